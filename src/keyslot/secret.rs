@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Memory for keys: locked in RAM, left out of core dumps, zero in a forked child, wiped before it is freed.
+
+use std::io;
+use std::mem::size_of;
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+use zeroize::Zeroize;
+
+/// One value in whole pages of its own.
+pub struct SecretBox<T> {
+    value: NonNull<T>,
+    mapped: usize,
+}
+
+// SAFETY: the box owns the memory alone, like `Box<T>`.
+unsafe impl<T: Send> Send for SecretBox<T> {}
+// SAFETY: as for `Send`; a shared reference gives out only `&T`.
+unsafe impl<T: Sync> Sync for SecretBox<T> {}
+
+impl<T> SecretBox<T> {
+    /// Moves `value`, which must not hold a secret yet, into locked memory.
+    ///
+    /// # Errors
+    /// What `mmap`, `mlock` or `madvise` say; `mlock` fails when `RLIMIT_MEMLOCK` is too small.
+    pub fn new(value: T) -> io::Result<Self> {
+        const { assert!(align_of::<T>() <= 4096, "a page is the largest alignment of a mapping") };
+        let mapped = size_of::<T>().max(1).next_multiple_of(rustix::param::page_size());
+        // SAFETY: a fresh private mapping at an address of the kernel's choice aliases nothing.
+        let address = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
+        };
+        let value_at = NonNull::new(address.cast::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // From here on dropping `this` unmaps. The zero bytes of a fresh mapping become a `T` below, before any return
+        // but the error ones, where `T`'s own drop must not run: hence the guard.
+        let guard = Unmap { address, mapped };
+        // SAFETY: the range is the mapping made above.
+        unsafe {
+            mlock(address, mapped)?;
+            madvise(address, mapped, Advice::LinuxDontDump)?;
+            madvise(address, mapped, Advice::LinuxWipeOnFork)?;
+            // SAFETY: the mapping is large enough and, being page-aligned, aligned for `T`.
+            value_at.write(value);
+        }
+        std::mem::forget(guard);
+        Ok(Self { value: value_at, mapped })
+    }
+}
+
+impl<T> std::ops::Deref for SecretBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: `value` points to a `T` that lives as long as `self`.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<T> Drop for SecretBox<T> {
+    fn drop(&mut self) {
+        let guard = Unmap { address: self.value.as_ptr().cast(), mapped: self.mapped };
+        // SAFETY: the value is dropped once, here, and not used again; its bytes are then plain memory of the mapping.
+        unsafe {
+            self.value.drop_in_place();
+            std::slice::from_raw_parts_mut(guard.address.cast::<u8>(), guard.mapped).zeroize();
+        }
+    }
+}
+
+struct Unmap {
+    address: *mut std::ffi::c_void,
+    mapped: usize,
+}
+
+impl Drop for Unmap {
+    fn drop(&mut self) {
+        // SAFETY: the range is one whole mapping of ours, and its owner is gone. Unmapping unlocks it, too. A failure
+        // would leave memory mapped, which harms nothing.
+        let _ = unsafe { munmap(self.address, self.mapped) };
+    }
+}
+
+/// Keeps secrets out of core dumps and away from other processes of the same user.
+///
+/// # Errors
+/// What `setrlimit` or `prctl` say.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_reports_the_memory_as_locked_and_not_dumped() {
+        let secret = SecretBox::new([7u8; 100]).expect("one locked page");
+        assert_eq!(*secret, [7u8; 100]);
+        let start = secret.value.as_ptr() as usize;
+        let smaps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
+        let flags = smaps
+            .lines()
+            .skip_while(|line| {
+                // The mapping may have been merged with a neighbour of the same kind: look for the one around it.
+                let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+                !range.is_some_and(|(from, to)| {
+                    let parse = |text| usize::from_str_radix(text, 16).unwrap_or(0);
+                    (parse(from)..parse(to)).contains(&start)
+                })
+            })
+            .find(|line| line.starts_with("VmFlags:"))
+            .expect("VmFlags")
+            .to_owned();
+        // proc(5): lo = locked, dd = not in core dumps, wf = wiped on fork.
+        for flag in ["lo", "dd", "wf"] {
+            assert!(flags.split_whitespace().any(|word| word == flag), "{flag} is missing in {flags}");
+        }
+    }
+}
