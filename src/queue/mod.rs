@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A virtqueue of a vhost-user device: heads, used lengths, notification. What the chains mean is not known here.
+//!
+//! Rules that hold whatever the driver does:
+//! - every head that was taken is returned exactly once;
+//! - a head that is made available again before it was returned, or any other break of the ring's rules, retires the
+//!   queue: it is reported once and not looked at again until the frontend starts it anew;
+//! - stopping a queue returns only when everything taken from it has been returned.
+
+mod chain;
+
+use std::fs::File;
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+pub use chain::{Chain, ChainError, Segments};
+
+/// The most chains that a worker takes from a queue before it returns the first of them.
+pub const BATCH: usize = 32;
+
+/// What came out of [`Vring::take`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing is available, or the queue does not run; the driver will notify.
+    Nothing,
+    /// Chains were taken; they must be returned with [`Vring::give_back`].
+    Chains,
+}
+
+/// A chain and the head under which it is returned.
+#[derive(Debug)]
+pub struct TakenChain<'m> {
+    /// Index of the first descriptor.
+    pub head: u16,
+    /// The bytes, or why the chain is broken.
+    pub chain: Result<Chain<'m>, ChainError>,
+}
+
+/// A head that has been served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// Index of the first descriptor.
+    pub head: u16,
+    /// Bytes written into the chain.
+    pub written: u32,
+}
+
+/// Where a ring lies, in guest physical addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct RingAddresses {
+    /// Descriptor table.
+    pub descriptor_table: GuestAddress,
+    /// Available ring.
+    pub avail_ring: GuestAddress,
+    /// Used ring.
+    pub used_ring: GuestAddress,
+}
+
+/// A virtqueue with its eventfds. Shared by the frontend's thread and the one worker that serves it.
+pub struct Vring {
+    index: usize,
+    state: Mutex<State>,
+    idle: Condvar,
+}
+
+struct State {
+    queue: Queue,
+    kick: Option<File>,
+    call: Option<File>,
+    err: Option<File>,
+    /// SET_VRING_ENABLE.
+    enabled: bool,
+    /// The worker holds chains that it has not returned.
+    busy: bool,
+    /// Why the queue was retired.
+    retired: Option<&'static str>,
+    in_flight: HeadSet,
+}
+
+/// Heads taken and not returned, a bit each.
+struct HeadSet(Box<[u64]>);
+
+impl HeadSet {
+    fn new(queue_size: u16) -> Self {
+        Self(vec![0; usize::from(queue_size).div_ceil(64)].into())
+    }
+
+    /// False when the head is there already, or is out of range.
+    fn insert(&mut self, head: u16) -> bool {
+        let bit = 1 << (head % 64);
+        self.0.get_mut(usize::from(head / 64)).is_some_and(|word| {
+            let new = *word & bit == 0;
+            *word |= bit;
+            new
+        })
+    }
+
+    fn remove(&mut self, head: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(head / 64)) {
+            *word &= !(1 << (head % 64));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.0.fill(0);
+    }
+}
+
+impl Vring {
+    /// A queue that is not set up yet.
+    ///
+    /// # Errors
+    /// When `max_size` is not a power of two up to 32768.
+    pub fn new(index: usize, max_size: u16) -> Result<Self, virtio_queue::Error> {
+        let state = State {
+            queue: Queue::new(max_size)?,
+            kick: None,
+            call: None,
+            err: None,
+            enabled: false,
+            busy: false,
+            retired: None,
+            in_flight: HeadSet::new(max_size),
+        };
+        Ok(Self { index, state: Mutex::new(state), idle: Condvar::new() })
+    }
+
+    /// The queue's number.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock is held could only come from a defect; the ring state is plain numbers either way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the number of descriptors: a power of two, at most the maximum. False when it is not.
+    pub fn set_size(&self, size: u16) -> bool {
+        self.lock().queue.try_set_size(size).is_ok()
+    }
+
+    /// Sets where the ring lies and takes the used index over from it, as a ring that goes on needs. False when an
+    /// address is not aligned or not in guest memory.
+    pub fn set_addresses(&self, memory: &GuestMemoryMmap, addresses: RingAddresses) -> bool {
+        let mut state = self.lock();
+        let queue = &mut state.queue;
+        let set = queue.try_set_desc_table_address(addresses.descriptor_table).is_ok()
+            && queue.try_set_avail_ring_address(addresses.avail_ring).is_ok()
+            && queue.try_set_used_ring_address(addresses.used_ring).is_ok();
+        match queue.used_idx(memory, std::sync::atomic::Ordering::Acquire) {
+            Ok(used) if set => {
+                queue.set_next_used(used.0);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Sets the index of the next available chain.
+    pub fn set_next_avail(&self, index: u16) {
+        self.lock().queue.set_next_avail(index);
+    }
+
+    /// Whether the driver and the device suppress notifications by index (`VIRTIO_F_EVENT_IDX`).
+    pub fn set_event_idx(&self, on: bool) {
+        self.lock().queue.set_event_idx(on);
+    }
+
+    /// Sets the eventfd that the driver notifies with and starts the queue afresh. Returns the eventfd it had.
+    pub fn set_kick(&self, kick: Option<File>) -> Option<File> {
+        let mut state = self.wait_idle();
+        state.queue.set_ready(kick.is_some());
+        state.restart();
+        std::mem::replace(&mut state.kick, kick)
+    }
+
+    /// Sets the eventfd that interrupts the driver.
+    pub fn set_call(&self, call: Option<File>) {
+        self.lock().call = call;
+    }
+
+    /// Sets the eventfd that tells the frontend of a broken queue.
+    pub fn set_err(&self, err: Option<File>) {
+        self.lock().err = err;
+    }
+
+    /// Enables or disables the queue. A disabled queue keeps its place.
+    pub fn set_enabled(&self, enabled: bool) {
+        self.lock().enabled = enabled;
+    }
+
+    /// Whether the queue has been started and not been stopped.
+    pub fn started(&self) -> bool {
+        self.lock().queue.ready()
+    }
+
+    /// Gives the notification eventfd to `action` when the queue is started and enabled.
+    pub fn with_kick<R>(&self, action: impl FnOnce(&File) -> R) -> Option<R> {
+        let state = self.lock();
+        match &state.kick {
+            Some(kick) if state.enabled && state.queue.ready() => Some(action(kick)),
+            _ => None,
+        }
+    }
+
+    /// Stops the queue, waits until the worker has returned all that it took, and tells the index of the next
+    /// available chain. Gives back the notification eventfd, too.
+    pub fn stop(&self) -> (u16, Option<File>) {
+        self.lock().queue.set_ready(false);
+        let mut state = self.wait_idle();
+        state.call = None;
+        (state.queue.next_avail(), state.kick.take())
+    }
+
+    /// Waits until the worker has returned all that it took so far.
+    pub fn quiesce(&self) {
+        drop(self.wait_idle());
+    }
+
+    fn wait_idle(&self) -> MutexGuard<'_, State> {
+        self.idle.wait_while(self.lock(), |state| state.busy).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up to [`BATCH`] chains. Turns the driver's notifications on when there are none.
+    pub fn take<'m>(&self, memory: &'m GuestMemoryMmap, chains: &mut Vec<TakenChain<'m>>) -> Taken {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if !state.enabled || !state.queue.ready() || state.retired.is_some() {
+            return Taken::Nothing;
+        }
+        if !state.queue.is_valid(memory) {
+            state.retire(self.index, "the ring is not in guest memory");
+            return Taken::Nothing;
+        }
+        loop {
+            if let Err(reason) = state.pop(memory, chains) {
+                // What was taken before is still served and returned.
+                state.retire(self.index, reason);
+            }
+            if !chains.is_empty() {
+                state.busy = true;
+                return Taken::Chains;
+            }
+            if state.retired.is_some() {
+                return Taken::Nothing;
+            }
+            match state.queue.enable_notification(memory) {
+                Ok(false) => return Taken::Nothing,
+                // Something came between the last look and turning notifications on.
+                Ok(true) => {}
+                Err(_) => {
+                    state.retire(self.index, "the ring cannot be accessed");
+                    return Taken::Nothing;
+                }
+            }
+        }
+    }
+
+    /// Returns chains to the driver and interrupts it when it wants that.
+    pub fn give_back(&self, memory: &GuestMemoryMmap, completions: &[Completion]) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        for completion in completions {
+            state.in_flight.remove(completion.head);
+            if state.queue.add_used(memory, completion.head, completion.written).is_err() {
+                state.retire(self.index, "the used ring cannot be written");
+            }
+        }
+        state.busy = false;
+        if !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true) {
+            signal(state.call.as_ref());
+        }
+        self.idle.notify_all();
+    }
+
+    /// Retires the queue for a reason found in a chain.
+    pub fn retire(&self, reason: &'static str) {
+        self.lock().retire(self.index, reason);
+    }
+
+    /// Why the queue was retired, if it was.
+    pub fn retired(&self) -> Option<&'static str> {
+        self.lock().retired
+    }
+}
+
+impl State {
+    fn pop<'m>(&mut self, memory: &'m GuestMemoryMmap, chains: &mut Vec<TakenChain<'m>>) -> Result<(), &'static str> {
+        // Without EVENT_IDX this spares notifications while we look; with it, the call does nothing.
+        self.queue.disable_notification(memory).map_err(|_| "the used ring cannot be written")?;
+        let size = self.queue.size();
+        let max_descriptors = self.queue.max_size();
+        let available =
+            self.queue.iter(memory).map_err(|_| "the available index runs ahead by more than the queue size")?;
+        for descriptors in available.take(BATCH) {
+            let head = descriptors.head_index();
+            if head >= size {
+                return Err("an available head is not in the descriptor table");
+            }
+            if !self.in_flight.insert(head) {
+                return Err("a head was made available that the device has not returned yet");
+            }
+            // An indirect chain may be as long as the device's largest queue, which is what `seg_max` is made from,
+            // also on a queue that the driver made smaller.
+            chains.push(TakenChain { head, chain: Chain::walk(memory, descriptors, max_descriptors) });
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self, index: usize, reason: &'static str) {
+        if self.retired.is_none() {
+            log::error!("queue {index} is stopped: {reason}; it goes on when the driver resets the device");
+            self.retired = Some(reason);
+            signal(self.err.as_ref());
+        }
+    }
+
+    fn restart(&mut self) {
+        self.retired = None;
+        self.in_flight.clear();
+    }
+}
+
+/// Empties an eventfd.
+pub fn drain_event(event: &File) {
+    let mut count = [0; 8];
+    // Nothing to read is fine: another reader, or a spurious wake-up.
+    let _ = rustix::io::read(event, &mut count);
+}
+
+/// Adds 1 to an eventfd.
+pub fn signal(event: Option<&File>) {
+    if let Some(event) = event {
+        match rustix::io::write(event, &1u64.to_ne_bytes()) {
+            Ok(_) => {}
+            // The counter is at its maximum: the other side has not looked for a long time, and will find it readable.
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(error) => log::warn!("cannot signal an eventfd: {}", io::Error::from(error)),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One connection of a frontend: the vhost-user messages (QEMU's docs/interop/vhost-user.rst).
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use vhost::VhostUserMemoryRegionBase;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
+    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+
+use super::VirtioDevice;
+use super::memory::SharedMemory;
+use super::worker::Worker;
+use crate::protocol::feature;
+use crate::queue::{RingAddresses, Vring};
+
+/// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
+const MAX_MEMORY_SLOTS: u64 = 509;
+
+/// The state of a connection. Dropping it drains the queues and resets the device.
+pub struct Session<D: VirtioDevice> {
+    device: Arc<D>,
+    memory: SharedMemory,
+    vrings: Vec<Arc<Vring>>,
+    workers: Vec<Worker>,
+    owned: bool,
+    features: u64,
+}
+
+impl<D: VirtioDevice> Session<D> {
+    /// Starts the workers for a new connection.
+    ///
+    /// # Errors
+    /// When threads or file descriptors cannot be had.
+    pub fn new(device: Arc<D>) -> io::Result<Self> {
+        let memory = SharedMemory::new();
+        let vrings = (0..device.queue_count())
+            .map(|index| Vring::new(index, device.queue_size()).map(Arc::new).map_err(io::Error::other))
+            .collect::<io::Result<Vec<_>>>()?;
+        let mut workers = Vec::new();
+        for (number, vrings) in share(&vrings, device.workers()).into_iter().enumerate() {
+            workers.push(Worker::start(format!("worker {number}"), Arc::clone(&device), memory.handle(), vrings)?);
+        }
+        Ok(Self { device, memory, vrings, workers, owned: false, features: 0 })
+    }
+
+    fn vring(&self, index: impl TryInto<usize>) -> Result<&Arc<Vring>> {
+        index.try_into().ok().and_then(|index: usize| self.vrings.get(index)).ok_or(Error::InvalidParam)
+    }
+
+    /// Listens to a queue that is ready to run.
+    fn watch(&self, vring: &Vring) -> Result<()> {
+        match self.worker(vring) {
+            Some(worker) => worker.watch(vring).map_err(Error::ReqHandlerError),
+            None => Ok(()),
+        }
+    }
+
+    fn unwatch(&self, vring: &Vring, kick: Option<&File>) {
+        if let (Some(worker), Some(kick)) = (self.worker(vring), kick) {
+            worker.unwatch(kick);
+        }
+    }
+
+    fn worker(&self, vring: &Vring) -> Option<&Worker> {
+        self.workers.iter().find(|worker| worker.serves(vring.index()))
+    }
+
+    fn stop(&self, vring: &Vring) -> u16 {
+        let (next_avail, kick) = vring.stop();
+        self.unwatch(vring, kick.as_ref());
+        next_avail
+    }
+
+    fn stop_all(&self) {
+        for vring in &self.vrings {
+            self.stop(vring);
+            vring.set_enabled(false);
+        }
+    }
+
+    fn quiesce(&self) {
+        self.vrings.iter().for_each(|vring| vring.quiesce());
+    }
+}
+
+/// The queues of each thread: the last queue, where commands may have to wait for requests, has its own; the others are
+/// dealt out.
+fn share(vrings: &[Arc<Vring>], workers: usize) -> Vec<Vec<Arc<Vring>>> {
+    let Some((last, requests)) = vrings.split_last() else { return Vec::new() };
+    let workers = workers.clamp(1, requests.len().max(1));
+    let mut shares: Vec<Vec<_>> = vec![Vec::new(); workers];
+    for (number, vring) in requests.iter().enumerate() {
+        if let Some(share) = shares.get_mut(number % workers) {
+            share.push(Arc::clone(vring));
+        }
+    }
+    shares.push(vec![Arc::clone(last)]);
+    shares.retain(|share| !share.is_empty());
+    shares
+}
+
+impl<D: VirtioDevice> Drop for Session<D> {
+    fn drop(&mut self) {
+        self.stop_all();
+        self.workers.clear();
+        self.device.reset();
+    }
+}
+
+fn unsupported<T>(what: &'static str) -> Result<T> {
+    Err(Error::InvalidOperation(what))
+}
+
+impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
+    fn set_owner(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.owned, true) {
+            return unsupported("the session has an owner already");
+        }
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        self.owned = false;
+        self.reset_device()
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        self.stop_all();
+        self.features = 0;
+        self.device.reset();
+        Ok(())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.device.features() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        if features & !(self.device.features() | protocol) != 0 {
+            return Err(Error::InvalidParam);
+        }
+        self.quiesce();
+        self.features = features;
+        self.device.set_features(features & !protocol);
+        for vring in &self.vrings {
+            vring.set_event_idx(features & feature::EVENT_IDX != 0);
+            if features & protocol == 0 {
+                // Without SET_VRING_ENABLE the rings start enabled.
+                vring.set_enabled(true);
+                self.watch(vring)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        postcopy: Option<bool>,
+    ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
+        if postcopy.is_some() {
+            return unsupported("postcopy migration");
+        }
+        self.memory.replace(regions, files)?;
+        // What was taken with the old memory is returned before the frontend hears that it may unmap it.
+        self.quiesce();
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
+        if self.vring(index)?.set_size(size) { Ok(()) } else { Err(Error::InvalidParam) }
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let addresses = RingAddresses {
+            descriptor_table: self.memory.translate(descriptor)?,
+            avail_ring: self.memory.translate(available)?,
+            used_ring: self.memory.translate(used)?,
+        };
+        let set = self.vring(index)?.set_addresses(&self.memory.snapshot(), addresses);
+        if set { Ok(()) } else { Err(Error::InvalidParam) }
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        self.vring(index)?.set_next_avail(u16::try_from(base).map_err(|_| Error::InvalidParam)?);
+        Ok(())
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        let vring = Arc::clone(self.vring(index)?);
+        let next_avail = self.stop(&vring);
+        if !self.vrings.iter().any(|vring| vring.started()) {
+            // Frontends without RESET_DEVICE reset a device by stopping all queues.
+            self.device.reset();
+        }
+        Ok(VhostUserVringState::new(index, next_avail.into()))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        let Some(kick) = fd else {
+            return unsupported("a queue without a notification eventfd");
+        };
+        // The worker must not hang in a read of an eventfd that somebody else has emptied.
+        rustix::io::ioctl_fionbio(&kick, true).map_err(|error| Error::ReqHandlerError(error.into()))?;
+        let vring = self.vring(index)?;
+        let old = vring.set_kick(Some(kick));
+        self.unwatch(vring, old.as_ref());
+        self.watch(vring)
+    }
+
+    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        self.vring(index)?.set_call(fd);
+        Ok(())
+    }
+
+    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        self.vring(index)?.set_err(fd);
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
+    }
+
+    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.vrings.len() as u64) // usize to u64 loses nothing
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        let vring = self.vring(index)?;
+        vring.with_kick(|kick| {
+            if !enable {
+                self.unwatch(vring, Some(kick));
+            }
+        });
+        vring.set_enabled(enable);
+        self.watch(vring)
+    }
+
+    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        // A reply has the size that was asked for: past the end of the configuration space it holds zeroes.
+        let (Ok(offset), Ok(size)) = (usize::try_from(offset), usize::try_from(size)) else {
+            return Err(Error::InvalidParam);
+        };
+        let mut reply = self.device.config().split_off_from(offset);
+        reply.resize(size, 0);
+        Ok(reply)
+    }
+
+    fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        self.device.write_config(offset, data);
+        Ok(())
+    }
+
+    fn set_backend_req_fd(&mut self, _backend: Backend) {}
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(MAX_MEMORY_SLOTS)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        region: &VhostUserSingleMemoryRegion,
+        file: File,
+        postcopy: Option<bool>,
+    ) -> Result<Option<VhostUserMemoryRegionBase>> {
+        if postcopy.is_some() {
+            return unsupported("postcopy migration");
+        }
+        self.memory.add(region, file)?;
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        self.memory.remove(region)?;
+        self.quiesce();
+        Ok(())
+    }
+
+    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        unsupported("in-flight tracking")
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        unsupported("in-flight tracking")
+    }
+
+    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
+        unsupported("a GPU socket")
+    }
+
+    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        unsupported("shared objects")
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _fd: File,
+    ) -> Result<Option<File>> {
+        unsupported("migration")
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        unsupported("migration")
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        unsupported("shared memory regions")
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        unsupported("migration")
+    }
+}
+
+/// `Vec::split_off` that accepts an offset past the end.
+trait SplitOffFrom {
+    fn split_off_from(self, offset: usize) -> Self;
+}
+
+impl SplitOffFrom for Vec<u8> {
+    fn split_off_from(mut self, offset: usize) -> Self {
+        self.split_off(offset.min(self.len()))
+    }
+}
