@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The command line, and what it means.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+
+use vhost_user_blk_crypto::device::DeviceConfig;
+use vhost_user_blk_crypto::protocol::{ID_BYTES, MAX_DUN_BYTES};
+
+/// A vhost-user-blk device with inline encryption, as a UFS or eMMC host controller has it.
+///
+/// The guest programs AES-256-XTS keys into keyslots and names a keyslot and a data unit number with each request; the
+/// device encrypts and decrypts on the way to and from the image. See README.md for how to attach it to QEMU.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Args {
+    /// Listen for frontends at this Unix socket
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    pub socket_path: Option<PathBuf>,
+
+    /// Use this inherited socket, listening or connected (systemd socket activation needs no option)
+    #[arg(long, value_name = "N")]
+    pub fd: Option<RawFd>,
+
+    /// Raw image or block device to serve
+    #[arg(long, value_name = "PATH", required_unless_present = "print_capabilities")]
+    pub blk_file: Option<PathBuf>,
+
+    /// Refuse writes; the image may be in use by another device
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// Print the capabilities of this program as JSON and exit (QEMU's backend program conventions)
+    #[arg(long)]
+    pub print_capabilities: bool,
+
+    /// Number of keyslots
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub keyslots: u16,
+
+    /// Data unit sizes on offer: a list (512,4096) or a range (512-65536) of powers of two
+    #[arg(long, value_name = "BYTES", default_value = "512-65536", value_parser = parse_data_unit_sizes)]
+    pub data_unit_sizes: u32,
+
+    /// The most bytes a data unit number may have (AES-XTS uses 16)
+    #[arg(long, value_name = "N", default_value_t = 16,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_DUN_BYTES)))]
+    pub max_dun_bytes: u8,
+
+    /// Number of request queues; one control virtqueue comes after them
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1023))]
+    pub num_queues: u16,
+
+    /// The most descriptors of a queue, a power of two
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(4..=1024))]
+    pub queue_size: u16,
+
+    /// Threads that serve the request queues [default: one for each CPU, at most one for each queue]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1023))]
+    pub workers: Option<u16>,
+
+    /// Serial number that the guest reads, at most 20 characters
+    #[arg(long, value_name = "TEXT", default_value = "vhost-blk-crypto")]
+    pub serial: String,
+
+    /// Bytes of a logical block, a power of two from 512 to 65536
+    #[arg(long, value_name = "BYTES", default_value_t = 512)]
+    pub logical_block_size: u32,
+
+    /// Bytes of a physical block, a power of two, not less than the logical one [default: the logical one]
+    #[arg(long, value_name = "BYTES")]
+    pub physical_block_size: Option<u32>,
+
+    /// writeback: writes are durable after a flush; writethrough: when they complete
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = CacheMode::Writeback)]
+    pub cache: CacheMode,
+
+    /// Offer discard to the guest; auto: where the image can give space back
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = DiscardMode::Auto)]
+    pub discard: DiscardMode,
+
+    /// Exit when the first frontend disconnects, instead of waiting for the next
+    #[arg(long)]
+    pub exit_on_disconnect: bool,
+
+    /// Write the device's counters to this file as JSON when a frontend disconnects and at the end
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+
+    /// What to log on standard error: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value_t = log::LevelFilter::Info)]
+    pub log_level: log::LevelFilter,
+}
+
+/// `--cache`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CacheMode {
+    /// Writes are durable after a flush
+    Writeback,
+    /// Writes are durable when they complete
+    Writethrough,
+}
+
+/// `--discard`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DiscardMode {
+    /// Where the image can
+    Auto,
+    /// Fail at start where the image cannot
+    On,
+    /// Never
+    Off,
+}
+
+/// The sizes' binary logarithms as a bit mask.
+fn parse_data_unit_sizes(text: &str) -> Result<u32, String> {
+    let size = |text: &str| match text.trim().parse::<u32>() {
+        Ok(size) if size.is_power_of_two() && (512..=65536).contains(&size) => Ok(size),
+        _ => Err(format!("{text:?} is not a power of two from 512 to 65536")),
+    };
+    match text.split_once('-') {
+        Some((low, high)) => {
+            let (low, high) = (size(low)?, size(high)?);
+            if low > high {
+                return Err(format!("{low} is more than {high}; write the smaller size first"));
+            }
+            // A size is its own bit: all bits from `low` to `high`.
+            Ok((high | (high - 1)) & !(low - 1))
+        }
+        None => text.split(',').try_fold(0, |mask, word| Ok(mask | size(word)?)),
+    }
+}
+
+impl TryFrom<&Args> for DeviceConfig {
+    type Error = anyhow::Error;
+
+    fn try_from(args: &Args) -> Result<Self> {
+        let logical = args.logical_block_size;
+        let physical = args.physical_block_size.unwrap_or(logical);
+        let block_size = 512..=65536;
+        ensure!(
+            logical.is_power_of_two() && block_size.contains(&logical),
+            "--logical-block-size {logical} is not a power of two from 512 to 65536"
+        );
+        ensure!(
+            physical.is_power_of_two() && block_size.contains(&physical),
+            "--physical-block-size {physical} is not a power of two from 512 to 65536"
+        );
+        ensure!(
+            physical >= logical,
+            "--physical-block-size {physical} is less than --logical-block-size {logical}; make it at least as large"
+        );
+        let largest_unit = 1 << args.data_unit_sizes.ilog2();
+        ensure!(
+            largest_unit >= logical,
+            "no data unit of --data-unit-sizes holds a logical block of {logical} bytes; add a size from {logical} on"
+        );
+        ensure!(
+            args.queue_size.is_power_of_two(),
+            "--queue-size {} is not a power of two; take {}",
+            args.queue_size,
+            args.queue_size.next_power_of_two()
+        );
+        if args.serial.len() > ID_BYTES {
+            bail!("--serial has {} bytes; the most that a guest can read is {ID_BYTES}", args.serial.len());
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+        let workers = args.workers.unwrap_or_else(|| u16::try_from(cpus).unwrap_or(u16::MAX));
+        Ok(Self {
+            keyslots: args.keyslots,
+            data_unit_mask: args.data_unit_sizes,
+            max_dun_bytes: args.max_dun_bytes,
+            num_queues: args.num_queues,
+            queue_size: args.queue_size,
+            workers: workers.min(args.num_queues),
+            serial: args.serial.clone(),
+            logical_block_size: logical,
+            physical_block_size: physical,
+            writeback: args.cache == CacheMode::Writeback,
+            discard: args.discard != DiscardMode::Off,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn data_unit_sizes_are_lists_or_ranges() {
+        assert_eq!(parse_data_unit_sizes("512-65536"), Ok(0x1fe00));
+        assert_eq!(parse_data_unit_sizes("4096"), Ok(0x1000));
+        assert_eq!(parse_data_unit_sizes("512,4096"), Ok(0x1200));
+        assert_eq!(parse_data_unit_sizes("4096-4096"), Ok(0x1000));
+        for bad in ["", "0", "16", "256", "1000", "131072", "4096-512", "512-", "x", "512,,4096"] {
+            assert!(parse_data_unit_sizes(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    fn config(options: &[&str]) -> Result<DeviceConfig> {
+        let args = ["device", "--socket-path", "s", "--blk-file", "b"].iter().chain(options);
+        DeviceConfig::try_from(&Args::try_parse_from(args)?)
+    }
+
+    #[test]
+    fn bad_combinations_say_what_to_change() {
+        let error = |options: &[&str]| config(options).expect_err("must be refused").to_string();
+        assert!(error(&["--queue-size", "100"]).contains("take 128"));
+        assert!(error(&["--serial", "123456789012345678901"]).contains("20"));
+        assert!(error(&["--logical-block-size", "1000"]).contains("power of two"));
+        assert!(error(&["--logical-block-size", "4096", "--physical-block-size", "512"]).contains("at least as large"));
+        assert!(error(&["--logical-block-size", "4096", "--data-unit-sizes", "512"]).contains("4096"));
+        assert!(error(&["--keyslots", "0"]).contains("1..=4096"));
+        assert!(error(&["--max-dun-bytes", "33"]).contains("1..=32"));
+        assert!(error(&["--fd", "3"]).contains("cannot be used with"));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = config(&[]).expect("defaults");
+        assert_eq!((config.keyslots, config.data_unit_mask, config.max_dun_bytes), (32, 0x1fe00, 16));
+        assert_eq!((config.num_queues, config.queue_size, config.logical_block_size), (64, 256, 512));
+        assert!(config.writeback && config.discard);
+    }
+}

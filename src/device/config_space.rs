@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Feature bits and the configuration space (virtio 1.4, 5.2.3 and 5.2.4).
+
+use std::sync::atomic::Ordering;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::Device;
+use crate::protocol::{
+    CONFIG_WRITEBACK_OFFSET, ConfigSpace, CryptoCharacteristics, SECTOR_SHIFT, SECTOR_SIZE, feature, key_type,
+};
+use crate::request::{MAX_RANGE_SECTORS, MAX_RANGES};
+
+/// The most segments a driver is told to put in one request, header and status apart.
+const SEG_MAX: u32 = 254;
+
+impl Device {
+    pub(super) fn offered_features(&self) -> u64 {
+        let mut features = feature::VERSION_1
+            | feature::INDIRECT_DESC
+            | feature::EVENT_IDX
+            | feature::SEG_MAX
+            | feature::BLK_SIZE
+            | feature::TOPOLOGY
+            | feature::FLUSH
+            | feature::CONFIG_WCE
+            | feature::MQ
+            | feature::CTRL_VQ
+            | feature::INLINE_ENCRYPTION;
+        if self.image.read_only() {
+            features |= feature::RO;
+        } else {
+            features |= feature::WRITE_ZEROES;
+            if self.config.discard && self.image.can_discard() {
+                features |= feature::DISCARD;
+            }
+            if self.image.can_secure_erase() {
+                features |= feature::SECURE_ERASE;
+            }
+        }
+        features
+    }
+
+    pub(super) fn config_bytes(&self) -> Vec<u8> {
+        let config = &self.config;
+        let block_sectors = (u64::from(config.logical_block_size) / SECTOR_SIZE) as u32; // at most 128
+        let ranges = |offered| if offered { (MAX_RANGE_SECTORS, MAX_RANGES) } else { (0, 0) };
+        let features = self.offered_features();
+        let (discard_sectors, discard_ranges) = ranges(features & feature::DISCARD != 0);
+        let (zero_sectors, zero_ranges) = ranges(features & feature::WRITE_ZEROES != 0);
+        let (erase_sectors, erase_ranges) = ranges(features & feature::SECURE_ERASE != 0);
+
+        let mut space = ConfigSpace::new_zeroed();
+        space.capacity.set(self.image.len() >> SECTOR_SHIFT);
+        // The header and the status need a descriptor each.
+        space.seg_max.set(SEG_MAX.min(u32::from(config.queue_size).saturating_sub(2)).max(1));
+        space.blk_size.set(config.logical_block_size);
+        // Both sizes are powers of two and the physical one is not smaller; the exponent is at most 7.
+        space.physical_block_exp =
+            (config.physical_block_size.trailing_zeros() - config.logical_block_size.trailing_zeros()) as u8;
+        space.min_io_size.set((config.physical_block_size / config.logical_block_size) as u16); // at most 128
+        space.writeback = self.writeback.load(Ordering::Acquire).into();
+        space.num_queues.set(config.num_queues);
+        space.max_discard_sectors.set(discard_sectors);
+        space.max_discard_seg.set(discard_ranges);
+        space.discard_sector_alignment.set(block_sectors);
+        space.max_write_zeroes_sectors.set(zero_sectors);
+        space.max_write_zeroes_seg.set(zero_ranges);
+        space.write_zeroes_may_unmap = self.image.can_discard().into();
+        space.max_secure_erase_sectors.set(erase_sectors);
+        space.max_secure_erase_seg.set(erase_ranges);
+        space.secure_erase_sector_alignment.set(block_sectors);
+        space.crypto = CryptoCharacteristics {
+            max_slots: config.keyslots.into(),
+            max_dun_bytes: config.max_dun_bytes,
+            key_types: key_type::CONFIG_RAW,
+            reserved: 0.into(),
+        };
+        space.as_bytes().to_vec()
+    }
+
+    /// The driver may write one field, `writeback`, if it has negotiated that; anything else is ignored.
+    pub(super) fn write_config_bytes(&self, offset: u32, data: &[u8]) {
+        let byte = CONFIG_WRITEBACK_OFFSET
+            .checked_sub(offset)
+            .and_then(|index| usize::try_from(index).ok())
+            .and_then(|index| data.get(index));
+        if let Some(&value) = byte
+            && self.negotiated(feature::CONFIG_WCE)
+        {
+            let writeback = value != 0;
+            let before = self.writeback.swap(writeback, Ordering::AcqRel);
+            if before && !writeback && self.image.flush().is_err() {
+                // Logged there; every later flush fails, too.
+                self.writeback.store(before, Ordering::Release);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Commands of the control virtqueue: what the device offers, and keys into slots.
+
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
+
+use super::{Device, Failure};
+use crate::crypto::KEY_BYTES;
+use crate::keyslot::{Evicted, KeyConfig};
+use crate::protocol::{AES_256_XTS_KEY_BYTES, KeyDescriptor, MAX_KEY_BYTES, crypto_mode, key_type};
+use crate::request::{ControlCommand, Reply};
+
+const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
+
+impl Device {
+    pub(super) fn control(&self, command: ControlCommand, reply: &mut Reply<'_>) -> Result<(), Failure> {
+        match command {
+            ControlCommand::GetCryptoModes => {
+                let mut modes = [U32::ZERO; crypto_mode::TABLE_LEN];
+                if let Some(mask) = modes.get_mut(crypto_mode::AES_256_XTS as usize) {
+                    mask.set(self.config.data_unit_mask);
+                }
+                // Whole entries only, as many as the reader has room for.
+                let room = usize::try_from(reply.room()).unwrap_or(usize::MAX) / size_of::<U32>();
+                modes.iter().take(room).enumerate().for_each(|(index, entry)| {
+                    reply.write((index * size_of::<U32>()) as u64, entry.as_bytes()); // a few bytes
+                });
+                Ok(())
+            }
+            ControlCommand::Program(descriptor) => {
+                let result = self.program(&descriptor);
+                if result.is_err() {
+                    // Whatever the slot held, it does not hold what the driver wanted. A slot that does not exist is
+                    // the error already.
+                    let _ = self.keyslots.evict(descriptor.slot.get());
+                }
+                self.stats.count_program(result.as_ref().ok().copied());
+                result.map(drop)
+            }
+            ControlCommand::Evict { slot } => {
+                let evicted = self.keyslots.evict(slot)?;
+                self.stats.count_evict(evicted);
+                Ok(())
+            }
+        }
+    }
+
+    fn program(&self, descriptor: &KeyDescriptor) -> Result<Evicted, Failure> {
+        let slot = descriptor.slot.get();
+        if slot >= u32::from(self.config.keyslots) {
+            return Err(crate::keyslot::NoSuchSlot.into());
+        }
+        // Hardware-wrapped keys would be unwrapped and derived here.
+        if descriptor.key_type.get() != key_type::RAW || descriptor.crypto_mode.get() != crypto_mode::AES_256_XTS {
+            return Err(Failure::Unsupported);
+        }
+        let data_unit_bits = descriptor.data_unit_size_bits.get();
+        let unit = 1u32.checked_shl(data_unit_bits).ok_or(Failure::Unsupported)?;
+        if self.config.data_unit_mask & unit == 0 {
+            return Err(Failure::Unsupported);
+        }
+        let dun_bytes = descriptor.dun_bytes.get();
+        if dun_bytes > u32::from(self.config.max_dun_bytes) {
+            return Err(Failure::Unsupported);
+        }
+        if dun_bytes == 0 || descriptor.key_size.get() as usize != KEY_BYTES {
+            return Err(Failure::Malformed);
+        }
+        let key: &[u8; KEY_BYTES] = first_bytes(&descriptor.bytes);
+        if halves_are_equal(key) {
+            // Weak, but what the kernel's fallback accepts.
+            self.stats.count_equal_halves();
+        }
+        // Both values were bounded above: at most 31, and at most 255.
+        let config = KeyConfig { data_unit_bits: data_unit_bits as u8, dun_bytes: dun_bytes as u8 };
+        Ok(self.keyslots.program(slot, key, config)?)
+    }
+}
+
+fn first_bytes(bytes: &[u8; MAX_KEY_BYTES]) -> &[u8; KEY_BYTES] {
+    let [first, _] = zerocopy::transmute_ref!(bytes) as &[[u8; KEY_BYTES]; 2];
+    first
+}
+
+/// In constant time.
+fn halves_are_equal(key: &[u8; KEY_BYTES]) -> bool {
+    let (data, tweak) = key.split_at(KEY_BYTES / 2);
+    data.iter().zip(tweak).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}

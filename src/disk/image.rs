@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Reading, writing, flushing and deallocating.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+/// A raw image: a regular file or a block device. Made by [`OpenOptions`](super::OpenOptions).
+///
+/// Ranges are the caller's business: it has checked them against [`Image::len`].
+#[derive(Debug)]
+pub struct Image {
+    pub(super) file: File,
+    pub(super) len: u64,
+    pub(super) read_only: bool,
+    pub(super) can_discard: bool,
+    pub(super) can_secure_erase: bool,
+    pub(super) flush_failed: AtomicBool,
+}
+
+/// How [`Image::write_zeroes`] makes zeroes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZeroMode {
+    /// The space stays allocated.
+    Keep,
+    /// The space may be given back.
+    MayDeallocate,
+}
+
+/// Bytes of zeroes written at once where the image cannot make zeroes by itself.
+const ZERO_STEP: usize = 1 << 16;
+
+impl Image {
+    /// Bytes; a multiple of 512.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are no bytes: never the case for an image that was opened.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether writes are refused.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Whether [`Image::discard`] can give space back.
+    pub fn can_discard(&self) -> bool {
+        self.can_discard
+    }
+
+    /// Whether [`Image::secure_erase`] works.
+    pub fn can_secure_erase(&self) -> bool {
+        self.can_secure_erase
+    }
+
+    /// Fills `data` from `offset` on.
+    ///
+    /// # Errors
+    /// The system's, or `UnexpectedEof` when somebody has truncated the image.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(data, offset)
+    }
+
+    /// Writes `data` at `offset`. It is durable after the next successful [`Image::flush`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// The system's. After a failure the system has dropped the dirty pages, so a later flush that succeeds would
+    /// promise too much: all later ones fail, too, until the image is opened anew.
+    pub fn flush(&self) -> io::Result<()> {
+        if self.flush_failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier flush has failed"));
+        }
+        if self.read_only {
+            return Ok(());
+        }
+        self.file.sync_data().inspect_err(|error| {
+            self.flush_failed.store(true, Ordering::Release);
+            log::error!("flushing the image has failed, what was written is not safe: {error}");
+        })
+    }
+
+    /// Gives the space of a range back; the range then reads as zeroes.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
+    }
+
+    /// Makes a range zeroes, in the cheapest way that the image has.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> io::Result<()> {
+        let flags = match mode {
+            ZeroMode::MayDeallocate if self.can_discard => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            _ => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+        };
+        match fallocate(&self.file, flags, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
+                self.write_zero_bytes(offset, len)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn write_zero_bytes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        let zeroes = [0; ZERO_STEP];
+        while len > 0 {
+            let step = usize::try_from(len).unwrap_or(usize::MAX).min(ZERO_STEP);
+            self.write(offset, zeroes.get(..step).unwrap_or(&zeroes))?;
+            offset += step as u64; // within the image, so it cannot overflow; usize to u64 loses nothing
+            len -= step as u64;
+        }
+        Ok(())
+    }
+
+    /// Has the storage destroy all copies of a range (`BLKSECDISCARD`).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn secure_erase(&self, offset: u64, len: u64) -> io::Result<()> {
+        super::open::secure_discard(&self.file, offset, len)
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Opening an image: what it is, how large, what it can do, and that nobody else writes it.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use rustix::fs::{FallocateFlags, fallocate, major, minor};
+
+use super::Image;
+use crate::protocol::SECTOR_SIZE;
+
+/// How to open an image.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenOptions {
+    /// Refuse writes.
+    pub read_only: bool,
+    /// The image must be a multiple of this, which is a power of two and at least 512.
+    pub logical_block_size: u32,
+}
+
+/// Why an image cannot be used. The messages say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be opened.
+    #[error("cannot open the image {}: {error}{}", path.display(), hint(error))]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// It is a directory, a pipe or the like.
+    #[error("{} is neither a regular file nor a block device; --blk-file takes a raw image", .0.display())]
+    Kind(PathBuf),
+    /// It is empty.
+    #[error("the image {} is empty; give it a size, for example: truncate -s 1G {}", .0.display(), .0.display())]
+    Empty(PathBuf),
+    /// It does not consist of whole blocks.
+    #[error(
+        "the image {} has {len} bytes, which is not a multiple of the block size {block}; enlarge it, for example: \
+         truncate -s {} {}", path.display(), len.next_multiple_of(u64::from(*block)), path.display()
+    )]
+    Size {
+        /// The image.
+        path: PathBuf,
+        /// Its bytes.
+        len: u64,
+        /// The logical block size.
+        block: u32,
+    },
+    /// Somebody else has it.
+    #[error(
+        "the image {} is in use by another device; stop that one, or open it with --read-only here", .0.display()
+    )]
+    Locked(PathBuf),
+    /// Something else.
+    #[error("cannot use the image {}: {error}", path.display())]
+    Other {
+        /// The image.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make one, for example with truncate -s 1G FILE",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; --read-only needs no write permission"
+        }
+        _ => "",
+    }
+}
+
+impl OpenOptions {
+    /// Opens and locks a raw image. Its content is never looked at to guess a format.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(self, path: &Path) -> Result<Image, OpenError> {
+        let owned = || path.to_owned();
+        let other = |error: io::Error| OpenError::Other { path: owned(), error };
+
+        let kind = std::fs::metadata(path).map_err(|error| OpenError::Open { path: owned(), error })?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            // Before opening: opening a pipe would wait for its other end.
+            return Err(OpenError::Kind(owned()));
+        }
+        let mut file = File::options()
+            .read(true)
+            .write(!self.read_only)
+            .open(path)
+            .map_err(|error| OpenError::Open { path: owned(), error })?;
+        lock(&file, self.read_only, path)?;
+
+        // Works for block devices, too.
+        let len = file.seek(SeekFrom::End(0)).map_err(other)?;
+        if len == 0 {
+            return Err(OpenError::Empty(owned()));
+        }
+        let block = self.logical_block_size;
+        if len % u64::from(block).max(SECTOR_SIZE) != 0 {
+            return Err(OpenError::Size { path: owned(), len, block });
+        }
+        let is_block_device = kind.is_block_device();
+        let can_discard = !self.read_only
+            && if is_block_device { block_device_discards(&file) } else { file_system_punches_holes(&file, len) };
+        let can_secure_erase = !self.read_only && is_block_device && block_device_erases(&file);
+        let flush_failed = AtomicBool::new(false);
+        Ok(Image { file, len, read_only: self.read_only, can_discard, can_secure_erase, flush_failed })
+    }
+}
+
+/// A writer wants the image alone; readers share it, and may look at an image that is being written.
+fn lock(file: &File, read_only: bool, path: &Path) -> Result<(), OpenError> {
+    let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
+    match locked {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) if read_only => {
+            log::warn!(
+                "the image {} is being written by another device: what is read may not fit together",
+                path.display()
+            );
+            Ok(())
+        }
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(OpenError::Other { path: path.to_owned(), error }),
+    }
+}
+
+/// A hole punched past the end of a file changes nothing, but tells whether the file system can.
+fn file_system_punches_holes(file: &File, len: u64) -> bool {
+    fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, len, SECTOR_SIZE).is_ok()
+}
+
+fn block_device_discards(file: &File) -> bool {
+    let Ok(metadata) = file.metadata() else { return false };
+    let device = metadata.rdev();
+    let directory = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    // A partition has no queue of its own; its disk is one level up.
+    ["queue", "../queue"].iter().any(|queue| {
+        std::fs::read_to_string(format!("{directory}/{queue}/discard_max_bytes"))
+            .is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0))
+    })
+}
+
+/// The kernel checks for support before it looks at the range, and no device takes a range that is not aligned.
+fn block_device_erases(file: &File) -> bool {
+    secure_discard(file, 1, 1).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+}
+
+/// `ioctl(BLKSECDISCARD)`.
+pub(super) fn secure_discard(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    /// `_IO(0x12, 125)`, <linux/fs.h>.
+    const BLKSECDISCARD: libc::Ioctl = 0x127d;
+    let range = [offset, len];
+    // SAFETY: BLKSECDISCARD reads two 64-bit numbers from the address; the descriptor is open.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKSECDISCARD, range.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

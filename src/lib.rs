@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A vhost-user-blk device with inline encryption, as a UFS or eMMC host controller has it.
+//!
+//! The way of a request, module by module:
+//!
+//! | stage | module | knows | must not know |
+//! |---|---|---|---|
+//! | frontend | [`vhost`] | sockets, messages, memory regions, eventfds | request types, keys |
+//! | virtqueue | [`queue`] | heads, used lengths, notification | block semantics |
+//! | parse and validate | [`request`] | wire layout, capacity, limits | files, keys, slot contents |
+//! | keyslot | [`keyslot`] | index to key, generation, users in flight | guest memory, virtio, disk |
+//! | crypto | [`crypto`] | key, DUN, data unit size, bytes | sectors, descriptors, slots |
+//! | disk | [`disk`] | offsets, bytes, flush | keys, DUNs, virtio |
+//! | the whole | [`device`] | the order of the stages; error to status | ring layout, messages |
+//!
+//! [`protocol`] has every number of the wire. `ARCHITECTURE.md` has the picture.
+
+pub mod crypto;
+pub mod device;
+pub mod disk;
+pub mod keyslot;
+pub mod protocol;
+pub mod queue;
+pub mod request;
+pub mod vhost;

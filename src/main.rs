@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The program `vhost-user-blk-crypto`: options, image, device, frontends, signals.
+
+mod cli;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use cli::{Args, DiscardMode};
+use vhost_user_blk_crypto::device::{Device, DeviceConfig};
+use vhost_user_blk_crypto::disk::OpenOptions;
+use vhost_user_blk_crypto::keyslot::secret::forbid_core_dumps;
+use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    env_logger::Builder::new().filter_level(args.log_level).format(log_line).init();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> std::io::Result<()> {
+    writeln!(out, "vhost-user-blk-crypto: {}: {}", record.level().as_str().to_lowercase(), record.args())
+}
+
+fn run(args: &Args) -> Result<()> {
+    if args.print_capabilities {
+        println!("{}", serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] }));
+        return Ok(());
+    }
+    // Before there are keys.
+    forbid_core_dumps().context("cannot turn core dumps off")?;
+
+    let config = DeviceConfig::try_from(args)?;
+    let path = args.blk_file.as_deref().context("--blk-file is needed: the image to serve")?;
+    let options = OpenOptions { read_only: args.read_only, logical_block_size: config.logical_block_size };
+    let image = options.open(path)?;
+    if args.discard == DiscardMode::On && !image.can_discard() {
+        bail!("{} cannot give space back; use --discard auto or off", path.display());
+    }
+    let listen = listen(args)?;
+    let banner = banner(path, image.len(), &config);
+    let device = Arc::new(Device::new(config, image).context(
+        "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
+    )?);
+
+    let stop = Arc::new(Stop::new()?);
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let handle = signals.handle();
+    let watcher = std::thread::Builder::new().name("signals".into()).spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            if let Some(signal) = signals.forever().next() {
+                log::info!("signal {signal}: finishing requests in flight, then exiting");
+                stop.request();
+            }
+        }
+    })?;
+
+    log::info!("{banner}");
+    let served = Server::new(Arc::clone(&device), stop, args.exit_on_disconnect).run(&listen, || {
+        if let Err(error) = write_stats(args, &device) {
+            log::warn!("{error:#}");
+        }
+    });
+    handle.close();
+    // It ends when its signals are closed, and has nothing to say.
+    let _ = watcher.join();
+
+    // Everything that was completed is on the disk before the exit status says that all is well.
+    let flushed = device.image().flush().context("the image could not be flushed");
+    write_stats(args, &device)?;
+    served?;
+    flushed
+}
+
+fn listen(args: &Args) -> Result<Listen> {
+    match (&args.socket_path, args.fd) {
+        (Some(path), None) => Listen::at_path(path),
+        (None, Some(fd)) => Listen::inherited(fd),
+        (None, None) => match Listen::activation_fd()? {
+            Some(fd) => Listen::inherited(fd),
+            None => bail!("where do frontends connect? give --socket-path PATH, or --fd N with an inherited socket"),
+        },
+        // The command line excludes it.
+        (Some(_), Some(_)) => bail!("give either --socket-path or --fd"),
+    }
+}
+
+fn banner(path: &Path, bytes: u64, config: &DeviceConfig) -> String {
+    format!(
+        "serving {} ({} MiB): {} keyslots, {} request queues and a control virtqueue of {} entries; attach with\n    \
+         -device vhost-user-test-device-pci,chardev=...,virtio-id=2,num_vqs={},vq_size={},config_size=104",
+        path.display(),
+        bytes >> 20,
+        config.keyslots,
+        config.num_queues,
+        config.queue_size,
+        config.num_queues + 1,
+        config.queue_size,
+    )
+}
+
+fn write_stats(args: &Args, device: &Device) -> Result<()> {
+    let Some(path) = &args.stats else { return Ok(()) };
+    let text = serde_json::to_string_pretty(device.stats()).context("cannot write the counters as JSON")?;
+    std::fs::write(path, text + "\n").with_context(|| format!("cannot write the counters to {}", path.display()))
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! From a chain of bytes to a request that is known to make sense: the wire layout, the disk's size and the limits.
+//!
+//! All checks that need neither keys nor the disk are here, so what [`parse`] returns can be executed without asking
+//! again. Every byte of a header or payload is copied from guest memory once. No files, no keys of slots, no crypto.
+
+mod control;
+mod ranges;
+mod reply;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::protocol::{CryptoMessage, RequestHeader, SECTOR_SHIFT, Status, feature, request_type};
+use crate::queue::{Chain, Segments};
+
+pub use control::ControlCommand;
+pub use ranges::{MAX_RANGE_SECTORS, MAX_RANGES, ZeroRange};
+pub use reply::Reply;
+
+/// What a request may be: fixed by the disk and by what the driver negotiated.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of the disk.
+    pub capacity: u64,
+    /// Bytes of a logical block: data and ranges come in multiples of it.
+    pub logical_block_size: u32,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Negotiated feature bits.
+    pub features: u64,
+}
+
+impl Limits {
+    fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+}
+
+/// What a queue is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueRole {
+    /// Reads, writes and so on.
+    Request,
+    /// Keyslots.
+    Control,
+}
+
+/// A range of the disk, inside its capacity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// What an encrypted request says about its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CryptoTag {
+    /// Keyslot; not known to exist.
+    pub slot: u32,
+    /// Data unit number of the first data unit, least significant word first.
+    pub dun: [u64; 4],
+}
+
+/// A request that passed all checks.
+#[derive(Debug)]
+pub enum Request<'m> {
+    /// IN and CRYPTO_IN: `extent.len` bytes of room are in the reply.
+    Read {
+        /// What to read.
+        extent: Extent,
+        /// Decrypt it.
+        crypto: Option<CryptoTag>,
+    },
+    /// OUT and CRYPTO_OUT.
+    Write {
+        /// Where to write.
+        extent: Extent,
+        /// Encrypt it.
+        crypto: Option<CryptoTag>,
+        /// `extent.len` bytes.
+        data: Segments<'m>,
+    },
+    /// FLUSH.
+    Flush,
+    /// GET_ID.
+    GetId,
+    /// DISCARD.
+    Discard(Vec<Extent>),
+    /// WRITE_ZEROES.
+    WriteZeroes(Vec<ZeroRange>),
+    /// SECURE_ERASE.
+    SecureErase(Vec<Extent>),
+    /// A command of the control virtqueue.
+    Control(ControlCommand),
+}
+
+/// Why a chain is not a request. `request_type` for the statistics: `None` when there is not even a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the driver asked for.
+    pub request_type: Option<u32>,
+    /// The status it gets.
+    pub status: Status,
+    /// The chain is too short to be a request: it is returned with length 0, status or not.
+    pub malformed: bool,
+}
+
+/// Reads and checks a request.
+///
+/// # Errors
+/// The [`Refusal`], with nothing done.
+pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> (Reply<'m>, Result<Request<'m>, Refusal>) {
+    let Chain { mut readable, writable } = chain;
+    let reply = Reply::new(writable);
+    let mut header = RequestHeader::new_zeroed();
+    if !read_front(&mut readable, header.as_mut_bytes()) {
+        return (reply, Err(Refusal { request_type: None, status: Status::IoErr, malformed: true }));
+    }
+    let request_type = header.request_type.get();
+    let refusal = |status, malformed| Refusal { request_type: Some(request_type), status, malformed };
+    if !reply.has_status() {
+        return (reply, Err(refusal(Status::IoErr, true)));
+    }
+    let parsed = match role {
+        QueueRole::Request => parse_body(&header, readable, &reply, limits),
+        QueueRole::Control => control::parse(request_type, readable).map(Request::Control),
+    };
+    let parsed = parsed.map_err(|refused| match refused {
+        Refused::Status(status) => refusal(status, false),
+        Refused::TooShort => refusal(Status::IoErr, true),
+    });
+    (reply, parsed)
+}
+
+/// Why the rest of a request was not accepted.
+enum Refused {
+    Status(Status),
+    TooShort,
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+/// Copies the front of a byte string off. False, with nothing usable copied, when it is too short.
+fn read_front(bytes: &mut Segments<'_>, to: &mut [u8]) -> bool {
+    bytes.take_front(to.len() as u64).copy_to(0, to) == to.len() // usize to u64 loses nothing
+}
+
+fn parse_body<'m>(
+    header: &RequestHeader,
+    mut data: Segments<'m>,
+    reply: &Reply<'m>,
+    limits: &Limits,
+) -> Result<Request<'m>, Refused> {
+    let crypto = match header.request_type.get() {
+        request_type::CRYPTO_IN | request_type::CRYPTO_OUT => {
+            if !limits.has(feature::INLINE_ENCRYPTION) {
+                return Err(Status::Unsupp.into());
+            }
+            let mut message = CryptoMessage::new_zeroed();
+            if !read_front(&mut data, message.as_mut_bytes()) {
+                return Err(Refused::TooShort);
+            }
+            Some(CryptoTag { slot: message.slot.get(), dun: message.dun.map(|word| word.get()) })
+        }
+        _ => None,
+    };
+    match header.request_type.get() {
+        request_type::IN | request_type::CRYPTO_IN => {
+            let extent = limits.transfer(header.sector.get(), reply.room())?;
+            Ok(Request::Read { extent, crypto })
+        }
+        request_type::OUT | request_type::CRYPTO_OUT => {
+            let extent = limits.transfer(header.sector.get(), data.len())?;
+            limits.check_writable()?;
+            Ok(Request::Write { extent, crypto, data })
+        }
+        request_type::FLUSH => Ok(Request::Flush),
+        request_type::GET_ID => Ok(Request::GetId),
+        request_type::DISCARD if limits.has(feature::DISCARD) => Ok(Request::Discard(ranges::plain(data, limits)?)),
+        request_type::WRITE_ZEROES if limits.has(feature::WRITE_ZEROES) => {
+            Ok(Request::WriteZeroes(ranges::zeroes(data, limits)?))
+        }
+        request_type::SECURE_ERASE if limits.has(feature::SECURE_ERASE) => {
+            Ok(Request::SecureErase(ranges::plain(data, limits)?))
+        }
+        _ => Err(Status::Unsupp.into()),
+    }
+}
+
+impl Limits {
+    /// The extent of `len` bytes from a sector on, when it is whole blocks inside the disk.
+    fn transfer(&self, sector: u64, len: u64) -> Result<Extent, Status> {
+        let block = u64::from(self.logical_block_size);
+        let sectors = len >> SECTOR_SHIFT;
+        let capacity = self.capacity >> SECTOR_SHIFT;
+        if sectors > capacity || sector > capacity - sectors {
+            return Err(Status::IoErr);
+        }
+        // Inside the capacity, so the shift loses no bits.
+        let offset = sector << SECTOR_SHIFT;
+        if !len.is_multiple_of(block) || !offset.is_multiple_of(block) {
+            return Err(Status::IoErr);
+        }
+        Ok(Extent { offset, len })
+    }
+
+    fn check_writable(&self) -> Result<(), Status> {
+        if self.read_only { Err(Status::IoErr) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The same rule in 128 bits, where nothing overflows.
+        #[test]
+        fn transfers_stay_inside_the_disk(
+            sector in prop_oneof![0u64..40, any::<u64>(), (u64::MAX - 40)..=u64::MAX],
+            len in prop_oneof![0u64..20_000, (0u64..40).prop_map(|n| n * 512), any::<u64>()],
+            blocks in 1u64..8,
+            block_bits in 9u32..13,
+        ) {
+            let block = 1u64 << block_bits;
+            let limits = Limits {
+                capacity: blocks * block,
+                logical_block_size: block as u32,
+                read_only: false,
+                features: 0,
+            };
+            let start = u128::from(sector) * 512;
+            let inside = start + u128::from(len) <= u128::from(limits.capacity);
+            let aligned = len % block == 0 && start % u128::from(block) == 0;
+            match limits.transfer(sector, len) {
+                Ok(extent) => {
+                    prop_assert!(inside && aligned);
+                    prop_assert_eq!(u128::from(extent.offset), start);
+                    prop_assert_eq!(extent.len, len);
+                }
+                Err(_) => prop_assert!(!inside || !aligned),
+            }
+        }
+    }
+}
