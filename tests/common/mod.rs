@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A vhost-user frontend in this process: the `vhost` crate's, with rings and guest memory of our own.
+//!
+//! The device behind it is the real one, on a temporary image, served over a socket pair.
+
+#![allow(dead_code)] // each test binary uses its part
+
+pub mod ring;
+pub mod wire;
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost_user_blk_crypto::device::{Device, DeviceConfig};
+use vhost_user_blk_crypto::disk::OpenOptions;
+use vhost_user_blk_crypto::protocol::feature;
+use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+pub use ring::{Cut, Ring};
+pub use wire::*;
+
+/// Bytes of guest memory. It starts at [`MEMORY_START`], so that low addresses are outside.
+pub const MEMORY_BYTES: u64 = 128 << 20;
+pub const MEMORY_START: u64 = 1 << 20;
+/// Where the "frontend" has it mapped, as far as the device knows.
+const USER_BASE: u64 = 0x7000_0000_0000;
+
+/// All that a driver with inline encryption negotiates.
+pub const ALL_FEATURES: u64 = u64::MAX;
+
+pub struct Options {
+    pub config: DeviceConfig,
+    pub image_bytes: u64,
+    pub read_only: bool,
+    /// What the driver accepts of what is offered.
+    pub accept: u64,
+    /// Request queues that the driver uses; with crypto, the control queue is one more.
+    pub queues: usize,
+    pub ring_size: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            config: DeviceConfig {
+                keyslots: 4,
+                data_unit_mask: 0x1fe00,
+                max_dun_bytes: 16,
+                num_queues: 2,
+                queue_size: 256,
+                workers: 2,
+                serial: "serial-of-the-test".into(),
+                logical_block_size: 512,
+                physical_block_size: 512,
+                writeback: true,
+                discard: true,
+            },
+            image_bytes: 8 << 20,
+            read_only: false,
+            accept: ALL_FEATURES,
+            queues: 2,
+            ring_size: 64,
+        }
+    }
+}
+
+/// A device, a connected frontend, and a guest with running queues.
+pub struct Guest {
+    pub device: Arc<Device>,
+    pub frontend: Option<Frontend>,
+    pub memory: GuestMemoryMmap,
+    pub rings: Vec<Ring>,
+    /// The driver's choice.
+    pub features: u64,
+    pub image: tempfile::NamedTempFile,
+    memory_file: File,
+    server: Option<JoinHandle<()>>,
+    options: Options,
+}
+
+impl Guest {
+    pub fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub fn with(options: Options) -> Self {
+        let image = tempfile::NamedTempFile::new().expect("image");
+        image.as_file().set_len(options.image_bytes).expect("image");
+        let open = OpenOptions { read_only: options.read_only, logical_block_size: options.config.logical_block_size };
+        let opened = open.open(image.path()).expect("image");
+        let device = Arc::new(Device::new(options.config.clone(), opened).expect("device"));
+        let memory_file = memfd();
+        let offset = FileOffset::new(memory_file.try_clone().expect("memfd"), 0);
+        let memory = GuestMemoryMmap::from_ranges_with_files([(
+            GuestAddress(MEMORY_START),
+            MEMORY_BYTES as usize,
+            Some(offset),
+        )])
+        .expect("guest memory");
+        let mut guest = Self {
+            device,
+            frontend: None,
+            memory,
+            rings: Vec::new(),
+            features: 0,
+            image,
+            memory_file,
+            server: None,
+            options,
+        };
+        guest.connect();
+        guest.start();
+        guest
+    }
+
+    /// Connects a frontend that has done nothing yet.
+    pub fn connect(&mut self) {
+        let (ours, theirs) = UnixStream::pair().expect("socket pair");
+        let device = Arc::clone(&self.device);
+        self.server = Some(std::thread::spawn(move || {
+            let server = Server::new(device, Arc::new(Stop::new().expect("eventfd")), true);
+            if let Err(error) = server.run(&Listen::Connected(theirs), || {}) {
+                eprintln!("session: {error}");
+            }
+        }));
+        self.frontend = Some(Frontend::from_stream(ours, self.device_queues() as u64));
+    }
+
+    fn device_queues(&self) -> usize {
+        usize::from(self.options.config.num_queues) + 1
+    }
+
+    pub fn frontend(&mut self) -> &mut Frontend {
+        self.frontend.as_mut().expect("connected")
+    }
+
+    /// What a frontend does when the driver sets DRIVER_OK.
+    pub fn start(&mut self) {
+        self.negotiate();
+        self.start_rings();
+    }
+
+    pub fn negotiate(&mut self) {
+        let accept = self.options.accept;
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: MEMORY_START,
+            memory_size: MEMORY_BYTES,
+            userspace_addr: USER_BASE,
+            mmap_offset: 0,
+            mmap_handle: self.memory_file.as_raw_fd(),
+        };
+        let frontend = self.frontend.as_mut().expect("connected");
+        frontend.set_owner().expect("SET_OWNER");
+        let offered = frontend.get_features().expect("GET_FEATURES");
+        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        assert!(offered & protocol != 0);
+        let wanted =
+            VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::RESET_DEVICE;
+        assert!(frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES").contains(wanted));
+        frontend.set_protocol_features(wanted).expect("SET_PROTOCOL_FEATURES");
+        assert_eq!(frontend.get_queue_num().expect("GET_QUEUE_NUM"), self.options.config.num_queues as u64 + 1);
+        self.features = offered & accept & !protocol;
+        frontend.set_features(self.features | protocol).expect("SET_FEATURES");
+        frontend.set_mem_table(&[region]).expect("SET_MEM_TABLE");
+    }
+
+    pub fn start_rings(&mut self) {
+        let crypto = self.features & feature::INLINE_ENCRYPTION != 0;
+        let count = self.options.queues + usize::from(crypto);
+        let event_idx = self.features & feature::EVENT_IDX != 0;
+        self.rings = (0..count)
+            .map(|index| Ring::new(&self.memory, MEMORY_START, index, self.options.ring_size, event_idx))
+            .collect();
+        for index in 0..count {
+            self.start_ring(index);
+        }
+    }
+
+    pub fn start_ring(&mut self, index: usize) {
+        let ring = &mut self.rings[index];
+        let config = VringConfigData {
+            queue_max_size: self.options.config.queue_size,
+            queue_size: ring.size,
+            flags: 0,
+            desc_table_addr: ring.descriptors - MEMORY_START + USER_BASE,
+            used_ring_addr: ring.used - MEMORY_START + USER_BASE,
+            avail_ring_addr: ring.avail - MEMORY_START + USER_BASE,
+            log_addr: None,
+        };
+        ring.kick = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+        ring.call = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+        ring.err = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+        let frontend = self.frontend.as_mut().expect("connected");
+        frontend.set_vring_num(index, ring.size).expect("SET_VRING_NUM");
+        frontend.set_vring_addr(index, &config).expect("SET_VRING_ADDR");
+        frontend.set_vring_base(index, ring.next_avail).expect("SET_VRING_BASE");
+        frontend.set_vring_call(index, &ring.call).expect("SET_VRING_CALL");
+        frontend.set_vring_err(index, &ring.err).expect("SET_VRING_ERR");
+        frontend.set_vring_kick(index, &ring.kick).expect("SET_VRING_KICK");
+        frontend.set_vring_enable(index, true).expect("SET_VRING_ENABLE");
+    }
+
+    /// Index of the control virtqueue.
+    pub fn control(&self) -> usize {
+        if self.features & feature::MQ != 0 { self.options.config.num_queues.into() } else { 1 }
+    }
+
+    pub fn get_config(&mut self, offset: u32, len: u32) -> Vec<u8> {
+        let blank = vec![0; len as usize];
+        let (_, bytes) =
+            self.frontend().get_config(offset, len, VhostUserConfigFlags::empty(), &blank).expect("GET_CONFIG");
+        bytes
+    }
+
+    pub fn set_config(&mut self, offset: u32, bytes: &[u8]) {
+        self.frontend().set_config(offset, VhostUserConfigFlags::WRITABLE, bytes).expect("SET_CONFIG");
+    }
+
+    /// One request, cut into one descriptor for each side; waits for it.
+    pub fn request(&mut self, queue: usize, readable: &[u8], writable: usize) -> Answer {
+        self.request_cut(queue, readable, writable, &Cut::default())
+    }
+
+    pub fn request_cut(&mut self, queue: usize, readable: &[u8], writable: usize, cut: &Cut) -> Answer {
+        let ring = &mut self.rings[queue];
+        let buffers = ring.add(&self.memory, readable, writable, cut);
+        ring.kick();
+        let (head, used) = ring.wait(&self.memory);
+        assert_eq!(head, buffers.head, "the device returns the head that it was given");
+        let answer = Answer::new(used, ring.read_writable(&self.memory, &buffers));
+        ring.free(&buffers);
+        answer
+    }
+
+    /// Bytes of the image, as they lie on the host.
+    pub fn image_bytes(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.image.as_file().read_exact_at(&mut bytes, offset).expect("image");
+        bytes
+    }
+
+    /// A counter of the device, by path.
+    pub fn stat(&self, path: &str) -> u64 {
+        let json = serde_json::to_value(self.device.stats()).expect("counters");
+        let pointer = format!("/{}", path.replace('.', "/"));
+        json.pointer(&pointer).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("no counter {path}"))
+    }
+
+    /// Hangs up, as a frontend that dies, and waits until the device has noticed.
+    pub fn disconnect(&mut self) {
+        self.frontend = None;
+        if let Some(server) = self.server.take() {
+            server.join().expect("the session ends without a panic");
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.frontend = None;
+        if let Some(server) = self.server.take()
+            && server.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("the session has panicked");
+        }
+    }
+}
+
+fn memfd() -> File {
+    let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+    let file = File::from(file);
+    file.set_len(MEMORY_BYTES).expect("memfd");
+    file
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device as an ordinary virtio-blk disk, driven by a real vhost-user frontend.
+
+mod common;
+
+use common::*;
+use vhost_user_blk_crypto::protocol::feature;
+
+#[test]
+fn writes_reach_the_image_and_reads_come_from_it() {
+    let mut guest = Guest::new();
+    for (queue, sector, sectors) in [(0, 0, 1), (1, 7, 8), (0, 16384 - 1, 1), (1, 100, 5000)] {
+        let data = pattern(sector, sectors * SECTOR);
+        let answer = guest.request(queue, &write_request(sector, &data), 1);
+        answer.assert_only_status(OK);
+        assert_eq!(guest.image_bytes(sector * 512, data.len()), data);
+        let answer = guest.request(queue, &header(IN, sector), data.len() + 1);
+        assert_eq!((answer.status, answer.used as usize), (OK, data.len() + 1));
+        assert_eq!(answer.data, data);
+    }
+    guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+    assert_eq!((guest.stat("requests.in"), guest.stat("requests.out"), guest.stat("requests.flush")), (4, 4, 1));
+    assert_eq!(guest.stat("bytes.out"), (1 + 8 + 1 + 5000) * 512);
+    assert_eq!(guest.stat("bytes.crypto_out"), 0);
+}
+
+#[test]
+fn the_serial_number_has_20_bytes() {
+    let mut guest = Guest::new();
+    let answer = guest.request(0, &header(GET_ID, 0), 21);
+    assert_eq!((answer.status, answer.used), (OK, 21));
+    assert_eq!(answer.data, b"serial-of-the-test\0\0");
+    // A driver with less room gets the beginning, one with more gets no more than there is.
+    assert_eq!(guest.request(0, &header(GET_ID, 0), 7).data, b"serial");
+    let answer = guest.request(0, &header(GET_ID, 0), 31);
+    assert_eq!(answer.used, 21);
+    assert_eq!(answer.data[..20], *b"serial-of-the-test\0\0");
+    assert!(answer.data[20..].iter().all(|&byte| byte == ring::FILL));
+}
+
+#[test]
+fn transfers_outside_the_disk_or_not_in_sectors_are_refused() {
+    let mut guest = Guest::new();
+    let sectors = (8 << 20) / 512;
+    for (sector, len) in [
+        (sectors, 512),
+        (sectors - 1, 1024),
+        (u64::MAX, 512),
+        (u64::MAX >> 9, 512),
+        (1 << 55, 512),
+        (0, 100),
+        (0, 513),
+        (0, (8 << 20) + 512),
+    ] {
+        guest.request(0, &header(IN, sector), len + 1).assert_only_status(IOERR);
+        guest.request(0, &write_request(sector, &vec![1; len]), 1).assert_only_status(IOERR);
+    }
+    assert!(guest.image_bytes(0, 8 << 20).iter().all(|&byte| byte == 0), "something was written");
+}
+
+#[test]
+fn blocks_of_4096_bytes() {
+    let mut options = Options::default();
+    options.config.logical_block_size = 4096;
+    options.config.physical_block_size = 16384;
+    let mut guest = Guest::with(options);
+    guest.request(0, &write_request(8, &pattern(1, 4096)), 1).assert_only_status(OK);
+    guest.request(0, &write_request(8, &pattern(1, 512)), 1).assert_only_status(IOERR);
+    guest.request(0, &write_request(1, &pattern(1, 4096)), 1).assert_only_status(IOERR);
+    let config = guest.get_config(0, 104);
+    assert_eq!(config[20..24], 4096u32.to_le_bytes());
+    assert_eq!(config[24], 2, "physical block exponent");
+    assert_eq!(config[26..28], 4u16.to_le_bytes(), "minimum I/O size in logical blocks");
+}
+
+#[test]
+fn discard_and_write_zeroes() {
+    let mut guest = Guest::new();
+    let fill = |guest: &mut Guest| {
+        guest.request(0, &write_request(0, &[0xff; 64 * SECTOR]), 1).assert_only_status(OK);
+    };
+    let zero = |guest: &Guest, sector: u64, sectors: usize| {
+        guest.image_bytes(sector * 512, sectors * SECTOR).iter().all(|&byte| byte == 0)
+    };
+    fill(&mut guest);
+    let two = [header(DISCARD, 0), range(8, 8, 0), range(32, 8, 0)].concat();
+    guest.request(0, &two, 1).assert_only_status(OK);
+    assert!(zero(&guest, 8, 8) && zero(&guest, 32, 8));
+    assert!(!zero(&guest, 16, 1) && !zero(&guest, 7, 1) && !zero(&guest, 40, 1));
+
+    fill(&mut guest);
+    for flags in [0, 1] {
+        let request = [header(WRITE_ZEROES, 0), range(1 + u64::from(flags) * 20, 9, flags)].concat();
+        guest.request(0, &request, 1).assert_only_status(OK);
+    }
+    assert!(zero(&guest, 1, 9) && zero(&guest, 21, 9) && !zero(&guest, 10, 11));
+
+    // Nothing happens when one of the ranges is wrong.
+    fill(&mut guest);
+    let end = (8 << 20) / 512;
+    for (request_type, bad, status) in [
+        (DISCARD, range(end, 1, 0), IOERR),
+        (DISCARD, range(u64::MAX, 1, 0), IOERR),
+        (DISCARD, range(0, u32::MAX, 0), IOERR),
+        (DISCARD, range(0, 1, 1), UNSUPP),
+        (DISCARD, range(0, 1, 2), UNSUPP),
+        (WRITE_ZEROES, range(end - 1, 2, 0), IOERR),
+        (WRITE_ZEROES, range(0, 1, 2), UNSUPP),
+        (DISCARD, vec![0; 15], IOERR),
+        (DISCARD, vec![0; 17], IOERR),
+        (DISCARD, range(0, 1, 0).repeat(100), IOERR),
+    ] {
+        let request = [header(request_type, 0), range(0, 8, 0), bad].concat();
+        guest.request(0, &request, 1).assert_only_status(status);
+        assert!(!zero(&guest, 0, 1));
+    }
+    guest.request(0, &header(DISCARD, 0), 1).assert_only_status(IOERR);
+    // The image is a file: nobody can promise that all copies are gone.
+    assert_eq!(guest.features & feature::SECURE_ERASE, 0);
+    guest.request(0, &[header(SECURE_ERASE, 0), range(0, 8, 0)].concat(), 1).assert_only_status(UNSUPP);
+}
+
+#[test]
+fn discard_that_was_not_negotiated_is_unsupported() {
+    let accept = !feature::DISCARD & !feature::WRITE_ZEROES;
+    let mut guest = Guest::with(Options { accept, ..Options::default() });
+    guest.request(0, &[header(DISCARD, 0), range(0, 8, 0)].concat(), 1).assert_only_status(UNSUPP);
+    guest.request(0, &[header(WRITE_ZEROES, 0), range(0, 8, 0)].concat(), 1).assert_only_status(UNSUPP);
+}
+
+#[test]
+fn a_read_only_disk_refuses_every_change() {
+    let mut guest = Guest::with(Options { read_only: true, ..Options::default() });
+    assert_ne!(guest.features & feature::RO, 0);
+    guest.request(0, &header(IN, 0), 513).assert_status(OK);
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(IOERR);
+    guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+    assert_eq!(guest.features & (feature::DISCARD | feature::WRITE_ZEROES), 0);
+    let control = guest.control();
+    guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
+    guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(IOERR);
+    assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
+}
+
+#[test]
+fn unknown_types_are_unsupported() {
+    let mut guest = Guest::new();
+    for request_type in [2, 3, 5, 7, 9, 10, 12, 15, 24, 26, 36, 100, 0x1ce00, u32::MAX] {
+        guest.request(0, &header(request_type, 0), 513).assert_only_status(UNSUPP);
+    }
+}
+
+#[test]
+fn the_configuration_space() {
+    let mut guest = Guest::new();
+    let config = guest.get_config(0, 104);
+    assert_eq!(config[0..8], 16384u64.to_le_bytes(), "capacity");
+    assert_eq!(config[12..16], 254u32.to_le_bytes(), "seg_max");
+    assert_eq!(config[20..24], 512u32.to_le_bytes(), "blk_size");
+    assert_eq!(config[32], 1, "writeback");
+    assert_eq!(config[34..36], 2u16.to_le_bytes(), "num_queues");
+    assert!(config[72..96].iter().all(|&byte| byte == 0), "not zoned");
+    assert_eq!(config[96..104], [4, 0, 16, 1, 0, 0, 0, 0], "keyslots, DUN bytes, key types");
+    // Reads at an offset, and past the end: what exists, then zeroes.
+    assert_eq!(guest.get_config(96, 8), config[96..104]);
+    let long = guest.get_config(0, 256);
+    assert_eq!(long[..104], config);
+    assert!(long[104..].iter().all(|&byte| byte == 0));
+    assert_eq!(guest.get_config(200, 4), [0; 4]);
+}
+
+#[test]
+fn the_driver_switches_the_cache_mode() {
+    let mut guest = Guest::new();
+    guest.set_config(32, &[0]);
+    assert_eq!(guest.get_config(32, 1), [0]);
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+    // The whole space, as some frontends write it; only the one field is taken.
+    let mut config = guest.get_config(0, 104);
+    config[32] = 1;
+    config[0] = 99;
+    guest.set_config(0, &config);
+    assert_eq!(guest.get_config(32, 1), [1]);
+    assert_eq!(guest.get_config(0, 8), 16384u64.to_le_bytes());
+    // Not without the feature, and not after a reset.
+    guest.set_config(32, &[0]);
+    guest.frontend().reset_device().expect("RESET_DEVICE");
+    assert_eq!(guest.get_config(32, 1), [1]);
+    guest.set_config(32, &[0]);
+    assert_eq!(guest.get_config(32, 1), [1]);
+}
+
+use vhost::vhost_user::VhostUserFrontend;
+
+trait AssertStatus {
+    fn assert_status(&self, status: u8);
+}
+
+impl AssertStatus for Answer {
+    fn assert_status(&self, status: u8) {
+        assert_eq!(self.status, status, "{self:?}");
+    }
+}
