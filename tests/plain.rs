@@ -185,13 +185,11 @@ fn the_driver_switches_the_cache_mode() {
     assert_eq!(guest.get_config(0, 8), 16384u64.to_le_bytes());
     // Not without the feature, and not after a reset.
     guest.set_config(32, &[0]);
-    guest.frontend().reset_device().expect("RESET_DEVICE");
+    guest.reset();
     assert_eq!(guest.get_config(32, 1), [1]);
     guest.set_config(32, &[0]);
     assert_eq!(guest.get_config(32, 1), [1]);
 }
-
-use vhost::vhost_user::VhostUserFrontend;
 
 trait AssertStatus {
     fn assert_status(&self, status: u8);

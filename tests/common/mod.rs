@@ -242,6 +242,26 @@ impl Guest {
         answer
     }
 
+    /// RESET_DEVICE, done when this returns.
+    pub fn reset(&mut self) {
+        self.frontend().reset_device().expect("RESET_DEVICE");
+        // That message has no reply; this one has, and comes after it.
+        self.frontend().get_features().expect("GET_FEATURES");
+    }
+
+    /// RESET_DEVICE, then the queues run again with the same features.
+    pub fn restart(&mut self) {
+        self.reset();
+        self.set_features_again();
+        self.start_rings();
+    }
+
+    pub fn set_features_again(&mut self) {
+        let features = self.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        self.frontend().set_features(features).expect("SET_FEATURES");
+        self.frontend().get_features().expect("GET_FEATURES");
+    }
+
     /// Bytes of the image, as they lie on the host.
     pub fn image_bytes(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];

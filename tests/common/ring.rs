@@ -226,6 +226,12 @@ impl Ring {
         assert_eq!(self.take_used(memory), None, "the device served a queue that it must not serve");
     }
 
+    /// Asserts that the device returns nothing more than it had when its used index was `used`.
+    pub fn assert_silent_from(&self, memory: &GuestMemoryMmap, used: u16) {
+        std::thread::sleep(Duration::from_millis(10));
+        assert_eq!(self.used_index(memory), used, "the device served a queue that it must not serve");
+    }
+
     pub fn read_writable(&self, memory: &GuestMemoryMmap, buffers: &Buffers) -> Vec<u8> {
         let mut bytes = Vec::new();
         for &(at, len) in &buffers.writable {

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Requests cut into descriptors in every way, and requests that are too short to be one.
+
+mod common;
+
+use common::*;
+
+/// Every way to cut a request once, on either side, as a chain and as an indirect table.
+#[test]
+fn chains_cut_at_every_byte() {
+    let mut guest = Guest::new();
+    let control = guest.control();
+    let key = key(1);
+    let plain = pattern(1, 512);
+    let expected = openssl_xts(&key, 3, 512, &plain);
+    let program = Program::new(0, &key, 9).bytes();
+    let write = crypto_write(2, 0, [3, 0, 0, 0], &plain);
+    let read = crypto_header(CRYPTO_IN, 2, 0, [3, 0, 0, 0]);
+    for indirect in [false, true] {
+        for at in 1..program.len() {
+            let cut = Cut { readable: vec![at], writable: vec![], indirect };
+            guest.request_cut(control, &evict(0), 1, &Cut::default()).assert_only_status(OK);
+            guest.request_cut(control, &program, 1, &cut).assert_only_status(OK);
+        }
+        for at in 1..write.len() {
+            guest.request(0, &write_request(2, &[0; 512]), 1).assert_only_status(OK);
+            let cut = Cut { readable: vec![at], writable: vec![], indirect };
+            guest.request_cut(0, &write, 1, &cut).assert_only_status(OK);
+            assert_eq!(guest.image_bytes(1024, 512), expected, "cut at {at}");
+        }
+        for at in 1..513 {
+            let cut = Cut { readable: vec![at.min(55)], writable: vec![at], indirect };
+            let answer = guest.request_cut(0, &read, 513, &cut);
+            assert_eq!((answer.status, answer.used), (OK, 513), "cut at {at}");
+            assert_eq!(answer.data, plain, "cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn chains_of_one_byte_descriptors() {
+    let mut guest = Guest::with(Options { ring_size: 256, ..Options::default() });
+    let cut = Cut { readable: vec![1; 100], writable: vec![1; 100], indirect: false };
+    let plain = pattern(1, 512);
+    guest.request_cut(0, &write_request(0, &plain), 1, &cut).assert_only_status(OK);
+    let answer = guest.request_cut(0, &header(IN, 0), 513, &cut);
+    assert_eq!((answer.status, answer.data), (OK, plain.clone()));
+    let cut = Cut { indirect: true, ..cut };
+    assert_eq!(guest.request_cut(1, &header(IN, 0), 513, &cut).data, plain);
+}
+
+/// Too short for a header, a crypto message or a key: returned with length 0, the status written where there is room.
+#[test]
+fn requests_that_are_too_short() {
+    let mut guest = Guest::new();
+    let control = guest.control();
+    let crypto = crypto_header(CRYPTO_OUT, 0, 0, [0; 4]);
+    let program = Program::new(0, &key(1), 12).bytes();
+    for (queue, whole, from) in [(0, &crypto, 0), (control, &program, 0)] {
+        for len in from..whole.len() {
+            for room in [1, 513] {
+                let answer = guest.request(queue, &whole[..len], room);
+                assert_eq!((answer.used, answer.status), (0, IOERR), "{len} bytes");
+                assert!(answer.data.iter().all(|&byte| byte == ring::FILL));
+            }
+        }
+    }
+    // No room for a status: returned all the same.
+    for (queue, request) in [
+        (0, write_request(0, &[1; 512])),
+        (0, header(IN, 0)),
+        (0, header(FLUSH, 0)),
+        (0, crypto_write(0, 0, [0; 4], &[1; 4096])),
+        (0, vec![1; 3]),
+        (control, program),
+        (control, header(GET_CRYPTO_MODES, 0)),
+    ] {
+        assert_eq!(guest.request(queue, &request, 0).used, 0);
+    }
+    assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
+    assert_eq!(guest.stat("keyslots.program"), 0);
+    // The queues go on.
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+}
+
+/// Heads never leak: many times around the ring, with several requests at once.
+#[test]
+fn every_head_comes_back_once() {
+    let mut guest = Guest::with(Options { ring_size: 16, ..Options::default() });
+    let mut served = 0;
+    for round in 0..3000u64 {
+        let count = 1 + round as usize % 5;
+        let mut pending: Vec<_> = (0..count as u64)
+            .map(|n| {
+                let request = if n % 2 == 0 { write_request(n, &pattern(n, 512)) } else { header(99, 0) };
+                guest.rings[0].add(&guest.memory, &request, 1, &Cut::default())
+            })
+            .collect();
+        guest.rings[0].kick();
+        for _ in 0..count {
+            let (head, used) = guest.rings[0].wait(&guest.memory);
+            let at = pending.iter().position(|buffers| buffers.head == head).expect("a head that is pending");
+            let buffers = pending.swap_remove(at);
+            assert_eq!(used, 1);
+            guest.rings[0].free(&buffers);
+            served += 1;
+        }
+        assert_eq!(guest.rings[0].take_used(&guest.memory), None);
+    }
+    assert!(served > 65536 / 16, "{served} requests: more than once around");
+}
+
+/// With EVENT_IDX the driver notifies only when the device asks for it, and the device interrupts only when asked.
+#[test]
+fn no_notification_is_lost_with_event_idx() {
+    use vhost_user_blk_crypto::protocol::feature;
+    for accept in [ALL_FEATURES, !feature::EVENT_IDX] {
+        let mut guest = Guest::with(Options { accept, ..Options::default() });
+        let mut kicks = 0;
+        for round in 0..2000u64 {
+            let old = guest.rings[0].next_avail;
+            let request = write_request(round % 100, &pattern(round, 512));
+            let buffers = guest.rings[0].add(&guest.memory, &request, 1, &Cut::default());
+            if guest.rings[0].device_wants_kick(&guest.memory, old) {
+                kicks += 1;
+                guest.rings[0].kick();
+            }
+            guest.rings[0].wait(&guest.memory);
+            guest.rings[0].free(&buffers);
+        }
+        assert!(kicks > 0);
+    }
+}
+
+/// The driver may sleep until the interrupt: it comes for the completion that it asked about.
+#[test]
+fn interrupts_come_when_asked_for() {
+    let mut guest = Guest::new();
+    for round in 0..200u64 {
+        let request = write_request(round, &pattern(round, 512));
+        let buffers = guest.rings[0].add(&guest.memory, &request, 1, &Cut::default());
+        guest.rings[0].kick();
+        let deadline = std::time::Instant::now() + ring::PATIENCE;
+        while guest.rings[0].call.read().is_err() {
+            assert!(std::time::Instant::now() < deadline, "no interrupt");
+            std::thread::yield_now();
+        }
+        assert!(guest.rings[0].take_used(&guest.memory).is_some());
+        guest.rings[0].free(&buffers);
+    }
+}

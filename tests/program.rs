@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The program itself: options, sockets, signals, the lock on the image.
+
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use vhost::VhostBackend;
+use vhost::vhost_user::Frontend;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
+    command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").stdin(Stdio::null());
+    command
+}
+
+struct Files {
+    directory: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        let files = Self { directory: TempDir::new().expect("directory") };
+        std::fs::File::create(files.image()).expect("image").set_len(1 << 20).expect("image");
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.path("image")
+    }
+}
+
+/// A running device, killed in the end if need be.
+struct Running(Child);
+
+impl Running {
+    fn start(files: &Files, options: &[&str]) -> Self {
+        let socket = files.path("socket");
+        let child = program()
+            .arg("--socket-path")
+            .arg(&socket)
+            .arg("--blk-file")
+            .arg(files.image())
+            .args(options)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("program");
+        let mut running = Self(child);
+        wait_for(|| socket.exists() || running.exited());
+        running
+    }
+
+    fn exited(&mut self) -> bool {
+        self.0.try_wait().expect("wait").is_some()
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let signal = rustix::process::Signal::from_named_raw(signal).expect("signal");
+        rustix::process::kill_process(pid, signal).expect("kill");
+    }
+
+    /// Exit status and standard error.
+    fn finish(mut self) -> (Option<i32>, String) {
+        wait_for(|| self.exited());
+        let mut text = String::new();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_string(&mut text).expect("standard error");
+        }
+        (self.0.wait().expect("wait").code(), text)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn output(command: &mut Command) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = command.output().expect("program");
+    (status.code(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+}
+
+fn talk(stream: UnixStream) -> Frontend {
+    let frontend = Frontend::from_stream(stream, 1);
+    frontend.set_owner().expect("SET_OWNER");
+    let wanted = 1 << 22 | 1 << 23 | 1 << 32;
+    assert_eq!(frontend.get_features().expect("GET_FEATURES") & wanted, wanted);
+    frontend
+}
+
+#[test]
+fn capabilities() {
+    let (code, text) = output(program().arg("--print-capabilities"));
+    assert_eq!(code, Some(0));
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(json["type"], "block");
+    let features = json["features"].as_array().expect("features");
+    assert!(features.contains(&"read-only".into()) && features.contains(&"blk-file".into()));
+}
+
+#[test]
+fn bad_starts_say_what_to_change() {
+    let files = Files::new();
+    let image = files.image();
+    let with = |path: &Path, options: &[&str]| {
+        output(program().arg("--socket-path").arg(files.path("s")).arg("--blk-file").arg(path).args(options))
+    };
+    let odd = files.path("odd");
+    std::fs::write(&odd, [0; 1000]).expect("file");
+    let empty = files.path("empty");
+    std::fs::write(&empty, []).expect("file");
+    for (path, options, word) in [
+        (&odd, &[][..], "truncate -s 1024"),
+        (&empty, &[], "is empty"),
+        (&files.path("missing"), &[], "No such file"),
+        (&files.directory.path().to_owned(), &[], "neither a regular file nor a block device"),
+        (&"/dev/null".into(), &[], "neither a regular file nor a block device"),
+        (&image, &["--logical-block-size", "1000"], "power of two"),
+        (&image, &["--keyslots", "0"], "1..=4096"),
+        (&image, &["--data-unit-sizes", "500"], "power of two"),
+        (&image, &["--fd", "3"], "cannot be used with"),
+        (&image, &["--serial", "a serial number that is too long"], "20"),
+    ] {
+        let (code, text) = with(path, options);
+        assert_ne!(code, Some(0), "{text}");
+        assert!(text.contains(word), "{word:?} is missing in: {text}");
+    }
+    let blk = |options: &[&str]| output(program().arg("--blk-file").arg(&image).args(options));
+    assert!(blk(&[]).1.contains("--socket-path"), "where to listen");
+    assert!(blk(&["--fd", "77"]).1.contains("not open"));
+    assert!(blk(&["--fd", "1"]).1.contains("standard stream"));
+    assert!(blk(&["--socket-path", "/nonexistent/s"]).1.contains("/nonexistent/s"));
+    let file = files.path("file");
+    std::fs::write(&file, "precious").expect("file");
+    let (_, text) = output(program().arg("--blk-file").arg(&image).arg("--socket-path").arg(&file));
+    assert!(text.contains("is not a socket"), "{text}");
+    assert_eq!(std::fs::read_to_string(&file).expect("file"), "precious");
+}
+
+#[test]
+fn signals_end_it_well() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        for connected in [false, true] {
+            let files = Files::new();
+            let stats = files.path("stats.json");
+            let running = Running::start(&files, &["--stats", stats.to_str().expect("path")]);
+            let frontend = connected.then(|| talk(UnixStream::connect(files.path("socket")).expect("connect")));
+            running.signal(signal);
+            let (code, text) = running.finish();
+            assert_eq!(code, Some(0), "{text}");
+            assert!(!files.path("socket").exists(), "the socket is removed");
+            let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&stats).expect("stats")).expect("JSON");
+            assert_eq!(json["keyslots"]["program"], 0);
+            drop(frontend);
+        }
+    }
+}
+
+#[test]
+fn frontends_one_after_the_other() {
+    let files = Files::new();
+    let mut running = Running::start(&files, &[]);
+    for _ in 0..3 {
+        drop(talk(UnixStream::connect(files.path("socket")).expect("connect")));
+    }
+    assert!(!running.exited());
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.finish().0, Some(0));
+
+    let running = Running::start(&files, &["--exit-on-disconnect"]);
+    drop(talk(UnixStream::connect(files.path("socket")).expect("connect")));
+    assert_eq!(running.finish().0, Some(0));
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let files = Files::new();
+    let mut running = Running::start(&files, &[]);
+    let other = Files::new();
+    let (code, text) =
+        output(program().arg("--socket-path").arg(files.path("socket")).arg("--blk-file").arg(other.image()));
+    assert!(code != Some(0) && text.contains("another program listens"), "{text}");
+    running.0.kill().expect("kill");
+    running.0.wait().expect("wait");
+    assert!(files.path("socket").exists(), "killed: the socket stays behind");
+    let mut running = Running::start(&files, &[]);
+    wait_for(|| running.exited() || UnixStream::connect(files.path("socket")).is_ok());
+    assert!(!running.exited());
+}
+
+#[test]
+fn one_writer_for_an_image() {
+    let files = Files::new();
+    let _running = Running::start(&files, &[]);
+    let second = |options: &[&str]| {
+        program()
+            .arg("--socket-path")
+            .arg(files.path("second"))
+            .arg("--blk-file")
+            .arg(files.image())
+            .args(options)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("program")
+    };
+    let (code, text) = Running(second(&[])).finish();
+    assert!(code != Some(0) && text.contains("in use by another device"), "{text}");
+    let mut reader = Running(second(&["--read-only"]));
+    wait_for(|| files.path("second").exists() || reader.exited());
+    assert!(!reader.exited());
+}
+
+/// Hands a socket over as descriptor 3, as systemd and libvirt do.
+fn inherit(command: &mut Command, socket: OwnedFd) {
+    let raw = socket.as_raw_fd();
+    // SAFETY: dup2 is async-signal-safe, and the descriptor lives until the child has been made. Descriptor 3 of the
+    // child belongs to nobody else: the standard library closes what it opened when it executes the program.
+    unsafe {
+        command.pre_exec(move || {
+            let _keep = &socket;
+            if libc::dup2(raw, 3) == 3 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
+    }
+}
+
+/// A descriptor above 3, so that `dup2` onto 3 clears close-on-exec.
+fn above_three(fd: OwnedFd) -> OwnedFd {
+    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor that is ours.
+    unsafe { OwnedFd::from_raw_fd(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 20)) }
+}
+
+#[test]
+fn an_inherited_socket_that_is_connected() {
+    let files = Files::new();
+    let (ours, theirs) = UnixStream::pair().expect("socket pair");
+    let mut command = program();
+    command.args(["--fd", "3", "--blk-file"]).arg(files.image()).stderr(Stdio::piped());
+    inherit(&mut command, above_three(theirs.into()));
+    let running = Running(command.spawn().expect("program"));
+    drop(command);
+    drop(talk(ours));
+    // There can be no other frontend.
+    let (code, text) = running.finish();
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
+fn an_inherited_socket_that_listens() {
+    for activation in [false, true] {
+        let files = Files::new();
+        let listener = UnixListener::bind(files.path("socket")).expect("listen");
+        let mut command = if activation {
+            // systemd sets LISTEN_PID to the process that it executes; a shell that becomes the program does the same.
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""]);
+            command.arg(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
+            command
+        } else {
+            let mut command = program();
+            command.args(["--fd", "3"]);
+            command
+        };
+        command.arg("--blk-file").arg(files.image()).stderr(Stdio::piped());
+        inherit(&mut command, above_three(listener.into()));
+        let running = Running(command.spawn().expect("program"));
+        for _ in 0..2 {
+            drop(talk(UnixStream::connect(files.path("socket")).expect("connect")));
+        }
+        running.signal(libc::SIGTERM);
+        let (code, text) = running.finish();
+        assert_eq!(code, Some(0), "{text}");
+        assert!(files.path("socket").exists(), "a socket of somebody else's is not removed");
+    }
+}
+
+#[test]
+fn core_dumps_are_off() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.0.id())).expect("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("core limit");
+    assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Frontends that come, stop and vanish: nothing taken is lost, nothing is served afterwards, no key stays.
+
+mod common;
+
+use common::*;
+use std::time::{Duration, Instant};
+use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+
+/// GET_VRING_BASE while requests pour in: what the index says was taken has been returned, the rest is untouched.
+#[test]
+fn stopping_a_queue_drains_it() {
+    for delay in 0..20 {
+        let mut guest = Guest::new();
+        let data = pattern(1, 64 << 10);
+        let mut pending = Vec::new();
+        for n in 0..20u64 {
+            pending.push(guest.rings[0].add(&guest.memory, &write_request(n * 128, &data), 1, &Cut::default()));
+        }
+        guest.rings[0].kick();
+        std::thread::sleep(Duration::from_micros(delay * 200));
+        let base = guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
+        let used = guest.rings[0].used_index(&guest.memory);
+        assert_eq!(base, u32::from(used), "taken, but not returned when the frontend was told that the queue stands");
+        guest.rings[0].assert_silent_from(&guest.memory, used);
+        for n in 0..20u64 {
+            let done = n < u64::from(used);
+            assert_eq!(guest.image_bytes(n * 128 * 512, data.len()) == data, done, "request {n} of {used}");
+        }
+        // The queue goes on where it stood.
+        let ring = &mut guest.rings[0];
+        let (next_avail, next_used) = (ring.next_avail, ring.next_used);
+        guest.rings[0].next_avail = base as u16;
+        guest.start_ring(0);
+        guest.rings[0].next_avail = next_avail;
+        guest.rings[0].next_used = next_used;
+        guest.rings[0].kick();
+        for buffers in pending {
+            let (head, used) = guest.rings[0].wait(&guest.memory);
+            assert_eq!((head, used), (buffers.head, 1));
+        }
+    }
+}
+
+#[test]
+fn a_disabled_queue_waits() {
+    let mut guest = Guest::new();
+    guest.frontend().set_vring_enable(0, false).expect("SET_VRING_ENABLE");
+    guest.frontend().get_features().expect("GET_FEATURES");
+    let buffers = guest.rings[0].add(&guest.memory, &write_request(0, &[1; 512]), 1, &Cut::default());
+    guest.rings[0].kick();
+    let memory = guest.memory.clone();
+    guest.rings[0].assert_silent(&memory);
+    // Enabling is enough: the notification was there before.
+    guest.frontend().set_vring_enable(0, true).expect("SET_VRING_ENABLE");
+    assert_eq!(guest.rings[0].wait(&memory), (buffers.head, 1));
+}
+
+/// A frontend that dies: requests taken are finished, the keys are gone, the next one finds a fresh device.
+#[test]
+fn disconnect_drains_and_the_next_frontend_is_served() {
+    let mut guest = Guest::new();
+    let control = guest.control();
+    for round in 0..10u64 {
+        guest.request(control, &Program::new(0, &key(round), 12).bytes(), 1).assert_only_status(OK);
+        let data = pattern(round, 1 << 20);
+        for n in 0..4 {
+            let request = crypto_write(n * 2048, 0, [0; 4], &data);
+            guest.rings[0].add(&guest.memory, &request, 1, &Cut::default());
+        }
+        guest.rings[0].kick();
+        std::thread::sleep(Duration::from_millis(round));
+        guest.disconnect();
+        // Every request was either done whole or not begun.
+        let expected = openssl_xts(&key(round), 0, 4096, &data);
+        let used = guest.rings[0].used_index(&guest.memory);
+        for n in 0..4u64 {
+            let whole = guest.image_bytes(n << 20, data.len()) == expected;
+            assert_eq!(whole, n < u64::from(used), "request {n}, {used} returned");
+        }
+        assert_eq!(guest.stat("keyslots.lost"), round + 1);
+        guest.connect();
+        guest.start();
+        guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
+    }
+}
+
+/// Frontends come and go without the process growing.
+#[test]
+fn sessions_leak_no_descriptors_or_threads() {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).expect("proc").count();
+    let mut guest = Guest::new();
+    guest.disconnect();
+    // Other tests of this binary run beside this one, so only a steady growth counts.
+    let before = (count("fd"), count("task"));
+    for _ in 0..200 {
+        guest.connect();
+        guest.negotiate();
+        guest.disconnect();
+    }
+    let deadline = Instant::now() + ring::PATIENCE;
+    while count("fd") > before.0 + 100 || count("task") > before.1 + 50 {
+        assert!(Instant::now() < deadline, "{before:?} -> {:?}", (count("fd"), count("task")));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Messages that make no sense end the session or are refused; they never take the device with them.
+#[test]
+fn nonsense_messages() {
+    let mut guest = Guest::new();
+    let _ = guest.frontend().set_features(u64::MAX);
+    guest.disconnect();
+    for action in [
+        |guest: &mut Guest| drop(guest.frontend().set_vring_num(0, 0)),
+        |guest: &mut Guest| drop(guest.frontend().set_vring_num(0, 3)),
+        |guest: &mut Guest| drop(guest.frontend().set_vring_num(0, 512)),
+        |guest: &mut Guest| {
+            let config = vhost::VringConfigData {
+                queue_max_size: 256,
+                queue_size: 64,
+                flags: 0,
+                desc_table_addr: 0x1234_5000,
+                used_ring_addr: 0x2000,
+                avail_ring_addr: u64::MAX & !0xfff,
+                log_addr: None,
+            };
+            drop(guest.frontend().set_vring_addr(0, &config));
+        },
+    ] {
+        guest.connect();
+        guest.negotiate();
+        action(&mut guest);
+        guest.disconnect();
+    }
+    guest.connect();
+    guest.start();
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+}
+
+/// Several queues at once, each with its own key and place, while keys come and go: all data right.
+#[test]
+fn queues_run_in_parallel() {
+    let mut options = Options::default();
+    options.config.num_queues = 4;
+    options.config.workers = 4;
+    options.queues = 4;
+    let mut guest = Guest::with(options);
+    let control = guest.control();
+    for slot in 0..4 {
+        guest.request(control, &Program::new(slot, &key(slot.into()), 12).bytes(), 1).assert_only_status(OK);
+    }
+    let memory = guest.memory.clone();
+    let mut rings = std::mem::take(&mut guest.rings);
+    let mut control_ring = rings.pop().expect("control queue");
+    std::thread::scope(|scope| {
+        for (slot, ring) in rings.iter_mut().enumerate() {
+            let memory = &memory;
+            scope.spawn(move || {
+                let mut exchange = |readable: &[u8], writable| {
+                    let buffers = ring.add(memory, readable, writable, &Cut::default());
+                    ring.kick();
+                    ring.wait(memory);
+                    let bytes = ring.read_writable(memory, &buffers);
+                    ring.free(&buffers);
+                    bytes
+                };
+                for round in 0..300u64 {
+                    let sector = slot as u64 * 4096 + round % 50 * 8;
+                    let data = pattern(round, 4096);
+                    let dun = [round, 0, 0, 0];
+                    assert_eq!(exchange(&crypto_write(sector, slot as u32, dun, &data), 1), [OK]);
+                    let read = exchange(&crypto_header(CRYPTO_IN, sector, slot as u32, dun), 4097);
+                    assert!(read[..4096] == data && read[4096] == OK, "slot {slot}, round {round}");
+                    let cipher = exchange(&header(IN, sector), 4097);
+                    assert!(cipher[..4096] == openssl_xts(&key(slot as u64), round.into(), 4096, &data));
+                }
+            });
+        }
+        // The same keys again and again: every program waits for the slot's requests, and changes nothing.
+        for round in 0..400u32 {
+            let slot = round % 4;
+            let command = Program::new(slot, &key(slot.into()), 12).bytes();
+            let buffers = control_ring.add(&memory, &command, 1, &Cut::default());
+            control_ring.kick();
+            control_ring.wait(&memory);
+            assert_eq!(control_ring.read_writable(&memory, &buffers), [OK]);
+            control_ring.free(&buffers);
+        }
+    });
+    assert_eq!(guest.stat("keyslots.nokey"), 0);
+    assert_eq!(guest.stat("keyslots.replace"), 400);
+}
