@@ -124,7 +124,7 @@ fn nonsense_messages() {
                 flags: 0,
                 desc_table_addr: 0x1234_5000,
                 used_ring_addr: 0x2000,
-                avail_ring_addr: u64::MAX & !0xfff,
+                avail_ring_addr: 0xffff_ffff_ffff_f000,
                 log_addr: None,
             };
             drop(guest.frontend().set_vring_addr(0, &config));
