@@ -1,0 +1,653 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Inline encryption: a blk_crypto_profile whose keyslots are those of the
+ * device, programmed and evicted over the control virtqueue.
+ *
+ * Losing keys.  A device that was reset, or whose backend was restarted, has
+ * empty keyslots.  After a reset of our own making vbc_crypto_resume() puts the
+ * keys back before any request goes out.  Otherwise the first we hear of it is
+ * a request that ends with NOKEY.  Such requests are collected and a work item
+ * programs all keys anew, once for all of them, and then requeues them.  Each
+ * is retried once: a second NOKEY is an I/O error.
+ *
+ * That cannot deadlock: programming waits for the device alone, and the device
+ * waits for no request that is collected here, as those have ended for it.
+ * Nothing on this path allocates memory that has to be written back first.
+ *
+ * A device that was reset has empty keyslots by protocol, and every driver
+ * begins with a reset; so there is nothing to evict at the start.
+ */
+#include <linux/blk-crypto-profile.h>
+#include <linux/completion.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/virtio_config.h>
+
+#include "virtio_blk_crypto.h"
+
+/* How long a removal lets an unanswered command go on */
+#define VBC_REMOVAL_GRACE_SECS	10
+
+enum vbc_ctrl_state {
+	/*
+	 * No device to talk to: not yet, suspended, or removed.  Its keyslots
+	 * are empty, so an eviction is done already; and what is programmed
+	 * meanwhile the profile remembers until vbc_crypto_resume().
+	 */
+	VBC_CTRL_DOWN,
+	VBC_CTRL_UP,
+	/* A command was given up: its buffer is the device's until a reset. */
+	VBC_CTRL_DEAD,
+};
+
+/*
+ * One command at a time is under way, so there is one buffer; having it at hand
+ * means that programming a key for a write-back needs no memory.
+ */
+struct vbc_ctrl_cmd {
+	/* readable by the device: on the wire the payload follows the header */
+	struct virtio_blk_outhdr hdr;
+	union {
+		struct vbc_key_desc key;
+		/* hardware-wrapped keys: struct vbc_key_blob goes here... */
+	} payload;
+
+	/* writable: kept off the cache lines of the readable part */
+	union {
+		struct vbc_crypto_modes modes;
+		/* ...and here, with struct vbc_sw_secret */
+	} reply ____cacheline_aligned;
+	u8 status;
+};
+
+static_assert(offsetof(struct vbc_ctrl_cmd, payload) ==
+	      sizeof(struct virtio_blk_outhdr));
+
+struct vbc_crypto {
+	struct blk_crypto_profile profile;
+	bool profile_valid;
+	struct virtio_device *vdev;
+
+	/* Serialises commands, and guards state and *cmd. */
+	struct mutex ctrl_lock;
+	enum vbc_ctrl_state state;
+	struct vbc_ctrl_cmd *cmd;
+	struct completion done;
+	bool removing;
+
+	struct virtqueue *vq;
+	spinlock_t vq_lock;		/* serialises all use of vq */
+
+	/* Requests that ended with NOKEY */
+	spinlock_t nokey_lock;		/* guards nokey_list */
+	struct list_head nokey_list;
+	struct work_struct nokey_work;
+	/* Counts how often all keys were programmed anew. */
+	u32 key_gen;
+	/* The task that is doing so, for its own eyes only */
+	struct task_struct *reprogrammer;
+};
+
+static const struct {
+	u32 mode;			/* on the wire */
+	unsigned int key_size;		/* raw keys */
+} vbc_modes[BLK_ENCRYPTION_MODE_MAX] = {
+	[BLK_ENCRYPTION_MODE_AES_256_XTS] = {
+		.mode		= VBC_MODE_AES_256_XTS,
+		.key_size	= 64,
+	},
+};
+
+static struct workqueue_struct *vbc_nokey_wq;
+
+static struct vbc_crypto *
+vbc_crypto_from_profile(struct blk_crypto_profile *profile)
+{
+	return container_of(profile, struct vbc_crypto, profile);
+}
+
+/* Legacy devices never get this far: see vbc_features_legacy. */
+bool vbc_has_crypto(struct virtio_device *vdev)
+{
+	return virtio_has_feature(vdev, VIRTIO_F_VERSION_1) &&
+	       virtio_has_feature(vdev, VBC_F_CTRL_VQ) &&
+	       virtio_has_feature(vdev, VBC_F_INLINE_ENCRYPTION);
+}
+
+/* The control virtqueue */
+
+void vbc_crypto_vq_done(struct virtqueue *vq)
+{
+	struct vbc_dev *vbc = vq->vdev->priv;
+	struct vbc_crypto *vc = vbc->crypto;
+	unsigned long flags;
+	unsigned int len;
+
+	spin_lock_irqsave(&vc->vq_lock, flags);
+	while (virtqueue_get_buf(vq, &len))
+		complete(&vc->done);
+	spin_unlock_irqrestore(&vc->vq_lock, flags);
+}
+
+static int vbc_ctrl_wait(struct vbc_crypto *vc)
+{
+	unsigned int grace = 0;
+
+	/*
+	 * No limit otherwise: like a request, a command takes as long as the
+	 * device takes, and a backend may be stopped for a while.
+	 */
+	while (!wait_for_completion_timeout(&vc->done, HZ)) {
+		if (virtqueue_is_broken(vc->vq))
+			return -EIO;
+		if (READ_ONCE(vc->removing) &&
+		    ++grace >= VBC_REMOVAL_GRACE_SECS)
+			return -ETIMEDOUT;
+	}
+	return 0;
+}
+
+/*
+ * Send vc->cmd, of whose payload and reply the first @out_len and @in_len bytes
+ * count, and wait for the answer.
+ */
+static int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
+			 size_t in_len)
+{
+	struct scatterlist out, in, status, *sgs[3];
+	struct vbc_ctrl_cmd *cmd = vc->cmd;
+	unsigned int nr_in = 0;
+	bool notify;
+	int err;
+
+	lockdep_assert_held(&vc->ctrl_lock);
+
+	cmd->hdr.type = cpu_to_virtio32(vc->vdev, type);
+	cmd->hdr.ioprio = 0;
+	cmd->hdr.sector = 0;
+	cmd->status = VBC_STATUS_UNWRITTEN;
+
+	sg_init_one(&out, &cmd->hdr, sizeof(cmd->hdr) + out_len);
+	sgs[0] = &out;
+	if (in_len) {
+		sg_init_one(&in, &cmd->reply, in_len);
+		sgs[1 + nr_in++] = &in;
+	}
+	sg_init_one(&status, &cmd->status, sizeof(cmd->status));
+	sgs[1 + nr_in++] = &status;
+
+	reinit_completion(&vc->done);
+
+	/*
+	 * GFP_ATOMIC for the lock's sake; if the indirect table cannot be had,
+	 * the ring itself has room for the one command that is under way.
+	 */
+	spin_lock_irq(&vc->vq_lock);
+	err = virtqueue_add_sgs(vc->vq, sgs, 1, nr_in, cmd, GFP_ATOMIC);
+	notify = !err && virtqueue_kick_prepare(vc->vq);
+	spin_unlock_irq(&vc->vq_lock);
+	if (err)
+		return err;
+	if (notify)
+		virtqueue_notify(vc->vq);
+
+	err = vbc_ctrl_wait(vc);
+	if (err) {
+		vc->state = VBC_CTRL_DEAD;
+		dev_err(&vc->vdev->dev,
+			"command %u was not answered (%d): no more keys can be programmed\n",
+			type, err);
+		return err;
+	}
+
+	switch (cmd->status) {
+	case VIRTIO_BLK_S_OK:
+		return 0;
+	case VIRTIO_BLK_S_UNSUPP:
+		return -EOPNOTSUPP;
+	default:
+		return -EIO;
+	}
+}
+
+/* The keyslots */
+
+static void vbc_fill_key_desc(struct vbc_key_desc *desc,
+			      const struct blk_crypto_key *key,
+			      unsigned int slot)
+{
+	const struct blk_crypto_config *cfg = &key->crypto_cfg;
+
+	desc->slot = cpu_to_le32(slot);
+	memcpy(desc->bytes, key->bytes, key->size);
+	desc->key_size = cpu_to_le32(key->size);
+	desc->crypto_mode = cpu_to_le32(vbc_modes[cfg->crypto_mode].mode);
+	desc->key_type = cpu_to_le32(VBC_KEY_TYPE_RAW);
+	desc->data_unit_size_bits = cpu_to_le32(key->data_unit_size_bits);
+	desc->dun_bytes = cpu_to_le32(cfg->dun_bytes);
+}
+
+/* Without @key the slot is evicted. */
+static int vbc_set_keyslot(struct vbc_crypto *vc,
+			   const struct blk_crypto_key *key, unsigned int slot)
+{
+	struct vbc_key_desc *desc;
+	int err;
+
+	mutex_lock(&vc->ctrl_lock);
+
+	switch (vc->state) {
+	case VBC_CTRL_DOWN:
+		err = 0;
+		break;
+	case VBC_CTRL_UP:
+		desc = &vc->cmd->payload.key;
+		memset(desc, 0, sizeof(*desc));
+		if (key)
+			vbc_fill_key_desc(desc, key, slot);
+		else
+			desc->slot = cpu_to_le32(slot);
+
+		err = vbc_ctrl_exec(vc, key ? VBC_T_KEYSLOT_PROGRAM :
+				    VBC_T_KEYSLOT_EVICT, sizeof(*desc), 0);
+
+		/*
+		 * A device that has not answered may still read the key, and
+		 * must not find half of it; vbc_crypto_suspend() wipes it.
+		 */
+		if (vc->state != VBC_CTRL_DEAD)
+			memzero_explicit(desc, sizeof(*desc));
+		break;
+	default:
+		err = -EIO;
+		break;
+	}
+
+	mutex_unlock(&vc->ctrl_lock);
+	return err;
+}
+
+static int vbc_keyslot_program(struct blk_crypto_profile *profile,
+			       const struct blk_crypto_key *key,
+			       unsigned int slot)
+{
+	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
+	int err;
+
+	/* The profile offers nothing else; this is what keeps the copy sane. */
+	if (WARN_ON_ONCE(key->crypto_cfg.key_type != BLK_CRYPTO_KEY_TYPE_RAW ||
+			 key->size != vbc_modes[key->crypto_cfg.crypto_mode].key_size))
+		return -EINVAL;
+
+	err = vbc_set_keyslot(vc, key, slot);
+
+	/*
+	 * blk_crypto_reprogram_all_keys() makes a kernel warning of an error.
+	 * Whatever a device may do should not cause one: say it in words, and
+	 * leave it to the requests that use the slot to fail.
+	 */
+	if (err && READ_ONCE(vc->reprogrammer) == current) {
+		dev_err_ratelimited(&vc->vdev->dev,
+				    "error %d putting a key back in keyslot %u\n",
+				    err, slot);
+		return 0;
+	}
+	return err;
+}
+
+static int vbc_keyslot_evict(struct blk_crypto_profile *profile,
+			     const struct blk_crypto_key *key,
+			     unsigned int slot)
+{
+	return vbc_set_keyslot(vbc_crypto_from_profile(profile), NULL, slot);
+}
+
+/* Hardware-wrapped keys will add their four functions here. */
+static const struct blk_crypto_ll_ops vbc_crypto_ops = {
+	.keyslot_program	= vbc_keyslot_program,
+	.keyslot_evict		= vbc_keyslot_evict,
+};
+
+static void vbc_reprogram_all_keys(struct vbc_crypto *vc)
+{
+	WRITE_ONCE(vc->reprogrammer, current);
+	blk_crypto_reprogram_all_keys(&vc->profile);
+	WRITE_ONCE(vc->reprogrammer, NULL);
+
+	/* After the keys: who reads the new number relies on these keys. */
+	smp_store_release(&vc->key_gen, vc->key_gen + 1);
+}
+
+/* Requests */
+
+blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
+{
+	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+	struct vbc_crypto *vc = vbc->crypto;
+	int i;
+
+	if (WARN_ON_ONCE(!vc || !rq->crypt_keyslot))
+		return BLK_STS_IOERR;
+
+	/* Before the device sees the request: see vbc_nokey_work_fn(). */
+	vbr->key_gen = smp_load_acquire(&vc->key_gen);
+	vbr->encrypted = true;
+
+	vbr->msg.slot = cpu_to_le32(blk_crypto_keyslot_index(rq->crypt_keyslot));
+	memset(vbr->msg.unused, 0, sizeof(vbr->msg.unused));
+	BUILD_BUG_ON(ARRAY_SIZE(vbr->msg.dun) != BLK_CRYPTO_DUN_ARRAY_SIZE);
+	for (i = 0; i < BLK_CRYPTO_DUN_ARRAY_SIZE; i++)
+		vbr->msg.dun[i] = cpu_to_le64(rq->crypt_ctx->bc_dun[i]);
+
+	return BLK_STS_OK;
+}
+
+/*
+ * A request came back NOKEY.  Return true to keep it for a retry; it holds on to
+ * its keyslot, so the slot cannot get another key meanwhile.  Any context.
+ */
+bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
+{
+	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+	struct vbc_crypto *vc = vbc->crypto;
+	unsigned long flags;
+
+	if (!vc || !vbr->encrypted)
+		return false;
+
+	if (vbr->retried) {
+		dev_err_ratelimited(&vbc->vdev->dev,
+				    "keyslot %u is still empty after all keys were programmed\n",
+				    le32_to_cpu(vbr->msg.slot));
+		return false;
+	}
+	vbr->retried = true;
+
+	spin_lock_irqsave(&vc->nokey_lock, flags);
+	list_add_tail(&rq->queuelist, &vc->nokey_list);
+	spin_unlock_irqrestore(&vc->nokey_lock, flags);
+
+	queue_work(vbc_nokey_wq, &vc->nokey_work);
+	return true;
+}
+
+static void vbc_nokey_work_fn(struct work_struct *work)
+{
+	struct vbc_crypto *vc = container_of(work, struct vbc_crypto,
+					     nokey_work);
+	struct request_queue *q = NULL;
+	struct request *rq, *next;
+	bool lost = false;
+	LIST_HEAD(list);
+
+	spin_lock_irq(&vc->nokey_lock);
+	list_splice_init(&vc->nokey_list, &list);
+	spin_unlock_irq(&vc->nokey_lock);
+
+	/*
+	 * A request from before the last programming only came too early: its
+	 * key is there now.  One from after it tells of a new loss.  Nobody
+	 * else programs all keys while there are requests.
+	 */
+	list_for_each_entry(rq, &list, queuelist) {
+		struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+
+		lost |= vbr->key_gen == vc->key_gen;
+	}
+
+	if (lost) {
+		dev_warn_ratelimited(&vc->vdev->dev,
+				     "device lost its keys: programming all of them\n");
+		vbc_reprogram_all_keys(vc);
+	}
+
+	list_for_each_entry_safe(rq, next, &list, queuelist) {
+		q = rq->q;
+		list_del_init(&rq->queuelist);
+		blk_mq_requeue_request(rq, false);
+	}
+	if (q)
+		blk_mq_kick_requeue_list(q);
+}
+
+/* The life of it all */
+
+int vbc_crypto_alloc(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc;
+
+	vc = kzalloc_obj(*vc);
+	if (!vc)
+		return -ENOMEM;
+
+	vc->cmd = kzalloc_obj(*vc->cmd);
+	if (!vc->cmd) {
+		kfree(vc);
+		return -ENOMEM;
+	}
+
+	vc->vdev = vbc->vdev;
+	mutex_init(&vc->ctrl_lock);
+	init_completion(&vc->done);
+	spin_lock_init(&vc->vq_lock);
+	spin_lock_init(&vc->nokey_lock);
+	INIT_LIST_HEAD(&vc->nokey_list);
+	INIT_WORK(&vc->nokey_work, vbc_nokey_work_fn);
+	vbc->crypto = vc;
+	return 0;
+}
+
+void vbc_crypto_free(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	if (!vc)
+		return;
+
+	if (vc->profile_valid)
+		blk_crypto_profile_destroy(&vc->profile);
+	kfree_sensitive(vc->cmd);
+	kfree(vc);
+}
+
+void vbc_crypto_set_vq(struct vbc_dev *vbc, struct virtqueue *vq)
+{
+	vbc->crypto->vq = vq;
+}
+
+static int vbc_get_modes(struct vbc_crypto *vc)
+{
+	struct vbc_crypto_modes *modes = &vc->cmd->reply.modes;
+	unsigned int *supported = vc->profile.modes_supported;
+	bool any = false;
+	int i, err;
+
+	mutex_lock(&vc->ctrl_lock);
+	memset(modes, 0, sizeof(*modes));
+	err = vbc_ctrl_exec(vc, VBC_T_GET_CRYPTO_MODES, 0, sizeof(*modes));
+	if (!err) {
+		for (i = 0; i < BLK_ENCRYPTION_MODE_MAX; i++) {
+			if (vbc_modes[i].mode == VBC_MODE_INVALID)
+				continue;
+			supported[i] = le32_to_cpu(modes->mode[vbc_modes[i].mode]);
+			any |= supported[i];
+		}
+		if (!any)
+			err = -EOPNOTSUPP;
+	}
+	mutex_unlock(&vc->ctrl_lock);
+	return err;
+}
+
+static int vbc_init_profile(struct vbc_crypto *vc)
+{
+	struct virtio_device *vdev = vc->vdev;
+	u8 dun_bytes, key_types;
+	u16 slots;
+	int err;
+
+	virtio_cread_le(vdev, struct vbc_config, max_slots, &slots);
+	virtio_cread_le(vdev, struct vbc_config, max_dun_bytes, &dun_bytes);
+	virtio_cread_le(vdev, struct vbc_config, key_types, &key_types);
+	if (!slots || !dun_bytes || dun_bytes > VBC_MAX_DUN_BYTES) {
+		dev_warn(&vdev->dev, "%u keyslots with %u bytes of DUN make no sense\n",
+			 slots, dun_bytes);
+		return -EINVAL;
+	}
+	if (!(key_types & VBC_CONFIG_KEY_RAW)) {
+		dev_warn(&vdev->dev, "device takes no raw keys\n");
+		return -EOPNOTSUPP;
+	}
+
+	err = blk_crypto_profile_init(&vc->profile, slots);
+	if (err)
+		return err;
+	vc->profile_valid = true;
+
+	vc->profile.ll_ops = vbc_crypto_ops;
+	vc->profile.max_dun_bytes_supported = dun_bytes;
+	vc->profile.key_types_supported = BLK_CRYPTO_KEY_TYPE_RAW;
+
+	return vbc_get_modes(vc);
+}
+
+/* What is left is a plain disk; the kernel encrypts where it is asked to. */
+static void vbc_drop_profile(struct vbc_crypto *vc, int err)
+{
+	dev_warn(&vc->vdev->dev, "inline encryption cannot be used (%d)\n",
+		 err);
+	if (vc->profile_valid)
+		blk_crypto_profile_destroy(&vc->profile);
+	vc->profile_valid = false;
+}
+
+/* The device is ready. */
+void vbc_crypto_init(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+	int err;
+
+	if (!vc)
+		return;
+
+	vc->state = VBC_CTRL_UP;
+	err = vbc_init_profile(vc);
+	if (err)
+		vbc_drop_profile(vc, err);
+}
+
+/*
+ * Splitting a bio, the block layer minds the logical block size and not the data
+ * unit size; the pieces are whole data units only if every limit is.  Data units
+ * that a segment cannot hold are not offered, for the same reason.
+ */
+void vbc_crypto_adjust_limits(struct vbc_dev *vbc, struct queue_limits *lim)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+	unsigned int all = 0, fitting, unit;
+	int i;
+
+	if (!vc || !vc->profile_valid)
+		return;
+
+	/* All powers of two up to the segment size */
+	fitting = (rounddown_pow_of_two(lim->max_segment_size) << 1) - 1;
+	for (i = 0; i < BLK_ENCRYPTION_MODE_MAX; i++) {
+		vc->profile.modes_supported[i] &= fitting;
+		all |= vc->profile.modes_supported[i];
+	}
+	if (!all) {
+		vbc_drop_profile(vc, -EOPNOTSUPP);
+		return;
+	}
+
+	unit = max_t(unsigned int, rounddown_pow_of_two(all), SECTOR_SIZE);
+	lim->max_segment_size = round_down(lim->max_segment_size, unit);
+	/* Segments of large pages are not to be cut at multiples of 4 GiB. */
+	lim->seg_boundary_mask = ULONG_MAX;
+	lim->max_hw_sectors = round_down(lim->max_hw_sectors,
+					 unit >> SECTOR_SHIFT);
+	/* These two may become the limit of a request. */
+	lim->io_opt = round_down(lim->io_opt, unit);
+	if (lim->io_min > unit)
+		lim->io_min = round_down(lim->io_min, unit);
+}
+
+/* Before the disk is added, so that sysfs shows it */
+void vbc_crypto_register(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+	const struct blk_crypto_profile *profile;
+	unsigned int xts;
+
+	if (!vc || !vc->profile_valid)
+		return;
+
+	profile = &vc->profile;
+	xts = profile->modes_supported[BLK_ENCRYPTION_MODE_AES_256_XTS];
+	if (blk_crypto_register(&vc->profile, vbc->disk->queue))
+		dev_info(&vbc->vdev->dev,
+			 "inline encryption: %u keyslots, %u-byte DUNs, AES-256-XTS data unit sizes %#x\n",
+			 profile->num_slots, profile->max_dun_bytes_supported,
+			 xts);
+}
+
+/* No request is left; the device is about to be reset. */
+void vbc_crypto_suspend(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	if (!vc)
+		return;
+
+	flush_work(&vc->nokey_work);
+
+	/* Evictions come at any time: wait for one that is under way. */
+	mutex_lock(&vc->ctrl_lock);
+	vc->state = VBC_CTRL_DOWN;
+	memzero_explicit(&vc->cmd->payload, sizeof(vc->cmd->payload));
+	mutex_unlock(&vc->ctrl_lock);
+}
+
+/* The device has been reset and is ready; no request has been sent yet. */
+void vbc_crypto_resume(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	if (!vc || !vc->profile_valid)
+		return;
+
+	/*
+	 * In this order a key that comes at the same time is programmed by one
+	 * of the two at least.
+	 */
+	mutex_lock(&vc->ctrl_lock);
+	vc->state = VBC_CTRL_UP;
+	mutex_unlock(&vc->ctrl_lock);
+	vbc_reprogram_all_keys(vc);
+}
+
+void vbc_crypto_begin_removal(struct vbc_dev *vbc)
+{
+	if (vbc->crypto)
+		WRITE_ONCE(vbc->crypto->removing, true);
+}
+
+bool vbc_crypto_is_broken(struct vbc_dev *vbc)
+{
+	return vbc->crypto && virtqueue_is_broken(vbc->crypto->vq);
+}
+
+int vbc_crypto_module_init(void)
+{
+	/* Write-back may wait for it, hence WQ_MEM_RECLAIM. */
+	vbc_nokey_wq = alloc_workqueue("vbc_nokey", WQ_UNBOUND | WQ_MEM_RECLAIM,
+				       0);
+	return vbc_nokey_wq ? 0 : -ENOMEM;
+}
+
+void vbc_crypto_module_exit(void)
+{
+	destroy_workqueue(vbc_nokey_wq);
+}

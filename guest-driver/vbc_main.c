@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * virtio_blk_crypto: virtio-blk with inline encryption, and without
+ *
+ * The life of a device: negotiation, probe, removal, suspend and resume.
+ */
+#include <linux/module.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+
+#include "virtio_blk_crypto.h"
+
+/* The ordinary features, for modern and legacy devices alike */
+#define VBC_PLAIN_FEATURES \
+	VIRTIO_BLK_F_SIZE_MAX, \
+	VIRTIO_BLK_F_SEG_MAX, \
+	VIRTIO_BLK_F_GEOMETRY, \
+	VIRTIO_BLK_F_RO, \
+	VIRTIO_BLK_F_BLK_SIZE, \
+	VIRTIO_BLK_F_FLUSH, \
+	VIRTIO_BLK_F_TOPOLOGY, \
+	VIRTIO_BLK_F_CONFIG_WCE, \
+	VIRTIO_BLK_F_MQ, \
+	VIRTIO_BLK_F_DISCARD, \
+	VIRTIO_BLK_F_WRITE_ZEROES, \
+	VIRTIO_BLK_F_SECURE_ERASE
+
+static const unsigned int vbc_features[] = {
+	VBC_PLAIN_FEATURES,
+	/* accepted only to see which devices to refuse */
+	VIRTIO_BLK_F_ZONED,
+#ifdef CONFIG_BLK_INLINE_ENCRYPTION
+	VBC_F_CTRL_VQ,
+	VBC_F_INLINE_ENCRYPTION,
+#endif
+};
+
+/* Without VIRTIO_F_VERSION_1 a device is a plain disk, whatever it offers. */
+static const unsigned int vbc_features_legacy[] = {
+	VBC_PLAIN_FEATURES,
+};
+
+static const struct virtio_device_id vbc_id_table[] = {
+	{ VIRTIO_ID_BLOCK, VIRTIO_DEV_ANY_ID },
+	{ 0 },
+};
+
+void vbc_free(struct vbc_dev *vbc)
+{
+	vbc_crypto_free(vbc);
+	kfree(vbc);
+}
+
+static void vbc_config_work(struct work_struct *work)
+{
+	struct vbc_dev *vbc = container_of(work, struct vbc_dev, config_work);
+
+	vbc_update_capacity(vbc, true);
+}
+
+static void vbc_config_changed(struct virtio_device *vdev)
+{
+	struct vbc_dev *vbc = vdev->priv;
+
+	schedule_work(&vbc->config_work);
+}
+
+static int vbc_validate(struct virtio_device *vdev)
+{
+	u8 model;
+
+	if (!vdev->config->get) {
+		dev_err(&vdev->dev, "device has no config space\n");
+		return -EINVAL;
+	}
+
+	if (virtio_has_feature(vdev, VIRTIO_BLK_F_ZONED)) {
+		virtio_cread(vdev, struct virtio_blk_config, zoned.model,
+			     &model);
+		if (model != VIRTIO_BLK_Z_NONE) {
+			dev_err(&vdev->dev,
+				"zoned devices are not supported (model %u)\n",
+				model);
+			return -EOPNOTSUPP;
+		}
+		__virtio_clear_bit(vdev, VIRTIO_BLK_F_ZONED);
+	}
+
+#ifdef CONFIG_BLK_INLINE_ENCRYPTION
+	/* One without the other is no use to us, and 23 alone not allowed. */
+	if (!virtio_has_feature(vdev, VBC_F_CTRL_VQ) ||
+	    !virtio_has_feature(vdev, VBC_F_INLINE_ENCRYPTION)) {
+		__virtio_clear_bit(vdev, VBC_F_CTRL_VQ);
+		__virtio_clear_bit(vdev, VBC_F_INLINE_ENCRYPTION);
+	}
+#endif
+	return 0;
+}
+
+static int vbc_alloc_tag_set(struct vbc_dev *vbc)
+{
+	struct blk_mq_tag_set *set = &vbc->tag_set;
+
+	set->ops = &vbc_mq_ops;
+	set->nr_hw_queues = vbc->nr_queues;
+	set->nr_maps = 1;
+	set->queue_depth = vbc_queue_depth(vbc);
+	set->numa_node = NUMA_NO_NODE;
+	set->cmd_size = struct_size_t(struct vbc_req, sg, VBC_INLINE_SG);
+	set->driver_data = vbc;
+
+	return blk_mq_alloc_tag_set(set);
+}
+
+static int vbc_add_disk(struct vbc_dev *vbc, struct queue_limits *lim)
+{
+	struct virtio_device *vdev = vbc->vdev;
+	struct gendisk *disk;
+	int err;
+
+	disk = blk_mq_alloc_disk(&vbc->tag_set, lim, vbc);
+	if (IS_ERR(disk))
+		return PTR_ERR(disk);
+
+	vbc->disk = disk;
+	disk->private_data = vbc;
+	disk->fops = &vbc_fops;
+
+	err = vbc_choose_name(vbc, disk->disk_name, DISK_NAME_LEN);
+	if (err)
+		goto put;
+
+	if (virtio_has_feature(vdev, VIRTIO_BLK_F_RO))
+		set_disk_ro(disk, true);
+	vbc_read_geometry(vbc);
+	vbc_update_capacity(vbc, false);
+	vbc_crypto_register(vbc);
+
+	err = device_add_disk(&vdev->dev, disk, vbc_attr_groups);
+	if (err)
+		goto release_name;
+	return 0;
+
+release_name:
+	vbc_release_name(vbc);
+put:
+	/* Never added, so this does not call vbc_free_disk(). */
+	put_disk(disk);
+	return err;
+}
+
+static int vbc_probe(struct virtio_device *vdev)
+{
+	struct queue_limits lim = { };
+	struct vbc_dev *vbc;
+	int err;
+
+	vbc = kzalloc_obj(*vbc);
+	if (!vbc)
+		return -ENOMEM;
+
+	vbc->vdev = vdev;
+	vdev->priv = vbc;
+	INIT_WORK(&vbc->config_work, vbc_config_work);
+
+	if (vbc_has_crypto(vdev)) {
+		err = vbc_crypto_alloc(vbc);
+		if (err)
+			goto free;
+	}
+
+	err = vbc_init_vqs(vbc);
+	if (err)
+		goto free;
+
+	/*
+	 * The device is asked for its crypto modes before there is a disk,
+	 * because they bear on the limits of the disk.
+	 */
+	virtio_device_ready(vdev);
+	vbc_crypto_init(vbc);
+
+	err = vbc_read_limits(vbc, &lim);
+	if (err)
+		goto reset;
+	vbc_crypto_adjust_limits(vbc, &lim);
+
+	err = vbc_alloc_tag_set(vbc);
+	if (err)
+		goto reset;
+
+	err = vbc_add_disk(vbc, &lim);
+	if (err)
+		goto free_tags;
+	return 0;
+
+free_tags:
+	blk_mq_free_tag_set(&vbc->tag_set);
+reset:
+	vbc_crypto_suspend(vbc);
+	virtio_reset_device(vdev);
+	vbc_del_vqs(vbc);
+free:
+	vbc_free(vbc);
+	return err;
+}
+
+static void vbc_remove(struct virtio_device *vdev)
+{
+	struct vbc_dev *vbc = vdev->priv;
+
+	/* The core sends no more config changes. */
+	cancel_work_sync(&vbc->config_work);
+
+	vbc_crypto_begin_removal(vbc);
+	if (vbc_is_broken(vbc)) {
+		blk_mark_disk_dead(vbc->disk);
+		vbc_abort_requests(vbc);
+	}
+
+	/* Waits for all requests; those to be retried are among them. */
+	del_gendisk(vbc->disk);
+
+	vbc_crypto_suspend(vbc);
+	virtio_reset_device(vdev);
+	vbc_del_vqs(vbc);
+	blk_mq_free_tag_set(&vbc->tag_set);
+
+	/* A mounted file system may hold the disk, and evict keys, for long. */
+	put_disk(vbc->disk);
+}
+
+/*
+ * Let all requests end, keep new ones waiting, and give up the virtqueues.
+ * Requests go on arriving as far as the dispatch lists, and keys as far as
+ * vbc_crypto.c, which catches up with them in vbc_crypto_resume().
+ */
+static int vbc_freeze(struct virtio_device *vdev)
+{
+	struct vbc_dev *vbc = vdev->priv;
+	struct request_queue *q = vbc->disk->queue;
+	unsigned int memflags;
+
+	memflags = blk_mq_freeze_queue(q);
+	blk_mq_quiesce_queue_nowait(q);
+	blk_mq_unfreeze_queue(q, memflags);
+
+	vbc_crypto_suspend(vbc);
+	virtio_reset_device(vdev);
+	flush_work(&vbc->config_work);
+	vbc_del_vqs(vbc);
+	return 0;
+}
+
+static int vbc_restore(struct virtio_device *vdev)
+{
+	struct vbc_dev *vbc = vdev->priv;
+	unsigned int memflags;
+	int err;
+
+	/* Reclaim may be waiting for the very requests that are held back. */
+	memflags = memalloc_noio_save();
+
+	err = vbc_init_vqs(vbc);
+	if (!err) {
+		virtio_device_ready(vdev);
+		/* Keys first: the requests that wait may need them. */
+		vbc_crypto_resume(vbc);
+	}
+
+	/* On failure too: the requests fail rather than wait for ever. */
+	blk_mq_unquiesce_queue(vbc->disk->queue);
+	memalloc_noio_restore(memflags);
+	return err;
+}
+
+static struct virtio_driver vbc_driver = {
+	.driver.name			= KBUILD_MODNAME,
+	.id_table			= vbc_id_table,
+	.feature_table			= vbc_features,
+	.feature_table_size		= ARRAY_SIZE(vbc_features),
+	.feature_table_legacy		= vbc_features_legacy,
+	.feature_table_size_legacy	= ARRAY_SIZE(vbc_features_legacy),
+	.validate			= vbc_validate,
+	.probe				= vbc_probe,
+	.remove				= vbc_remove,
+	.config_changed			= vbc_config_changed,
+	.freeze				= pm_sleep_ptr(vbc_freeze),
+	.restore			= pm_sleep_ptr(vbc_restore),
+	.reset_prepare			= vbc_freeze,
+	.reset_done			= vbc_restore,
+};
+
+static int __init vbc_init(void)
+{
+	int err;
+
+	err = vbc_check_disk_prefix();
+	if (err)
+		return err;
+
+	err = vbc_crypto_module_init();
+	if (err)
+		return err;
+
+	err = register_virtio_driver(&vbc_driver);
+	if (err)
+		vbc_crypto_module_exit();
+	return err;
+}
+module_init(vbc_init);
+
+static void __exit vbc_exit(void)
+{
+	unregister_virtio_driver(&vbc_driver);
+	vbc_crypto_module_exit();
+}
+module_exit(vbc_exit);
+
+MODULE_DEVICE_TABLE(virtio, vbc_id_table);
+MODULE_AUTHOR("vhost-user-blk-crypto project");
+MODULE_DESCRIPTION("Virtio block driver with inline encryption");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the files of the driver share.
+ *
+ *   vbc_main.c    the life of a device: probe, removal, suspend
+ *   vbc_queue.c   virtqueues and block requests
+ *   vbc_disk.c    config space: limits, capacity, name, sysfs
+ *   vbc_crypto.c  keyslots: blk_crypto_profile over the control virtqueue
+ *
+ * Only vbc_crypto.c knows keys; it knows nothing of sectors and limits.
+ */
+#ifndef VIRTIO_BLK_CRYPTO_H
+#define VIRTIO_BLK_CRYPTO_H
+
+#include <linux/blk-mq.h>
+#include <linux/blkdev.h>
+#include <linux/scatterlist.h>
+#include <linux/spinlock.h>
+#include <linux/virtio.h>
+#include <linux/workqueue.h>
+
+#include "virtio_blk_crypto_proto.h"
+
+#ifdef CONFIG_ARCH_NO_SG_CHAIN
+#define VBC_INLINE_SG	0
+#else
+#define VBC_INLINE_SG	2
+#endif
+
+/* No device writes this: a chain that comes back with it was not served. */
+#define VBC_STATUS_UNWRITTEN	0xff
+
+struct vbc_crypto;
+
+struct vbc_vq {
+	struct virtqueue *vq;
+	spinlock_t lock;	/* serialises all use of vq */
+	char name[16];
+} ____cacheline_aligned_in_smp;
+
+struct vbc_dev {
+	struct virtio_device *vdev;
+	struct gendisk *disk;
+	struct blk_mq_tag_set tag_set;
+	struct work_struct config_work;
+	int index;
+
+	/* NULL while suspended, and after a failed resume */
+	struct vbc_vq *vqs;
+	unsigned int nr_queues;		/* request queues in use */
+
+	/* NULL on a plain disk */
+	struct vbc_crypto *crypto;
+
+	struct {
+		u16 cylinders;
+		u8 heads;
+		u8 sectors;
+	} geo;				/* all 0: the device has none */
+};
+
+/* The driver's part of a block request */
+struct vbc_req {
+	/*
+	 * The readable prefix.  On the wire the message follows the header
+	 * without a gap, so an encrypted request maps both as one buffer.
+	 */
+	struct virtio_blk_outhdr hdr;
+	struct vbc_crypto_msg msg;
+
+	u8 status;
+	bool encrypted;
+	bool retried;		/* came back NOKEY once already */
+	u32 key_gen;		/* vbc_crypto.c: age of the keys it relied on */
+
+	struct sg_table sgt;
+	struct scatterlist sg[];
+};
+
+static_assert(offsetof(struct vbc_req, msg) ==
+	      offsetof(struct vbc_req, hdr) + sizeof(struct virtio_blk_outhdr));
+
+/* vbc_queue.c */
+extern const struct blk_mq_ops vbc_mq_ops;
+int vbc_init_vqs(struct vbc_dev *vbc);
+void vbc_del_vqs(struct vbc_dev *vbc);
+unsigned int vbc_queue_depth(struct vbc_dev *vbc);
+bool vbc_is_broken(struct vbc_dev *vbc);
+void vbc_abort_requests(struct vbc_dev *vbc);
+int vbc_get_id(struct vbc_dev *vbc, char *id);
+
+/* vbc_disk.c */
+extern const struct block_device_operations vbc_fops;
+extern const struct attribute_group *vbc_attr_groups[];
+int vbc_check_disk_prefix(void);
+int vbc_choose_name(struct vbc_dev *vbc, char *name, size_t size);
+void vbc_release_name(struct vbc_dev *vbc);
+int vbc_read_limits(struct vbc_dev *vbc, struct queue_limits *lim);
+void vbc_read_geometry(struct vbc_dev *vbc);
+void vbc_update_capacity(struct vbc_dev *vbc, bool resize);
+
+/* vbc_main.c */
+void vbc_free(struct vbc_dev *vbc);
+
+/* vbc_crypto.c */
+#ifdef CONFIG_BLK_INLINE_ENCRYPTION
+
+bool vbc_has_crypto(struct virtio_device *vdev);
+int vbc_crypto_alloc(struct vbc_dev *vbc);
+void vbc_crypto_free(struct vbc_dev *vbc);
+void vbc_crypto_set_vq(struct vbc_dev *vbc, struct virtqueue *vq);
+void vbc_crypto_vq_done(struct virtqueue *vq);
+void vbc_crypto_init(struct vbc_dev *vbc);
+void vbc_crypto_adjust_limits(struct vbc_dev *vbc, struct queue_limits *lim);
+void vbc_crypto_register(struct vbc_dev *vbc);
+void vbc_crypto_suspend(struct vbc_dev *vbc);
+void vbc_crypto_resume(struct vbc_dev *vbc);
+void vbc_crypto_begin_removal(struct vbc_dev *vbc);
+bool vbc_crypto_is_broken(struct vbc_dev *vbc);
+blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq);
+bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq);
+int vbc_crypto_module_init(void);
+void vbc_crypto_module_exit(void);
+
+static inline bool vbc_rq_is_encrypted(struct request *rq)
+{
+	return rq->crypt_ctx;
+}
+
+#else /* CONFIG_BLK_INLINE_ENCRYPTION */
+
+static inline bool vbc_has_crypto(struct virtio_device *vdev)
+{
+	return false;
+}
+
+static inline int vbc_crypto_alloc(struct vbc_dev *vbc)
+{
+	return 0;
+}
+
+static inline void vbc_crypto_free(struct vbc_dev *vbc) { }
+
+static inline void vbc_crypto_set_vq(struct vbc_dev *vbc,
+				     struct virtqueue *vq) { }
+
+static inline void vbc_crypto_vq_done(struct virtqueue *vq) { }
+
+static inline void vbc_crypto_init(struct vbc_dev *vbc) { }
+
+static inline void vbc_crypto_adjust_limits(struct vbc_dev *vbc,
+					    struct queue_limits *lim) { }
+
+static inline void vbc_crypto_register(struct vbc_dev *vbc) { }
+
+static inline void vbc_crypto_suspend(struct vbc_dev *vbc) { }
+
+static inline void vbc_crypto_resume(struct vbc_dev *vbc) { }
+
+static inline void vbc_crypto_begin_removal(struct vbc_dev *vbc) { }
+
+static inline bool vbc_crypto_is_broken(struct vbc_dev *vbc)
+{
+	return false;
+}
+
+static inline blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc,
+					      struct request *rq)
+{
+	return BLK_STS_NOTSUPP;
+}
+
+static inline bool vbc_crypto_retry_rq(struct vbc_dev *vbc,
+				       struct request *rq)
+{
+	return false;
+}
+
+static inline int vbc_crypto_module_init(void)
+{
+	return 0;
+}
+
+static inline void vbc_crypto_module_exit(void) { }
+
+static inline bool vbc_rq_is_encrypted(struct request *rq)
+{
+	return false;
+}
+
+#endif /* CONFIG_BLK_INLINE_ENCRYPTION */
+
+#endif /* VIRTIO_BLK_CRYPTO_H */
