@@ -22,5 +22,6 @@ pub mod disk;
 pub mod keyslot;
 pub mod protocol;
 pub mod queue;
+pub mod ratelimit;
 pub mod request;
 pub mod vhost;

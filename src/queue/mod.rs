@@ -17,6 +17,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+use crate::ratelimit::RateLimit;
 pub use chain::{Chain, ChainError, Segments};
 
 /// The most chains that a worker takes from a queue before it returns the first of them.
@@ -314,7 +315,14 @@ impl State {
 
     fn retire(&mut self, index: usize, reason: &'static str) {
         if self.retired.is_none() {
-            log::error!("queue {index} is stopped: {reason}; it goes on when the driver resets the device");
+            // A guest can break a ring, reset the device and do it again.
+            static LIMIT: RateLimit = RateLimit::new();
+            if let Some(suppressed) = LIMIT.allow() {
+                log::error!(
+                    "queue {index} is stopped: {reason}; it goes on when the driver resets the device ({suppressed} \
+                     such lines left out before)"
+                );
+            }
             self.retired = Some(reason);
             signal(self.err.as_ref());
         }

@@ -116,10 +116,12 @@ impl Shared {
             }
             let mut more = false;
             for event in &events {
-                let data = event.data.u64();
+                let (data, flags) = (event.data.u64(), event.flags);
                 if data == WAKE {
                     drain_event(&self.wake);
                     more = true;
+                } else if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                    self.give_up(data);
                 } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
                     vring.with_kick(drain_event);
                     more |= self.drain(device, memory, vring, &mut scratch);
@@ -132,6 +134,14 @@ impl Shared {
                     more |= self.drain(device, memory, vring, &mut scratch);
                 }
             }
+        }
+    }
+
+    /// Something that is no eventfd has lost its other end, and would wake us for ever.
+    fn give_up(&self, queue: u64) {
+        if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == queue) {
+            vring.with_kick(|kick| epoll::delete(&self.epoll, kick));
+            vring.retire("its notification descriptor is not an eventfd");
         }
     }
 

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A bound on log lines that a guest can cause.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Lines in a row before the limit sets in.
+const BURST: u32 = 10;
+/// After a burst, one line in this time.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Lets a burst through, then a line every few seconds.
+#[derive(Debug, Default)]
+pub struct RateLimit(Mutex<Option<Window>>);
+
+#[derive(Debug)]
+struct Window {
+    start: Instant,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl RateLimit {
+    /// No line so far.
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Whether a line may be logged now; if so, how many were not since the last one.
+    pub fn allow(&self) -> Option<u64> {
+        let mut window = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = Instant::now();
+        let window = window.get_or_insert(Window { start: now, lines: 0, suppressed: 0 });
+        if window.lines >= BURST {
+            if now.duration_since(window.start) < INTERVAL {
+                window.suppressed = window.suppressed.saturating_add(1);
+                return None;
+            }
+            // The limit stays on for a guest that goes on, and is lifted for one that was quiet for a while.
+            let quiet = now.duration_since(window.start) > INTERVAL * BURST;
+            window.lines = if quiet { 0 } else { BURST - 1 };
+        }
+        window.start = now;
+        window.lines += 1;
+        Some(std::mem::take(&mut window.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_becomes_a_burst() {
+        let limit = RateLimit::new();
+        let lines = (0..100_000).filter(|_| limit.allow().is_some()).count();
+        assert_eq!(lines, BURST as usize);
+    }
+}
