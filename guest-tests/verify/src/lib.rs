@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Checks the ciphertext on a disk image against what fscrypt's definition says it must be.
+//!
+//! A guest wrote files through inline encryption. The guest then said, for each file, where its blocks lie and which
+//! policy and nonce it has (`manifest.jsonl`), and left the plaintext and the master keys. From those alone, and from
+//! OpenSSL, this program computes every byte of ciphertext and compares. It shares no code with the device.
+//!
+//! The results directory holds:
+//!
+//! | name | content |
+//! |---|---|
+//! | `manifest.jsonl` | one JSON object per file, see [`manifest`] |
+//! | `keys` | the master keys, see [`keys`] |
+//! | `plain/` | the plaintext of every file |
+//! | `sentinel` | texts, one a line, that occur in the plaintext and must be nowhere on the image |
+//!
+//! | step | module |
+//! |---|---|
+//! | which bytes must lie where | [`plan`], with [`fscrypt`] for keys and data unit numbers |
+//! | are they there | [`check`], with [`xts`]; [`guess`] says what is there instead |
+//! | is plaintext anywhere | [`scan`] |
+//! | the words | [`report`] |
+
+pub mod check;
+pub mod fscrypt;
+pub mod guess;
+pub mod hex;
+pub mod keys;
+pub mod manifest;
+pub mod plan;
+pub mod report;
+pub mod scan;
+pub mod xts;
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use memchr::memmem;
+
+use crate::manifest::Entry;
+use crate::plan::Plan;
+use crate::report::Report;
+
+/// Verifies an image against the results of a test run.
+///
+/// An error means that the verification could not be done; what it found wrong is in the report.
+pub fn verify(image: &Path, results: &Path) -> Result<Report> {
+    let entries = manifest::read(&results.join("manifest.jsonl"))?;
+    // A run without fscrypt (dm-crypt only) has no master keys.
+    let keys = if entries.iter().any(|entry| matches!(entry, Entry::Fscrypt(_))) {
+        keys::read(&results.join("keys"))?
+    } else {
+        Vec::new()
+    };
+    let plans =
+        entries.iter().map(|entry| Plan::new(entry, &keys, &results.join("plain"))).collect::<Result<Vec<_>>>()?;
+    let sentinel_file = results.join("sentinel");
+    let sentinels = fs::read_to_string(&sentinel_file)
+        .map_err(anyhow::Error::from)
+        .and_then(|text| scan::parse_sentinels(&text))
+        .with_context(|| format!("{}", sentinel_file.display()))?;
+    check_sentinels(&sentinels, &plans)?;
+
+    let mut file = File::open(image).with_context(|| format!("{}", image.display()))?;
+    let size = file.seek(SeekFrom::End(0))?;
+
+    let mut report = Report::default();
+    for plan in &plans {
+        let outcome = check::check(&file, plan, &plans)?;
+        if plan.is_encrypted() {
+            if outcome.units > 0 {
+                report.files += 1;
+            } else {
+                report.files_without_data += 1;
+            }
+            report.data_units += outcome.units;
+            report.bytes += outcome.bytes;
+            *report.by_method.entry((plan.method, plan.data_unit_size)).or_default() += outcome.units;
+        } else {
+            report.plain_areas += 1;
+            report.plain_bytes += outcome.bytes;
+        }
+        report.absent_units += plan.absent_units;
+        report.mismatches.extend(outcome.mismatches);
+    }
+    report.hits = scan::scan(&file, size, &sentinels)?;
+    report.scanned_bytes = size;
+    report.sentinels = sentinels.len();
+    Ok(report)
+}
+
+/// A sentinel that is in no plaintext can be on no image: the search for it would prove nothing.
+fn check_sentinels(sentinels: &[String], plans: &[Plan]) -> Result<()> {
+    for sentinel in sentinels {
+        let finder = memmem::Finder::new(sentinel);
+        ensure!(
+            plans.iter().any(|plan| plan.is_encrypted() && finder.find(&plan.plaintext).is_some()),
+            "the sentinel \"{sentinel}\" occurs in none of the files: searching the image for it would prove nothing"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the guest says about the disk: `manifest.jsonl`, one JSON object per line.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::hex::Bytes16;
+
+/// One line of the manifest.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Entry {
+    /// A file encrypted by fscrypt.
+    Fscrypt(FscryptFile),
+    /// An area of the disk encrypted with a known XTS key, such as a dm-crypt volume.
+    Xts(XtsArea),
+    /// An area of the disk that holds its plaintext as it is.
+    Plain(PlainArea),
+}
+
+/// A file encrypted by fscrypt, as the guest's `fscrypt-map` describes it.
+#[derive(Debug, Deserialize)]
+pub struct FscryptFile {
+    /// The file's path in the guest.
+    pub path: String,
+    /// Its plaintext copy, relative to the `plain` directory of the results.
+    pub plain: String,
+    /// Inode number.
+    pub ino: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Where the file system begins on the disk.
+    pub offset: u64,
+    /// The file system's block size.
+    pub block_size: u64,
+    /// The file system's UUID.
+    pub fs_uuid: Bytes16,
+    /// The file's encryption policy.
+    pub policy: Policy,
+    /// The file's nonce.
+    pub nonce: Bytes16,
+    /// Where its data lies.
+    pub extents: Vec<Extent>,
+}
+
+/// An fscrypt policy.
+#[derive(Debug, Deserialize)]
+pub struct Policy {
+    /// 2; anything else is refused.
+    pub version: u8,
+    /// Encryption mode of the contents.
+    pub contents_mode: u8,
+    /// Key-derivation flags and file name padding.
+    pub flags: u8,
+    /// Size of a data unit, 0 for the file system's block size.
+    pub log2_data_unit_size: u8,
+    /// Which master key.
+    pub key_identifier: Bytes16,
+}
+
+/// A piece of a file in consecutive bytes on the file system's device.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Extent {
+    /// Offset in the file.
+    pub logical: u64,
+    /// Offset in the file system's device.
+    pub physical: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// `FIEMAP_EXTENT_*`.
+    pub flags: u32,
+}
+
+/// An area of the disk whose data units are numbered consecutively.
+#[derive(Debug, Deserialize)]
+pub struct XtsArea {
+    /// What to call it.
+    pub path: String,
+    /// Its plaintext, relative to the `plain` directory of the results.
+    pub plain: String,
+    /// Where it begins on the disk.
+    pub offset: u64,
+    /// The 64-byte XTS key in hexadecimal.
+    pub key: String,
+    /// Size of a data unit.
+    pub data_unit_size: u64,
+    /// Number of the first data unit.
+    #[serde(default)]
+    pub first_dun: u64,
+}
+
+/// An area of the disk that nobody encrypts.
+#[derive(Debug, Deserialize)]
+pub struct PlainArea {
+    /// What to call it.
+    pub path: String,
+    /// Its contents, relative to the `plain` directory of the results.
+    pub plain: String,
+    /// Where it begins on the disk.
+    pub offset: u64,
+}
+
+/// Reads a manifest; an empty one is an error, because nothing would be verified.
+pub fn read(path: &Path) -> Result<Vec<Entry>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    let entries = parse(&text).with_context(|| format!("{}", path.display()))?;
+    ensure!(!entries.is_empty(), "nothing verified: {} is empty", path.display());
+    Ok(entries)
+}
+
+fn parse(text: &str) -> Result<Vec<Entry>> {
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(i, line)| serde_json::from_str(line).with_context(|| format!("line {}", i + 1)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_own_words() {
+        let line = concat!(
+            r#"{"kind":"fscrypt","path":"/mnt/d/f","ino":14,"size":5000,"offset":0,"block_size":4096,"#,
+            r#""plain":"d/f","fs_uuid":"000102030405060708090a0b0c0d0e0f","#,
+            r#""policy":{"version":2,"contents_mode":1,"filenames_mode":4,"flags":3,"log2_data_unit_size":0,"#,
+            r#""key_identifier":"00112233445566778899aabbccddeeff"},"nonce":"ffeeddccbbaa99887766554433221100","#,
+            r#""extents":[{"logical":0,"physical":4194304,"length":8192,"flags":1}]}"#
+        );
+        let entries = parse(&format!("{line}\n\n{line}\n")).expect("manifest");
+        assert_eq!(entries.len(), 2);
+        let Entry::Fscrypt(file) = &entries[0] else { panic!("kind") };
+        assert_eq!(file.extents[0].physical, 4_194_304);
+        assert_eq!(file.policy.key_identifier.0[15], 0xff);
+    }
+
+    #[test]
+    fn cut_lines_and_unknown_kinds_are_errors() {
+        assert!(parse(r#"{"kind":"fscrypt","path":"/mnt/d/f","#).is_err());
+        assert!(parse(r#"{"kind":"other","path":"x","plain":"x","offset":0}"#).is_err());
+        assert!(parse(r#"{"path":"x","plain":"x","offset":0}"#).is_err());
+    }
+}

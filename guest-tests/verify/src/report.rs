@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The result of a verification, for people and for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+
+use serde_json::{Value, json};
+
+use crate::check::Mismatch;
+use crate::hex;
+use crate::scan::Hit;
+
+/// A broken disk has many mismatches; the first ones of the first files tell the story. The JSON has them all.
+const MISMATCHES_SHOWN: usize = 10;
+const MISMATCHES_SHOWN_PER_FILE: usize = 3;
+
+/// Everything that was verified, and everything that was wrong.
+#[derive(Default)]
+pub struct Report {
+    /// Encrypted files and areas with at least one data unit on the disk.
+    pub files: u64,
+    /// Empty files and files that are one hole.
+    pub files_without_data: u64,
+    /// Encrypted data units compared.
+    pub data_units: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Areas that must hold plaintext, and bytes of them.
+    pub plain_areas: u64,
+    /// Bytes compared in such areas.
+    pub plain_bytes: u64,
+    /// Data units that read as zeros and have no place on the disk.
+    pub absent_units: u64,
+    /// Data units compared, by method and size.
+    pub by_method: BTreeMap<(&'static str, u64), u64>,
+    /// Bytes of the image that were searched for sentinels.
+    pub scanned_bytes: u64,
+    /// Sentinels searched for.
+    pub sentinels: usize,
+    /// Data units that are wrong.
+    pub mismatches: Vec<Mismatch>,
+    /// Plaintext found on the image.
+    pub hits: Vec<Hit>,
+}
+
+impl Report {
+    /// Whether all is well and something was verified at all.
+    pub fn is_verified(&self) -> bool {
+        self.mismatches.is_empty() && self.hits.is_empty() && self.data_units > 0
+    }
+
+    /// The same for programs.
+    pub fn to_json(&self) -> Value {
+        let by_method: Vec<Value> = self
+            .by_method
+            .iter()
+            .map(|((method, size), units)| json!({"method": method, "data_unit_size": size, "data_units": units}))
+            .collect();
+        let mismatches: Vec<Value> = self.mismatches.iter().map(mismatch_json).collect();
+        let hits: Vec<Value> = self
+            .hits
+            .iter()
+            .map(|hit| json!({"sentinel": hit.sentinel, "first": hit.first, "count": hit.count}))
+            .collect();
+        json!({
+            "verified": self.is_verified(),
+            "files": self.files,
+            "files_without_data": self.files_without_data,
+            "data_units": self.data_units,
+            "bytes": self.bytes,
+            "plain_areas": self.plain_areas,
+            "plain_bytes": self.plain_bytes,
+            "absent_units": self.absent_units,
+            "by_method": by_method,
+            "scanned_bytes": self.scanned_bytes,
+            "sentinels": self.sentinels,
+            "mismatches": mismatches,
+            "plaintext_found": hits,
+        })
+    }
+}
+
+fn mismatch_json(mismatch: &Mismatch) -> Value {
+    json!({
+        "file": mismatch.name,
+        "data_unit": mismatch.index,
+        "image_offset": mismatch.physical,
+        "dun": mismatch.dun.map(|dun| dun.to_string()),
+        "expected": hex::encode(&mismatch.expected),
+        "found": hex::encode(&mismatch.found),
+        "first_difference": mismatch.first_difference,
+        "guess": mismatch.guess,
+    })
+}
+
+impl Display for Mismatch {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: data unit {} (image offset {}", self.name, self.index, self.physical)?;
+        if let Some(dun) = self.dun {
+            write!(f, ", data unit number {dun}")?;
+        }
+        write!(
+            f,
+            ") is wrong from byte {}: expected {}.., found {}..: {}",
+            self.first_difference,
+            hex::encode(&self.expected),
+            hex::encode(&self.found),
+            self.guess
+        )
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut shown_of: BTreeMap<&str, usize> = BTreeMap::new();
+        let shown = self.mismatches.iter().filter(|mismatch| {
+            let count = shown_of.entry(&mismatch.name).or_default();
+            *count += 1;
+            *count <= MISMATCHES_SHOWN_PER_FILE
+        });
+        let mut left = self.mismatches.len();
+        for mismatch in shown.take(MISMATCHES_SHOWN) {
+            writeln!(f, "{mismatch}")?;
+            left -= 1;
+        }
+        if left > 0 {
+            writeln!(f, "... and {left} more data units")?;
+        }
+        for hit in &self.hits {
+            writeln!(
+                f,
+                "plaintext on the image: \"{}\" occurs {} times, first at offset {}",
+                hit.sentinel, hit.count, hit.first
+            )?;
+        }
+        if !self.is_verified() {
+            return if self.data_units == 0 {
+                write!(f, "nothing verified: no encrypted data unit lies on the image")
+            } else {
+                write!(
+                    f,
+                    "ciphertext NOT verified: {} of {} data units wrong, {} sentinels found on the image",
+                    self.mismatches.len(),
+                    self.data_units,
+                    self.hits.len()
+                )
+            };
+        }
+        write!(f, "ciphertext verified: {} files, {} blocks", self.files, self.data_units)?;
+        let kinds: Vec<String> = self
+            .by_method
+            .iter()
+            .map(|((method, size), units)| format!("{units} data units of {size} bytes, {method}"))
+            .collect();
+        write!(f, " ({})", kinds.join("; "))?;
+        if self.plain_areas > 0 {
+            write!(f, "\nplain data verified: {} areas, {} bytes", self.plain_areas, self.plain_bytes)?;
+        }
+        if self.sentinels > 0 {
+            write!(f, "\nno plaintext in {} bytes of image", self.scanned_bytes)?;
+        }
+        Ok(())
+    }
+}
