@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: discard and zeroing beside encrypted files: what is freed is zero on the disk, what stays is right
+# device: --discard on
+# check: fscrypt
+# stat: requests.crypto_out > 0
+# stat: requests.discard > 0
+# stat: requests.write_zeroes > 0
+# stat: keyslots.nokey == 0
+
+make_files tree 0
+make_files gone 100 $((2 << 20)) 300000
+make_fs "$DISK" 200M
+mount_fs "$DISK" "$MNT"
+encrypted_dir "$MNT/secret" one
+cp -r "$OUT/plain/tree/." "$MNT/secret"
+cp -r "$OUT/plain/gone" "$MNT/secret"
+sync
+place=$(physical "$MNT/secret/gone/file-101-of-2097152" 65536)
+cmp -s -n 4096 -i 0:"$place" /dev/zero "$DISK" && fail 'no ciphertext where the file lies'
+
+note 'a deleted file is discarded'
+rm -r "$MNT/secret/gone" "$OUT/plain/gone"
+sync
+fstrim -v "$MNT"
+sync
+echo 1 > /proc/sys/vm/drop_caches
+cmp -n 4096 -i 0:"$place" /dev/zero "$DISK" || fail 'a discarded block is not zero'
+
+note 'holes, zeroed ranges and reserved blocks inside a file read as zeros'
+file=$MNT/secret/ranges
+make-data 1048576 200 "$SENTINEL" > "$OUT/plain/tree/ranges"
+cp "$OUT/plain/tree/ranges" "$file"
+sync
+for target in "$file" "$OUT/plain/tree/ranges"; do
+	fallocate -p -o 8192 -l 65536 "$target"
+done
+fallocate -z -o 131072 -l 70000 "$file"
+fallocate -z -o 300001 -l 5 "$file"
+fallocate -l 1200000 "$file"
+dd if=/dev/zero of="$OUT/plain/tree/ranges" bs=1 seek=131072 count=70000 conv=notrunc status=none
+dd if=/dev/zero of="$OUT/plain/tree/ranges" bs=1 seek=300001 count=5 conv=notrunc status=none
+truncate -s 1200000 "$OUT/plain/tree/ranges"
+
+note 'a single block between reserved ones: the file system zeroes its neighbours through the keyslot'
+fallocate -l 65536 "$MNT/secret/reserved"
+truncate -s 65536 "$OUT/plain/tree/reserved"
+for target in "$MNT/secret/reserved" "$OUT/plain/tree/reserved"; do
+	make-data 4096 201 "$SENTINEL" | dd of="$target" bs=4096 seek=5 conv=notrunc status=none
+done
+drop_caches
+same_files "$OUT/plain/tree" "$MNT/secret"
+expect_native
+record "$MNT/secret" tree
+umount "$MNT"
+
+note 'zeroing blocks of the device, behind the file system'
+make-data $((2 << 20)) 300 | dd of="$DISK" bs=1M seek=200 iflag=fullblock oflag=direct conv=notrunc status=none
+blkdiscard -f -z -o $((200 << 20)) -l $((1 << 20)) "$DISK"
+cmp -n $((1 << 20)) -i 0:$((200 << 20)) /dev/zero "$DISK" || fail 'zeroed blocks are not zero'
+check_fs "$DISK"

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# shellcheck shell=sh
+#
+# What the cases share: encrypted ext4 file systems, deterministic files, and the record that the host verifies.
+# Sourced after lib.sh, whose functions are used here; runs under `sh -eu`.
+#
+# A function whose output is taken must be called as `x=$(f)` on a line of its own: only then does -e see a failure.
+
+# A text at the start of every 512 bytes of every file that is to be encrypted. It may be nowhere on the disk.
+SENTINEL='plaintext-sentinel-of-vhost-user-blk-crypto'
+
+export MNT=/mnt
+# Size of a file system block.
+FS_BLOCK=4096
+BLOCK=/sys/block/${DISK##*/}
+
+# expect_failure WHAT COMMAND...: the command must fail; its words go to the log.
+expect_failure() {
+	local what=$1
+	shift
+	if "$@"; then
+		fail "$what: expected a failure, but it succeeded: $*"
+	fi
+	note "fails as it must: $what"
+}
+
+# Pages, inodes and names are read from the disk again. Dirty data must be on the disk before.
+drop_caches() {
+	sync
+	echo 3 > /proc/sys/vm/drop_caches
+}
+
+# --- native or fallback -----------------------------------------------------------------------------------------
+#
+# The kernel says each of these once per boot and mode, so a case asks before it does anything that changes the answer.
+
+native_was_used() {
+	dmesg_has 'fscrypt: AES-256-XTS using blk-crypto (native)'
+}
+
+fallback_was_used() {
+	dmesg_has 'fscrypt: AES-256-XTS using blk-crypto-fallback'
+}
+
+# From boot until here, file contents went through the device's keyslots and never through the kernel's fallback.
+expect_native() {
+	native_was_used || fail 'the kernel did not use inline encryption natively'
+	if fallback_was_used; then
+		fail 'the kernel used blk-crypto-fallback'
+	fi
+	note 'the kernel says: blk-crypto (native)'
+}
+
+# The other way round.
+expect_fallback() {
+	fallback_was_used || fail 'the kernel did not use blk-crypto-fallback'
+	if native_was_used; then
+		fail 'the kernel used inline encryption natively'
+	fi
+	note 'the kernel says: blk-crypto-fallback'
+}
+
+# crypto_attr NAME: what the kernel says of the disk's inline encryption.
+crypto_attr() {
+	cat "$BLOCK/queue/crypto/$1"
+}
+
+has_inline_encryption() {
+	[ -d "$BLOCK/queue/crypto" ]
+}
+
+# --- file systems -----------------------------------------------------------------------------------------------
+
+# make_fs DEVICE [SIZE]: an ext4 that can hold every kind of fscrypt policy.
+#
+# Without huge_file the largest file is 2 TiB. Policies with inode number and index in the data unit number need an
+# index of at most 32 bits: with data units of 512 bytes, the usual 16 TiB would be too large for them.
+make_fs() {
+	mkfs.ext4 -q -F -b "$FS_BLOCK" -O encrypt,verity,stable_inodes,^huge_file "$@"
+}
+
+# mount_fs DEVICE DIRECTORY [OPTION...]: native inline encryption wherever the device has it.
+mount_fs() {
+	local device=$1 directory=$2
+	shift 2
+	mkdir -p "$directory"
+	mount -t ext4 -o inlinecrypt "$@" "$device" "$directory"
+}
+
+# check_fs DEVICE: nothing is wrong with it, and nothing had to be repaired.
+check_fs() {
+	e2fsck -f -n "$1" || fail "e2fsck found errors on $1"
+}
+
+# --- keys and policies ------------------------------------------------------------------------------------------
+
+# key_hex NAME: a 64-byte key, always the same one for the same name.
+key_hex() {
+	printf 'vhost-user-blk-crypto test key %s' "$1" | sha512sum | cut -d ' ' -f 1
+}
+
+# unhex DIGITS: as bytes on stdout. The shell's own printf may know no \x.
+unhex() {
+	env printf "$(printf %s "$1" | sed 's/../\\x&/g')"
+}
+
+# add_key NAME DIRECTORY: adds the key to the file system, remembers it for the host, prints its identifier.
+add_key() {
+	local hex added identifier
+	hex=$(key_hex "$1")
+	grep -qs "$hex" "$OUT/keys" || echo "raw $hex # $1" >> "$OUT/keys"
+	added=$(unhex "$hex" | xfs_io -c add_enckey "$2") || fail "the key $1 cannot be added" >&2
+	identifier=${added##* }
+	[ ${#identifier} = 32 ] || fail "adding the key $1 gave \"$added\"" >&2
+	echo "$identifier"
+}
+
+# unlock NAME DIRECTORY: adds the key to a file system that has files encrypted with it.
+unlock() {
+	add_key "$1" "$2" > /dev/null
+}
+
+# remove_key IDENTIFIER DIRECTORY
+remove_key() {
+	local removed
+	removed=$(xfs_io -c "rm_enckey $1" "$2") || fail "the key $1 cannot be removed: $removed"
+	note "$removed"
+}
+
+# set_policy DIRECTORY IDENTIFIER [METHOD [DATA_UNIT_SIZE]]: AES-256-XTS contents, AES-256-CBC-CTS names.
+# METHOD: per-file, ino-lblk-64 or ino-lblk-32.
+set_policy() {
+	local directory=$1 identifier=$2 method=${3:-per-file} unit=${4:-4096} flags size answer
+	case $method in
+		per-file) flags=0x3 ;;
+		ino-lblk-64) flags=0xb ;;
+		ino-lblk-32) flags=0x13 ;;
+		*) fail "unknown method $method" ;;
+	esac
+	case $unit in
+		"$FS_BLOCK") size= ;;
+		512) size='-s 9' ;;
+		1024) size='-s 10' ;;
+		2048) size='-s 11' ;;
+		*) fail "unknown data unit size $unit" ;;
+	esac
+	mkdir -p "$directory"
+	answer=$(xfs_io -c "set_encpolicy -v 2 -c 1 -n 4 $size -f $flags $identifier" "$directory" 2>&1) || true
+	[ -z "$answer" ] || fail "no policy $method with data units of $unit bytes: $answer"
+}
+
+# encrypted_dir DIRECTORY KEY_NAME [METHOD [DATA_UNIT_SIZE]]: in a mounted file system, a new encrypted directory.
+encrypted_dir() {
+	local identifier
+	identifier=$(add_key "$2" "$(dirname "$1")")
+	set_policy "$1" "$identifier" "${3:-per-file}" "${4:-4096}"
+}
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+# Sizes around every border that matters: empty, less than a sector, a sector, a block, more than one request.
+SIZES='0 1 511 512 513 4095 4096 4097 65536 100001 1048577'
+
+# make_files DIRECTORY SEED [SIZE...]: the same files every time, in the plaintext that the host compares with.
+make_files() {
+	local directory=$OUT/plain/$1 seed=$2 size
+	shift 2
+	[ $# -gt 0 ] || eval "set -- $SIZES"
+	mkdir -p "$directory"
+	for size in "$@"; do
+		seed=$((seed + 1))
+		make-data "$size" "$seed" "$SENTINEL" > "$directory/file-$seed-of-$size"
+	done
+	echo "$SENTINEL" > "$OUT/sentinel"
+}
+
+# same_files A B: all names and all contents.
+same_files() {
+	diff -r "$1" "$2" > "$OUT/diff" 2>&1 || {
+		head -n 20 "$OUT/diff"
+		fail "$1 and $2 differ"
+	}
+	rm -f "$OUT/diff"
+}
+
+# record DIRECTORY PLAIN_DIRECTORY [OFFSET]: writes down for the host where each file of DIRECTORY lies and that its
+# plaintext is in $OUT/plain/PLAIN_DIRECTORY. OFFSET is where the file system begins on the disk. Files must not be
+# changed afterwards, and the file system must be unmounted before the case ends.
+record() {
+	local file
+	sync
+	find "$1" -type f | sort > "$OUT/files"
+	[ -s "$OUT/files" ] || fail "no files in $1"
+	while IFS= read -r file; do
+		fscrypt-map --offset "${3:-0}" --strip "$1/" --prefix "$2/" "$file" >> "$OUT/manifest.jsonl"
+	done < "$OUT/files"
+	rm "$OUT/files"
+}
+
+# record_plain NAME OFFSET: the disk holds $OUT/plain/NAME unencrypted from OFFSET on.
+record_plain() {
+	printf '{"kind":"plain","path":"%s","plain":"%s","offset":%s}\n' "$1" "$1" "$2" >> "$OUT/manifest.jsonl"
+}
+
+# record_xts NAME OFFSET KEY_HEX DATA_UNIT_SIZE: the disk holds $OUT/plain/NAME, encrypted with this key and with data
+# units numbered from 0, from OFFSET on.
+record_xts() {
+	printf '{"kind":"xts","path":"%s","plain":"%s","offset":%s,"key":"%s","data_unit_size":%s}\n' \
+		"$1" "$1" "$2" "$3" "$4" >> "$OUT/manifest.jsonl"
+}
+
+# physical FILE LOGICAL: the byte on the file system's device where this byte of the file lies.
+physical() {
+	local extents
+	extents=$(fscrypt-map --extents "$1")
+	echo "$extents" | tr '{' '\n' | awk -F '[:,}]' -v at="$2" '
+		$1 == "\"logical\"" && at >= $2 && at < $2 + $6 { printf "%d\n", $4 + at - $2; found = 1; exit }
+		END { exit !found }' || fail "byte $2 of $1 lies nowhere on the disk" >&2
+}
+
+# --- the whole story, which several cases tell with other policies ---------------------------------------------------
+
+# ciphertext_case METHOD DATA_UNIT_SIZE: files written natively, read back from the disk, recorded for the host.
+ciphertext_case() {
+	local block
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	make_files tree 0
+	# Long enough that the block layer splits it, in pieces that the file system must put together again.
+	make_files tree/long 100 $((8 << 20)) $(((3 << 20) + 5))
+	encrypted_dir "$MNT/secret" "$1-$2" "$1" "$2"
+	cp -r "$OUT/plain/tree/." "$MNT/secret"
+	# A file with a hole and a file that is written twice, out of order.
+	truncate -s 300000 "$MNT/secret/sparse"
+	make-data 5000 200 "$SENTINEL" | dd of="$MNT/secret/sparse" bs=1000 seek=150 conv=notrunc status=none
+	cp --sparse=always "$MNT/secret/sparse" "$OUT/plain/tree/sparse"
+	for block in 7 2 5 0 1 6 3 4 2; do
+		dd if="$OUT/plain/tree/file-9-of-65536" of="$MNT/secret/file-9-of-65536" bs=8192 seek="$block" skip="$block" \
+			count=1 conv=notrunc,fsync status=none
+	done
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	record "$MNT/secret" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
