@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# shellcheck shell=sh
+# Functions for guest cases. Sourced before each case; needs JOB, OUT and DISK from init.
+
+# fail TEXT...: ends the case as failed.
+fail() {
+	echo "FAIL: $*"
+	exit 1
+}
+
+# skip REASON...: ends the case as skipped.
+skip() {
+	echo "$*" > "$OUT/skip"
+	exit 77
+}
+
+# note TEXT...: a line for the log.
+note() {
+	echo "== $*"
+}
+
+# wait_for_disk [PRESENT]: waits until DISK is there (yes, the default) or gone (no).
+wait_for_disk() {
+	_tries=0
+	while [ $_tries -lt 100 ]; do
+		case ${1:-yes} in
+		yes) [ ! -b "$DISK" ] || return 0 ;;
+		no) [ -b "$DISK" ] || return 0 ;;
+		esac
+		sleep 0.1
+		_tries=$((_tries + 1))
+	done
+	echo "$DISK: not $([ "${1:-yes}" = yes ] && echo there || echo gone) after 10 s"
+	return 1
+}
+
+# unbind_driver NAME: the driver lets go of every disk it has.
+unbind_driver() {
+	for _d in "/sys/bus/virtio/drivers/$1/virtio"*; do
+		[ ! -e "$_d" ] || echo "${_d##*/}" > "/sys/bus/virtio/drivers/$1/unbind" || return 1
+	done
+}
+
+# load_driver NAME [PARAMETER=VALUE...]: virtio_blk_crypto or virtio_blk takes the disk, whether module or built in.
+load_driver() {
+	_name=$1
+	shift
+	# A kernel with the other driver built in has given it the disk already.
+	case $_name in
+	virtio_blk) unbind_driver virtio_blk_crypto ;;
+	virtio_blk_crypto) unbind_driver virtio_blk ;;
+	esac
+	if [ -d "/sys/bus/virtio/drivers/$_name" ]; then
+		for _d in /sys/bus/virtio/devices/virtio*; do
+			[ "$(cat "$_d/device")" != 0x0002 ] || [ -e "$_d/driver" ] ||
+				echo "${_d##*/}" > "/sys/bus/virtio/drivers/$_name/bind" || return 1
+		done
+	elif [ "$_name" = virtio_blk_crypto ] && [ -e "$JOB/virtio_blk_crypto.ko" ]; then
+		insmod "$JOB/virtio_blk_crypto.ko" "$@" || return 1
+	else
+		modprobe "$_name" "$@" || return 1
+	fi
+	wait_for_disk yes
+}
+
+# unload_driver NAME: removes it (or takes the disk from it when it is built in) and waits until the disk is gone.
+unload_driver() {
+	if [ -e "/sys/module/$1/initstate" ]; then
+		rmmod "$1" || return 1
+	else
+		unbind_driver "$1" || return 1
+	fi
+	wait_for_disk no
+}
+
+# change_driver NAME [PARAMETER=VALUE...]: the other driver takes the disk over.
+change_driver() {
+	for _old in virtio_blk virtio_blk_crypto; do
+		[ ! -e "/sys/module/$_old/initstate" ] || unload_driver "$_old" || return 1
+	done
+	load_driver "$@"
+}
+
+# dmesg_has TEXT: true when the kernel's log has it.
+dmesg_has() {
+	dmesg | grep -qF -- "$1"
+}
+
+# dmesg_clear: so that dmesg_has sees only what comes from now on; what was there is kept for the results.
+dmesg_clear() {
+	dmesg -c >> "$OUT/dmesg-before"
+}

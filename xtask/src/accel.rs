@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! KVM or TCG: decided by a short test boot, because a /dev/kvm that opens is no promise that a guest runs.
+
+use crate::cli::Accel;
+use crate::kernel::Kernel;
+use crate::paths::Paths;
+use crate::process::{Running, open_log};
+use crate::qemu::Qemu;
+use crate::{cache, ui};
+use anyhow::Result;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// What the guest's CPU is run by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accelerator {
+    /// The host's CPU.
+    Kvm,
+    /// QEMU's emulation.
+    Tcg,
+}
+
+impl Accelerator {
+    /// QEMU's options.
+    pub fn args(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG (emulation)",
+        }
+    }
+
+    /// How long a case may run when it does not say itself.
+    pub fn default_limit(self) -> Duration {
+        Duration::from_secs(if self == Self::Kvm { 120 } else { 300 })
+    }
+}
+
+/// Chooses, and says in one line why not KVM.
+pub fn choose(paths: &Paths, wanted: Accel, qemu: &Qemu, kernel: &Kernel) -> Result<Accelerator> {
+    match wanted {
+        Accel::Kvm => return Ok(Accelerator::Kvm),
+        Accel::Tcg => return Ok(Accelerator::Tcg),
+        Accel::Auto => {}
+    }
+    let verdict = match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => remembered(paths, qemu, kernel)?,
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some("/dev/kvm may not be opened (on Debian: sudo adduser $USER kvm, then log in again)".to_owned())
+        }
+        Err(e) => Some(format!("/dev/kvm: {e}")),
+    };
+    Ok(match verdict {
+        None => Accelerator::Kvm,
+        Some(reason) => {
+            eprintln!("no KVM, the guest is emulated and slower: {reason}");
+            Accelerator::Tcg
+        }
+    })
+}
+
+/// The verdict of the test boot, which is made once per boot of this machine, QEMU and kernel.
+fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<String>> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let file = paths.cache.join("kvm-verdict");
+    let line = format!("{} ", cache::key(&[&boot, &qemu.identity(), &kernel.image.to_string_lossy()]));
+    let old = fs::read_to_string(&file).unwrap_or_default();
+    if let Some(verdict) = old.lines().find_map(|l| l.strip_prefix(&line)) {
+        return Ok((verdict != "works").then(|| verdict.to_owned()));
+    }
+    let verdict = ui::step("KVM test boot", || test_boot(paths, qemu, &kernel.image))?;
+    fs::create_dir_all(&paths.cache)?;
+    let text = verdict.as_deref().unwrap_or("works");
+    let last: Vec<&str> = old.lines().rev().take(9).collect();
+    fs::write(&file, format!("{line}{text}\n{}\n", last.join("\n")))?;
+    Ok(verdict)
+}
+
+/// QEMU says so, and stops the guest without ending.
+const INTERNAL_ERROR: &str = "KVM internal error";
+
+/// Boots the kernel without a root: a working KVM brings it to its panic, and QEMU to its end, within seconds.
+fn test_boot(paths: &Paths, qemu: &Qemu, kernel: &Path) -> Result<Option<String>> {
+    let log = paths.log("kvm");
+    let _ = fs::remove_file(&log);
+    let out = open_log(&log)?;
+    let mut boot = qemu.command();
+    boot.args(Accelerator::Kvm.args()).args(["-machine", "q35", "-m", "512", "-smp", "2", "-nodefaults"]);
+    boot.args(["-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
+    boot.arg("-kernel").arg(kernel).args(["-append", "console=ttyS0 panic=-1"]);
+    boot.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+    let mut running = Running::start(&mut boot)?;
+    let mut ended = None;
+    let mut text = String::new();
+    for _ in 0..50 {
+        ended = running.wait_for(Duration::from_millis(300))?;
+        text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+        if ended.is_some() || text.contains(INTERNAL_ERROR) {
+            break;
+        }
+    }
+    let reached_root = text.contains("Kernel panic - not syncing: VFS");
+    Ok(match ended {
+        Some(status) if status.success() && reached_root => None,
+        _ if text.contains(INTERNAL_ERROR) => Some("a test boot ended in a KVM internal error".to_owned()),
+        Some(status) => Some(format!("a test boot failed, QEMU ended with {status} (log: {})", log.display())),
+        None => Some(format!("a test boot hung (log: {})", log.display())),
+    })
+}

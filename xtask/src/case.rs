@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A guest case: a shell script whose header comments say what it needs. `guest-tests/README.md` documents the header.
+
+use crate::driver::MODULE;
+use crate::stats::Assertion;
+use crate::vm::Attach;
+use anyhow::{Context, Result, bail, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A parsed case.
+#[derive(Debug)]
+pub struct Case {
+    /// File name without `.sh`.
+    pub name: String,
+    /// The script.
+    pub script: PathBuf,
+    /// One line about it.
+    pub description: String,
+    /// More options for the device.
+    pub device: Vec<String>,
+    /// Size of the fresh image.
+    pub image: u64,
+    /// Module to load first, or `none`.
+    pub driver: String,
+    /// How the device is attached.
+    pub attach: Attach,
+    /// Kernel symbols and commands without which it is skipped.
+    pub needs: Vec<String>,
+    /// Its own time limit.
+    pub timeout: Option<Duration>,
+    /// Request queues.
+    pub queues: u16,
+    /// Whether the verifier runs over the image afterwards.
+    pub check_fscrypt: bool,
+    /// What must hold for the device's statistics.
+    pub stats: Vec<Assertion>,
+}
+
+impl Case {
+    /// Reads a case.
+    pub fn read(script: &Path) -> Result<Self> {
+        let text = fs::read_to_string(script).with_context(|| format!("cannot read {}", script.display()))?;
+        Self::parse(name(script), script, &text).with_context(|| format!("{}", script.display()))
+    }
+
+    fn parse(name: String, script: &Path, text: &str) -> Result<Self> {
+        let mut case = Self {
+            name,
+            script: script.to_path_buf(),
+            description: String::new(),
+            device: vec![],
+            image: 256 << 20,
+            driver: MODULE.to_owned(),
+            attach: Attach::default(),
+            needs: vec![],
+            timeout: None,
+            queues: 2,
+            check_fscrypt: false,
+            stats: vec![],
+        };
+        for line in text.lines().take_while(|l| l.starts_with('#') || l.trim().is_empty()) {
+            let Some((key, value)) = line.strip_prefix("# ").and_then(|l| l.split_once(':')) else { continue };
+            case.header(key, value.trim()).with_context(|| format!("in the line `{line}`"))?;
+        }
+        ensure!(!case.description.is_empty(), "the header has no line `# case: what it shows`");
+        Ok(case)
+    }
+
+    fn header(&mut self, key: &str, value: &str) -> Result<()> {
+        let words = || value.split_whitespace().map(str::to_owned);
+        match key {
+            "case" => self.description = value.to_owned(),
+            "device" => self.device.extend(words()),
+            "image" => self.image = parse_size(value)?,
+            "driver" => {
+                ensure!([MODULE, "virtio_blk", "none"].contains(&value), "driver is {MODULE}, virtio_blk or none");
+                self.driver = value.to_owned();
+            }
+            "attach" => {
+                self.attach = match value {
+                    "generic" => Attach::Generic,
+                    "vhost-user-blk" => Attach::VhostUserBlk,
+                    _ => bail!("attach is generic or vhost-user-blk"),
+                }
+            }
+            "needs" => self.needs.extend(words()),
+            "timeout" => self.timeout = Some(Duration::from_secs(value.parse().context("timeout is in seconds")?)),
+            "queues" => self.queues = value.parse().context("queues is a number")?,
+            "check" => {
+                ensure!(value == "fscrypt", "the only check is fscrypt");
+                self.check_fscrypt = true;
+            }
+            "stat" => self.stats.push(value.parse()?),
+            // Other comments may have colons, too.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The scripts of all cases, in the order of their names.
+pub fn scripts(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let mut scripts: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    scripts.retain(|p| p.extension().is_some_and(|e| e == "sh"));
+    scripts.sort();
+    Ok(scripts)
+}
+
+/// A case's name: its file's, without `.sh`.
+pub fn name(script: &Path) -> String {
+    script.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A size with an optional K, M or G.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().with_context(|| format!("{text:?} is not a size such as 256M"))?;
+    number.checked_mul(1 << unit).with_context(|| format!("{text:?} is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Case> {
+        Case::parse("x".into(), Path::new("x.sh"), text)
+    }
+
+    #[test]
+    fn a_full_header() {
+        let text = "#!/bin/sh\n# SPDX-License-Identifier: MIT\n# case: many keys: 200 files\n# device: --keyslots 4\n\
+            # device: --read-only\n# image: 1G\n# driver: virtio_blk\n# attach: vhost-user-blk\n\
+            # needs: CONFIG_F2FS_FS mkfs.f2fs\n# timeout: 600\n# queues: 4\n# check: fscrypt\n\
+            # stat: keyslots.replace >= 196\n\necho\n# image: 7\n";
+        let case = parse(text).unwrap();
+        assert_eq!(case.description, "many keys: 200 files");
+        assert_eq!(case.device, ["--keyslots", "4", "--read-only"]);
+        assert_eq!((case.image, case.queues, case.check_fscrypt), (1 << 30, 4, true));
+        assert_eq!((case.driver.as_str(), case.attach), ("virtio_blk", Attach::VhostUserBlk));
+        assert_eq!(case.needs, ["CONFIG_F2FS_FS", "mkfs.f2fs"]);
+        assert_eq!((case.timeout, case.stats.len()), (Some(Duration::from_secs(600)), 1));
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        assert!(parse("#!/bin/sh\n").is_err());
+        for line in ["image: 5X", "driver: ext4", "attach: nvme", "check: all", "stat: a ~ 1", "queues: -1"] {
+            assert!(parse(&format!("# case: x\n# {line}\n")).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("512").unwrap(), 512);
+        assert_eq!(parse_size("4k").unwrap(), 4096);
+        assert!(parse_size("99999999999G").is_err() && parse_size("").is_err());
+    }
+}

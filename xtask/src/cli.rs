@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Builds and runs the project: device, QEMU, guest, driver, tests.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Boot a guest with the device, encrypt files natively, verify them on the image, print a short report
+    Demo(DemoArgs),
+    /// Run all checks: formatting, lints, Rust tests, module build, guest cases
+    Test(TestArgs),
+    /// The same guest with a root prompt on the serial console
+    Shell(ShellArgs),
+    /// Install and build everything that the other commands need, run nothing
+    Setup(GuestArgs),
+    /// Delete what was downloaded and built outside `target/`
+    CleanCache,
+}
+
+/// How the guest is made and run; common to all commands that boot one.
+#[derive(Args, Clone, Default)]
+pub struct GuestArgs {
+    /// How the guest's CPU is run: KVM where it works, else QEMU's emulation (TCG)
+    #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
+    pub accel: Accel,
+    /// A QEMU of your own (10.1 or newer with vhost-user-test-device-pci) in place of a found or fetched one
+    #[arg(long, value_name = "PROGRAM")]
+    pub qemu: Option<PathBuf>,
+    /// A kernel of your own (bzImage) in place of Debian's
+    #[arg(long, value_name = "BZIMAGE", requires = "kdir")]
+    pub kernel: Option<PathBuf>,
+    /// The build tree of that kernel: its .config is read and the module is built against it
+    #[arg(long, value_name = "BUILD_TREE", requires = "kernel")]
+    pub kdir: Option<PathBuf>,
+    /// Build no module: the driver is in the kernel already (found out from the build tree's .config, too)
+    #[arg(long, requires = "kernel")]
+    pub no_module: bool,
+    /// The Debian mirror to take packages from (default: apt's own on Debian, else DEBIAN_MIRROR)
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+}
+
+/// The choice of accelerator.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// KVM if a test boot works, else TCG
+    #[default]
+    Auto,
+    /// KVM, without trying it first
+    Kvm,
+    /// Emulation
+    Tcg,
+}
+
+/// `demo`
+#[derive(Args)]
+pub struct DemoArgs {
+    /// How the guest is made and run.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Keep the disk image
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `test`
+#[derive(Args)]
+pub struct TestArgs {
+    /// How the guest is made and run.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Only Rust tests and guest cases whose name contains this (may be repeated; other checks are left out)
+    #[arg(long, value_name = "SUBSTRING")]
+    pub filter: Vec<String>,
+    /// Only one half
+    #[arg(long, value_enum)]
+    pub only: Option<Half>,
+    /// Keep the disk images of cases that passed, too
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// The halves of `test`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Half {
+    /// Formatting, lints, dependency checks, Rust tests
+    Rust,
+    /// Module build and guest cases
+    Guest,
+}
+
+/// `shell`
+#[derive(Args)]
+pub struct ShellArgs {
+    /// How the guest is made and run.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// The disk image (made if missing; default target/shell.img)
+    #[arg(long)]
+    pub image: Option<PathBuf>,
+    /// Size of a new disk image
+    #[arg(long, default_value = "1G")]
+    pub size: String,
+    /// Options for the device program, after `--`
+    #[arg(last = true)]
+    pub device: Vec<String>,
+}

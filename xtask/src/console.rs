@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Reading what the guest's kernel said: signs of trouble, and whether encryption ran natively.
+
+/// What must never appear, whatever the case itself thinks of its run.
+const TROUBLE: &[&str] = &[
+    "BUG: ",
+    "Oops: ",
+    "------------[ cut here ]------",
+    "general protection fault",
+    "Kernel panic",
+    "kernel BUG at",
+    "possible recursive locking",
+    "possible circular locking",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "held lock freed",
+    "detected stall",
+    "detected expedited stalls",
+    "soft lockup",
+    "hard LOCKUP",
+    "refcount_t:",
+    "list_add corruption",
+    "list_del corruption",
+    "UBSAN:",
+    "KASAN:",
+    "KCSAN:",
+    "unreferenced object",
+    "irq event stamp",
+    "nobody cared",
+    "Unable to handle kernel",
+    "scheduling while atomic",
+    "sleeping function called from invalid",
+];
+
+/// The first line that shows that the kernel is in trouble.
+pub fn trouble(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).find(|line| {
+        TROUBLE.iter().any(|sign| line.contains(sign))
+            || (line.contains("INFO: task ") && line.contains(" blocked for more than "))
+            || (line.contains("WARNING: ") && (line.contains(" at ") || line.contains("CPU:")))
+    })
+}
+
+/// How file contents were encrypted, in the words of fscrypt.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub enum Words {
+    /// `... using blk-crypto (native)`, the whole line.
+    Native(String),
+    /// `... using blk-crypto-fallback`.
+    Fallback(String),
+    /// Nothing was said.
+    Silent,
+}
+
+/// Finds fscrypt's words; a fallback anywhere outweighs everything.
+pub fn words(dmesg: &str) -> Words {
+    let said = |what: &str| {
+        let line = dmesg.lines().find(|l| l.contains("fscrypt: ") && l.contains(what))?;
+        line.find("fscrypt: ").map(|at| line[at..].trim().to_owned())
+    };
+    match (said("blk-crypto-fallback"), said("blk-crypto (native)")) {
+        (Some(line), _) => Words::Fallback(line),
+        (None, Some(line)) => Words::Native(line),
+        (None, None) => Words::Silent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_seen_and_chatter_is_not() {
+        let bad = [
+            "[    1.0] WARNING: CPU: 0 PID: 1 at block/blk-crypto.c:10 x+0x1/0x2",
+            "[    1.0] WARNING: block/blk-crypto.c:10 at x+0x1/0x2, CPU#1: sh/1",
+            "[   9.0] INFO: task fio:7 blocked for more than 122 seconds.",
+            "BUG: kernel NULL pointer dereference, address: 0",
+            "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        ];
+        for line in bad {
+            assert_eq!(trouble(&format!("fine\n{line}\r\nfine")), Some(line));
+        }
+        for line in ["loading out-of-tree module taints kernel.", "fs-verity: FILE CORRUPTED", "WARNING: nothing"] {
+            assert_eq!(trouble(line), None);
+        }
+    }
+
+    #[test]
+    fn the_kernels_words() {
+        let native = "[ 3.1] fscrypt: AES-256-XTS using blk-crypto (native)";
+        assert_eq!(words(native), Words::Native("fscrypt: AES-256-XTS using blk-crypto (native)".into()));
+        let both = format!("{native}\n[4.0] fscrypt: Adiantum using blk-crypto-fallback\n");
+        assert!(matches!(words(&both), Words::Fallback(_)));
+        assert_eq!(words("hello"), Words::Silent);
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Building and running the device program, one process per guest.
+
+use crate::paths::Paths;
+use crate::process::{self, Running, command, open_log, run_logged};
+use anyhow::{Context, Result, bail};
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// The program's name.
+pub const PROGRAM: &str = "vhost-user-blk-crypto";
+
+/// Runs cargo on this work tree.
+pub fn cargo(paths: &Paths) -> std::process::Command {
+    let mut cargo = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(&paths.root);
+    // What `cargo run` set for this program must not leak into the build of others.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_BIN_NAME" {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
+}
+
+/// Builds a package of the workspace in release mode and returns its program.
+pub fn build_program(paths: &Paths, package: &str) -> Result<PathBuf> {
+    let log = paths.log(&format!("build-{package}"));
+    let _ = fs::remove_file(&log);
+    run_logged(cargo(paths).args(["build", "--release", "--package", package]), &log)
+        .with_context(|| format!("{package} did not build"))?;
+    Ok(paths.target.join("release").join(package))
+}
+
+/// A running device.
+pub struct Device {
+    process: Running,
+    log: PathBuf,
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// How a device is started.
+pub struct Options<'a> {
+    /// The built program.
+    pub program: &'a Path,
+    /// The disk image.
+    pub image: &'a Path,
+    /// Request queues.
+    pub queues: u16,
+    /// More options, from a case's header or the command line.
+    pub extra: &'a [String],
+    /// Where its statistics go at its end.
+    pub stats: &'a Path,
+    /// Where its messages go.
+    pub log: &'a Path,
+    /// A directory with a short path, for the socket.
+    pub socket_dir: &'a Path,
+}
+
+impl Device {
+    /// Starts it and waits until it listens.
+    pub fn start(options: &Options) -> Result<Self> {
+        let socket = options.socket_dir.join("device.sock");
+        let _ = fs::remove_file(options.log);
+        let log = open_log(options.log)?;
+        let mut program = command(options.program);
+        program.arg("--socket-path").arg(&socket).arg("--blk-file").arg(options.image);
+        program.arg("--num-queues").arg(options.queues.to_string()).arg("--stats").arg(options.stats);
+        program.arg("--exit-on-disconnect").args(options.extra).env("RUST_BACKTRACE", "1");
+        program.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut process = Running::start(&mut program)?;
+        let end = Instant::now() + Duration::from_secs(10);
+        while !socket.exists() {
+            if let Some(status) = process.ended()? {
+                bail!("the device did not start ({status}):\n{}", process::tail(options.log, 10));
+            }
+            if Instant::now() > end {
+                bail!("the device did not make its socket within 10 s:\n{}", process::tail(options.log, 10));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Self { process, log: options.log.to_path_buf(), socket })
+    }
+
+    /// Waits for its end after QEMU's; an error says what was wrong with it.
+    pub fn finish(mut self) -> Result<()> {
+        let (status, late) = match self.process.wait_for(Duration::from_secs(10))? {
+            Some(status) => (Some(status), false),
+            None => {
+                self.process.terminate();
+                (self.process.wait_for(Duration::from_secs(10))?, true)
+            }
+        };
+        let text = fs::read(&self.log).unwrap_or_default();
+        if let Some(line) = String::from_utf8_lossy(&text).lines().find(|l| l.contains("panicked at")) {
+            bail!("the device panicked: {line}");
+        }
+        match status {
+            None => bail!("the device ended neither after QEMU's end nor on SIGTERM and was killed"),
+            Some(s) if !s.success() => bail!("the device ended with {s}:\n{}", process::tail(&self.log, 10)),
+            Some(_) if late => bail!("the device did not end when QEMU did"),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Makes a fresh sparse image.
+pub fn make_image(path: &Path, bytes: u64) -> Result<()> {
+    let _ = fs::remove_file(path);
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.set_len(bytes).with_context(|| format!("cannot make {} {bytes} bytes long", path.display()))
+}

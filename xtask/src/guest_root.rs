@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest's file systems, from Debian packages: a small disk image to boot, and a tree with compiler and kernel
+//! headers in which the module and the guest's C programs are built.
+
+use crate::debian::{self, BACKPORTS};
+use crate::mirror::Mirror;
+use crate::paths::Paths;
+use crate::process::run_logged;
+use crate::{cache, ui};
+use anyhow::{Context, Result, bail};
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// Packages of the guest that runs.
+const RUN: &str = "kmod,util-linux,fio,e2fsprogs,xfsprogs,btrfs-progs,f2fs-tools,keyutils,python3-minimal,dmsetup,fsverity,\
+    cryptsetup-bin,openssl,fdisk,procps";
+/// Packages that only building needs.
+const BUILD: &str = "gcc make libc6-dev";
+
+/// Installs the kernel of the backports, then notes what a running guest needs, then installs the build packages.
+/// linux-binary and linux-modules in place of linux-image, which drags an initramfs builder in.
+const HOOK: &str = r#"set -eu
+root=$1
+apt() { APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -q -oDPkg::Chroot-Directory="$root" -oDPkg::Pre-Install-Pkgs::= "$@"; }
+headers=linux-headers-cloud-amd64/BACKPORTS
+kv=$(apt install -s $headers | sed -n 's/^Inst linux-headers-\([0-9][^ ]*-cloud-amd64\) .*/\1/p')
+test -n "$kv"
+apt install -y --no-install-recommends linux-binary-$kv linux-modules-$kv
+echo $kv > "$root/kernel-release"
+(cd "$root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./tmp \
+    -o -path ./var/cache -o -path ./var/lib/apt -o -path ./var/log \) -prune -o -print) > "$root/run-files.new"
+mv "$root/run-files.new" "$root/run-files"
+apt install -y --no-install-recommends BUILD linux-headers-$kv
+"#;
+
+/// First process of the guest; see the file.
+const STUB: &str = include_str!("guest_stub.sh");
+
+/// A built guest, in the cache.
+pub struct GuestRoot {
+    dir: PathBuf,
+    /// Debian's kernel in it.
+    pub release: String,
+    files: HashSet<String>,
+}
+
+impl GuestRoot {
+    /// The disk image, only ever opened as a snapshot.
+    pub fn image(&self) -> PathBuf {
+        self.dir.join("root.ext4")
+    }
+
+    /// The tree with compiler and headers.
+    pub fn build_tree(&self) -> PathBuf {
+        self.dir.join("build")
+    }
+
+    /// Debian's kernel.
+    pub fn kernel(&self) -> PathBuf {
+        self.modules().join("vmlinuz")
+    }
+
+    /// Its configuration.
+    pub fn kernel_config(&self) -> PathBuf {
+        self.modules().join("config")
+    }
+
+    fn modules(&self) -> PathBuf {
+        self.build_tree().join("usr/lib/modules").join(&self.release)
+    }
+
+    /// True when the running guest has this command.
+    pub fn has_command(&self, name: &str) -> bool {
+        ["bin", "sbin"].iter().any(|d| self.files.contains(&format!("./usr/{d}/{name}")))
+    }
+}
+
+/// Finds the guest in the cache or builds it.
+pub fn prepare(paths: &Paths, mirror: Option<&Mirror>) -> Result<GuestRoot> {
+    let hook = HOOK.replace("BACKPORTS", BACKPORTS).replace("BUILD", BUILD);
+    let key = cache::key(&["guest 1", debian::SUITE, RUN, &hook, STUB]);
+    let dir = cache::entry(&paths.cache, "guest", &key, |dir| {
+        ui::step("guest from Debian packages (first time only)", || build(paths, dir, mirror, &hook))
+    })?;
+    let release = fs::read_to_string(dir.join("build/kernel-release"))
+        .with_context(|| format!("{} is damaged: run cargo xtask clean-cache", dir.display()))?
+        .trim()
+        .to_owned();
+    let files = fs::read_to_string(dir.join("build/run-files"))?.lines().map(str::to_owned).collect();
+    Ok(GuestRoot { dir, release, files })
+}
+
+fn build(paths: &Paths, dir: &Path, mirror: Option<&Mirror>, hook: &str) -> Result<()> {
+    let log = paths.log("guest-root");
+    let _ = fs::remove_file(&log);
+    let mut args = vec![
+        "--variant=minbase".to_owned(),
+        "--aptopt=Apt::Install-Recommends \"false\"".to_owned(),
+        format!("--include={RUN}"),
+        format!("--customize-hook={hook}"),
+    ];
+    args.extend(["man", "locale", "doc"].map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")));
+    let tar = dir.join("root.tar");
+    debian::mmdebstrap(mirror, &args, &tar, &log)?;
+    let tree = dir.join("build");
+    debian::unpack(&tar, &tree, &log)?;
+    fs::remove_file(&tar)?;
+    make_image(dir, &tree, &log)
+}
+
+/// Makes the disk image from the files that were there before the build packages came.
+fn make_image(dir: &Path, tree: &Path, log: &Path) -> Result<()> {
+    let run = dir.join("run");
+    fs::create_dir(&run)?;
+    let list = fs::read_to_string(tree.join("run-files")).context("mmdebstrap's hook left no file list")?;
+    for name in list.lines().filter(|n| *n != ".") {
+        link(&tree.join(name), &run.join(name)).with_context(|| format!("cannot put {name} into the guest's image"))?;
+    }
+    for name in ["dev", "proc", "sys", "run", "tmp", "mnt", "var/log", "var/cache", "var/tmp"] {
+        fs::create_dir_all(run.join(name))?;
+    }
+    let init = run.join("guest-init");
+    fs::write(&init, STUB)?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    let mut mke2fs = debian::as_root("mke2fs");
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&run).arg(dir.join("root.ext4")).arg("1G");
+    run_logged(&mut mke2fs, log)?;
+    cache::remove_tree(&run)
+}
+
+/// Copies a directory entry, by hard link where it is a file; what mmdebstrap cleaned away is left out.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    let Ok(meta) = fs::symlink_metadata(from) else { return Ok(()) };
+    let kind = meta.file_type();
+    if kind.is_dir() {
+        fs::create_dir_all(to)?;
+        fs::set_permissions(to, meta.permissions())?;
+    } else if kind.is_symlink() {
+        symlink(fs::read_link(from)?, to)?;
+    } else if kind.is_file() {
+        fs::hard_link(from, to)?;
+    } else {
+        bail!("unexpected kind of file");
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What goes into the guest (a tar archive with the init script, the module, programs and the case) and what comes back.
+
+use crate::paths::Paths;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// A job for the guest.
+pub struct Job<'a> {
+    /// The case's script, or none for a shell.
+    pub script: Option<&'a Path>,
+    /// Driver to load first: a module's name, or `none`.
+    pub driver: &'a str,
+    /// The module, unless built into the kernel.
+    pub module: Option<&'a Path>,
+    /// Directory of programs.
+    pub tools: &'a Path,
+    /// More variables for the guest (names and values without quotes).
+    pub variables: Vec<(String, String)>,
+}
+
+impl Job<'_> {
+    /// Writes the archive.
+    pub fn write(&self, paths: &Paths, tar: &Path) -> Result<()> {
+        let file = File::create(tar).with_context(|| format!("cannot write {}", tar.display()))?;
+        let mut tar = tar::Builder::new(file);
+        tar.mode(tar::HeaderMode::Deterministic);
+        let mut add = |path: PathBuf, name: &str| {
+            tar.append_path_with_name(&path, name).with_context(|| format!("cannot pack {}", path.display()))
+        };
+        add(paths.guest_tests("init"), "init")?;
+        add(paths.guest_tests("lib.sh"), "lib.sh")?;
+        if paths.guest_tests("fslib.sh").exists() {
+            add(paths.guest_tests("fslib.sh"), "fslib.sh")?;
+        }
+        if let Some(module) = self.module {
+            add(module.to_path_buf(), &format!("{}.ko", crate::driver::MODULE))?;
+        }
+        if let Some(script) = self.script {
+            add(script.to_path_buf(), "case")?;
+        }
+        for entry in fs::read_dir(self.tools).with_context(|| format!("no {}", self.tools.display()))? {
+            let entry = entry?;
+            if !["build.log", "sources.hash"].iter().any(|n| entry.file_name() == *n) {
+                add(entry.path(), &format!("bin/{}", entry.file_name().to_string_lossy()))?;
+            }
+        }
+        let mode = if self.script.is_some() { "case" } else { "shell" };
+        let mut variables = format!("MODE='{mode}'\nDRIVER='{}'\n", self.driver);
+        for (name, value) in &self.variables {
+            variables += &format!("{name}='{}'\n", value.replace('\'', ""));
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_size(variables.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        tar.append_data(&mut header, "variables", variables.as_bytes())?;
+        tar.finish()?;
+        Ok(())
+    }
+}
+
+/// Unpacks the guest's results; an archive cut short gives what was in it.
+pub fn unpack_results(tar: &Path, out: &Path) -> Result<()> {
+    fs::create_dir_all(out)?;
+    let mut archive = tar::Archive::new(File::open(tar)?);
+    archive.set_preserve_permissions(false);
+    for entry in archive.entries()? {
+        let Ok(mut entry) = entry else { break };
+        if (entry.header().entry_type().is_file() || entry.header().entry_type().is_dir())
+            && entry.unpack_in(out).is_err()
+        {
+            break;
+        }
+    }
+    Ok(())
+}

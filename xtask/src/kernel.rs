@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The kernel the guest runs: Debian's, or one that the user built.
+
+use crate::cli::GuestArgs;
+use crate::guest_root::GuestRoot;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// What a kernel must have built in to boot the guest's image without an initrd.
+const TO_BOOT: &[&str] = &[
+    "CONFIG_PCI",
+    "CONFIG_BLK_DEV_NVME",
+    "CONFIG_EXT4_FS",
+    "CONFIG_VIRTIO_PCI",
+    "CONFIG_VIRTIO_CONSOLE",
+    "CONFIG_SERIAL_8250_CONSOLE",
+    "CONFIG_DEVTMPFS",
+    "CONFIG_TMPFS",
+    "CONFIG_PROC_FS",
+    "CONFIG_SYSFS",
+    "CONFIG_BINFMT_ELF",
+    "CONFIG_BINFMT_SCRIPT",
+    "CONFIG_MAGIC_SYSRQ",
+];
+/// What inline encryption needs in any form but a module's.
+const TO_ENCRYPT: &[&str] =
+    &["CONFIG_BLK_INLINE_ENCRYPTION", "CONFIG_BLK_INLINE_ENCRYPTION_FALLBACK", "CONFIG_FS_ENCRYPTION_INLINE_CRYPT"];
+/// The driver, when it was dropped into the kernel's tree.
+const OUR_DRIVER: &str = "CONFIG_VIRTIO_BLK_CRYPTO";
+
+/// A kernel's `.config`.
+#[derive(Default)]
+pub struct Config(HashMap<String, String>);
+
+impl Config {
+    /// Parses the text of a `.config`.
+    pub fn parse(text: &str) -> Self {
+        let pairs = text.lines().filter(|l| l.starts_with("CONFIG_")).filter_map(|l| l.split_once('='));
+        Self(pairs.map(|(k, v)| (k.to_owned(), v.trim_matches('"').to_owned())).collect())
+    }
+
+    /// `y`, `m`, another value, or nothing.
+    pub fn get(&self, symbol: &str) -> Option<&str> {
+        self.0.get(symbol).map(String::as_str)
+    }
+
+    /// Built in.
+    pub fn built_in(&self, symbol: &str) -> bool {
+        self.get(symbol) == Some("y")
+    }
+}
+
+/// Where a kernel is from.
+pub enum Origin {
+    /// Debian's, in the guest root.
+    Debian,
+    /// The user's, with its build tree; `module` is false when our driver is built in.
+    User {
+        /// The build tree.
+        kdir: PathBuf,
+        /// Whether our module is to be built against it.
+        module: bool,
+    },
+}
+
+/// A kernel to boot.
+pub struct Kernel {
+    /// The bzImage.
+    pub image: PathBuf,
+    /// Its configuration.
+    pub config: Config,
+    /// Where it is from.
+    pub origin: Origin,
+    /// For people: a release or a path.
+    pub name: String,
+}
+
+impl Kernel {
+    /// True when the symbol's code can be used in the guest: the modules of a user's own kernel are not there.
+    pub fn has(&self, symbol: &str) -> bool {
+        match self.config.get(symbol) {
+            None | Some("n") => false,
+            Some("m") => matches!(self.origin, Origin::Debian),
+            Some(_) => true,
+        }
+    }
+}
+
+/// Chooses the kernel and checks a user's own for what the guest needs.
+pub fn choose(args: &GuestArgs, root: &GuestRoot) -> Result<Kernel> {
+    let (Some(image), Some(kdir)) = (&args.kernel, &args.kdir) else {
+        let config = root.kernel_config();
+        let text = fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
+        return Ok(Kernel {
+            image: root.kernel(),
+            config: Config::parse(&text),
+            origin: Origin::Debian,
+            name: format!("{} (Debian)", root.release),
+        });
+    };
+    ensure!(image.is_file(), "--kernel: there is no file {}", image.display());
+    let text = fs::read_to_string(kdir.join(".config"))
+        .with_context(|| format!("--kdir: {} has no .config; name the tree the kernel was built in", kdir.display()))?;
+    let config = Config::parse(&text);
+    let missing: Vec<&str> = TO_BOOT.iter().chain(TO_ENCRYPT).copied().filter(|s| !config.built_in(s)).collect();
+    if !missing.is_empty() {
+        bail!(
+            "the kernel lacks what the guest needs built in; set these to y and build it again: {}",
+            missing.join(" ")
+        );
+    }
+    let module = !args.no_module && config.built_in("CONFIG_MODULES") && !config.built_in(OUR_DRIVER);
+    if !module && !config.built_in(OUR_DRIVER) && !args.no_module {
+        bail!(
+            "the kernel has neither modules nor {OUR_DRIVER}=y: see guest-driver/README.md for putting the driver in"
+        );
+    }
+    let release = fs::read_to_string(kdir.join("include/config/kernel.release")).unwrap_or_default();
+    Ok(Kernel {
+        image: std::path::absolute(image)?,
+        config,
+        origin: Origin::User { kdir: std::path::absolute(kdir)?, module },
+        name: format!("{} ({})", release.trim(), image.display()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_is_parsed() {
+        let c = Config::parse("# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_C=m\nCONFIG_D=\"x y\"\n");
+        assert_eq!((c.get("CONFIG_A"), c.built_in("CONFIG_B"), c.built_in("CONFIG_C")), (None, true, false));
+        assert_eq!(c.get("CONFIG_D"), Some("x y"));
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask`: builds the device, QEMU, the guest and its driver, and runs the demo and the tests.
+//!
+//! Each module has one concern; [`setup`] is where they come together into something that can boot.
+
+mod accel;
+mod cache;
+mod case;
+mod cli;
+mod console;
+mod debian;
+mod demo;
+mod device;
+mod driver;
+mod guest_root;
+mod job;
+mod kernel;
+mod mirror;
+mod packages;
+mod paths;
+mod process;
+mod qemu;
+mod report;
+mod run_case;
+mod rust_checks;
+mod setup;
+mod shell;
+mod stats;
+mod test;
+mod tools;
+mod ui;
+mod verify;
+mod vm;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match run(cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one command; `false` means that it ran and its verdict is bad.
+fn run(cli: cli::Cli) -> anyhow::Result<bool> {
+    process::extend_path();
+    let paths = paths::Paths::find()?;
+    match cli.command {
+        cli::Command::Demo(options) => demo::run(&paths, &options),
+        cli::Command::Test(options) => test::run(&paths, &options),
+        cli::Command::Shell(options) => shell::run(&paths, &options),
+        cli::Command::Setup(options) => {
+            setup::prepare(&paths, &options)?;
+            println!("everything is ready: try `cargo xtask demo`");
+            Ok(true)
+        }
+        cli::Command::CleanCache => {
+            cache::clean(&paths)?;
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Runs one guest case: device, guest, and everything that must hold afterwards.
+
+use crate::case::Case;
+use crate::device::{self, Device};
+use crate::job::{self, Job};
+use crate::paths::Paths;
+use crate::process::tail;
+use crate::setup::Prepared;
+use crate::stats::Stats;
+use crate::verify::{self, Verified};
+use crate::vm::{Ended, Vm};
+use crate::{cache, console};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A case's verdict.
+pub enum Outcome {
+    /// All is well.
+    Passed,
+    /// What was wrong, the most telling first.
+    Failed(Vec<String>),
+    /// Why it could not run.
+    Skipped(String),
+}
+
+/// A case that ran, or was skipped.
+pub struct CaseRun {
+    /// The verdict.
+    pub outcome: Outcome,
+    /// Where its logs and results are.
+    pub dir: PathBuf,
+    /// What the device counted.
+    pub stats: Option<Stats>,
+    /// What the verifier found.
+    pub verified: Option<Verified>,
+}
+
+impl CaseRun {
+    /// A file of the guest's results, empty when there is none.
+    pub fn result(&self, name: &str) -> String {
+        fs::read(self.dir.join("out").join(name)).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default()
+    }
+}
+
+/// Runs it. An error is a problem of the host; the case's own end in the outcome.
+pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Result<CaseRun> {
+    let dir = paths.results(&case.name);
+    cache::remove_tree(&dir)?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let mut run = CaseRun { outcome: Outcome::Passed, dir, stats: None, verified: None };
+    if let Some(reason) = missing(prepared, case) {
+        run.outcome = Outcome::Skipped(reason);
+        return Ok(run);
+    }
+    let image = run.dir.join("disk.img");
+    device::make_image(&image, case.image)?;
+    let (ended, device) = boot(paths, prepared, case, &run.dir, &image)?;
+    let mut problems = vec![];
+    judge_guest(&run, case, prepared, &ended, &mut problems);
+    problems.extend(device.err().map(|e| format!("{e:#}")));
+    if let Some(reason) = skipped(&run)
+        && problems.is_empty()
+    {
+        run.outcome = Outcome::Skipped(reason);
+    } else {
+        run.stats = Stats::read(&run.dir.join("stats.json")).ok();
+        // What a broken-off script left behind would only add noise.
+        if problems.is_empty() {
+            judge_image(&mut run, case, prepared, &image, &mut problems);
+        }
+        if !problems.is_empty() {
+            run.outcome = Outcome::Failed(problems);
+        }
+    }
+    if !keep && !matches!(run.outcome, Outcome::Failed(_)) {
+        fs::remove_file(&image)?;
+    }
+    Ok(run)
+}
+
+/// The first thing the case needs that is not there.
+fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
+    let machine = &prepared.machine;
+    if case.driver == "virtio_blk" && !machine.kernel.has("CONFIG_VIRTIO_BLK") {
+        return Some("the guest's kernel has no virtio_blk (built in, when it is a kernel of your own)".to_owned());
+    }
+    case.needs.iter().find_map(|need| {
+        if need.starts_with("CONFIG_") {
+            (!machine.kernel.has(need)).then(|| format!("the guest's kernel has no {need}"))
+        } else {
+            let there = machine.root.has_command(need) || prepared.programs.tools.join(need).exists();
+            (!there).then(|| format!("the guest has no command {need}"))
+        }
+    })
+}
+
+/// Starts the device and the guest and waits for the end of both: how the guest ended, and how the device did.
+fn boot(paths: &Paths, prepared: &Prepared, case: &Case, dir: &Path, image: &Path) -> Result<(Ended, Result<()>)> {
+    let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
+    let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
+    let job = Job {
+        script: Some(&case.script),
+        driver: &case.driver,
+        module: prepared.module.as_ref().map(|m| m.file.as_path()),
+        tools: &prepared.programs.tools,
+        variables: vec![("CASE".into(), case.name.clone())],
+    };
+    job.write(paths, &tar)?;
+    let device = Device::start(&device::Options {
+        program: &prepared.programs.device,
+        image,
+        queues: case.queues,
+        extra: &case.device,
+        stats: &dir.join("stats.json"),
+        log: &dir.join("device.log"),
+        socket_dir: scratch.path(),
+    });
+    let device = match device {
+        Ok(device) => device,
+        Err(e) => return Ok((Ended::NotStarted, Err(e))),
+    };
+    let machine = &prepared.machine;
+    let vm = Vm {
+        qemu: &machine.qemu,
+        accel: machine.accel,
+        kernel: &machine.kernel.image,
+        root: &machine.root.image(),
+        attach: case.attach,
+        queues: case.queues,
+        socket: &device.socket,
+        job: &tar,
+        results: &results,
+    };
+    let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case))?;
+    let device = device.finish();
+    if results.exists() {
+        job::unpack_results(&results, &dir.join("out"))?;
+    }
+    Ok((ended, device))
+}
+
+/// How long a case may run: its header can raise the usual limit.
+fn limit(prepared: &Prepared, case: &Case) -> Duration {
+    let usual = prepared.machine.accel.default_limit();
+    case.timeout.map_or(usual, |own| own.max(usual))
+}
+
+/// What the guest's end, its kernel and the case's script say.
+fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, problems: &mut Vec<String>) {
+    let console = run.dir.join("console.log");
+    let text = fs::read(&console).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
+    for log in [&text, &run.result("dmesg")] {
+        if let Some(line) = console::trouble(log) {
+            problems.insert(0, format!("the guest's kernel says: {line}"));
+            break;
+        }
+    }
+    match ended {
+        Ended::TimedOut => {
+            let limit = limit(prepared, case).as_secs();
+            problems.insert(0, format!("timed out after {limit} s; the end of its console:\n{}", tail(&console, 15)));
+        }
+        Ended::Failed(how) => {
+            problems.insert(0, format!("QEMU failed ({how}):\n{}", tail(&run.dir.join("qemu.log"), 10)));
+        }
+        Ended::NotStarted => {}
+        Ended::PoweredOff => match run.result("status").trim() {
+            "0" | "77" => {}
+            "" => problems.push(format!("the guest brought back no result; its console:\n{}", tail(&console, 15))),
+            status => {
+                let log = run.dir.join("out/log");
+                let last = tail(&log, 1);
+                problems.push(format!("the script ended with {status}: {}\n{}", last.trim(), tail(&log, 15)));
+            }
+        },
+    }
+}
+
+/// The reason why the script skipped itself.
+fn skipped(run: &CaseRun) -> Option<String> {
+    if run.result("status").trim() != "77" {
+        return None;
+    }
+    let reason = [run.result("skip"), run.result("log")]
+        .into_iter()
+        .find_map(|t| t.lines().rev().map(str::trim).find(|l| !l.is_empty()).map(str::to_owned));
+    Some(reason.unwrap_or_else(|| "the case gave no reason".to_owned()))
+}
+
+/// What the device counted and what is on the image.
+fn judge_image(run: &mut CaseRun, case: &Case, prepared: &Prepared, image: &Path, problems: &mut Vec<String>) {
+    match &run.stats {
+        Some(stats) => {
+            problems.extend(case.stats.iter().filter_map(|s| s.check(stats).err()).map(|e| format!("{e:#}")));
+        }
+        None => problems.push("the device left no readable statistics".to_owned()),
+    }
+    if case.check_fscrypt {
+        match verify::run(&prepared.programs.verifier, image, &run.dir.join("out"), &run.dir) {
+            Ok(verified) => run.verified = Some(verified),
+            Err(e) => problems.push(format!("{e:#}")),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The checks that cargo and its helpers make: formatting, lints, dependencies, tests.
+
+use crate::device::cargo;
+use crate::paths::Paths;
+use crate::process::{self, run_logged};
+use crate::report::Report;
+use crate::ui::{line, timed};
+use std::fs;
+use std::time::Duration;
+
+/// Runs all of them; with filters only the tests that match.
+pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
+    if filters.is_empty() {
+        check(paths, report, "cargo fmt", &["fmt", "--all", "--check", "--", "-l"]);
+        check(paths, report, "cargo clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+        if installed(paths, report, "deny") {
+            check(paths, report, "cargo deny", &["deny", "--workspace", "check"]);
+        }
+        if installed(paths, report, "audit") {
+            check(paths, report, "cargo audit", &["audit"]);
+        }
+    }
+    tests(paths, report, filters);
+}
+
+fn check(paths: &Paths, report: &mut Report, name: &str, args: &[&str]) {
+    let log = paths.log(&name.replace(' ', "-"));
+    let _ = fs::remove_file(&log);
+    let (result, took) = timed(name, || run_logged(cargo(paths).args(args), &log));
+    match result {
+        Ok(()) => report.pass(name, took),
+        Err(e) => {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            // The advisory database is fetched; a machine without a network cannot be blamed on the project.
+            if text.contains("advisory-db") && text.contains("fetch") && !text.contains("error[") {
+                report.skip(name, took, &format!("{name} could not fetch the advisory database"));
+            } else {
+                report.fail(name, took, &format!("{e:#}"));
+            }
+        }
+    }
+}
+
+fn installed(paths: &Paths, report: &mut Report, tool: &str) -> bool {
+    let there = process::output(cargo(paths).args([tool, "--version"])).is_ok();
+    if !there {
+        report.skip(&format!("cargo {tool}"), Duration::ZERO, &format!("not run: cargo-{tool} is not installed"));
+    }
+    there
+}
+
+fn tests(paths: &Paths, report: &mut Report, filters: &[String]) {
+    let log = paths.log("cargo-test");
+    let _ = fs::remove_file(&log);
+    let (result, took) = timed("cargo test", || {
+        let mut cargo = cargo(paths);
+        cargo.args(["test", "--workspace", "--no-fail-fast", "--color=never", "--"]).args(filters);
+        run_logged(&mut cargo, &log)
+    });
+    let text = fs::read(&log).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
+    let totals = Totals::parse(&text);
+    match result {
+        Err(e) if totals.failed.is_empty() => report.fail("cargo test", took, &format!("{e:#}")),
+        result => {
+            line(
+                &format!("cargo test ({} tests)", totals.passed),
+                if result.is_ok() { "passed" } else { "FAILED" },
+                took,
+            );
+            if let Err(e) = result {
+                eprintln!("{e:#}");
+            }
+        }
+    }
+    report.add(totals.passed, totals.failed, totals.ignored);
+}
+
+/// What cargo's test programs counted.
+#[derive(Default)]
+struct Totals {
+    passed: usize,
+    failed: Vec<(String, String)>,
+    ignored: Vec<(String, String)>,
+}
+
+impl Totals {
+    /// Adds up the `test result:` lines of all programs; names come from the lines of the single tests.
+    fn parse(text: &str) -> Self {
+        let mut totals = Self::default();
+        let (mut failed, mut ignored) = (0, 0);
+        for line in text.lines() {
+            if let Some(counts) = line.strip_prefix("test result: ") {
+                let count = |what: &str| {
+                    counts
+                        .split([';', '.'])
+                        .find_map(|p| p.trim().strip_suffix(what)?.trim().parse::<usize>().ok())
+                        .unwrap_or(0)
+                };
+                totals.passed += count("passed");
+                failed += count("failed");
+                ignored += count("ignored");
+            } else if let Some((name, verdict)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) {
+                if verdict.starts_with("FAILED") {
+                    totals.failed.push((format!("cargo test: {name}"), "see target/xtask-logs/cargo-test.log".into()));
+                } else if let Some(reason) = verdict.strip_prefix("ignored") {
+                    let reason = reason.trim_start_matches(", ");
+                    let reason = if reason.is_empty() { "marked #[ignore]" } else { reason };
+                    totals.ignored.push((format!("cargo test: {name}"), reason.to_owned()));
+                }
+            }
+        }
+        // A test that prints may hide its own line: the counts decide.
+        let unnamed = || ("cargo test: a test without a line of its own".to_owned(), "see the log".to_owned());
+        totals.failed.resize_with(failed.max(totals.failed.len()), unnamed);
+        totals.ignored.resize_with(ignored.max(totals.ignored.len()), unnamed);
+        totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_of_several_programs() {
+        let text = "running 3 tests\ntest a::b ... ok\ntest a::c ... FAILED\ntest d ... ignored, needs root\n\
+            test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+            test result: ok. 12 passed; 0 failed; 2 ignored; 0 measured; 7 filtered out; finished in 0.10s\n";
+        let totals = Totals::parse(text);
+        assert_eq!((totals.passed, totals.failed.len(), totals.ignored.len()), (13, 1, 3));
+        assert_eq!(totals.failed[0].0, "cargo test: a::c");
+        assert_eq!(totals.ignored[0].1, "needs root");
+    }
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Brings everything together that a guest with our device needs.
+
+use crate::accel::{self, Accelerator};
+use crate::cli::GuestArgs;
+use crate::driver::{self, Module};
+use crate::guest_root::{self, GuestRoot};
+use crate::kernel::{self, Kernel};
+use crate::paths::Paths;
+use crate::qemu::{self, Qemu};
+use crate::{device, mirror, packages, tools, ui, verify};
+use anyhow::{Result, ensure};
+use std::path::PathBuf;
+
+/// What does not depend on the project's own code.
+pub struct Machine {
+    /// QEMU.
+    pub qemu: Qemu,
+    /// The guest's file systems.
+    pub root: GuestRoot,
+    /// The guest's kernel.
+    pub kernel: Kernel,
+    /// KVM or TCG.
+    pub accel: Accelerator,
+}
+
+/// What is built from this work tree.
+pub struct Programs {
+    /// The device.
+    pub device: PathBuf,
+    /// The verifier.
+    pub verifier: PathBuf,
+    /// The directory of programs for the guest.
+    pub tools: PathBuf,
+}
+
+/// All of it.
+pub struct Prepared {
+    /// The machine.
+    pub machine: Machine,
+    /// The programs.
+    pub programs: Programs,
+    /// The guest's driver, unless built into the kernel.
+    pub module: Option<Module>,
+}
+
+/// Installs packages, fetches QEMU and the guest.
+pub fn machine(paths: &Paths, args: &GuestArgs) -> Result<Machine> {
+    ensure!(cfg!(target_arch = "x86_64"), "guests run on x86_64 hosts only for now");
+    packages::ensure_all(paths)?;
+    let mirror = mirror::find(args.mirror.as_deref())?;
+    let qemu = qemu::prepare(paths, args.qemu.as_deref(), mirror.as_ref())?;
+    let root = guest_root::prepare(paths, mirror.as_ref())?;
+    let kernel = kernel::choose(args, &root)?;
+    let accel = accel::choose(paths, args.accel, &qemu, &kernel)?;
+    Ok(Machine { qemu, root, kernel, accel })
+}
+
+/// Builds the programs.
+pub fn programs(paths: &Paths, machine: &Machine) -> Result<Programs> {
+    Ok(Programs {
+        device: ui::step("device (cargo build --release)", || device::build_program(paths, device::PROGRAM))?,
+        verifier: ui::step("verifier (cargo build --release)", || device::build_program(paths, verify::PROGRAM))?,
+        tools: ui::step("guest programs", || tools::build(paths, &machine.root))?,
+    })
+}
+
+/// Does everything.
+pub fn prepare(paths: &Paths, args: &GuestArgs) -> Result<Prepared> {
+    let machine = machine(paths, args)?;
+    let programs = programs(paths, &machine)?;
+    let module = ui::step("guest module", || driver::build(paths, &machine.root, &machine.kernel))?;
+    for warning in module.iter().flat_map(|m| &m.warnings) {
+        eprintln!("    {warning}");
+    }
+    Ok(Prepared { machine, programs, module })
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask shell`: the guest with a prompt on this terminal.
+
+use crate::case::parse_size;
+use crate::cli::ShellArgs;
+use crate::device::{self, Device};
+use crate::job::Job;
+use crate::paths::Paths;
+use crate::vm::{Attach, Vm};
+use crate::{driver, setup};
+use anyhow::{Context, Result};
+use std::fs;
+
+const QUEUES: u16 = 2;
+
+/// Runs it until the guest powers off.
+pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
+    let prepared = setup::prepare(paths, &args.guest)?;
+    let image = args.image.clone().unwrap_or_else(|| paths.target.join("shell.img"));
+    if !image.exists() {
+        device::make_image(&image, parse_size(&args.size)?)?;
+    }
+    let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
+    let tar = scratch.path().join("job.tar");
+    let terminal = std::env::var("TERM").unwrap_or_default();
+    let mut variables = vec![("HOST_TERM".to_owned(), terminal)];
+    if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdin()) {
+        variables.push(("ROWS".into(), size.ws_row.to_string()));
+        variables.push(("COLUMNS".into(), size.ws_col.to_string()));
+    }
+    let job = Job {
+        script: None,
+        driver: driver::MODULE,
+        module: prepared.module.as_ref().map(|m| m.file.as_path()),
+        tools: &prepared.programs.tools,
+        variables,
+    };
+    job.write(paths, &tar)?;
+    let logs = paths.results("shell");
+    fs::create_dir_all(&logs)?;
+    let device = Device::start(&device::Options {
+        program: &prepared.programs.device,
+        image: &std::path::absolute(&image)?,
+        queues: QUEUES,
+        extra: &args.device,
+        stats: &logs.join("stats.json"),
+        log: &logs.join("device.log"),
+        socket_dir: scratch.path(),
+    })?;
+    println!("image: {}; device log: {}", image.display(), logs.join("device.log").display());
+    println!("poweroff, exit or Ctrl-D ends the guest; Ctrl-A X ends QEMU\n");
+    let machine = &prepared.machine;
+    let vm = Vm {
+        qemu: &machine.qemu,
+        accel: machine.accel,
+        kernel: &machine.kernel.image,
+        root: &machine.root.image(),
+        attach: Attach::Generic,
+        queues: QUEUES,
+        socket: &device.socket,
+        job: &tar,
+        results: &scratch.path().join("results.tar"),
+    };
+    let good = vm.run_on_terminal()?;
+    device.finish().context("after the guest's end")?;
+    println!("the device's counters: {}", logs.join("stats.json").display());
+    Ok(good)
+}

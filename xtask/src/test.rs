@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask test`: everything, with one summary.
+
+use crate::case::{self, Case};
+use crate::cli::{Half, TestArgs};
+use crate::paths::Paths;
+use crate::report::Report;
+use crate::run_case::{self, Outcome};
+use crate::setup::{self, Prepared};
+use crate::ui::timed;
+use crate::{driver, packages};
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::time::Duration;
+
+/// Runs the checks and prints the summary; true when nothing failed.
+pub fn run(paths: &Paths, args: &TestArgs) -> Result<bool> {
+    let mut report = Report::default();
+    if args.only != Some(Half::Guest) {
+        if let Err(e) = packages::ensure_rust_side(paths) {
+            eprintln!("{e:#}");
+        }
+        crate::rust_checks::run(paths, &mut report, &args.filter);
+    }
+    if args.only != Some(Half::Rust) {
+        guest(paths, args, &mut report)?;
+    }
+    Ok(report.finish())
+}
+
+fn guest(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<()> {
+    let mut scripts = case::scripts(&paths.guest_tests("cases"))?;
+    if !args.filter.is_empty() {
+        scripts.retain(|s| args.filter.iter().any(|f| case::name(s).contains(f.as_str())));
+    }
+    if scripts.is_empty() {
+        if args.filter.is_empty() || args.only == Some(Half::Guest) {
+            bail!("no guest case is selected");
+        }
+        return Ok(());
+    }
+    match prepare(paths, args, report) {
+        Ok(prepared) => {
+            eprintln!(
+                "guest: kernel {}, QEMU {}, {}",
+                prepared.machine.kernel.name,
+                prepared.machine.qemu.version,
+                prepared.machine.accel.name()
+            );
+            for script in &scripts {
+                one(paths, &prepared, script, args.keep, report);
+            }
+        }
+        Err(e) => {
+            report.fail("guest setup", Duration::ZERO, &format!("{e:#}"));
+            for script in &scripts {
+                report.skip(&guest_name(script), Duration::ZERO, "not run: the guest could not be set up");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As `setup::prepare`, with the module's build counted as a check of its own.
+fn prepare(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<Prepared> {
+    let machine = setup::machine(paths, &args.guest)?;
+    let programs = setup::programs(paths, &machine)?;
+    let (module, took) = timed("module build", || driver::build(paths, &machine.root, &machine.kernel));
+    let module = module?;
+    match &module {
+        None => report.skip("module build", took, "not run: the driver is built into the kernel"),
+        Some(m) if m.warnings.is_empty() => report.pass("module build", took),
+        Some(m) => report.fail("module build", took, &format!("the compiler warns:\n{}", m.warnings.join("\n"))),
+    }
+    Ok(Prepared { machine, programs, module })
+}
+
+fn guest_name(script: &Path) -> String {
+    format!("guest: {}", case::name(script))
+}
+
+fn one(paths: &Paths, prepared: &Prepared, script: &Path, keep: bool, report: &mut Report) {
+    let name = guest_name(script);
+    let (run, took) = timed(&name, || run_case::run(paths, prepared, &Case::read(script)?, keep));
+    match run {
+        Err(e) => report.fail(&name, took, &format!("{e:#}")),
+        Ok(run) => match run.outcome {
+            Outcome::Passed => report.pass(&name, took),
+            Outcome::Skipped(reason) => report.skip(&name, took, &reason),
+            Outcome::Failed(reasons) => {
+                let text = format!("{}\nlogs, results and image: {}", reasons.join("\n").trim_end(), run.dir.display());
+                report.fail(&name, took, &text);
+            }
+        },
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Compiling for the guest inside its build tree: the C programs of `guest-tests/tools`, and what `driver` asks for.
+
+use crate::cache;
+use crate::guest_root::GuestRoot;
+use crate::paths::Paths;
+use crate::{debian, process};
+use anyhow::{Context, Result};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Source files, read into memory so that they can be hashed and written elsewhere.
+pub struct Sources(Vec<(PathBuf, Vec<u8>)>);
+
+impl Sources {
+    /// Reads a directory tree (empty when it does not exist); hidden files and build products are left out.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let mut files = vec![];
+        let mut todo = vec![PathBuf::new()];
+        while let Some(sub) = todo.pop() {
+            let Ok(entries) = fs::read_dir(dir.join(&sub)) else { continue };
+            for entry in entries {
+                let entry = entry?;
+                let name = sub.join(entry.file_name());
+                let product = name
+                    .extension()
+                    .is_some_and(|e| ["o", "ko", "cmd", "mod", "symvers", "order"].iter().any(|x| e == *x));
+                if entry.file_name().to_string_lossy().starts_with('.') || product {
+                    continue;
+                }
+                if entry.file_type()?.is_dir() {
+                    todo.push(name);
+                } else {
+                    let text =
+                        fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
+                    files.push((name, text));
+                }
+            }
+        }
+        files.sort();
+        Ok(Self(files))
+    }
+
+    /// Nothing there.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Writes them below `dir`.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        for (name, text) in &self.0 {
+            let path = dir.join(name);
+            fs::create_dir_all(path.parent().unwrap_or(dir))?;
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn key(&self, script: &str, root: &GuestRoot) -> String {
+        let mut parts = vec![script.to_owned(), root.image().display().to_string()];
+        parts.extend(
+            self.0.iter().flat_map(|(n, t)| [n.display().to_string(), String::from_utf8_lossy(t).into_owned()]),
+        );
+        cache::key(&parts.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+/// Runs a build script over `sources` in the guest's build tree and brings `products` and `build.log` to `out`;
+/// does nothing when `out` holds the products of the same sources already.
+pub fn build_in_tree(root: &GuestRoot, sources: &Sources, script: &str, products: &[String], out: &Path) -> Result<()> {
+    let stamp = out.join("sources.hash");
+    let key = sources.key(script, root);
+    if fs::read_to_string(&stamp).is_ok_and(|old| old == key) {
+        return Ok(());
+    }
+    cache::remove_tree(out)?;
+    fs::create_dir_all(out)?;
+    let tree = root.build_tree();
+    let work = tempfile::Builder::new().prefix("build-").tempdir_in(tree.join("tmp"))?;
+    sources.write(work.path())?;
+    let inside = Path::new("/").join(work.path().strip_prefix(&tree)?);
+    let script = format!("cd {}\n{script}\n", inside.display());
+    process::run_logged(&mut debian::in_tree(&tree, &script), &out.join("build.log"))?;
+    for product in products {
+        fs::copy(work.path().join(product), out.join(product))
+            .with_context(|| format!("the build left no {product}"))?;
+    }
+    fs::write(stamp, key)?;
+    Ok(())
+}
+
+/// Builds the C programs of `guest-tests/tools` and returns the directory with them and with the scripts found there.
+pub fn build(paths: &Paths, root: &GuestRoot) -> Result<PathBuf> {
+    let source = paths.guest_tests("tools");
+    let sources = Sources::read(&source)?;
+    let out = paths.target.join("guest-tools");
+    let mut programs = vec![];
+    let mut script = String::new();
+    for (name, _) in &sources.0 {
+        if name.extension().is_some_and(|e| e == "c") && name.parent() == Some(Path::new("")) {
+            let program = name.with_extension("").display().to_string();
+            script += &format!("gcc -O2 -Wall -Wextra -Werror -static -o {program} {}\n", name.display());
+            programs.push(program);
+        }
+    }
+    build_in_tree(root, &sources, &script, &programs, &out).context("the guest's C programs did not build")?;
+    for (name, text) in &sources.0 {
+        let executable = fs::metadata(source.join(name)).is_ok_and(|m| m.permissions().mode() & 0o111 != 0);
+        if executable && let Some(file) = name.file_name() {
+            fs::write(out.join(file), text)?;
+            fs::set_permissions(out.join(file), fs::Permissions::from_mode(0o755))?;
+        }
+    }
+    Ok(out)
+}

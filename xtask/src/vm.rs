@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! QEMU's command line, and running it to its end. `qemu/README.md` explains the same lines for use by hand.
+
+use crate::accel::Accelerator;
+use crate::process::{Running, open_log};
+use crate::qemu::{GENERIC_DEVICE, Qemu};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Size of the device's config space, crypto fields included.
+const CONFIG_SIZE: u32 = 104;
+/// virtio's number for block devices.
+const VIRTIO_ID_BLOCK: u32 = 2;
+const GUEST_MEMORY: &str = "1024M";
+
+/// How the backend is attached.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum Attach {
+    /// vhost-user-test-device-pci: all features of the backend reach the guest.
+    #[default]
+    Generic,
+    /// vhost-user-blk-pci: an ordinary disk.
+    VhostUserBlk,
+}
+
+/// A guest to boot.
+pub struct Vm<'a> {
+    /// QEMU.
+    pub qemu: &'a Qemu,
+    /// KVM or TCG.
+    pub accel: Accelerator,
+    /// The bzImage.
+    pub kernel: &'a Path,
+    /// The root disk.
+    pub root: &'a Path,
+    /// How the device is attached.
+    pub attach: Attach,
+    /// The device's request queues.
+    pub queues: u16,
+    /// The device's socket.
+    pub socket: &'a Path,
+    /// The job for the guest.
+    pub job: &'a Path,
+    /// Where the guest's results go.
+    pub results: &'a Path,
+}
+
+impl Vm<'_> {
+    fn command(&self) -> Command {
+        let mut qemu = self.qemu.command();
+        qemu.args(self.accel.args());
+        qemu.args(["-object", &format!("memory-backend-memfd,id=mem,size={GUEST_MEMORY},share=on")]);
+        qemu.args(["-machine", "q35,memory-backend=mem", "-m", GUEST_MEMORY, "-smp", "2"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        qemu.arg("-kernel").arg(self.kernel);
+        let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
+        qemu.args(["-append", append]);
+        qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", self.root));
+        qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);
+        qemu.arg("-chardev").arg(option("file,id=job,path=/dev/null,input-path=", self.job));
+        qemu.args(["-device", "virtserialport,chardev=job,name=job"]);
+        qemu.arg("-chardev").arg(option("file,id=results,path=", self.results));
+        qemu.args(["-device", "virtserialport,chardev=results,name=results"]);
+        qemu.args(["-device", "virtio-rng-pci"]);
+        qemu.arg("-chardev").arg(option("socket,id=disk,path=", self.socket));
+        qemu.args(["-device", &self.disk()]);
+        qemu
+    }
+
+    fn disk(&self) -> String {
+        let queues = u32::from(self.queues);
+        match self.attach {
+            // One more than the request queues: the control queue.
+            Attach::Generic => format!(
+                "{GENERIC_DEVICE},chardev=disk,virtio-id={VIRTIO_ID_BLOCK},num_vqs={},vq_size=256,config_size={CONFIG_SIZE}",
+                queues + 1
+            ),
+            Attach::VhostUserBlk => format!("vhost-user-blk-pci,chardev=disk,num-queues={queues}"),
+        }
+    }
+
+    /// Boots it with its console in a file, killed at the time limit.
+    pub fn run(&self, console: &Path, log: &Path, limit: Duration) -> Result<Ended> {
+        let _ = fs::remove_file(log);
+        let err = open_log(log)?;
+        let out = File::create(console).with_context(|| format!("cannot write {}", console.display()))?;
+        let mut qemu = self.command();
+        qemu.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(out).stderr(err);
+        let mut running = Running::start(&mut qemu)?;
+        Ok(match running.wait_for(limit)? {
+            Some(status) if status.success() => Ended::PoweredOff,
+            Some(status) => Ended::Failed(status.to_string()),
+            None => Ended::TimedOut,
+        })
+    }
+
+    /// Boots it with its console on this terminal.
+    pub fn run_on_terminal(&self) -> Result<bool> {
+        let mut qemu = self.command();
+        qemu.args(["-serial", "mon:stdio"]);
+        Ok(Running::start(&mut qemu)?.wait()?.success())
+    }
+}
+
+/// How a guest's run ended.
+pub enum Ended {
+    /// There was no device for it.
+    NotStarted,
+    /// By itself.
+    PoweredOff,
+    /// QEMU failed.
+    Failed(String),
+    /// Killed at the time limit.
+    TimedOut,
+}
+
+/// A QEMU option that ends with a file name; commas in it are doubled, as QEMU wants.
+fn option(prefix: &str, path: &Path) -> OsString {
+    let path: PathBuf = path.into();
+    OsString::from(format!("{prefix}{}", path.display().to_string().replace(',', ",,")))
+}
