@@ -161,7 +161,14 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
     match ended {
         Ended::TimedOut => {
             let limit = limit(prepared, case).as_secs();
-            problems.insert(0, format!("timed out after {limit} s; the end of its console:\n{}", tail(&console, 15)));
+            problems.insert(
+                0,
+                format!(
+                    "timed out after {limit} s\nthe end of its console:\n{}{}",
+                    tail(&console, 15),
+                    tail(&run.dir.join("qemu.log"), 3)
+                ),
+            );
         }
         Ended::Failed(how) => {
             problems.insert(0, format!("QEMU failed ({how}):\n{}", tail(&run.dir.join("qemu.log"), 10)));
