@@ -42,6 +42,14 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub keyslots: u16,
 
+    /// Key types on offer: raw, wrapped (hardware-wrapped keys) or both
+    #[arg(long, value_enum, value_name = "TYPES", value_delimiter = ',', default_value = "raw")]
+    pub key_types: Vec<KeyType>,
+
+    /// File of the long-term wrapping key, made when missing [default: a fresh key, lost at exit]
+    #[arg(long, value_name = "FILE")]
+    pub wrapping_key_file: Option<PathBuf>,
+
     /// Data unit sizes on offer: a list (512,4096) or a range (512-65536) of powers of two
     #[arg(long, value_name = "BYTES", default_value = "512-65536", value_parser = parse_data_unit_sizes)]
     pub data_unit_sizes: u32,
@@ -94,6 +102,15 @@ pub struct Args {
     /// What to log on standard error: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value_t = log::LevelFilter::Info)]
     pub log_level: log::LevelFilter,
+}
+
+/// `--key-types`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyType {
+    /// The guest programs keys as they are
+    Raw,
+    /// The guest programs keys that only this device can unwrap
+    Wrapped,
 }
 
 /// `--cache`.
@@ -168,10 +185,15 @@ impl TryFrom<&Args> for DeviceConfig {
         if args.serial.len() > ID_BYTES {
             bail!("--serial has {} bytes; the most that a guest can read is {ID_BYTES}", args.serial.len());
         }
+        ensure!(
+            args.wrapping_key_file.is_none() || args.key_types.contains(&KeyType::Wrapped),
+            "--wrapping-key-file is for hardware-wrapped keys; add --key-types raw,wrapped"
+        );
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
         let workers = args.workers.unwrap_or_else(|| u16::try_from(cpus).unwrap_or(u16::MAX));
         Ok(Self {
             keyslots: args.keyslots,
+            raw_keys: args.key_types.contains(&KeyType::Raw),
             data_unit_mask: args.data_unit_sizes,
             max_dun_bytes: args.max_dun_bytes,
             num_queues: args.num_queues,
@@ -222,6 +244,8 @@ mod tests {
         assert!(error(&["--logical-block-size", "4096", "--data-unit-sizes", "512"]).contains("4096"));
         assert!(error(&["--keyslots", "0"]).contains("1..=4096"));
         assert!(error(&["--max-dun-bytes", "33"]).contains("1..=32"));
+        assert!(error(&["--wrapping-key-file", "f"]).contains("--key-types raw,wrapped"));
+        assert!(error(&["--key-types", "x"]).contains("wrapped"));
         assert!(error(&["--fd", "3"]).contains("cannot be used with"));
     }
 
@@ -230,6 +254,7 @@ mod tests {
         let config = config(&[]).expect("defaults");
         assert_eq!((config.keyslots, config.data_unit_mask, config.max_dun_bytes), (32, 0x1fe00, 16));
         assert_eq!((config.num_queues, config.queue_size, config.logical_block_size), (64, 256, 512));
+        assert!(config.raw_keys);
         assert!(config.writeback && config.discard);
     }
 }

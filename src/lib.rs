@@ -11,6 +11,7 @@
 //! | parse and validate | [`request`] | wire layout, capacity, limits | files, keys, slot contents |
 //! | keyslot | [`keyslot`] | index to key, generation, users in flight | guest memory, virtio, disk |
 //! | crypto | [`crypto`] | key, DUN, data unit size, bytes | sectors, descriptors, slots |
+//! | wrapped keys | [`wrapped`] | wrapping keys, blobs, the hardware's KDF | slots, virtio, disk |
 //! | disk | [`disk`] | offsets, bytes, flush | keys, DUNs, virtio |
 //! | the whole | [`device`] | the order of the stages; error to status | ring layout, messages |
 //!
@@ -24,4 +25,6 @@ pub mod protocol;
 pub mod queue;
 pub mod ratelimit;
 pub mod request;
+pub mod secret;
 pub mod vhost;
+pub mod wrapped;

@@ -14,11 +14,12 @@ use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use cli::{Args, DiscardMode};
+use cli::{Args, DiscardMode, KeyType};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::OpenOptions;
-use vhost_user_blk_crypto::keyslot::secret::forbid_core_dumps;
+use vhost_user_blk_crypto::secret::forbid_core_dumps;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
+use vhost_user_blk_crypto::wrapped::Wrapping;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -51,9 +52,10 @@ fn run(args: &Args) -> Result<()> {
     if args.discard == DiscardMode::On && !image.can_discard() {
         bail!("{} cannot give space back; use --discard auto or off", path.display());
     }
+    let wrapping = wrapping(args)?;
     let listen = listen(args)?;
     let banner = banner(path, image.len(), &config);
-    let device = Arc::new(Device::new(config, image).context(
+    let device = Arc::new(Device::new(config, wrapping, image).context(
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
     )?);
 
@@ -85,6 +87,18 @@ fn run(args: &Args) -> Result<()> {
     write_stats(args, &device)?;
     served?;
     flushed
+}
+
+fn wrapping(args: &Args) -> Result<Option<Wrapping>> {
+    if !args.key_types.contains(&KeyType::Wrapped) {
+        return Ok(None);
+    }
+    if args.wrapping_key_file.is_none() {
+        log::warn!(
+            "long-term wrapped keys will be worthless when this process ends; keep them with --wrapping-key-file"
+        );
+    }
+    Ok(Some(Wrapping::new(args.wrapping_key_file.as_deref())?))
 }
 
 fn listen(args: &Args) -> Result<Listen> {

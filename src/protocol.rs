@@ -121,6 +121,8 @@ pub mod key_type {
     pub const HW_WRAPPED: u32 = 2;
     /// Bit of [`RAW`](self::RAW) in the configuration space.
     pub const CONFIG_RAW: u8 = 1 << 0;
+    /// Bit of [`HW_WRAPPED`](self::HW_WRAPPED) in the configuration space.
+    pub const CONFIG_HW_WRAPPED: u8 = 1 << 1;
 }
 
 /// The bytes every GET_ID reply has; shorter serial numbers are padded with zero bytes.
@@ -193,6 +195,35 @@ impl std::fmt::Debug for KeyDescriptor {
             .field("data_unit_size_bits", &self.data_unit_size_bits.get())
             .field("dun_bytes", &self.dun_bytes.get())
             .finish()
+    }
+}
+
+/// Payload and reply of the commands for hardware-wrapped keys (draft). Wiped when dropped; `Debug` shows no key.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct KeyBlob {
+    /// Bytes in use.
+    pub key_size: U32,
+    /// A blob, or a raw key to import.
+    pub key: [u8; MAX_KEY_BYTES],
+}
+
+impl KeyBlob {
+    /// The bytes in use, or `None` when that is more than there are.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        usize::try_from(self.key_size.get()).ok().and_then(|size| self.key.get(..size))
+    }
+}
+
+impl Drop for KeyBlob {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl std::fmt::Debug for KeyBlob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyBlob").field("key_size", &self.key_size.get()).finish_non_exhaustive()
     }
 }
 
@@ -272,6 +303,7 @@ mod tests {
         assert_eq!(size_of::<RequestHeader>(), 16);
         assert_eq!(size_of::<CryptoMessage>(), 40);
         assert_eq!(size_of::<KeyDescriptor>(), 152);
+        assert_eq!(size_of::<KeyBlob>(), 132);
         assert_eq!(size_of::<RangeSegment>(), 16);
         assert_eq!(size_of::<ConfigSpace>(), 104);
         assert_eq!(offset_of!(ConfigSpace, crypto), 96);

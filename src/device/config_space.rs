@@ -42,6 +42,12 @@ impl Device {
         features
     }
 
+    fn key_types(&self) -> u8 {
+        let raw = if self.config.raw_keys { key_type::CONFIG_RAW } else { 0 };
+        let wrapped = if self.wrapping.is_some() { key_type::CONFIG_HW_WRAPPED } else { 0 };
+        raw | wrapped
+    }
+
     pub(super) fn config_bytes(&self) -> Vec<u8> {
         let config = &self.config;
         let block_sectors = (u64::from(config.logical_block_size) / SECTOR_SIZE) as u32; // at most 128
@@ -74,7 +80,7 @@ impl Device {
         space.crypto = CryptoCharacteristics {
             max_slots: config.keyslots.into(),
             max_dun_bytes: config.max_dun_bytes,
-            key_types: key_type::CONFIG_RAW,
+            key_types: self.key_types(),
             reserved: 0.into(),
         };
         space.as_bytes().to_vec()

@@ -2,14 +2,15 @@
 
 //! Commands of the control virtqueue: what the device offers, and keys into slots.
 
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Device, Failure};
 use crate::crypto::KEY_BYTES;
 use crate::keyslot::{Evicted, KeyConfig};
-use crate::protocol::{AES_256_XTS_KEY_BYTES, KeyDescriptor, MAX_KEY_BYTES, crypto_mode, key_type};
+use crate::protocol::{AES_256_XTS_KEY_BYTES, KeyBlob, KeyDescriptor, crypto_mode, key_type};
 use crate::request::{ControlCommand, Reply};
+use crate::wrapped::{Blob, Wrapping};
 
 const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 
@@ -43,7 +44,27 @@ impl Device {
                 self.stats.count_evict(evicted);
                 Ok(())
             }
+            ControlCommand::GenerateKey => {
+                let blob = self.wrapping()?.generate()?;
+                reply_blob(reply, &blob)
+            }
+            ControlCommand::ImportKey(raw) => {
+                let blob = self.wrapping()?.import(raw.bytes().ok_or(Failure::Malformed)?)?;
+                reply_blob(reply, &blob)
+            }
+            ControlCommand::PrepareKey(long_term) => {
+                let blob = self.wrapping()?.prepare(long_term.bytes().ok_or(Failure::Malformed)?)?;
+                reply_blob(reply, &blob)
+            }
+            ControlCommand::DeriveSwSecret(ephemeral) => {
+                let secret = self.wrapping()?.sw_secret(ephemeral.bytes().ok_or(Failure::Malformed)?)?;
+                reply_whole(reply, &*secret)
+            }
         }
+    }
+
+    fn wrapping(&self) -> Result<&Wrapping, Failure> {
+        self.wrapping.as_ref().ok_or(Failure::Unsupported)
     }
 
     fn program(&self, descriptor: &KeyDescriptor) -> Result<Evicted, Failure> {
@@ -51,10 +72,14 @@ impl Device {
         if slot >= u32::from(self.config.keyslots) {
             return Err(crate::keyslot::NoSuchSlot.into());
         }
-        // Hardware-wrapped keys would be unwrapped and derived here.
-        if descriptor.key_type.get() != key_type::RAW || descriptor.crypto_mode.get() != crypto_mode::AES_256_XTS {
+        if descriptor.crypto_mode.get() != crypto_mode::AES_256_XTS {
             return Err(Failure::Unsupported);
         }
+        let wrapping = match descriptor.key_type.get() {
+            key_type::RAW if self.config.raw_keys => None,
+            key_type::HW_WRAPPED => Some(self.wrapping()?),
+            _ => return Err(Failure::Unsupported),
+        };
         let data_unit_bits = descriptor.data_unit_size_bits.get();
         let unit = 1u32.checked_shl(data_unit_bits).ok_or(Failure::Unsupported)?;
         if self.config.data_unit_mask & unit == 0 {
@@ -64,10 +89,19 @@ impl Device {
         if dun_bytes > u32::from(self.config.max_dun_bytes) {
             return Err(Failure::Unsupported);
         }
-        if dun_bytes == 0 || descriptor.key_size.get() as usize != KEY_BYTES {
+        if dun_bytes == 0 {
             return Err(Failure::Malformed);
         }
-        let key: &[u8; KEY_BYTES] = first_bytes(&descriptor.bytes);
+        let bytes = usize::try_from(descriptor.key_size.get()).ok().and_then(|size| descriptor.bytes.get(..size));
+        let bytes = bytes.ok_or(Failure::Malformed)?;
+        let derived;
+        let key: &[u8; KEY_BYTES] = match wrapping {
+            None => bytes.try_into().map_err(|_| Failure::Malformed)?,
+            Some(wrapping) => {
+                derived = wrapping.inline_key(bytes)?;
+                &derived
+            }
+        };
         if halves_are_equal(key) {
             // Weak, but what the kernel's fallback accepts.
             self.stats.count_equal_halves();
@@ -78,9 +112,20 @@ impl Device {
     }
 }
 
-fn first_bytes(bytes: &[u8; MAX_KEY_BYTES]) -> &[u8; KEY_BYTES] {
-    let [first, _] = zerocopy::transmute_ref!(bytes) as &[[u8; KEY_BYTES]; 2];
-    first
+fn reply_blob(reply: &mut Reply<'_>, blob: &Blob) -> Result<(), Failure> {
+    let mut message = KeyBlob::new_zeroed();
+    message.key_size.set(blob.len() as u32); // 68
+    message.key.iter_mut().zip(blob).for_each(|(to, from)| *to = *from);
+    reply_whole(reply, message.as_bytes())
+}
+
+/// A reply that does not fit is not given at all.
+fn reply_whole(reply: &mut Reply<'_>, bytes: &[u8]) -> Result<(), Failure> {
+    if reply.room() < bytes.len() as u64 {
+        return Err(Failure::Malformed);
+    }
+    reply.write(0, bytes);
+    Ok(())
 }
 
 /// In constant time.

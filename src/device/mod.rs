@@ -19,6 +19,7 @@ use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::request::{Limits, QueueRole, Refusal, Reply, Request, parse};
 use crate::vhost::VirtioDevice;
+use crate::wrapped::{WrapError, Wrapping};
 
 pub use stats::Stats;
 
@@ -27,6 +28,8 @@ pub use stats::Stats;
 pub struct DeviceConfig {
     /// Number of keyslots.
     pub keyslots: u16,
+    /// Raw keys can be programmed.
+    pub raw_keys: bool,
     /// Bit i: data units of 2^i bytes.
     pub data_unit_mask: u32,
     /// The most bytes a DUN may have.
@@ -54,6 +57,8 @@ pub struct Device {
     config: DeviceConfig,
     image: Image,
     keyslots: KeyslotTable,
+    /// Hardware-wrapped keys, when they are offered.
+    wrapping: Option<Wrapping>,
     stats: Stats,
     /// Negotiated feature bits.
     features: AtomicU64,
@@ -75,6 +80,8 @@ enum Failure {
     #[error(transparent)]
     Transfer(#[from] crate::keyslot::TransferError),
     #[error(transparent)]
+    Wrap(#[from] WrapError),
+    #[error(transparent)]
     Disk(#[from] io::Error),
 }
 
@@ -84,20 +91,20 @@ impl Failure {
         match self {
             Self::Unsupported => Status::Unsupp,
             Self::NoKey => Status::NoKey,
-            Self::Malformed | Self::NoSuchSlot(_) | Self::Transfer(_) | Self::Disk(_) => Status::IoErr,
+            Self::Malformed | Self::NoSuchSlot(_) | Self::Transfer(_) | Self::Wrap(_) | Self::Disk(_) => Status::IoErr,
         }
     }
 }
 
 impl Device {
-    /// Makes a device with empty keyslots.
+    /// Makes a device with empty keyslots. With `wrapping` it offers hardware-wrapped keys.
     ///
     /// # Errors
     /// When the memory for the keys cannot be had or not be locked.
-    pub fn new(config: DeviceConfig, image: Image) -> io::Result<Self> {
+    pub fn new(config: DeviceConfig, wrapping: Option<Wrapping>, image: Image) -> io::Result<Self> {
         let keyslots = KeyslotTable::new(config.keyslots)?;
         let writeback = AtomicBool::new(config.writeback);
-        Ok(Self { config, image, keyslots, stats: Stats::default(), features: AtomicU64::new(0), writeback })
+        Ok(Self { config, image, keyslots, wrapping, stats: Stats::default(), features: AtomicU64::new(0), writeback })
     }
 
     /// What the device has counted since it was made.

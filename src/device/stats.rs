@@ -110,6 +110,19 @@ counters! {
     }
 }
 counters! {
+    /// Commands for hardware-wrapped keys, whether they succeeded or not.
+    WrappedKeys {
+        /// GENERATE_KEY.
+        generate,
+        /// IMPORT_KEY.
+        import,
+        /// PREPARE_KEY.
+        prepare,
+        /// DERIVE_SW_SECRET.
+        derive_sw_secret,
+    }
+}
+counters! {
     /// Events of the device.
     Events {
         /// Resets, by whatever means, and sessions that ended.
@@ -126,6 +139,7 @@ pub struct Stats {
     bytes: Bytes,
     data_units: DataUnits,
     keyslots: Keyslots,
+    wrapped_keys: WrappedKeys,
     events: Events,
 }
 
@@ -141,9 +155,16 @@ impl Stats {
             Request::Discard(_) => &self.requests.discard,
             Request::WriteZeroes(_) => &self.requests.write_zeroes,
             Request::SecureErase(_) => &self.requests.secure_erase,
-            Request::Control(
-                ControlCommand::GetCryptoModes | ControlCommand::Program(_) | ControlCommand::Evict { .. },
-            ) => &self.requests.control,
+            Request::Control(command) => {
+                match command {
+                    ControlCommand::GenerateKey => self.wrapped_keys.generate.add(1),
+                    ControlCommand::ImportKey(_) => self.wrapped_keys.import.add(1),
+                    ControlCommand::PrepareKey(_) => self.wrapped_keys.prepare.add(1),
+                    ControlCommand::DeriveSwSecret(_) => self.wrapped_keys.derive_sw_secret.add(1),
+                    ControlCommand::GetCryptoModes | ControlCommand::Program(_) | ControlCommand::Evict { .. } => {}
+                }
+                &self.requests.control
+            }
         };
         counter.add(1);
     }

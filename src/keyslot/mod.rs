@@ -2,7 +2,6 @@
 
 //! The keyslots: index to key. No guest memory, no virtio, no disk.
 
-pub mod secret;
 mod slot;
 
 use std::io;

@@ -15,8 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroize;
 
 use super::KeyConfig;
-use super::secret::SecretBox;
 use crate::crypto::{KEY_BYTES, XtsKey};
+use crate::secret::SecretBox;
 
 /// What a programmed slot holds.
 pub struct ProgrammedKey {

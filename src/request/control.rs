@@ -5,7 +5,7 @@
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Refused, read_front};
-use crate::protocol::{KeyDescriptor, Status, request_type};
+use crate::protocol::{KeyBlob, KeyDescriptor, Status, request_type};
 use crate::queue::Segments;
 
 /// A command. The key material in it is wiped when it is dropped.
@@ -20,6 +20,14 @@ pub enum ControlCommand {
         /// Keyslot; not known to exist.
         slot: u32,
     },
+    /// DERIVE_SW_SECRET: of an ephemerally wrapped key.
+    DeriveSwSecret(Box<KeyBlob>),
+    /// GENERATE_KEY.
+    GenerateKey,
+    /// IMPORT_KEY: a raw key.
+    ImportKey(Box<KeyBlob>),
+    /// PREPARE_KEY: a long-term wrapped key.
+    PrepareKey(Box<KeyBlob>),
 }
 
 pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<ControlCommand, Refused> {
@@ -27,9 +35,17 @@ pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<Cont
         request_type::GET_CRYPTO_MODES => Ok(ControlCommand::GetCryptoModes),
         request_type::KEYSLOT_PROGRAM => Ok(ControlCommand::Program(descriptor(&mut payload)?)),
         request_type::KEYSLOT_EVICT => Ok(ControlCommand::Evict { slot: descriptor(&mut payload)?.slot.get() }),
-        // The commands of hardware-wrapped keys (32 to 35) belong here once the device offers that key type.
+        request_type::DERIVE_SW_SECRET => Ok(ControlCommand::DeriveSwSecret(blob(&mut payload)?)),
+        request_type::GENERATE_KEY => Ok(ControlCommand::GenerateKey),
+        request_type::IMPORT_KEY => Ok(ControlCommand::ImportKey(blob(&mut payload)?)),
+        request_type::PREPARE_KEY => Ok(ControlCommand::PrepareKey(blob(&mut payload)?)),
         _ => Err(Status::Unsupp.into()),
     }
+}
+
+fn blob(payload: &mut Segments<'_>) -> Result<Box<KeyBlob>, Refused> {
+    let mut blob = KeyBlob::new_box_zeroed().map_err(|_| Status::IoErr)?;
+    if read_front(payload, blob.as_mut_bytes()) { Ok(blob) } else { Err(Refused::TooShort) }
 }
 
 fn descriptor(payload: &mut Segments<'_>) -> Result<Box<KeyDescriptor>, Refused> {

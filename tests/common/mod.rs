@@ -23,6 +23,7 @@ use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::OpenOptions;
 use vhost_user_blk_crypto::protocol::feature;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
+use vhost_user_blk_crypto::wrapped::Wrapping;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -47,6 +48,14 @@ pub struct Options {
     /// Request queues that the driver uses; with crypto, the control queue is one more.
     pub queues: usize,
     pub ring_size: u16,
+    /// Offer hardware-wrapped keys.
+    pub wrapped_keys: bool,
+}
+
+impl Options {
+    fn wrapping(&self) -> Option<Wrapping> {
+        self.wrapped_keys.then(|| Wrapping::new(None).expect("wrapping keys"))
+    }
 }
 
 impl Default for Options {
@@ -54,6 +63,7 @@ impl Default for Options {
         Self {
             config: DeviceConfig {
                 keyslots: 4,
+                raw_keys: true,
                 data_unit_mask: 0x1fe00,
                 max_dun_bytes: 16,
                 num_queues: 2,
@@ -70,6 +80,7 @@ impl Default for Options {
             accept: ALL_FEATURES,
             queues: 2,
             ring_size: 64,
+            wrapped_keys: false,
         }
     }
 }
@@ -98,7 +109,7 @@ impl Guest {
         image.as_file().set_len(options.image_bytes).expect("image");
         let open = OpenOptions { read_only: options.read_only, logical_block_size: options.config.logical_block_size };
         let opened = open.open(image.path()).expect("image");
-        let device = Arc::new(Device::new(options.config.clone(), opened).expect("device"));
+        let device = Arc::new(Device::new(options.config.clone(), options.wrapping(), opened).expect("device"));
         let memory_file = memfd();
         let offset = FileOffset::new(memory_file.try_clone().expect("memfd"), 0);
         let memory = GuestMemoryMmap::from_ranges_with_files([(

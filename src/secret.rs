@@ -58,6 +58,13 @@ impl<T> std::ops::Deref for SecretBox<T> {
     }
 }
 
+impl<T> std::ops::DerefMut for SecretBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: `value` points to a `T` that lives as long as `self`, which is borrowed mutably.
+        unsafe { self.value.as_mut() }
+    }
+}
+
 impl<T> Drop for SecretBox<T> {
     fn drop(&mut self) {
         let guard = Unmap { address: self.value.as_ptr().cast(), mapped: self.mapped };

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Hardware-wrapped keys over the control virtqueue. What the device derives is derived again here over OpenSSL.
+
+mod common;
+
+use common::*;
+
+const DERIVE: u32 = 32;
+const GENERATE: u32 = 33;
+const IMPORT: u32 = 34;
+const PREPARE: u32 = 35;
+
+fn device() -> Guest {
+    Guest::with(Options { wrapped_keys: true, ..Options::default() })
+}
+
+/// A command with a key blob of `size` bytes in use.
+fn blob_command(request_type: u32, bytes: &[u8], size: u32) -> Vec<u8> {
+    let mut command = header(request_type, 0);
+    command.extend(size.to_le_bytes());
+    command.extend(bytes);
+    command.resize(16 + 132, 0);
+    command
+}
+
+fn exchange(guest: &mut Guest, request_type: u32, bytes: &[u8], room: usize) -> Answer {
+    let control = guest.control();
+    guest.request(control, &blob_command(request_type, bytes, bytes.len() as u32), room + 1)
+}
+
+/// A command that returns a blob.
+fn blob(guest: &mut Guest, request_type: u32, bytes: &[u8]) -> Vec<u8> {
+    let answer = exchange(guest, request_type, bytes, 132);
+    assert_eq!((answer.status, answer.used), (OK, 133));
+    let size = u32::from_le_bytes(answer.data[..4].try_into().expect("4 bytes")) as usize;
+    assert!((16..=128).contains(&size));
+    assert!(answer.data[4 + size..].iter().all(|&byte| byte == 0));
+    answer.data[4..4 + size].to_vec()
+}
+
+fn program(slot: u32, ephemeral: &[u8]) -> Vec<u8> {
+    Program { key_type: 2, ..Program::new(slot, ephemeral, 12) }.bytes()
+}
+
+/// SP 800-108 counter mode over OpenSSL's AES-256-CMAC, from the protocol's text.
+fn kdf(key: &[u8], context: &[u8], len: usize) -> Vec<u8> {
+    let pkey = openssl::pkey::PKey::cmac(&openssl::symm::Cipher::aes_256_cbc(), key).expect("OpenSSL");
+    let label = [0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0x20];
+    (1u32..)
+        .flat_map(|i| {
+            let bits = (len as u32 * 8).to_be_bytes();
+            let input = [&i.to_be_bytes()[..], &label, &[0], context, &bits].concat();
+            let mut signer = openssl::sign::Signer::new_without_digest(&pkey).expect("OpenSSL");
+            signer.sign_oneshot_to_vec(&input).expect("OpenSSL")
+        })
+        .take(len)
+        .collect()
+}
+
+fn inline_key(raw: &[u8]) -> [u8; 64] {
+    let context = [&b"inline encryption key"[..], &[0; 6], &[2, 0x43, 0, 0x82, 0x50, 0, 0, 0, 0]].concat();
+    kdf(raw, &context, 64).try_into().expect("64 bytes")
+}
+
+fn sw_secret(raw: &[u8]) -> Vec<u8> {
+    let context = [&b"raw secret"[..], &[0; 9], &[2, 0x17, 0, 0x80, 0x50, 0, 0, 0, 0]].concat();
+    kdf(raw, &context, 32)
+}
+
+#[test]
+fn import_prepare_program_and_the_secret() {
+    let mut guest = device();
+    let control = guest.control();
+    assert_eq!(guest.get_config(99, 1), [3], "raw and wrapped keys");
+    for seed in 0..5 {
+        let raw = pattern(seed, 32);
+        let long_term = blob(&mut guest, IMPORT, &raw);
+        let ephemeral = blob(&mut guest, PREPARE, &long_term);
+        let secret = exchange(&mut guest, DERIVE, &ephemeral, 32);
+        assert_eq!((secret.status, secret.used, secret.data), (OK, 33, sw_secret(&raw)));
+        guest.request(control, &program(1, &ephemeral), 1).assert_only_status(OK);
+        let plain = pattern(seed, 8192);
+        guest.request(0, &crypto_write(0, 1, [seed, 0, 0, 0], &plain), 1).assert_only_status(OK);
+        let expected = openssl_xts(&inline_key(&raw), seed.into(), 4096, &plain);
+        assert!(guest.image_bytes(0, 8192) == expected);
+        // The same slot takes a raw key as well.
+        guest.request(control, &Program::new(1, &key(seed), 12).bytes(), 1).assert_only_status(OK);
+    }
+    assert_eq!((guest.stat("wrapped_keys.import"), guest.stat("wrapped_keys.prepare")), (5, 5));
+}
+
+#[test]
+fn generated_keys_work_and_differ() {
+    let mut guest = device();
+    let secrets: Vec<_> = (0..3)
+        .map(|_| {
+            let long_term = blob(&mut guest, GENERATE, &[]);
+            let ephemeral = blob(&mut guest, PREPARE, &long_term);
+            exchange(&mut guest, DERIVE, &ephemeral, 32).data
+        })
+        .collect();
+    assert!(secrets[0] != secrets[1] && secrets[1] != secrets[2]);
+}
+
+/// GENERATE_KEY has no payload: the header alone is the command.
+#[test]
+fn generate_needs_no_payload() {
+    let mut guest = device();
+    let control = guest.control();
+    let answer = guest.request(control, &header(GENERATE, 0), 133);
+    assert_eq!((answer.status, answer.used), (OK, 133));
+}
+
+#[test]
+fn bad_blobs_are_errors_and_leave_the_slot_empty() {
+    let mut guest = device();
+    let control = guest.control();
+    let long_term = blob(&mut guest, GENERATE, &[]);
+    let ephemeral = blob(&mut guest, PREPARE, &long_term);
+    let mut other = device();
+    let foreign = blob(&mut other, GENERATE, &[]);
+    let flipped = |blob: &[u8], at: usize| {
+        let mut blob = blob.to_vec();
+        blob[at] ^= 0x10;
+        blob
+    };
+    for bad in [
+        ephemeral.clone(),
+        foreign.clone(),
+        long_term[..long_term.len() - 1].to_vec(),
+        [&long_term[..], &[0]].concat(),
+        flipped(&long_term, 0),
+        flipped(&long_term, 5),
+        flipped(&long_term, 30),
+        flipped(&long_term, long_term.len() - 1),
+        vec![],
+        vec![0; 128],
+    ] {
+        exchange(&mut guest, PREPARE, &bad, 132).assert_only_status(IOERR);
+    }
+    for bad in [long_term.clone(), foreign, flipped(&ephemeral, 20), ephemeral[..40].to_vec(), vec![0; 64], vec![]] {
+        exchange(&mut guest, DERIVE, &bad, 32).assert_only_status(IOERR);
+        guest.request(control, &program(2, &ephemeral), 1).assert_only_status(OK);
+        guest.request(control, &program(2, &bad), 1).assert_only_status(IOERR);
+        guest.request(0, &crypto_write(0, 2, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
+    }
+    for len in [0, 1, 16, 31, 33, 64, 128] {
+        exchange(&mut guest, IMPORT, &vec![1; len], 132).assert_only_status(IOERR);
+    }
+    // A size that the message has no room for.
+    for size in [129, 132, 0x8000_0000, u32::MAX] {
+        for request_type in [IMPORT, PREPARE, DERIVE] {
+            guest.request(control, &blob_command(request_type, &long_term, size), 133).assert_only_status(IOERR);
+        }
+    }
+    // A wrapped key does not pass for a raw one, nor a raw one for a wrapped one.
+    guest.request(control, &Program::new(0, &ephemeral, 12).bytes(), 1).assert_only_status(IOERR);
+    guest.request(control, &program(0, &key(1)), 1).assert_only_status(IOERR);
+}
+
+#[test]
+fn replies_that_do_not_fit_are_not_given() {
+    let mut guest = device();
+    let control = guest.control();
+    let long_term = blob(&mut guest, GENERATE, &[]);
+    for room in [0, 1, 68, 131] {
+        guest.request(control, &header(GENERATE, 0), room + 1).assert_only_status(IOERR);
+        exchange(&mut guest, IMPORT, &[1; 32], room).assert_only_status(IOERR);
+        exchange(&mut guest, PREPARE, &long_term, room).assert_only_status(IOERR);
+    }
+    let ephemeral = blob(&mut guest, PREPARE, &long_term);
+    exchange(&mut guest, DERIVE, &ephemeral, 31).assert_only_status(IOERR);
+}
+
+#[test]
+fn commands_that_are_too_short() {
+    let mut guest = device();
+    let control = guest.control();
+    let whole = blob_command(PREPARE, &[1; 68], 68);
+    for request_type in [IMPORT, PREPARE, DERIVE] {
+        for len in 16..whole.len() {
+            let command = [&header(request_type, 0), &whole[16..len]].concat();
+            let answer = guest.request(control, &command, 133);
+            assert_eq!((answer.used, answer.status), (0, IOERR));
+        }
+    }
+}
+
+#[test]
+fn a_device_for_wrapped_keys_only() {
+    let mut options = Options { wrapped_keys: true, ..Options::default() };
+    options.config.raw_keys = false;
+    let mut guest = Guest::with(options);
+    let control = guest.control();
+    assert_eq!(guest.get_config(99, 1), [2]);
+    guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(UNSUPP);
+    let long_term = blob(&mut guest, IMPORT, &[5; 32]);
+    let ephemeral = blob(&mut guest, PREPARE, &long_term);
+    guest.request(control, &program(0, &ephemeral), 1).assert_only_status(OK);
+}
+
+/// A reset empties the keyslots; blobs outlive it, as the hardware does.
+#[test]
+fn blobs_outlive_a_reset() {
+    let mut guest = device();
+    let control = guest.control();
+    let long_term = blob(&mut guest, IMPORT, &[5; 32]);
+    let ephemeral = blob(&mut guest, PREPARE, &long_term);
+    guest.restart();
+    guest.request(control, &program(0, &ephemeral), 1).assert_only_status(OK);
+    guest.disconnect();
+    guest.connect();
+    guest.start();
+    guest.request(control, &program(0, &ephemeral), 1).assert_only_status(OK);
+    blob(&mut guest, PREPARE, &long_term);
+}
