@@ -25,6 +25,7 @@
 #include <linux/virtio_config.h>
 
 #include "virtio_blk_crypto.h"
+#include "vbc_crypto.h"
 
 /* How long a removal lets an unanswered command go on */
 #define VBC_REMOVAL_GRACE_SECS	10
@@ -33,36 +34,14 @@ enum vbc_ctrl_state {
 	/*
 	 * No device to talk to: not yet, suspended, or removed.  Its keyslots
 	 * are empty, so an eviction is done already; and what is programmed
-	 * meanwhile the profile remembers until vbc_crypto_resume().
+	 * meanwhile the profile remembers until vbc_crypto_resume().  Commands
+	 * that are to give something back fail.
 	 */
 	VBC_CTRL_DOWN,
 	VBC_CTRL_UP,
 	/* A command was given up: its buffer is the device's until a reset. */
 	VBC_CTRL_DEAD,
 };
-
-/*
- * One command at a time is under way, so there is one buffer; having it at hand
- * means that programming a key for a write-back needs no memory.
- */
-struct vbc_ctrl_cmd {
-	/* readable by the device: on the wire the payload follows the header */
-	struct virtio_blk_outhdr hdr;
-	union {
-		struct vbc_key_desc key;
-		/* hardware-wrapped keys: struct vbc_key_blob goes here... */
-	} payload;
-
-	/* writable: kept off the cache lines of the readable part */
-	union {
-		struct vbc_crypto_modes modes;
-		/* ...and here, with struct vbc_sw_secret */
-	} reply ____cacheline_aligned;
-	u8 status;
-};
-
-static_assert(offsetof(struct vbc_ctrl_cmd, payload) ==
-	      sizeof(struct virtio_blk_outhdr));
 
 struct vbc_crypto {
 	struct blk_crypto_profile profile;
@@ -99,10 +78,17 @@ static const struct {
 	},
 };
 
+/* One or both, by their bits */
+static const char *const vbc_key_type_names[] = {
+	[BLK_CRYPTO_KEY_TYPE_RAW] = "raw",
+	[BLK_CRYPTO_KEY_TYPE_HW_WRAPPED] = "hardware-wrapped",
+	[BLK_CRYPTO_KEY_TYPE_RAW | BLK_CRYPTO_KEY_TYPE_HW_WRAPPED] =
+		"raw and hardware-wrapped",
+};
+
 static struct workqueue_struct *vbc_nokey_wq;
 
-static struct vbc_crypto *
-vbc_crypto_from_profile(struct blk_crypto_profile *profile)
+struct vbc_crypto *vbc_crypto_from_profile(struct blk_crypto_profile *profile)
 {
 	return container_of(profile, struct vbc_crypto, profile);
 }
@@ -148,12 +134,48 @@ static int vbc_ctrl_wait(struct vbc_crypto *vc)
 	return 0;
 }
 
+static void vbc_ctrl_wipe(struct vbc_crypto *vc)
+{
+	memzero_explicit(&vc->cmd->payload, sizeof(vc->cmd->payload));
+	memzero_explicit(&vc->cmd->reply, sizeof(vc->cmd->reply));
+}
+
 /*
- * Send vc->cmd, of whose payload and reply the first @out_len and @in_len bytes
- * count, and wait for the answer.
+ * Get the command buffer, all zero, until vbc_ctrl_end().  -ENODEV: there is no
+ * device now.  -EIO: there will be no more commands until it has been reset.
  */
-static int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
-			 size_t in_len)
+struct vbc_ctrl_cmd *vbc_ctrl_begin(struct vbc_crypto *vc)
+{
+	enum vbc_ctrl_state state;
+
+	mutex_lock(&vc->ctrl_lock);
+	state = vc->state;
+	if (state == VBC_CTRL_UP) {
+		vbc_ctrl_wipe(vc);
+		return vc->cmd;
+	}
+	mutex_unlock(&vc->ctrl_lock);
+
+	return ERR_PTR(state == VBC_CTRL_DOWN ? -ENODEV : -EIO);
+}
+
+/*
+ * A device that has not answered may still read the key, and must not find half
+ * of it, and may still write its reply; what comes after its reset wipes both.
+ */
+void vbc_ctrl_end(struct vbc_crypto *vc)
+{
+	if (vc->state != VBC_CTRL_DEAD)
+		vbc_ctrl_wipe(vc);
+	mutex_unlock(&vc->ctrl_lock);
+}
+
+/*
+ * Send the command, of whose payload and reply the first @out_len and @in_len
+ * bytes count, and wait for the answer.
+ */
+int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
+		  size_t in_len)
 {
 	struct scatterlist out, in, status, *sgs[3];
 	struct vbc_ctrl_cmd *cmd = vc->cmd;
@@ -213,6 +235,21 @@ static int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 
 /* The keyslots */
 
+static bool vbc_is_wrapped(const struct blk_crypto_key *key)
+{
+	return key->crypto_cfg.key_type == BLK_CRYPTO_KEY_TYPE_HW_WRAPPED;
+}
+
+/* A wrapped key goes to the device as it is: ephemerally wrapped. */
+static bool vbc_key_size_ok(const struct blk_crypto_key *key)
+{
+	static_assert(BLK_CRYPTO_MAX_ANY_KEY_SIZE <= VBC_KEY_BYTES);
+
+	if (vbc_is_wrapped(key))
+		return key->size && key->size <= BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE;
+	return key->size == vbc_modes[key->crypto_cfg.crypto_mode].key_size;
+}
+
 static void vbc_fill_key_desc(struct vbc_key_desc *desc,
 			      const struct blk_crypto_key *key,
 			      unsigned int slot)
@@ -223,7 +260,9 @@ static void vbc_fill_key_desc(struct vbc_key_desc *desc,
 	memcpy(desc->bytes, key->bytes, key->size);
 	desc->key_size = cpu_to_le32(key->size);
 	desc->crypto_mode = cpu_to_le32(vbc_modes[cfg->crypto_mode].mode);
-	desc->key_type = cpu_to_le32(VBC_KEY_TYPE_RAW);
+	desc->key_type = cpu_to_le32(vbc_is_wrapped(key) ?
+				     VBC_KEY_TYPE_HW_WRAPPED :
+				     VBC_KEY_TYPE_RAW);
 	desc->data_unit_size_bits = cpu_to_le32(key->data_unit_size_bits);
 	desc->dun_bytes = cpu_to_le32(cfg->dun_bytes);
 }
@@ -232,39 +271,25 @@ static void vbc_fill_key_desc(struct vbc_key_desc *desc,
 static int vbc_set_keyslot(struct vbc_crypto *vc,
 			   const struct blk_crypto_key *key, unsigned int slot)
 {
+	struct vbc_ctrl_cmd *cmd;
 	struct vbc_key_desc *desc;
 	int err;
 
-	mutex_lock(&vc->ctrl_lock);
+	cmd = vbc_ctrl_begin(vc);
+	if (cmd == ERR_PTR(-ENODEV))
+		return 0;	/* see VBC_CTRL_DOWN */
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
 
-	switch (vc->state) {
-	case VBC_CTRL_DOWN:
-		err = 0;
-		break;
-	case VBC_CTRL_UP:
-		desc = &vc->cmd->payload.key;
-		memset(desc, 0, sizeof(*desc));
-		if (key)
-			vbc_fill_key_desc(desc, key, slot);
-		else
-			desc->slot = cpu_to_le32(slot);
+	desc = &cmd->payload.key;
+	if (key)
+		vbc_fill_key_desc(desc, key, slot);
+	else
+		desc->slot = cpu_to_le32(slot);
+	err = vbc_ctrl_exec(vc, key ? VBC_T_KEYSLOT_PROGRAM :
+			    VBC_T_KEYSLOT_EVICT, sizeof(*desc), 0);
 
-		err = vbc_ctrl_exec(vc, key ? VBC_T_KEYSLOT_PROGRAM :
-				    VBC_T_KEYSLOT_EVICT, sizeof(*desc), 0);
-
-		/*
-		 * A device that has not answered may still read the key, and
-		 * must not find half of it; vbc_crypto_suspend() wipes it.
-		 */
-		if (vc->state != VBC_CTRL_DEAD)
-			memzero_explicit(desc, sizeof(*desc));
-		break;
-	default:
-		err = -EIO;
-		break;
-	}
-
-	mutex_unlock(&vc->ctrl_lock);
+	vbc_ctrl_end(vc);
 	return err;
 }
 
@@ -275,9 +300,8 @@ static int vbc_keyslot_program(struct blk_crypto_profile *profile,
 	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
 	int err;
 
-	/* The profile offers nothing else; this is what keeps the copy sane. */
-	if (WARN_ON_ONCE(key->crypto_cfg.key_type != BLK_CRYPTO_KEY_TYPE_RAW ||
-			 key->size != vbc_modes[key->crypto_cfg.crypto_mode].key_size))
+	/* blk-crypto lets nothing else pass; this keeps the copy sane. */
+	if (WARN_ON_ONCE(!vbc_key_size_ok(key)))
 		return -EINVAL;
 
 	err = vbc_set_keyslot(vc, key, slot);
@@ -303,10 +327,15 @@ static int vbc_keyslot_evict(struct blk_crypto_profile *profile,
 	return vbc_set_keyslot(vbc_crypto_from_profile(profile), NULL, slot);
 }
 
-/* Hardware-wrapped keys will add their four functions here. */
 static const struct blk_crypto_ll_ops vbc_crypto_ops = {
 	.keyslot_program	= vbc_keyslot_program,
 	.keyslot_evict		= vbc_keyslot_evict,
+
+	/* Called only if the profile has hardware-wrapped keys: vbc_wrapped.c */
+	.derive_sw_secret	= vbc_derive_sw_secret,
+	.import_key		= vbc_import_key,
+	.generate_key		= vbc_generate_key,
+	.prepare_key		= vbc_prepare_key,
 };
 
 static void vbc_reprogram_all_keys(struct vbc_crypto *vc)
@@ -458,13 +487,17 @@ void vbc_crypto_set_vq(struct vbc_dev *vbc, struct virtqueue *vq)
 
 static int vbc_get_modes(struct vbc_crypto *vc)
 {
-	struct vbc_crypto_modes *modes = &vc->cmd->reply.modes;
 	unsigned int *supported = vc->profile.modes_supported;
+	struct vbc_crypto_modes *modes;
+	struct vbc_ctrl_cmd *cmd;
 	bool any = false;
 	int i, err;
 
-	mutex_lock(&vc->ctrl_lock);
-	memset(modes, 0, sizeof(*modes));
+	cmd = vbc_ctrl_begin(vc);
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
+
+	modes = &cmd->reply.modes;
 	err = vbc_ctrl_exec(vc, VBC_T_GET_CRYPTO_MODES, 0, sizeof(*modes));
 	if (!err) {
 		for (i = 0; i < BLK_ENCRYPTION_MODE_MAX; i++) {
@@ -476,13 +509,15 @@ static int vbc_get_modes(struct vbc_crypto *vc)
 		if (!any)
 			err = -EOPNOTSUPP;
 	}
-	mutex_unlock(&vc->ctrl_lock);
+
+	vbc_ctrl_end(vc);
 	return err;
 }
 
 static int vbc_init_profile(struct vbc_crypto *vc)
 {
 	struct virtio_device *vdev = vc->vdev;
+	unsigned int supported = 0;
 	u8 dun_bytes, key_types;
 	u16 slots;
 	int err;
@@ -495,8 +530,14 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 			 slots, dun_bytes);
 		return -EINVAL;
 	}
-	if (!(key_types & VBC_CONFIG_KEY_RAW)) {
-		dev_warn(&vdev->dev, "device takes no raw keys\n");
+	if (key_types & VBC_CONFIG_KEY_RAW)
+		supported |= BLK_CRYPTO_KEY_TYPE_RAW;
+	if (key_types & VBC_CONFIG_KEY_HW_WRAPPED)
+		supported |= BLK_CRYPTO_KEY_TYPE_HW_WRAPPED;
+	if (!supported) {
+		dev_warn(&vdev->dev,
+			 "device takes neither raw nor hardware-wrapped keys (%#x)\n",
+			 key_types);
 		return -EOPNOTSUPP;
 	}
 
@@ -507,7 +548,7 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 
 	vc->profile.ll_ops = vbc_crypto_ops;
 	vc->profile.max_dun_bytes_supported = dun_bytes;
-	vc->profile.key_types_supported = BLK_CRYPTO_KEY_TYPE_RAW;
+	vc->profile.key_types_supported = supported;
 
 	return vbc_get_modes(vc);
 }
@@ -588,9 +629,10 @@ void vbc_crypto_register(struct vbc_dev *vbc)
 	xts = profile->modes_supported[BLK_ENCRYPTION_MODE_AES_256_XTS];
 	if (blk_crypto_register(&vc->profile, vbc->disk->queue))
 		dev_info(&vbc->vdev->dev,
-			 "inline encryption: %u keyslots, %u-byte DUNs, AES-256-XTS data unit sizes %#x\n",
-			 profile->num_slots, profile->max_dun_bytes_supported,
-			 xts);
+			 "inline encryption: %u keyslots for %s keys, %u-byte DUNs, AES-256-XTS data unit sizes %#x\n",
+			 profile->num_slots,
+			 vbc_key_type_names[profile->key_types_supported],
+			 profile->max_dun_bytes_supported, xts);
 }
 
 /* No request is left; the device is about to be reset. */
@@ -603,10 +645,13 @@ void vbc_crypto_suspend(struct vbc_dev *vbc)
 
 	flush_work(&vc->nokey_work);
 
-	/* Evictions come at any time: wait for one that is under way. */
+	/*
+	 * Evictions and the commands of hardware-wrapped keys come at any time:
+	 * wait for one that is under way.
+	 */
 	mutex_lock(&vc->ctrl_lock);
 	vc->state = VBC_CTRL_DOWN;
-	memzero_explicit(&vc->cmd->payload, sizeof(vc->cmd->payload));
+	vbc_ctrl_wipe(vc);
 	mutex_unlock(&vc->ctrl_lock);
 }
 
@@ -623,6 +668,8 @@ void vbc_crypto_resume(struct vbc_dev *vbc)
 	 * of the two at least.
 	 */
 	mutex_lock(&vc->ctrl_lock);
+	/* Until the reset a late reply may have come. */
+	vbc_ctrl_wipe(vc);
 	vc->state = VBC_CTRL_UP;
 	mutex_unlock(&vc->ctrl_lock);
 	vbc_reprogram_all_keys(vc);

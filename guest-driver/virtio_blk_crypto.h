@@ -6,8 +6,10 @@
  *   vbc_queue.c   virtqueues and block requests
  *   vbc_disk.c    config space: limits, capacity, name, sysfs
  *   vbc_crypto.c  keyslots: blk_crypto_profile over the control virtqueue
+ *   vbc_wrapped.c hardware-wrapped keys: making them and preparing them
  *
- * Only vbc_crypto.c knows keys; it knows nothing of sectors and limits.
+ * Only the last two know keys (what they share is in vbc_crypto.h); they know
+ * nothing of sectors and limits.
  */
 #ifndef VIRTIO_BLK_CRYPTO_H
 #define VIRTIO_BLK_CRYPTO_H

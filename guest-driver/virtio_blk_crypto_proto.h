@@ -59,6 +59,7 @@
 
 #define VBC_KEY_BYTES			128
 #define VBC_SW_SECRET_BYTES		32
+#define VBC_IMPORT_BYTES		32	/* of a raw key to be wrapped */
 #define VBC_MAX_DUN_BYTES		32
 
 /* Config space; the fields before are those of struct virtio_blk_config. */

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Hardware-wrapped keys: making them, preparing them, and their software secret.
+ *
+ * All of it happens in the device; the kernel carries blobs to and fro and does
+ * not look into them.  How a wrapped key gets into a keyslot is the affair of
+ * vbc_crypto.c, as it is for other keys.
+ *
+ * User space waits for these commands (ioctls of the disk, adding a key to a
+ * file system), and blk-crypto holds the profile's lock, which I/O may need to
+ * get a keyslot: like programming a key, they allocate nothing.
+ */
+#include <linux/err.h>
+#include <linux/string.h>
+
+#include "vbc_crypto.h"
+
+static_assert(VBC_KEY_BYTES == BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE);
+static_assert(VBC_SW_SECRET_BYTES == BLK_CRYPTO_SW_SECRET_SIZE);
+
+/* Of a wrapped key, whoever gave it */
+static bool vbc_blob_size_ok(size_t size)
+{
+	return size && size <= VBC_KEY_BYTES;
+}
+
+static void vbc_fill_blob(struct vbc_key_blob *blob, const u8 *key, size_t size)
+{
+	blob->key_size = cpu_to_le32(size);
+	memcpy(blob->key, key, size);
+}
+
+/* The size of the key, or -EIO if what the device gave can be no key */
+static int vbc_take_blob(const struct vbc_key_blob *blob, u8 *key)
+{
+	/* Read once: the device shares this memory. */
+	u32 size = le32_to_cpu(READ_ONCE(blob->key_size));
+
+	if (!vbc_blob_size_ok(size))
+		return -EIO;
+	memcpy(key, blob->key, size);
+	return size;
+}
+
+/* What the device fails of the commands that take a wrapped key has a bad one. */
+static int vbc_wrapped_key_error(const struct vbc_ctrl_cmd *cmd, int err)
+{
+	if (err == -EIO && cmd->status == VIRTIO_BLK_S_IOERR)
+		return -EBADMSG;
+	return err;
+}
+
+int vbc_derive_sw_secret(struct blk_crypto_profile *profile,
+			 const u8 *eph_key, size_t eph_key_size,
+			 u8 sw_secret[BLK_CRYPTO_SW_SECRET_SIZE])
+{
+	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
+	struct vbc_ctrl_cmd *cmd;
+	int err;
+
+	if (!vbc_blob_size_ok(eph_key_size))
+		return -EINVAL;
+
+	cmd = vbc_ctrl_begin(vc);
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
+
+	vbc_fill_blob(&cmd->payload.blob, eph_key, eph_key_size);
+	err = vbc_ctrl_exec(vc, VBC_T_DERIVE_SW_SECRET,
+			    sizeof(cmd->payload.blob),
+			    sizeof(cmd->reply.secret));
+	if (err) {
+		err = vbc_wrapped_key_error(cmd, err);
+	} else {
+		memcpy(sw_secret, cmd->reply.secret.secret,
+		       VBC_SW_SECRET_BYTES);
+		/* A device that wrote nothing: this would be no secret. */
+		if (!memchr_inv(sw_secret, 0, VBC_SW_SECRET_BYTES))
+			err = -EIO;
+	}
+
+	vbc_ctrl_end(vc);
+	return err;
+}
+
+int vbc_import_key(struct blk_crypto_profile *profile, const u8 *raw_key,
+		   size_t raw_key_size,
+		   u8 lt_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
+{
+	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
+	struct vbc_ctrl_cmd *cmd;
+	int ret;
+
+	if (raw_key_size != VBC_IMPORT_BYTES)
+		return -EINVAL;
+
+	cmd = vbc_ctrl_begin(vc);
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
+
+	vbc_fill_blob(&cmd->payload.blob, raw_key, raw_key_size);
+	ret = vbc_ctrl_exec(vc, VBC_T_IMPORT_KEY, sizeof(cmd->payload.blob),
+			    sizeof(cmd->reply.blob));
+	if (!ret)
+		ret = vbc_take_blob(&cmd->reply.blob, lt_key);
+
+	vbc_ctrl_end(vc);
+	return ret;
+}
+
+int vbc_generate_key(struct blk_crypto_profile *profile,
+		     u8 lt_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
+{
+	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
+	struct vbc_ctrl_cmd *cmd;
+	int ret;
+
+	cmd = vbc_ctrl_begin(vc);
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
+
+	ret = vbc_ctrl_exec(vc, VBC_T_GENERATE_KEY, 0, sizeof(cmd->reply.blob));
+	if (!ret)
+		ret = vbc_take_blob(&cmd->reply.blob, lt_key);
+
+	vbc_ctrl_end(vc);
+	return ret;
+}
+
+int vbc_prepare_key(struct blk_crypto_profile *profile, const u8 *lt_key,
+		    size_t lt_key_size,
+		    u8 eph_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
+{
+	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
+	struct vbc_ctrl_cmd *cmd;
+	int ret;
+
+	if (!vbc_blob_size_ok(lt_key_size))
+		return -EINVAL;
+
+	cmd = vbc_ctrl_begin(vc);
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
+
+	vbc_fill_blob(&cmd->payload.blob, lt_key, lt_key_size);
+	ret = vbc_ctrl_exec(vc, VBC_T_PREPARE_KEY, sizeof(cmd->payload.blob),
+			    sizeof(cmd->reply.blob));
+	if (ret)
+		ret = vbc_wrapped_key_error(cmd, ret);
+	else
+		ret = vbc_take_blob(&cmd->reply.blob, eph_key);
+
+	vbc_ctrl_end(vc);
+	return ret;
+}
