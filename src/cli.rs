@@ -27,8 +27,8 @@ pub struct Args {
     pub fd: Option<RawFd>,
 
     /// Raw image or block device to serve
-    #[arg(long, value_name = "PATH", required_unless_present = "print_capabilities")]
-    pub blk_file: Option<PathBuf>,
+    #[arg(long, value_name = "PATH")]
+    pub blk_file: PathBuf,
 
     /// Refuse writes; the image may be in use by another device
     #[arg(long)]
@@ -59,8 +59,8 @@ pub struct Args {
           value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_DUN_BYTES)))]
     pub max_dun_bytes: u8,
 
-    /// Number of request queues; one control virtqueue comes after them
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1023))]
+    /// Number of request queues, at most 255; one control virtqueue comes after them
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=255))]
     pub num_queues: u16,
 
     /// The most descriptors of a queue, a power of two
@@ -68,7 +68,7 @@ pub struct Args {
     pub queue_size: u16,
 
     /// Threads that serve the request queues [default: one for each CPU, at most one for each queue]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1023))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
     pub workers: Option<u16>,
 
     /// Serial number that the guest reads, at most 20 characters
@@ -203,7 +203,6 @@ impl TryFrom<&Args> for DeviceConfig {
             logical_block_size: logical,
             physical_block_size: physical,
             writeback: args.cache == CacheMode::Writeback,
-            discard: args.discard != DiscardMode::Off,
         })
     }
 }
@@ -255,6 +254,6 @@ mod tests {
         assert_eq!((config.keyslots, config.data_unit_mask, config.max_dun_bytes), (32, 0x1fe00, 16));
         assert_eq!((config.num_queues, config.queue_size, config.logical_block_size), (64, 256, 512));
         assert!(config.raw_keys);
-        assert!(config.writeback && config.discard);
+        assert!(config.writeback);
     }
 }

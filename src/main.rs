@@ -22,6 +22,11 @@ use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 
 fn main() -> ExitCode {
+    // Whatever else is on the command line (QEMU's backend program conventions).
+    if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
+        println!("{}", serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] }));
+        return ExitCode::SUCCESS;
+    }
     let args = Args::parse();
     env_logger::Builder::new().filter_level(args.log_level).format(log_line).init();
     match run(&args) {
@@ -38,16 +43,16 @@ fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> s
 }
 
 fn run(args: &Args) -> Result<()> {
-    if args.print_capabilities {
-        println!("{}", serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] }));
-        return Ok(());
-    }
     // Before there are keys.
     forbid_core_dumps().context("cannot turn core dumps off")?;
 
     let config = DeviceConfig::try_from(args)?;
-    let path = args.blk_file.as_deref().context("--blk-file is needed: the image to serve")?;
-    let options = OpenOptions { read_only: args.read_only, logical_block_size: config.logical_block_size };
+    let path = args.blk_file.as_path();
+    let options = OpenOptions {
+        read_only: args.read_only,
+        discard: args.discard != DiscardMode::Off,
+        logical_block_size: config.logical_block_size,
+    };
     let image = options.open(path)?;
     if args.discard == DiscardMode::On && !image.can_discard() {
         bail!("{} cannot give space back; use --discard auto or off", path.display());
@@ -65,9 +70,14 @@ fn run(args: &Args) -> Result<()> {
     let watcher = std::thread::Builder::new().name("signals".into()).spawn({
         let stop = Arc::clone(&stop);
         move || {
-            if let Some(signal) = signals.forever().next() {
-                log::info!("signal {signal}: finishing requests in flight, then exiting");
+            let mut signals = signals.forever();
+            if let Some(signal) = signals.next() {
+                log::info!("signal {signal}: finishing requests in flight, then exiting (again to exit at once)");
                 stop.request();
+            }
+            if let Some(signal) = signals.next() {
+                log::error!("signal {signal}: exiting at once, requests in flight are lost");
+                std::process::exit(1);
             }
         }
     })?;
@@ -84,9 +94,10 @@ fn run(args: &Args) -> Result<()> {
 
     // Everything that was completed is on the disk before the exit status says that all is well.
     let flushed = device.image().flush().context("the image could not be flushed");
-    write_stats(args, &device)?;
+    let written = write_stats(args, &device);
     served?;
-    flushed
+    flushed?;
+    written
 }
 
 fn wrapping(args: &Args) -> Result<Option<Wrapping>> {

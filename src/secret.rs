@@ -89,6 +89,30 @@ impl Drop for Unmap {
     }
 }
 
+/// Bytes of stack that [`with_wiped_stack`] wipes: several times what expanding or unwrapping a key takes.
+const WIPED_STACK: usize = 32 << 10;
+
+/// Calls `action`, which works on secrets, and then overwrites the part of the stack that it used.
+///
+/// Values that are moved leave copies behind which no destructor sees; expanded keys are returned by value from the
+/// crates that expand them. So this surrounds every command that has to do with keys.
+pub fn with_wiped_stack<R>(action: impl FnOnce() -> R) -> R {
+    #[inline(never)]
+    fn below<R>(action: impl FnOnce() -> R) -> R {
+        action()
+    }
+    #[inline(never)]
+    fn wipe() {
+        // Its frame lies where the frames of `below` were.
+        let mut frame = [u64::MAX; WIPED_STACK / size_of::<u64>()];
+        frame.zeroize();
+        std::hint::black_box(&frame);
+    }
+    let result = below(action);
+    wipe();
+    result
+}
+
 /// Keeps secrets out of core dumps and away from other processes of the same user.
 ///
 /// # Errors
@@ -103,6 +127,43 @@ pub fn forbid_core_dumps() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Looks for 16-byte pieces of a key in this thread's stack, below the caller.
+    #[inline(never)]
+    fn pieces_on_the_stack(key: &[u8]) -> usize {
+        let marker = 0u8;
+        let here = std::hint::black_box(&raw const marker) as u64;
+        let mut stack = vec![0; 64 << 10];
+        let memory = std::fs::File::open("/proc/self/mem").expect("own memory");
+        let from = here - stack.len() as u64;
+        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut stack, from).expect("own stack");
+        key.chunks(16).filter(|piece| stack.windows(16).any(|bytes| bytes == *piece)).count()
+    }
+
+    #[test]
+    fn no_key_stays_on_the_stack() {
+        use crate::keyslot::{KeyConfig, KeyslotTable};
+        let table = KeyslotTable::new(1).expect("keyslot");
+        let config = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
+        // On the heap, and nowhere else.
+        let mut key = Box::new([0; 64]);
+        key.iter_mut().zip(1u8..).for_each(|(byte, i)| *byte = i.wrapping_mul(73));
+        let program = || table.program(0, &key, config).map(drop);
+        // Long enough a stack for the test to look at.
+        std::hint::black_box([0u8; 128 << 10]);
+        program().expect("slot");
+        // That the test can find what it looks for: a round key is the key itself, and moves leave it behind.
+        let without = pieces_on_the_stack(&*key);
+        with_wiped_stack(program).expect("slot");
+        assert_eq!(pieces_on_the_stack(&*key), 0, "(without wiping there were {without})");
+        with_wiped_stack(|| {
+            let wrapping = crate::wrapped::Wrapping::new(None).expect("wrapping keys");
+            let blob = wrapping.import(&key[..32]).expect("import");
+            let blob = wrapping.prepare(&blob).expect("prepare");
+            wrapping.inline_key(&blob).map(drop).expect("key");
+        });
+        assert_eq!(pieces_on_the_stack(&*key), 0);
+    }
 
     #[test]
     fn the_kernel_reports_the_memory_as_locked_and_not_dumped() {

@@ -272,6 +272,40 @@ fn without_the_features_there_is_no_encryption() {
     }
 }
 
+/// A control virtqueue alone serves no command, and no request either.
+#[test]
+fn a_control_queue_without_encryption() {
+    use vhost::VhostBackend;
+    let mut guest = Guest::new();
+    let control = guest.control();
+    let features = guest.features & !feature::INLINE_ENCRYPTION;
+    let protocol = vhost::vhost_user::message::VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+    guest.frontend().set_features(features | protocol).expect("SET_FEATURES");
+    guest.frontend().get_features().expect("GET_FEATURES");
+    guest.request(control, &header(IN, 0), 513).assert_only_status(UNSUPP);
+    guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(UNSUPP);
+    guest.request(control, &header(GET_CRYPTO_MODES, 0), 9).assert_only_status(UNSUPP);
+    guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(UNSUPP);
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+}
+
+/// As many segments as the configuration space allows, header and crypto message apart.
+#[test]
+fn the_largest_number_of_segments() {
+    let mut guest = Guest::with(Options { ring_size: 256, ..Options::default() });
+    let seg_max = u32::from_le_bytes(guest.get_config(12, 4).try_into().expect("4 bytes")) as usize;
+    program(&mut guest, &Program::new(0, &key(1), 12));
+    let plain = pattern(1, seg_max * 4096);
+    for indirect in [false, true] {
+        let cut = Cut { readable: [vec![16, 40], vec![4096; seg_max - 1]].concat(), writable: vec![], indirect };
+        guest.request_cut(0, &crypto_write(0, 0, [0; 4], &plain), 1, &cut).assert_only_status(OK);
+        assert!(guest.image_bytes(0, plain.len()) == openssl_xts(&key(1), 0, 4096, &plain));
+        let cut = Cut { readable: vec![16], writable: vec![4096; seg_max], indirect };
+        let read = crypto_header(CRYPTO_IN, 0, 0, [0; 4]);
+        assert!(guest.request_cut(0, &read, plain.len() + 1, &cut).data == plain);
+    }
+}
+
 #[test]
 fn without_multiqueue_the_control_queue_is_number_1() {
     let mut guest = Guest::with(Options { accept: !feature::MQ, queues: 1, ..Options::default() });
@@ -293,15 +327,17 @@ fn reset_stop_and_new_features_empty_the_keyslots() {
     guest.set_features_again();
     guest.request(0, &write, 1).assert_only_status(NOKEY);
 
-    // Some frontends reset a device by stopping all queues and setting features again.
+    // Some frontends reset a device by stopping all queues and setting features again. A paused machine stops them,
+    // too, and goes on with what was negotiated.
     load(&mut guest);
     for index in 0..guest.rings.len() {
         let base = guest.frontend().get_vring_base(index).expect("GET_VRING_BASE");
         assert_eq!(base, u32::from(guest.rings[index].next_avail), "nothing is left behind");
     }
     assert_eq!(guest.stat("keyslots.lost"), 2);
-    guest.set_features_again();
     guest.start_rings();
+    guest.request(0, &write, 1).assert_only_status(NOKEY);
+    guest.set_features_again();
     guest.request(0, &write, 1).assert_only_status(NOKEY);
 
     load(&mut guest);

@@ -50,10 +50,9 @@ fn a_disabled_queue_waits() {
     guest.frontend().set_vring_enable(0, false).expect("SET_VRING_ENABLE");
     guest.frontend().get_features().expect("GET_FEATURES");
     let buffers = guest.rings[0].add(&guest.memory, &write_request(0, &[1; 512]), 1, &Cut::default());
-    guest.rings[0].kick();
     let memory = guest.memory.clone();
     guest.rings[0].assert_silent(&memory);
-    // Enabling is enough: the notification was there before.
+    // Enabling is enough: whether there was a notification before nobody knows.
     guest.frontend().set_vring_enable(0, true).expect("SET_VRING_ENABLE");
     assert_eq!(guest.rings[0].wait(&memory), (buffers.head, 1));
 }
@@ -105,6 +104,81 @@ fn sessions_leak_no_descriptors_or_threads() {
         assert!(Instant::now() < deadline, "{before:?} -> {:?}", (count("fd"), count("task")));
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// QEMU starts and enables a queue first and hands over its interrupt afterwards: what was served in between must not
+/// leave the driver waiting.
+#[test]
+fn an_interrupt_that_is_handed_over_late() {
+    let mut guest = Guest::new();
+    guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
+    let buffers = guest.rings[0].add(&guest.memory, &write_request(0, &[1; 512]), 1, &Cut::default());
+    let base = guest.rings[0].next_avail - 1;
+    let frontend = guest.frontend.as_mut().expect("connected");
+    let ring = &mut guest.rings[0];
+    frontend.set_vring_base(0, base).expect("SET_VRING_BASE");
+    frontend.set_vring_kick(0, &ring.kick).expect("SET_VRING_KICK");
+    frontend.set_vring_enable(0, true).expect("SET_VRING_ENABLE");
+    ring.kick();
+    let (head, _) = ring.wait(&guest.memory);
+    assert_eq!(head, buffers.head);
+    frontend.set_vring_call(0, &ring.call).expect("SET_VRING_CALL");
+    let deadline = Instant::now() + ring::PATIENCE;
+    while ring.call.read().is_err() {
+        assert!(Instant::now() < deadline, "the driver would wait for ever");
+        std::thread::yield_now();
+    }
+}
+
+/// A device that stops on request: the frontend sees the end of the connection only when everything taken is returned,
+/// or it would give the same requests to the next backend.
+#[test]
+fn stopping_drains_before_the_frontend_sees_the_end() {
+    use std::io::Read;
+    for round in 0..10u64 {
+        let mut guest = Guest::new();
+        let data = pattern(round, 1 << 20);
+        for n in 0..7 {
+            guest.rings[0].add(&guest.memory, &write_request(n * 2048, &data), 1, &Cut::default());
+        }
+        guest.rings[0].kick();
+        std::thread::sleep(Duration::from_micros(round * 300));
+        let mut connection = guest.connection.take().expect("connected");
+        guest.stop.request();
+        assert_eq!(connection.read(&mut [0; 16]).unwrap_or(0), 0, "the end of the connection");
+        let used = guest.rings[0].used_index(&guest.memory);
+        for n in 0..7u64 {
+            let done = guest.image_bytes(n << 20, data.len()) == data;
+            assert_eq!(done, n < u64::from(used), "request {n}, {used} returned at the end of the connection");
+        }
+        guest.rings[0].assert_silent_from(&guest.memory, used);
+    }
+}
+
+/// The memory table changes while requests pour in: none is lost, none fails.
+#[test]
+fn memory_changes_under_load() {
+    let mut guest = Guest::new();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let memory = guest.memory.clone();
+    let mut ring = guest.rings.remove(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut round = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                round += 1;
+                let buffers = ring.add(&memory, &write_request(round % 64 * 8, &[1; 4096]), 1, &Cut::default());
+                ring.kick();
+                ring.wait(&memory);
+                assert_eq!(ring.read_writable(&memory, &buffers), [OK]);
+                ring.free(&buffers);
+            }
+        });
+        for _ in 0..300 {
+            guest.set_memory();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 /// Messages that make no sense end the session or are refused; they never take the device with them.

@@ -10,10 +10,12 @@ use super::Device;
 use crate::protocol::{
     CONFIG_WRITEBACK_OFFSET, ConfigSpace, CryptoCharacteristics, SECTOR_SHIFT, SECTOR_SIZE, feature, key_type,
 };
-use crate::request::{MAX_RANGE_SECTORS, MAX_RANGES};
+use crate::request::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits};
 
-/// The most segments a driver is told to put in one request, header and status apart.
-const SEG_MAX: u32 = 254;
+/// Descriptors of a request beside its data: header, crypto message, status. A driver may keep the first two apart.
+const OTHER_DESCRIPTORS: u32 = 3;
+/// The most segments of data a driver is told to put in one request.
+const SEG_MAX: u32 = 253;
 
 impl Device {
     pub(super) fn offered_features(&self) -> u64 {
@@ -32,7 +34,7 @@ impl Device {
             features |= feature::RO;
         } else {
             features |= feature::WRITE_ZEROES;
-            if self.config.discard && self.image.can_discard() {
+            if self.image.can_discard() {
                 features |= feature::DISCARD;
             }
             if self.image.can_secure_erase() {
@@ -51,16 +53,17 @@ impl Device {
     pub(super) fn config_bytes(&self) -> Vec<u8> {
         let config = &self.config;
         let block_sectors = (u64::from(config.logical_block_size) / SECTOR_SIZE) as u32; // at most 128
-        let ranges = |offered| if offered { (MAX_RANGE_SECTORS, MAX_RANGES) } else { (0, 0) };
         let features = self.offered_features();
-        let (discard_sectors, discard_ranges) = ranges(features & feature::DISCARD != 0);
-        let (zero_sectors, zero_ranges) = ranges(features & feature::WRITE_ZEROES != 0);
-        let (erase_sectors, erase_ranges) = ranges(features & feature::SECURE_ERASE != 0);
+        let limits = |feature, limits: RangeLimits| {
+            if features & feature != 0 { (limits.sectors, limits.ranges) } else { (0, 0) }
+        };
+        let (discard_sectors, discard_ranges) = limits(feature::DISCARD, DISCARD_LIMITS);
+        let (zero_sectors, zero_ranges) = limits(feature::WRITE_ZEROES, ERASE_LIMITS);
+        let (erase_sectors, erase_ranges) = limits(feature::SECURE_ERASE, ERASE_LIMITS);
 
         let mut space = ConfigSpace::new_zeroed();
         space.capacity.set(self.image.len() >> SECTOR_SHIFT);
-        // The header and the status need a descriptor each.
-        space.seg_max.set(SEG_MAX.min(u32::from(config.queue_size).saturating_sub(2)).max(1));
+        space.seg_max.set(SEG_MAX.min(u32::from(config.queue_size).saturating_sub(OTHER_DESCRIPTORS)).max(1));
         space.blk_size.set(config.logical_block_size);
         // Both sizes are powers of two and the physical one is not smaller; the exponent is at most 7.
         space.physical_block_exp =

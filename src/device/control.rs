@@ -10,12 +10,17 @@ use crate::crypto::KEY_BYTES;
 use crate::keyslot::{Evicted, KeyConfig};
 use crate::protocol::{AES_256_XTS_KEY_BYTES, KeyBlob, KeyDescriptor, crypto_mode, key_type};
 use crate::request::{ControlCommand, Reply};
+use crate::secret::with_wiped_stack;
 use crate::wrapped::{Blob, Wrapping};
 
 const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 
 impl Device {
     pub(super) fn control(&self, command: ControlCommand, reply: &mut Reply<'_>) -> Result<(), Failure> {
+        with_wiped_stack(|| self.command(command, reply))
+    }
+
+    fn command(&self, command: ControlCommand, reply: &mut Reply<'_>) -> Result<(), Failure> {
         match command {
             ControlCommand::GetCryptoModes => {
                 let mut modes = [U32::ZERO; crypto_mode::TABLE_LEN];

@@ -17,6 +17,7 @@ use crate::disk::{Bounce, Image, ZeroMode};
 use crate::keyslot::KeyslotTable;
 use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
+use crate::ratelimit::RateLimit;
 use crate::request::{Limits, QueueRole, Refusal, Reply, Request, parse};
 use crate::vhost::VirtioDevice;
 use crate::wrapped::{WrapError, Wrapping};
@@ -48,8 +49,6 @@ pub struct DeviceConfig {
     pub physical_block_size: u32,
     /// Completed writes may be in the cache until a flush. The driver can change it.
     pub writeback: bool,
-    /// Offer DISCARD.
-    pub discard: bool,
 }
 
 /// A block device with inline encryption.
@@ -90,9 +89,24 @@ impl Failure {
     fn status(&self) -> Status {
         match self {
             Self::Unsupported => Status::Unsupp,
+            // The image cannot do what the file system or disk below it does not offer after all.
+            Self::Disk(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Status::Unsupp,
             Self::NoKey => Status::NoKey,
             Self::Malformed | Self::NoSuchSlot(_) | Self::Transfer(_) | Self::Wrap(_) | Self::Disk(_) => Status::IoErr,
         }
+    }
+}
+
+/// The guest's mistakes are its own business; trouble of the host's is the user's.
+fn report(failure: &Failure) {
+    static LIMIT: RateLimit = RateLimit::new();
+    match failure {
+        Failure::Disk(error) => {
+            if let Some(suppressed) = LIMIT.allow() {
+                log::warn!("the image fails: {error} ({suppressed} such lines left out before)");
+            }
+        }
+        _ => log::debug!("a request fails with {:?}: {failure}", failure.status()),
     }
 }
 
@@ -121,10 +135,10 @@ impl Device {
         self.features.load(Ordering::Acquire) & feature != 0
     }
 
-    /// Requests without a control virtqueue are all there is, until bits 22 and 23 have been negotiated.
+    /// The control virtqueue follows the request queues that the driver knows of.
     fn role(&self, queue: usize) -> QueueRole {
         let request_queues = if self.negotiated(feature::MQ) { usize::from(self.config.num_queues) } else { 1 };
-        if self.negotiated(feature::INLINE_ENCRYPTION) && queue == request_queues {
+        if self.negotiated(feature::CTRL_VQ) && queue == request_queues {
             QueueRole::Control
         } else {
             QueueRole::Request
@@ -153,7 +167,7 @@ impl Device {
                     Ok(()) => Status::Ok,
                     Err(failure) => {
                         self.stats.count_failure(failure.status());
-                        log::debug!("a request fails with {:?}: {failure}", failure.status());
+                        report(&failure);
                         failure.status()
                     }
                 };
@@ -206,7 +220,7 @@ impl Device {
 }
 
 impl VirtioDevice for Device {
-    type Scratch = Option<Bounce>;
+    type Scratch = Bounce;
 
     fn features(&self) -> u64 {
         self.offered_features()
@@ -225,9 +239,9 @@ impl VirtioDevice for Device {
     }
 
     fn set_features(&self, mut features: u64) {
-        let both = feature::CTRL_VQ | feature::INLINE_ENCRYPTION;
-        if features & both != both {
-            features &= !both;
+        if features & feature::CTRL_VQ == 0 {
+            // Keys could not be programmed.
+            features &= !feature::INLINE_ENCRYPTION;
         }
         self.reset();
         self.features.store(features, Ordering::Release);
@@ -244,19 +258,20 @@ impl VirtioDevice for Device {
     fn reset(&self) {
         self.features.store(0, Ordering::Release);
         self.writeback.store(self.config.writeback, Ordering::Release);
-        let lost = self.keyslots.clear();
-        self.stats.count_reset(lost);
+        self.stats.count_reset(self.keyslots.clear());
     }
 
-    fn scratch(&self) -> Option<Bounce> {
-        Bounce::new().inspect_err(|error| log::error!("a worker has no buffer, its requests will fail: {error:?}")).ok()
+    fn stopped(&self) {
+        // What was negotiated stays: only a reset or new features undo it.
+        self.stats.count_stop(self.keyslots.clear());
     }
 
-    fn process(&self, queue: usize, chain: Chain<'_>, scratch: &mut Option<Bounce>) -> u32 {
-        match scratch {
-            Some(bounce) => self.serve(chain, self.role(queue), bounce),
-            None => 0,
-        }
+    fn scratch(&self) -> io::Result<Bounce> {
+        Bounce::new().map_err(|_| io::ErrorKind::OutOfMemory.into())
+    }
+
+    fn process(&self, queue: usize, chain: Chain<'_>, bounce: &mut Bounce) -> u32 {
+        self.serve(chain, self.role(queue), bounce)
     }
 
     fn queue_broken(&self, _queue: usize) {

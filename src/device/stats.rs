@@ -101,7 +101,7 @@ counters! {
         evict,
         /// KEYSLOT_EVICT commands for a slot that was empty.
         evict_empty,
-        /// Keys lost in a reset of the device or with the frontend.
+        /// Keys lost in a reset, when all queues were stopped (a paused machine, too) or with the frontend.
         lost,
         /// Encrypted requests whose slot was empty.
         nokey,
@@ -225,6 +225,10 @@ impl Stats {
 
     pub(super) fn count_equal_halves(&self) {
         self.keyslots.equal_halves.add(1);
+    }
+
+    pub(super) fn count_stop(&self, lost_keys: usize) {
+        self.keyslots.lost.add(lost_keys as u64); // usize to u64 loses nothing
     }
 
     pub(super) fn count_reset(&self, lost_keys: usize) {

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -19,7 +19,10 @@ pub struct Image {
     pub(super) read_only: bool,
     pub(super) can_discard: bool,
     pub(super) can_secure_erase: bool,
-    pub(super) flush_failed: AtomicBool,
+    /// `fdatasync`; another one in tests.
+    pub(super) sync: fn(&File) -> io::Result<()>,
+    /// Held while it runs: the system reports a failed write-back once, to whoever asks first.
+    pub(super) flush_failed: Mutex<bool>,
 }
 
 /// How [`Image::write_zeroes`] makes zeroes.
@@ -82,14 +85,15 @@ impl Image {
     /// The system's. After a failure the system has dropped the dirty pages, so a later flush that succeeds would
     /// promise too much: all later ones fail, too, until the image is opened anew.
     pub fn flush(&self) -> io::Result<()> {
-        if self.flush_failed.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier flush has failed"));
-        }
         if self.read_only {
             return Ok(());
         }
-        self.file.sync_data().inspect_err(|error| {
-            self.flush_failed.store(true, Ordering::Release);
+        let mut failed = self.flush_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *failed {
+            return Err(io::Error::other("an earlier flush has failed"));
+        }
+        (self.sync)(&self.file).inspect_err(|error| {
+            *failed = true;
             log::error!("flushing the image has failed, what was written is not safe: {error}");
         })
     }

@@ -9,3 +9,6 @@ mod open;
 pub use bounce::Bounce;
 pub use image::{Image, ZeroMode};
 pub use open::{OpenError, OpenOptions};
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::Mutex;
 
 use rustix::fs::{FallocateFlags, fallocate, major, minor};
 
@@ -19,6 +19,8 @@ use crate::protocol::SECTOR_SIZE;
 pub struct OpenOptions {
     /// Refuse writes.
     pub read_only: bool,
+    /// Use the image's ability to give space back, where it has it.
+    pub discard: bool,
     /// The image must be a multiple of this, which is a power of two and at least 512.
     pub logical_block_size: u32,
 }
@@ -51,6 +53,19 @@ pub enum OpenError {
         /// Its bytes.
         len: u64,
         /// The logical block size.
+        block: u32,
+    },
+    /// It has larger sectors.
+    #[error(
+        "{} has logical blocks of {device} bytes, which cannot serve a disk with {block}; use --logical-block-size \
+         {device}", path.display()
+    )]
+    BlockSize {
+        /// The block device.
+        path: PathBuf,
+        /// Its logical block size.
+        device: u32,
+        /// The logical block size that was asked for.
         block: u32,
     },
     /// Somebody else has it.
@@ -109,11 +124,18 @@ impl OpenOptions {
             return Err(OpenError::Size { path: owned(), len, block });
         }
         let is_block_device = kind.is_block_device();
-        let can_discard = !self.read_only
+        if is_block_device {
+            let device = rustix::fs::ioctl_blksszget(&file).map_err(|error| other(error.into()))?;
+            if device > block {
+                return Err(OpenError::BlockSize { path: owned(), device, block });
+            }
+        }
+        let can_discard = self.discard
+            && !self.read_only
             && if is_block_device { block_device_discards(&file) } else { file_system_punches_holes(&file, len) };
         let can_secure_erase = !self.read_only && is_block_device && block_device_erases(&file);
-        let flush_failed = AtomicBool::new(false);
-        Ok(Image { file, len, read_only: self.read_only, can_discard, can_secure_erase, flush_failed })
+        let (sync, flush_failed) = (File::sync_data as fn(&File) -> _, Mutex::new(false));
+        Ok(Image { file, len, read_only: self.read_only, can_discard, can_secure_erase, sync, flush_failed })
     }
 }
 
@@ -145,8 +167,11 @@ fn block_device_discards(file: &File) -> bool {
     let directory = format!("/sys/dev/block/{}:{}", major(device), minor(device));
     // A partition has no queue of its own; its disk is one level up.
     ["queue", "../queue"].iter().any(|queue| {
-        std::fs::read_to_string(format!("{directory}/{queue}/discard_max_bytes"))
-            .is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0))
+        // Discarded space must read as zeroes afterwards, which the kernel does with the second of these.
+        ["discard_max_bytes", "write_zeroes_max_bytes"].iter().all(|limit| {
+            std::fs::read_to_string(format!("{directory}/{queue}/{limit}"))
+                .is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0))
+        })
     })
 }
 

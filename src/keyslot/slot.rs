@@ -135,6 +135,18 @@ impl Slot {
         }
     }
 
+    /// Whether there is anything but zeroes in each cell.
+    #[cfg(test)]
+    pub(super) fn cells_in_use(&self) -> [bool; 2] {
+        let _control = lock(&self.control);
+        [0, 1].map(|index| {
+            let start = self.cell(index).key.get().cast::<u8>();
+            // SAFETY: the cell's bytes are initialised, by the mapping's zeroes at the least, and `control` keeps them
+            // from changing. Padding is read byte by byte through a pointer, never as a value.
+            (0..size_of::<ProgrammedKey>()).any(|at| unsafe { start.add(at).read_volatile() } != 0)
+        })
+    }
+
     fn cell(&self, state: u64) -> &Cell {
         let [first, second] = &*self.cells;
         if state & 1 == 0 { first } else { second }

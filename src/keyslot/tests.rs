@@ -128,6 +128,18 @@ fn keys_are_never_torn_under_contention() {
     });
 }
 
+/// The cell of an evicted or replaced key holds nothing of it.
+#[test]
+fn keys_are_wiped_when_they_go() {
+    let table = KeyslotTable::new(1).expect("table");
+    let slot = &table.slots[0];
+    table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
+    table.program(0, &[2; KEY_BYTES], CONFIG).expect("slot");
+    assert_eq!(slot.cells_in_use(), [false, true]);
+    table.evict(0).expect("slot");
+    assert_eq!(slot.cells_in_use(), [false, false]);
+}
+
 #[test]
 fn a_handle_prints_no_key() {
     let table = KeyslotTable::new(1).expect("table");

@@ -23,12 +23,12 @@ pub use chain::{Chain, ChainError, Segments};
 /// The most chains that a worker takes from a queue before it returns the first of them.
 pub const BATCH: usize = 32;
 
-/// What came out of [`Vring::take`].
+/// What came out of [`Turn::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// Nothing is available, or the queue does not run; the driver will notify.
     Nothing,
-    /// Chains were taken; they must be returned with [`Vring::give_back`].
+    /// Chains were taken; they must be returned with [`Turn::give_back`].
     Chains,
 }
 
@@ -61,6 +61,17 @@ pub struct RingAddresses {
     pub used_ring: GuestAddress,
 }
 
+/// A worker's turn at a queue: until it is dropped the queue is not idle, so whoever stops the queue or changes the
+/// guest's memory waits for it. Dropped also when the worker panics.
+pub struct Turn<'v> {
+    vring: &'v Vring,
+}
+
+/// Proof that a queue is idle and stays so: no worker can begin a turn while it lives.
+pub struct Paused<'v> {
+    _state: MutexGuard<'v, State>,
+}
+
 /// A virtqueue with its eventfds. Shared by the frontend's thread and the one worker that serves it.
 pub struct Vring {
     index: usize,
@@ -75,10 +86,12 @@ struct State {
     err: Option<File>,
     /// SET_VRING_ENABLE.
     enabled: bool,
-    /// The worker holds chains that it has not returned.
+    /// The worker is at its turn.
     busy: bool,
     /// Why the queue was retired.
     retired: Option<&'static str>,
+    /// The retirement has not been counted yet.
+    retirement_is_news: bool,
     in_flight: HeadSet,
 }
 
@@ -125,6 +138,7 @@ impl Vring {
             enabled: false,
             busy: false,
             retired: None,
+            retirement_is_news: false,
             in_flight: HeadSet::new(max_size),
         };
         Ok(Self { index, state: Mutex::new(state), idle: Condvar::new() })
@@ -182,7 +196,13 @@ impl Vring {
 
     /// Sets the eventfd that interrupts the driver.
     pub fn set_call(&self, call: Option<File>) {
-        self.lock().call = call;
+        let mut state = self.lock();
+        if state.queue.ready() {
+            // Frontends may start and enable a queue before they hand over its interrupt (QEMU does). The driver may
+            // be waiting for one that went nowhere; one too many is harmless.
+            signal(call.as_ref());
+        }
+        state.call = call;
     }
 
     /// Sets the eventfd that tells the frontend of a broken queue.
@@ -218,33 +238,53 @@ impl Vring {
         (state.queue.next_avail(), state.kick.take())
     }
 
-    /// Waits until the worker has returned all that it took so far.
-    pub fn quiesce(&self) {
-        drop(self.wait_idle());
+    /// Waits until the worker has returned all that it took, and keeps it from taking more.
+    pub fn pause(&self) -> Paused<'_> {
+        Paused { _state: self.wait_idle() }
     }
 
     fn wait_idle(&self) -> MutexGuard<'_, State> {
         self.idle.wait_while(self.lock(), |state| state.busy).unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins a turn, if the queue runs. Only the one worker of the queue may do so, and only then may it look at the
+    /// guest's memory: memory that it looked at before may be gone.
+    pub fn begin(&self) -> Option<Turn<'_>> {
+        let mut state = self.lock();
+        if !state.enabled || !state.queue.ready() || state.retired.is_some() {
+            return None;
+        }
+        state.busy = true;
+        Some(Turn { vring: self })
+    }
+
+    /// Retires the queue for a reason found in a chain.
+    pub fn retire(&self, reason: &'static str) {
+        self.lock().retire(self.index, reason);
+    }
+
+    /// Whether the queue has been retired since this was last asked.
+    pub fn newly_retired(&self) -> bool {
+        std::mem::take(&mut self.lock().retirement_is_news)
+    }
+}
+
+impl Turn<'_> {
     /// Takes up to [`BATCH`] chains. Turns the driver's notifications on when there are none.
     pub fn take<'m>(&self, memory: &'m GuestMemoryMmap, chains: &mut Vec<TakenChain<'m>>) -> Taken {
-        let mut guard = self.lock();
+        let index = self.vring.index;
+        let mut guard = self.vring.lock();
         let state = &mut *guard;
-        if !state.enabled || !state.queue.ready() || state.retired.is_some() {
-            return Taken::Nothing;
-        }
         if !state.queue.is_valid(memory) {
-            state.retire(self.index, "the ring is not in guest memory");
+            state.retire(index, "the ring is not in guest memory");
             return Taken::Nothing;
         }
         loop {
             if let Err(reason) = state.pop(memory, chains) {
                 // What was taken before is still served and returned.
-                state.retire(self.index, reason);
+                state.retire(index, reason);
             }
             if !chains.is_empty() {
-                state.busy = true;
                 return Taken::Chains;
             }
             if state.retired.is_some() {
@@ -255,7 +295,7 @@ impl Vring {
                 // Something came between the last look and turning notifications on.
                 Ok(true) => {}
                 Err(_) => {
-                    state.retire(self.index, "the ring cannot be accessed");
+                    state.retire(index, "the ring cannot be accessed");
                     return Taken::Nothing;
                 }
             }
@@ -264,29 +304,24 @@ impl Vring {
 
     /// Returns chains to the driver and interrupts it when it wants that.
     pub fn give_back(&self, memory: &GuestMemoryMmap, completions: &[Completion]) {
-        let mut guard = self.lock();
+        let mut guard = self.vring.lock();
         let state = &mut *guard;
         for completion in completions {
             state.in_flight.remove(completion.head);
             if state.queue.add_used(memory, completion.head, completion.written).is_err() {
-                state.retire(self.index, "the used ring cannot be written");
+                state.retire(self.vring.index, "the used ring cannot be written");
             }
         }
-        state.busy = false;
         if !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true) {
             signal(state.call.as_ref());
         }
-        self.idle.notify_all();
     }
+}
 
-    /// Retires the queue for a reason found in a chain.
-    pub fn retire(&self, reason: &'static str) {
-        self.lock().retire(self.index, reason);
-    }
-
-    /// Why the queue was retired, if it was.
-    pub fn retired(&self) -> Option<&'static str> {
-        self.lock().retired
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.vring.lock().busy = false;
+        self.vring.idle.notify_all();
     }
 }
 
@@ -324,6 +359,7 @@ impl State {
                 );
             }
             self.retired = Some(reason);
+            self.retirement_is_news = true;
             signal(self.err.as_ref());
         }
     }

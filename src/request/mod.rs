@@ -15,7 +15,7 @@ use crate::protocol::{CryptoMessage, RequestHeader, SECTOR_SHIFT, Status, featur
 use crate::queue::{Chain, Segments};
 
 pub use control::ControlCommand;
-pub use ranges::{MAX_RANGE_SECTORS, MAX_RANGES, ZeroRange};
+pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::Reply;
 
 /// What a request may be: fixed by the disk and by what the driver negotiated.
@@ -126,6 +126,7 @@ pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> (Reply<'
     }
     let parsed = match role {
         QueueRole::Request => parse_body(&header, readable, &reply, limits),
+        QueueRole::Control if !limits.has(feature::INLINE_ENCRYPTION) => Err(Status::Unsupp.into()),
         QueueRole::Control => control::parse(request_type, readable).map(Request::Control),
     };
     let parsed = parsed.map_err(|refused| match refused {
@@ -183,12 +184,14 @@ fn parse_body<'m>(
         }
         request_type::FLUSH => Ok(Request::Flush),
         request_type::GET_ID => Ok(Request::GetId),
-        request_type::DISCARD if limits.has(feature::DISCARD) => Ok(Request::Discard(ranges::plain(data, limits)?)),
+        request_type::DISCARD if limits.has(feature::DISCARD) => {
+            Ok(Request::Discard(ranges::plain(data, limits, DISCARD_LIMITS)?))
+        }
         request_type::WRITE_ZEROES if limits.has(feature::WRITE_ZEROES) => {
             Ok(Request::WriteZeroes(ranges::zeroes(data, limits)?))
         }
         request_type::SECURE_ERASE if limits.has(feature::SECURE_ERASE) => {
-            Ok(Request::SecureErase(ranges::plain(data, limits)?))
+            Ok(Request::SecureErase(ranges::plain(data, limits, ERASE_LIMITS)?))
         }
         _ => Err(Status::Unsupp.into()),
     }

@@ -8,10 +8,20 @@ use super::{Extent, Limits, read_front};
 use crate::protocol::{RANGE_FLAG_UNMAP, RangeSegment, SECTOR_SHIFT, Status};
 use crate::queue::Segments;
 
-/// The most ranges in one request.
-pub const MAX_RANGES: u32 = 64;
-/// The most sectors in one range: 2 GiB.
-pub const MAX_RANGE_SECTORS: u32 = 1 << 22;
+/// What one request may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RangeLimits {
+    /// Ranges.
+    pub ranges: u32,
+    /// Sectors in a range.
+    pub sectors: u32,
+}
+
+/// DISCARD: giving space back is quick. 2 GiB in a range.
+pub const DISCARD_LIMITS: RangeLimits = RangeLimits { ranges: 64, sectors: 1 << 22 };
+/// WRITE_ZEROES and SECURE_ERASE: where the image has no quick way, every byte is written, and nothing can stop a request
+/// that has begun. 64 MiB.
+pub const ERASE_LIMITS: RangeLimits = RangeLimits { ranges: 1, sectors: 1 << 17 };
 
 /// A range of WRITE_ZEROES.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +33,14 @@ pub struct ZeroRange {
 }
 
 /// Ranges without flags.
-pub(super) fn plain(data: Segments<'_>, limits: &Limits) -> Result<Vec<Extent>, Status> {
-    let ranges = parse(data, limits, 0)?;
+pub(super) fn plain(data: Segments<'_>, limits: &Limits, most: RangeLimits) -> Result<Vec<Extent>, Status> {
+    let ranges = parse(data, limits, most, 0)?;
     Ok(ranges.into_iter().map(|(extent, _)| extent).collect())
 }
 
 /// Ranges of WRITE_ZEROES.
 pub(super) fn zeroes(data: Segments<'_>, limits: &Limits) -> Result<Vec<ZeroRange>, Status> {
-    let ranges = parse(data, limits, RANGE_FLAG_UNMAP)?;
+    let ranges = parse(data, limits, ERASE_LIMITS, RANGE_FLAG_UNMAP)?;
     Ok(ranges
         .into_iter()
         .map(|(extent, flags)| ZeroRange { extent, may_deallocate: flags & RANGE_FLAG_UNMAP != 0 })
@@ -38,14 +48,19 @@ pub(super) fn zeroes(data: Segments<'_>, limits: &Limits) -> Result<Vec<ZeroRang
 }
 
 /// All ranges are checked before the caller touches the first.
-fn parse(mut data: Segments<'_>, limits: &Limits, known_flags: u32) -> Result<Vec<(Extent, u32)>, Status> {
+fn parse(
+    mut data: Segments<'_>,
+    limits: &Limits,
+    most: RangeLimits,
+    known_flags: u32,
+) -> Result<Vec<(Extent, u32)>, Status> {
     const SIZE: u64 = size_of::<RangeSegment>() as u64; // 16
     let count = data.len() / SIZE;
-    if count == 0 || count > u64::from(MAX_RANGES) || !data.len().is_multiple_of(SIZE) {
+    if count == 0 || count > u64::from(most.ranges) || !data.len().is_multiple_of(SIZE) {
         return Err(Status::IoErr);
     }
     limits.check_writable()?;
-    let mut ranges = Vec::with_capacity(count as usize); // at most MAX_RANGES
+    let mut ranges = Vec::with_capacity(count as usize); // at most `most.ranges`
     for _ in 0..count {
         let mut range = RangeSegment::new_zeroed();
         if !read_front(&mut data, range.as_mut_bytes()) {
@@ -54,7 +69,7 @@ fn parse(mut data: Segments<'_>, limits: &Limits, known_flags: u32) -> Result<Ve
         if range.flags.get() & !known_flags != 0 {
             return Err(Status::Unsupp);
         }
-        if range.num_sectors.get() > MAX_RANGE_SECTORS {
+        if range.num_sectors.get() > most.sectors {
             return Err(Status::IoErr);
         }
         let extent = limits.transfer(range.sector.get(), u64::from(range.num_sectors.get()) << SECTOR_SHIFT)?;

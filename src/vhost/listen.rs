@@ -29,11 +29,19 @@ impl Listen {
             Ok(found) if !found.file_type().is_socket() => {
                 bail!("{} exists and is not a socket; name another --socket-path", path.display());
             }
-            Ok(_) if UnixStream::connect(path).is_ok() => {
-                bail!("another program listens at {}; stop it or name another --socket-path", path.display());
-            }
-            Ok(_) => std::fs::remove_file(path)
-                .with_context(|| format!("cannot replace the old socket {}", path.display()))?,
+            Ok(_) => match UnixStream::connect(path) {
+                Ok(_) => {
+                    bail!("another program listens at {}; stop it or name another --socket-path", path.display())
+                }
+                // Only this says that nobody is there.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+                    .with_context(|| format!("cannot replace the old socket {}", path.display()))?,
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("{} is in use; remove it or name another --socket-path", path.display())
+                    });
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
         }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use vhost::vhost_user::message::{VhostUserMemoryRegion, VhostUserSingleMemoryRegion};
 use vhost::vhost_user::{Error, Result};
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{
+    GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 
 /// The guest's memory and where the frontend has it mapped.
 ///
@@ -50,6 +52,8 @@ impl SharedMemory {
             mapped.push(map(region, file)?);
             mappings.push(Mapping::of(region));
         }
+        // A frontend may send them in any order.
+        mapped.sort_by_key(|region| region.start_addr());
         self.publish(GuestMemoryMmap::from_regions(mapped).map_err(refused)?)?;
         self.mappings = mappings;
         Ok(())

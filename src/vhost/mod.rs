@@ -37,12 +37,17 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn config(&self) -> Vec<u8>;
     /// The driver writes the configuration space.
     fn write_config(&self, offset: u32, data: &[u8]);
-    /// The driver is gone, has reset the device, or has stopped all queues. No queue has work in flight.
+    /// The driver is gone or has reset the device. No queue has work in flight.
     fn reset(&self);
+    /// All queues have been stopped: the driver has gone down, or the machine is paused. No queue has work in flight.
+    fn stopped(&self);
     /// A worker's memory.
-    fn scratch(&self) -> Self::Scratch;
+    ///
+    /// # Errors
+    /// When there is none.
+    fn scratch(&self) -> std::io::Result<Self::Scratch>;
     /// Serves a chain and returns the number of bytes written into it. Must not panic, whatever the guest sent.
     fn process(&self, queue: usize, chain: Chain<'_>, scratch: &mut Self::Scratch) -> u32;
-    /// A chain broke the rules of the ring, so its queue has been stopped.
+    /// The driver broke the rules of the ring, so the queue has been retired. Called once each time.
     fn queue_broken(&self, queue: usize);
 }

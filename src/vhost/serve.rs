@@ -55,8 +55,9 @@ impl Stop {
         self.requested.store(true, Ordering::SeqCst);
         signal(Some(&self.event));
         if let Some(connection) = &*self.connection.lock().unwrap_or_else(PoisonError::into_inner) {
-            // It may be closed already.
-            let _ = connection.shutdown(Shutdown::Both);
+            // Only our side: the frontend must not see the end before the queues are drained, or it would hand
+            // requests to the next backend that are still in flight here. It may be closed already.
+            let _ = connection.shutdown(Shutdown::Read);
         }
     }
 
@@ -68,6 +69,15 @@ impl Stop {
     fn set_connection(&self, connection: Option<UnixStream>) {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
     }
+}
+
+/// How a session went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// The other side hung up without a word.
+    Unused,
+    /// A frontend was there and has gone.
+    Gone,
 }
 
 /// Serves a device to frontends.
@@ -118,6 +128,10 @@ impl<D: VirtioDevice> Server<D> {
                 }
             };
             let result = self.session(stream);
+            if matches!((&result, listen), (Ok(Ended::Unused), Listen::Listening(..))) && !self.stop.requested() {
+                // Somebody looked whether anyone is here. That is no frontend.
+                continue;
+            }
             disconnected();
             if self.stop.requested() {
                 return Ok(());
@@ -126,25 +140,29 @@ impl<D: VirtioDevice> Server<D> {
                 Err(error @ ServeError::Session(_)) => return Err(error),
                 Err(error) if only_one => return Err(error),
                 Err(error) => log::error!("{error}; waiting for the next frontend"),
-                Ok(()) if only_one => return Ok(()),
-                Ok(()) => log::info!("the frontend has gone; waiting for the next one"),
+                Ok(_) if only_one => return Ok(()),
+                Ok(_) => log::info!("the frontend has gone; waiting for the next one"),
             }
         }
     }
 
-    fn session(&self, stream: UnixStream) -> Result<(), ServeError> {
-        log::info!("a frontend has connected");
+    fn session(&self, stream: UnixStream) -> Result<Ended, ServeError> {
         // An inherited listener may be non-blocking, and pass that on.
         stream.set_nonblocking(false).map_err(ServeError::Accept)?;
         self.stop.set_connection(Some(stream.try_clone().map_err(ServeError::Accept)?));
         let session = Arc::new(Mutex::new(Session::new(Arc::clone(&self.device)).map_err(ServeError::Session)?));
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
+        let mut ended = Ended::Unused;
         let result = loop {
             // Looked at after the connection is known to `Stop`, so no request to stop is missed.
             if self.stop.requested() {
                 break Ok(());
             }
             match messages.handle_request() {
+                Ok(()) if ended == Ended::Unused => {
+                    log::info!("a frontend has connected");
+                    ended = Ended::Gone;
+                }
                 Ok(()) => {}
                 Err(
                     VhostUserError::Disconnected | VhostUserError::PartialMessage | VhostUserError::SocketBroken(_),
@@ -154,7 +172,10 @@ impl<D: VirtioDevice> Server<D> {
             }
         };
         self.stop.set_connection(None);
-        result
-        // Dropping the session drains the queues, ends the workers and resets the device.
+        // Drained while the connection is open, however the session has ended.
+        session.lock().unwrap_or_else(PoisonError::into_inner).stop_all();
+        drop(messages);
+        // Dropping the session ends the workers and resets the device.
+        result.map(|()| ended)
     }
 }

@@ -18,7 +18,7 @@ use super::VirtioDevice;
 use super::memory::SharedMemory;
 use super::worker::Worker;
 use crate::protocol::feature;
-use crate::queue::{RingAddresses, Vring};
+use crate::queue::{Paused, RingAddresses, Vring};
 
 /// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
 const MAX_MEMORY_SLOTS: u64 = 509;
@@ -78,15 +78,17 @@ impl<D: VirtioDevice> Session<D> {
         next_avail
     }
 
-    fn stop_all(&self) {
+    /// Stops all queues: returns when everything that was taken from them has been returned.
+    pub fn stop_all(&self) {
         for vring in &self.vrings {
             self.stop(vring);
             vring.set_enabled(false);
         }
     }
 
-    fn quiesce(&self) {
-        self.vrings.iter().for_each(|vring| vring.quiesce());
+    /// Keeps all queues idle as long as the result lives.
+    fn pause(vrings: &[Arc<Vring>]) -> Vec<Paused<'_>> {
+        vrings.iter().map(|vring| vring.pause()).collect()
     }
 }
 
@@ -147,9 +149,10 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         if features & !(self.device.features() | protocol) != 0 {
             return Err(Error::InvalidParam);
         }
-        self.quiesce();
         self.features = features;
+        let paused = Self::pause(&self.vrings);
         self.device.set_features(features & !protocol);
+        drop(paused);
         for vring in &self.vrings {
             vring.set_event_idx(features & feature::EVENT_IDX != 0);
             if features & protocol == 0 {
@@ -170,9 +173,9 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         if postcopy.is_some() {
             return unsupported("postcopy migration");
         }
-        self.memory.replace(regions, files)?;
         // What was taken with the old memory is returned before the frontend hears that it may unmap it.
-        self.quiesce();
+        let _paused = Self::pause(&self.vrings);
+        self.memory.replace(regions, files)?;
         Ok(None)
     }
 
@@ -208,8 +211,8 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         let vring = Arc::clone(self.vring(index)?);
         let next_avail = self.stop(&vring);
         if !self.vrings.iter().any(|vring| vring.started()) {
-            // Frontends without RESET_DEVICE reset a device by stopping all queues.
-            self.device.reset();
+            // Frontends without RESET_DEVICE reset a device by stopping all queues and setting features again.
+            self.device.stopped();
         }
         Ok(VhostUserVringState::new(index, next_avail.into()))
     }
@@ -298,9 +301,8 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        self.memory.remove(region)?;
-        self.quiesce();
-        Ok(())
+        let _paused = Self::pause(&self.vrings);
+        self.memory.remove(region)
     }
 
     fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {

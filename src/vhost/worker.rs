@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -50,10 +51,11 @@ impl Worker {
             stop: AtomicBool::new(false),
             vrings,
         });
+        let scratch = device.scratch()?;
         epoll::add(&shared.epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         let thread = thread::Builder::new().name(name).spawn({
             let shared = Arc::clone(&shared);
-            move || shared.run(&*device, &memory)
+            move || shared.run(&*device, &memory, scratch)
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -102,16 +104,19 @@ impl Drop for Worker {
 }
 
 impl Shared {
-    fn run<D: VirtioDevice>(&self, device: &D, memory: &GuestMemoryAtomic<GuestMemoryMmap>) {
-        let mut scratch = device.scratch();
+    fn run<D: VirtioDevice>(&self, device: &D, memory: &GuestMemoryAtomic<GuestMemoryMmap>, mut scratch: D::Scratch) {
         let mut events = Vec::with_capacity(self.vrings.len() + 1);
         while !self.stop.load(Ordering::Acquire) {
             events.clear();
             match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
-                    log::error!("a worker cannot wait for notifications and ends: {}", io::Error::from(error));
-                    return;
+                    // It never should. Looking at the queues now and then is worse than being told, but serves them.
+                    log::error!("a worker cannot wait for notifications: {}", io::Error::from(error));
+                    thread::sleep(Duration::from_millis(10));
+                    self.vrings.iter().for_each(|vring| {
+                        self.drain(device, memory, vring, &mut scratch);
+                    });
                 }
             }
             let mut more = false;
@@ -156,14 +161,19 @@ impl Shared {
         let budget = usize::from(device.queue_size());
         let mut served = 0;
         while served < budget {
+            let Some(turn) = vring.begin() else { return false };
             let snapshot = memory.memory();
             let mut chains = Vec::new();
-            if vring.take(&snapshot, &mut chains) == Taken::Nothing {
-                return false;
-            }
+            let taken = turn.take(&snapshot, &mut chains);
             served += chains.len();
             let completions: Vec<_> = chains.into_iter().map(|taken| serve(device, vring, taken, scratch)).collect();
-            vring.give_back(&snapshot, &completions);
+            turn.give_back(&snapshot, &completions);
+            if vring.newly_retired() {
+                device.queue_broken(vring.index());
+            }
+            if taken == Taken::Nothing {
+                return false;
+            }
         }
         true
     }
@@ -175,7 +185,6 @@ fn serve<D: VirtioDevice>(device: &D, vring: &Vring, taken: TakenChain<'_>, scra
         Err(error) => {
             log::debug!("queue {}: head {}: {error}", vring.index(), taken.head);
             vring.retire("a descriptor chain is broken");
-            device.queue_broken(vring.index());
             0
         }
     };

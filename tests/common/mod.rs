@@ -73,7 +73,6 @@ impl Default for Options {
                 logical_block_size: 512,
                 physical_block_size: 512,
                 writeback: true,
-                discard: true,
             },
             image_bytes: 8 << 20,
             read_only: false,
@@ -96,6 +95,10 @@ pub struct Guest {
     pub image: tempfile::NamedTempFile,
     memory_file: File,
     server: Option<JoinHandle<()>>,
+    /// Our end of the connection, beside the frontend's.
+    pub connection: Option<UnixStream>,
+    /// Ends the device's session.
+    pub stop: Arc<Stop>,
     options: Options,
 }
 
@@ -107,7 +110,11 @@ impl Guest {
     pub fn with(options: Options) -> Self {
         let image = tempfile::NamedTempFile::new().expect("image");
         image.as_file().set_len(options.image_bytes).expect("image");
-        let open = OpenOptions { read_only: options.read_only, logical_block_size: options.config.logical_block_size };
+        let open = OpenOptions {
+            read_only: options.read_only,
+            discard: true,
+            logical_block_size: options.config.logical_block_size,
+        };
         let opened = open.open(image.path()).expect("image");
         let device = Arc::new(Device::new(options.config.clone(), options.wrapping(), opened).expect("device"));
         let memory_file = memfd();
@@ -127,6 +134,8 @@ impl Guest {
             image,
             memory_file,
             server: None,
+            connection: None,
+            stop: Arc::new(Stop::new().expect("eventfd")),
             options,
         };
         guest.connect();
@@ -138,8 +147,10 @@ impl Guest {
     pub fn connect(&mut self) {
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         let device = Arc::clone(&self.device);
+        let stop = Arc::clone(&self.stop);
+        self.connection = Some(ours.try_clone().expect("socket"));
         self.server = Some(std::thread::spawn(move || {
-            let server = Server::new(device, Arc::new(Stop::new().expect("eventfd")), true);
+            let server = Server::new(device, stop, true);
             if let Err(error) = server.run(&Listen::Connected(theirs), || {}) {
                 eprintln!("session: {error}");
             }
@@ -163,13 +174,6 @@ impl Guest {
 
     pub fn negotiate(&mut self) {
         let accept = self.options.accept;
-        let region = VhostUserMemoryRegionInfo {
-            guest_phys_addr: MEMORY_START,
-            memory_size: MEMORY_BYTES,
-            userspace_addr: USER_BASE,
-            mmap_offset: 0,
-            mmap_handle: self.memory_file.as_raw_fd(),
-        };
         let frontend = self.frontend.as_mut().expect("connected");
         frontend.set_owner().expect("SET_OWNER");
         let offered = frontend.get_features().expect("GET_FEATURES");
@@ -182,7 +186,20 @@ impl Guest {
         assert_eq!(frontend.get_queue_num().expect("GET_QUEUE_NUM"), self.options.config.num_queues as u64 + 1);
         self.features = offered & accept & !protocol;
         frontend.set_features(self.features | protocol).expect("SET_FEATURES");
-        frontend.set_mem_table(&[region]).expect("SET_MEM_TABLE");
+        self.set_memory();
+    }
+
+    /// SET_MEM_TABLE: two regions, not in order.
+    pub fn set_memory(&mut self) {
+        let half = MEMORY_BYTES / 2;
+        let regions = [half, 0].map(|offset| VhostUserMemoryRegionInfo {
+            guest_phys_addr: MEMORY_START + offset,
+            memory_size: half,
+            userspace_addr: USER_BASE + offset,
+            mmap_offset: offset,
+            mmap_handle: self.memory_file.as_raw_fd(),
+        });
+        self.frontend().set_mem_table(&regions).expect("SET_MEM_TABLE");
     }
 
     pub fn start_rings(&mut self) {
@@ -290,6 +307,7 @@ impl Guest {
     /// Hangs up, as a frontend that dies, and waits until the device has noticed.
     pub fn disconnect(&mut self) {
         self.frontend = None;
+        self.connection = None;
         if let Some(server) = self.server.take() {
             server.join().expect("the session ends without a panic");
         }
@@ -299,6 +317,7 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.frontend = None;
+        self.connection = None;
         if let Some(server) = self.server.take()
             && server.join().is_err()
             && !std::thread::panicking()

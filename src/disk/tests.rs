@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+fn open(path: &Path) -> Image {
+    OpenOptions { read_only: false, discard: true, logical_block_size: 512 }.open(path).expect("image")
+}
+
+fn image(bytes: u64) -> (tempfile::NamedTempFile, Image) {
+    let file = tempfile::NamedTempFile::new().expect("file");
+    file.as_file().set_len(bytes).expect("size");
+    let image = open(file.path());
+    (file, image)
+}
+
+#[test]
+fn a_failed_flush_is_never_forgotten() {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    // Fails once, as the kernel does: it reports an error of writing back one time only.
+    fn fails_first(_: &File) -> io::Result<()> {
+        match CALLS.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(io::Error::from_raw_os_error(libc::EIO)),
+            _ => Ok(()),
+        }
+    }
+    let (_file, mut image) = image(1 << 20);
+    image.sync = fails_first;
+    for _ in 0..3 {
+        assert!(image.flush().is_err());
+    }
+    assert_eq!(CALLS.load(Ordering::SeqCst), 1);
+}
+
+/// Of flushes at the same time none succeeds after one has failed.
+#[test]
+fn flushes_at_the_same_time_do_not_miss_a_failure() {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    fn slow_and_fails_first(_: &File) -> io::Result<()> {
+        let call = CALLS.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        if call == 0 { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+    let (_file, mut image) = image(1 << 20);
+    image.sync = slow_and_fails_first;
+    let succeeded = std::thread::scope(|scope| {
+        let flushes: Vec<_> = (0..8).map(|_| scope.spawn(|| image.flush().is_ok())).collect();
+        flushes.into_iter().filter(|_| true).map(|flush| flush.join().expect("no panic")).filter(|&ok| ok).count()
+    });
+    assert_eq!(succeeded, 0);
+}
+
+#[test]
+fn flush_asks_the_system_each_time() {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    fn counts(_: &File) -> io::Result<()> {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    let (_file, mut image) = image(1 << 20);
+    image.sync = counts;
+    for _ in 0..3 {
+        image.flush().expect("flush");
+    }
+    assert_eq!(CALLS.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn zeroes_keep_their_space_unless_it_may_go() {
+    let (file, image) = image(1 << 20);
+    image.write(0, &[0xff; 1 << 20]).expect("write");
+    image.flush().expect("flush");
+    let blocks = || file.as_file().metadata().expect("metadata").blocks();
+    let full = blocks();
+    image.write_zeroes(0, 1 << 19, ZeroMode::Keep).expect("zeroes");
+    image.flush().expect("flush");
+    assert!(blocks() >= full, "space was given back that was to be kept");
+    let mut half = vec![1; 1 << 19];
+    image.read(0, &mut half).expect("read");
+    assert!(half.iter().all(|&byte| byte == 0));
+    if image.can_discard() {
+        image.write_zeroes(0, 1 << 19, ZeroMode::MayDeallocate).expect("zeroes");
+        assert!(blocks() < full, "space was not given back");
+    }
+}
+
+#[test]
+fn without_discard_space_is_never_given_back() {
+    let file = tempfile::NamedTempFile::new().expect("file");
+    file.as_file().set_len(1 << 20).expect("size");
+    let image =
+        OpenOptions { read_only: false, discard: false, logical_block_size: 512 }.open(file.path()).expect("image");
+    assert!(!image.can_discard());
+    image.write(0, &[0xff; 1 << 20]).expect("write");
+    image.flush().expect("flush");
+    let full = file.as_file().metadata().expect("metadata").blocks();
+    image.write_zeroes(0, 1 << 20, ZeroMode::MayDeallocate).expect("zeroes");
+    image.flush().expect("flush");
+    assert!(file.as_file().metadata().expect("metadata").blocks() >= full);
+}
+
+#[test]
+fn an_image_that_was_truncated_gives_errors() {
+    let (file, image) = image(1 << 20);
+    file.as_file().set_len(4096).expect("size");
+    assert!(image.read(0, &mut [0; 4096]).is_ok());
+    assert!(image.read(4096, &mut [0; 512]).is_err());
+}
