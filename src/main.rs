@@ -43,6 +43,8 @@ fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> s
 }
 
 fn run(args: &Args) -> Result<()> {
+    // Before there is a socket: whoever sees that may send a signal, and expect a clean end.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     // Before there are keys.
     forbid_core_dumps().context("cannot turn core dumps off")?;
 
@@ -65,7 +67,6 @@ fn run(args: &Args) -> Result<()> {
     )?);
 
     let stop = Arc::new(Stop::new()?);
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let handle = signals.handle();
     let watcher = std::thread::Builder::new().name("signals".into()).spawn({
         let stop = Arc::clone(&stop);
@@ -93,7 +94,7 @@ fn run(args: &Args) -> Result<()> {
     let _ = watcher.join();
 
     // Everything that was completed is on the disk before the exit status says that all is well.
-    let flushed = device.image().flush().context("the image could not be flushed");
+    let flushed = device.flush().context("the image could not be flushed");
     let written = write_stats(args, &device);
     served?;
     flushed?;

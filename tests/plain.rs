@@ -177,6 +177,43 @@ fn the_configuration_space() {
     assert_eq!(guest.get_config(200, 4), [0; 4]);
 }
 
+/// When the image is made durable: at a FLUSH, and at every change when the guest cannot or will not flush.
+#[test]
+fn durable_when_it_must_be() {
+    use vhost_user_blk_crypto::device::DeviceConfig;
+    let changes = [
+        write_request(0, &[1; 512]),
+        [header(DISCARD, 0), range(8, 8, 0)].concat(),
+        [header(WRITE_ZEROES, 0), range(16, 8, 0)].concat(),
+    ];
+    let through = DeviceConfig { writeback: false, ..Options::default().config };
+    for (options, each) in [
+        (Options::default(), 0),
+        (Options { config: through, ..Options::default() }, 1),
+        (Options { accept: !feature::FLUSH, ..Options::default() }, 1),
+    ] {
+        let mut guest = Guest::with(options);
+        for change in &changes {
+            let before = guest.stat("events.flush");
+            guest.request(0, change, 1).assert_only_status(OK);
+            assert_eq!(guest.stat("events.flush") - before, each);
+        }
+        let before = guest.stat("events.flush");
+        guest.request(0, &header(IN, 0), 513).assert_status(OK);
+        assert_eq!(guest.stat("events.flush"), before);
+        guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+        assert_eq!(guest.stat("events.flush"), before + 1);
+    }
+    // Switching to write-through makes durable what came before.
+    let mut guest = Guest::new();
+    guest.request(0, &changes[0], 1).assert_only_status(OK);
+    guest.set_config(32, &[0]);
+    assert_eq!(guest.get_config(32, 1), [0]);
+    assert_eq!(guest.stat("events.flush"), 1);
+    guest.request(0, &changes[0], 1).assert_only_status(OK);
+    assert_eq!(guest.stat("events.flush"), 2);
+}
+
 #[test]
 fn the_driver_switches_the_cache_mode() {
     let mut guest = Guest::new();

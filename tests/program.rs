@@ -174,6 +174,7 @@ fn signals_end_it_well() {
             assert!(!files.path("socket").exists(), "the socket is removed");
             let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&stats).expect("stats")).expect("JSON");
             assert_eq!(json["keyslots"]["program"], 0);
+            assert_eq!(json["events"]["flush"], 1, "flushed at the end");
             drop(frontend);
         }
     }

@@ -100,7 +100,7 @@ impl Device {
         {
             let writeback = value != 0;
             let before = self.writeback.swap(writeback, Ordering::AcqRel);
-            if before && !writeback && self.image.flush().is_err() {
+            if before && !writeback && self.flush().is_err() {
                 // Logged there; every later flush fails, too.
                 self.writeback.store(before, Ordering::Release);
             }

@@ -126,9 +126,14 @@ impl Device {
         &self.stats
     }
 
-    /// The disk image.
-    pub fn image(&self) -> &Image {
-        &self.image
+    /// Makes everything durable that the guest has written.
+    ///
+    /// # Errors
+    /// The system's; once it has failed, always.
+    pub fn flush(&self) -> io::Result<()> {
+        self.image.flush()?;
+        self.stats.count_flush();
+        Ok(())
     }
 
     fn negotiated(&self, feature: u64) -> bool {
@@ -187,7 +192,7 @@ impl Device {
         match request {
             Request::Read { extent, crypto } => self.read(extent, crypto, reply, bounce),
             Request::Write { extent, crypto, data } => self.write(extent, crypto, &data, bounce),
-            Request::Flush => Ok(self.image.flush()?),
+            Request::Flush => Ok(self.flush()?),
             Request::GetId => {
                 let mut id = [0; ID_BYTES];
                 id.iter_mut().zip(self.config.serial.bytes()).for_each(|(to, from)| *to = from);
@@ -215,7 +220,7 @@ impl Device {
 
     /// After a change of the image: durable now, in write-through mode.
     fn commit(&self) -> Result<(), Failure> {
-        if self.write_through() { Ok(self.image.flush()?) } else { Ok(()) }
+        if self.write_through() { Ok(self.flush()?) } else { Ok(()) }
     }
 }
 

@@ -127,6 +127,8 @@ counters! {
     Events {
         /// Resets, by whatever means, and sessions that ended.
         reset,
+        /// Times that everything written was made durable: FLUSH, writes in write-through mode, and at exit.
+        flush,
         /// Queues stopped because the driver broke the rules of the ring.
         broken_queue,
     }
@@ -234,6 +236,10 @@ impl Stats {
     pub(super) fn count_reset(&self, lost_keys: usize) {
         self.events.reset.add(1);
         self.keyslots.lost.add(lost_keys as u64); // usize to u64 loses nothing
+    }
+
+    pub(super) fn count_flush(&self) {
+        self.events.flush.add(1);
     }
 
     pub(super) fn count_broken_queue(&self) {
