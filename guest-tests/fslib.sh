@@ -156,6 +156,60 @@ encrypted_dir() {
 	set_policy "$1" "$identifier" "${3:-per-file}" "${4:-4096}"
 }
 
+# --- hardware-wrapped keys ------------------------------------------------------------------------------------------
+#
+# The ioctls of the disk wrap keys; files with wrapped keys end in .lt (long-term form) or .eph (ephemeral form).
+
+# expect_errno NAME COMMAND...: the command, one of the programs that say what the kernel said, must fail with this error.
+expect_errno() {
+	local name=$1
+	shift
+	if "$@" > "$OUT/answer" 2> "$OUT/error"; then
+		fail "expected $name, but it succeeded: $*"
+	fi
+	[ "$(cat "$OUT/error")" = "$name" ] || fail "expected $name, got \"$(cat "$OUT/error")\": $*"
+	rm "$OUT/answer" "$OUT/error"
+}
+
+# wrapped_key_hex NAME: the 32 bytes inside a hardware-wrapped key, always the same ones for the same name.
+wrapped_key_hex() {
+	printf 'vhost-user-blk-crypto wrapped test key %s' "$1" | sha256sum | cut -d ' ' -f 1
+}
+
+# import_key NAME FILE.lt: has the disk wrap the key, and remembers it for the host.
+import_key() {
+	local hex
+	hex=$(wrapped_key_hex "$1")
+	grep -qs "hw-wrapped $hex" "$OUT/keys" || echo "hw-wrapped $hex # $1" >> "$OUT/keys"
+	unhex "$hex" > /tmp/to-import
+	blk-crypto-key "$DISK" import /tmp/to-import "$2" || fail "the key $1 cannot be imported" >&2
+	rm /tmp/to-import
+}
+
+# add_long_term_key FILE.lt DIRECTORY: adds the key to the file system, prints its identifier.
+add_long_term_key() {
+	local identifier
+	blk-crypto-key "$DISK" prepare "$1" /tmp/prepared.eph || fail "the key $1 cannot be prepared" >&2
+	identifier=$(add-wrapped-key "$2" /tmp/prepared.eph) || fail "the key $1 cannot be added" >&2
+	rm /tmp/prepared.eph
+	[ ${#identifier} = 32 ] || fail "adding the key $1 gave \"$identifier\"" >&2
+	echo "$identifier"
+}
+
+# add_wrapped_key NAME DIRECTORY: as add_key, for a hardware-wrapped key. It is imported the first time.
+add_wrapped_key() {
+	local file=/tmp/key-$1.lt
+	[ -e "$file" ] || import_key "$1" "$file"
+	add_long_term_key "$file" "$2"
+}
+
+# wrapped_dir DIRECTORY KEY_NAME METHOD [DATA_UNIT_SIZE]: as encrypted_dir, with a hardware-wrapped key.
+wrapped_dir() {
+	local identifier
+	identifier=$(add_wrapped_key "$2" "$(dirname "$1")")
+	set_policy "$1" "$identifier" "$3" "${4:-4096}"
+}
+
 # --- files ------------------------------------------------------------------------------------------------------
 
 # Sizes around every border that matters: empty, less than a sector, a sector, a block, more than one request.
@@ -197,16 +251,23 @@ record() {
 	rm "$OUT/files"
 }
 
+# record_names DIRECTORY [OFFSET]: writes down for the host which names are in DIRECTORY and below it, and where their
+# ciphertext lies. What record says of changes and OFFSET holds here, too.
+record_names() {
+	sync
+	find "$1" -type d -exec fscrypt-map --names --offset "${2:-0}" '{}' + >> "$OUT/manifest.jsonl"
+}
+
 # record_plain NAME OFFSET: the disk holds $OUT/plain/NAME unencrypted from OFFSET on.
 record_plain() {
 	printf '{"kind":"plain","path":"%s","plain":"%s","offset":%s}\n' "$1" "$1" "$2" >> "$OUT/manifest.jsonl"
 }
 
-# record_xts NAME OFFSET KEY_HEX DATA_UNIT_SIZE: the disk holds $OUT/plain/NAME, encrypted with this key and with data
-# units numbered from 0, from OFFSET on.
+# record_xts NAME OFFSET KEY DATA_UNIT_SIZE [FIRST]: the disk holds $OUT/plain/NAME, encrypted with this key and with
+# data units numbered from FIRST (0), from OFFSET on. KEY is in hexadecimal, or hw-wrapped: and what was imported.
 record_xts() {
-	printf '{"kind":"xts","path":"%s","plain":"%s","offset":%s,"key":"%s","data_unit_size":%s}\n' \
-		"$1" "$1" "$2" "$3" "$4" >> "$OUT/manifest.jsonl"
+	printf '{"kind":"xts","path":"%s","plain":"%s","offset":%s,"key":"%s","data_unit_size":%s,"first_dun":%s}\n' \
+		"$1" "$1" "$2" "$3" "$4" "${5:-0}" >> "$OUT/manifest.jsonl"
 }
 
 # physical FILE LOGICAL: the byte on the file system's device where this byte of the file lies.
@@ -220,15 +281,17 @@ physical() {
 
 # --- the whole story, which several cases tell with other policies ---------------------------------------------------
 
-# ciphertext_case METHOD DATA_UNIT_SIZE: files written natively, read back from the disk, recorded for the host.
+# ciphertext_case METHOD DATA_UNIT_SIZE [KEYS]: files written natively, read back from the disk, recorded for the host.
+# KEYS: raw (the default) or wrapped.
 ciphertext_case() {
-	local block
+	local block make_dir=encrypted_dir
+	[ "${3:-raw}" = raw ] || make_dir=wrapped_dir
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
 	make_files tree 0
 	# Long enough that the block layer splits it, in pieces that the file system must put together again.
 	make_files tree/long 100 $((8 << 20)) $(((3 << 20) + 5))
-	encrypted_dir "$MNT/secret" "$1-$2" "$1" "$2"
+	$make_dir "$MNT/secret" "$1-$2" "$1" "$2"
 	cp -r "$OUT/plain/tree/." "$MNT/secret"
 	# A file with a hole and a file that is written twice, out of order.
 	truncate -s 300000 "$MNT/secret/sparse"
@@ -241,6 +304,7 @@ ciphertext_case() {
 	drop_caches
 	same_files "$OUT/plain/tree" "$MNT/secret"
 	record "$MNT/secret" tree
+	record_names "$MNT/secret"
 	umount "$MNT"
 	check_fs "$DISK"
 }

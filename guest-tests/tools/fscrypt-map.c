@@ -3,12 +3,13 @@
  * fscrypt-map - say, for the host, where an encrypted file lies and how it was encrypted
  *
  * Prints one JSON object per file argument: everything a program that has only the disk image, the master key and
- * the plaintext needs to compute the file's ciphertext and to find it. It reports and never judges, except where the
+ * the plaintext needs to compute the file's ciphertext and to find it. The same for the names in a directory. It reports and never judges, except where the
  * answer could not be used at all: extents that are not on the disk yet, or whose data lies inside metadata.
  *
  * The ioctl structures are spelled out here: an older system's headers lack some of the fields.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -66,6 +67,7 @@ struct options {
 	uint64_t size;
 	bool has_size;
 	bool plain;
+	bool names;
 };
 
 static const char usage[] =
@@ -75,7 +77,8 @@ static const char usage[] =
 	"  --strip PREFIX   take this off the path to get the name of the plaintext copy\n"
 	"  --prefix PREFIX  put this before that name\n"
 	"  --size BYTES     the length to report, to include what the file system keeps behind the file's end\n"
-	"  --extents        print only the extents, also of files that are not encrypted\n";
+	"  --extents        print only the extents, also of files that are not encrypted\n"
+	"  --names          the arguments are encrypted directories: print where their entries lie, and all names in them\n";
 
 static void print_string(const char *s)
 {
@@ -201,6 +204,35 @@ static int print_encryption(int fd, const char *path)
 	return 0;
 }
 
+/* Every entry of a directory but itself and its parent */
+static int print_names(int fd, const char *path)
+{
+	struct dirent *entry;
+	bool first = true;
+	int own = dup(fd);
+	DIR *dir = own < 0 ? NULL : fdopendir(own);
+
+	if (!dir)
+		return complain(path, "opendir");
+	printf("\"names\":[");
+	while (errno = 0, (entry = readdir(dir))) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		printf("%s{\"name\":", first ? "" : ",");
+		print_string(entry->d_name);
+		printf(",\"ino\":%llu}", (unsigned long long)entry->d_ino);
+		first = false;
+	}
+	if (errno) {
+		complain(path, "readdir");
+		closedir(dir);
+		return -1;
+	}
+	closedir(dir);
+	putchar(']');
+	return 0;
+}
+
 static int map_open_file(int fd, const char *path, const struct options *opt)
 {
 	const char *name = path;
@@ -209,18 +241,18 @@ static int map_open_file(int fd, const char *path, const struct options *opt)
 
 	if (fstat(fd, &st) != 0)
 		return complain(path, "stat");
-	if (!S_ISREG(st.st_mode))
-		return refuse(path, "not a regular file");
+	if (opt->names ? !S_ISDIR(st.st_mode) : !S_ISREG(st.st_mode))
+		return refuse(path, opt->names ? "not a directory" : "not a regular file");
 	if (ioctl(fd, IOC_BLOCK_SIZE, &block_size) != 0)
 		return complain(path, "FIGETBSZ");
 	if (opt->strip && strncmp(path, opt->strip, strlen(opt->strip)) == 0)
 		name += strlen(opt->strip);
 
-	printf("{\"kind\":\"%s\",\"path\":", opt->plain ? "extents" : "fscrypt");
+	printf("{\"kind\":\"%s\",\"path\":", opt->plain ? "extents" : opt->names ? "names" : "fscrypt");
 	print_string(path);
 	printf(",\"ino\":%llu,\"size\":%llu,\"offset\":%llu,\"block_size\":%d,", (unsigned long long)st.st_ino,
 	       (unsigned long long)(opt->has_size ? opt->size : (uint64_t)st.st_size), (unsigned long long)opt->offset, block_size);
-	if (!opt->plain) {
+	if (!opt->plain && !opt->names) {
 		char *plain;
 
 		if (asprintf(&plain, "%s%s", opt->prefix ? opt->prefix : "", name) < 0)
@@ -229,6 +261,8 @@ static int map_open_file(int fd, const char *path, const struct options *opt)
 		print_string(plain);
 		free(plain);
 		putchar(',');
+	}
+	if (!opt->plain) {
 		if (print_uuid(fd, path, opt) != 0)
 			return -1;
 		putchar(',');
@@ -238,6 +272,11 @@ static int map_open_file(int fd, const char *path, const struct options *opt)
 	}
 	if (print_extents(fd, path) != 0)
 		return -1;
+	if (opt->names) {
+		putchar(',');
+		if (print_names(fd, path) != 0)
+			return -1;
+	}
 	printf("}\n");
 	return 0;
 }
@@ -274,7 +313,7 @@ int main(int argc, char **argv)
 		{ "offset", required_argument, NULL, 'o' }, { "uuid", required_argument, NULL, 'u' },
 		{ "strip", required_argument, NULL, 's' },  { "prefix", required_argument, NULL, 'p' },
 		{ "size", required_argument, NULL, 'S' },   { "extents", no_argument, NULL, 'e' },
-		{ "help", no_argument, NULL, 'h' },
+		{ "names", no_argument, NULL, 'n' },	    { "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
 	struct options opt = { 0 };
@@ -302,6 +341,9 @@ int main(int argc, char **argv)
 			break;
 		case 'e':
 			opt.plain = true;
+			break;
+		case 'n':
+			opt.names = true;
 			break;
 		case 'h':
 			fputs(usage, stdout);

@@ -20,6 +20,10 @@ pub struct Case {
     pub description: String,
     /// More options for the device.
     pub device: Vec<String>,
+    /// Options for the device in one boot only, with that boot's number.
+    pub device_in_boot: Vec<(u32, Vec<String>)>,
+    /// How often the guest is booted.
+    pub boots: u32,
     /// Size of the fresh image.
     pub image: u64,
     /// Module to load first, or `none`.
@@ -51,6 +55,8 @@ impl Case {
             script: script.to_path_buf(),
             description: String::new(),
             device: vec![],
+            device_in_boot: vec![],
+            boots: 1,
             image: 256 << 20,
             driver: MODULE.to_owned(),
             attach: Attach::default(),
@@ -65,7 +71,21 @@ impl Case {
             case.header(key, value.trim()).with_context(|| format!("in the line `{line}`"))?;
         }
         ensure!(!case.description.is_empty(), "the header has no line `# case: what it shows`");
+        ensure!(case.boots >= 1, "a case has at least one boot");
+        if let Some((boot, _)) = case.device_in_boot.iter().find(|(boot, _)| !(1..=case.boots).contains(boot)) {
+            bail!("`device-{boot}`, but the case has boots 1 to {}", case.boots);
+        }
         Ok(case)
+    }
+
+    /// The device's options in a boot; `@state/NAME` is a file in a directory that all boots share.
+    pub fn device_options(&self, boot: u32, state: &Path) -> Vec<String> {
+        let only = self.device_in_boot.iter().filter(|(n, _)| *n == boot).flat_map(|(_, options)| options);
+        let place = |option: &String| match option.strip_prefix("@state/") {
+            Some(name) => state.join(name).display().to_string(),
+            None => option.clone(),
+        };
+        self.device.iter().chain(only).map(place).collect()
     }
 
     fn header(&mut self, key: &str, value: &str) -> Result<()> {
@@ -73,6 +93,7 @@ impl Case {
         match key {
             "case" => self.description = value.to_owned(),
             "device" => self.device.extend(words()),
+            "boots" => self.boots = value.parse().context("boots is a number")?,
             "image" => self.image = parse_size(value)?,
             "driver" => {
                 ensure!([MODULE, "virtio_blk", "none"].contains(&value), "driver is {MODULE}, virtio_blk or none");
@@ -94,7 +115,12 @@ impl Case {
             }
             "stat" => self.stats.push(value.parse()?),
             // Other comments may have colons, too.
-            _ => {}
+            _ => {
+                if let Some(boot) = key.strip_prefix("device-") {
+                    let boot = boot.parse().context("device-N is about boot N")?;
+                    self.device_in_boot.push((boot, words().collect()));
+                }
+            }
         }
         Ok(())
     }
@@ -154,6 +180,17 @@ mod tests {
         assert!(parse("#!/bin/sh\n").is_err());
         for line in ["image: 5X", "driver: ext4", "attach: nvme", "check: all", "stat: a ~ 1", "queues: -1"] {
             assert!(parse(&format!("# case: x\n# {line}\n")).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn several_boots() {
+        let case = parse("# case: x\n# boots: 2\n# device: -a @state/f\n# device-2: -b c@state/f\n").unwrap();
+        assert_eq!(case.device_options(1, Path::new("/s")), ["-a", "/s/f"]);
+        assert_eq!(case.device_options(2, Path::new("/s")), ["-a", "/s/f", "-b", "c@state/f"]);
+        assert_eq!((case.boots, parse("# case: x\n").unwrap().boots), (2, 1));
+        for lines in ["# boots: 0", "# boots: two", "# device-2: -b", "# boots: 2\n# device-x: -b"] {
+            assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
         }
     }
 

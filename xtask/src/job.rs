@@ -18,6 +18,8 @@ pub struct Job<'a> {
     pub tools: &'a Path,
     /// More variables for the guest (names and values without quotes).
     pub variables: Vec<(String, String)>,
+    /// A directory that the guest gets as `state`.
+    pub state: Option<PathBuf>,
 }
 
 impl Job<'_> {
@@ -45,6 +47,9 @@ impl Job<'_> {
             if !["build.log", "sources.hash"].iter().any(|n| entry.file_name() == *n) {
                 add(entry.path(), &format!("bin/{}", entry.file_name().to_string_lossy()))?;
             }
+        }
+        if let Some(state) = self.state.as_ref().filter(|s| s.exists()) {
+            tar.append_dir_all("state", state).with_context(|| format!("cannot pack {}", state.display()))?;
         }
         let mode = if self.script.is_some() { "case" } else { "shell" };
         let mut variables = format!("MODE='{mode}'\nDRIVER='{}'\n", self.driver);

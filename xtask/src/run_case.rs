@@ -16,6 +16,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What boots of a case share: files on the host that the device's options name, and files of the guest in its results.
+const STATE: &str = "state";
+
 /// A case's verdict.
 pub enum Outcome {
     /// All is well.
@@ -57,10 +60,22 @@ pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Resul
     }
     let image = run.dir.join("disk.img");
     device::make_image(&image, case.image)?;
-    let (ended, device) = boot(paths, prepared, case, &run.dir, &image)?;
+    fs::create_dir(run.dir.join(STATE))?;
     let mut problems = vec![];
-    judge_guest(&run, case, prepared, &ended, &mut problems);
-    problems.extend(device.err().map(|e| format!("{e:#}")));
+    for number in 1..=case.boots {
+        if number > 1 {
+            set_aside(&run.dir, number - 1)?;
+        }
+        let (ended, device) = boot(paths, prepared, case, number, &run.dir, &image)?;
+        judge_guest(&run, case, prepared, &ended, &mut problems);
+        problems.extend(device.err().map(|e| format!("{e:#}")));
+        if !problems.is_empty() || skipped(&run).is_some() {
+            if case.boots > 1 {
+                problems.iter_mut().for_each(|p| *p = format!("boot {number} of {}: {p}", case.boots));
+            }
+            break;
+        }
+    }
     if let Some(reason) = skipped(&run)
         && problems.is_empty()
     {
@@ -97,8 +112,33 @@ fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
     })
 }
 
+/// Moves what a boot left to a directory of its own; what all boots share stays.
+fn set_aside(dir: &Path, number: u32) -> Result<()> {
+    let aside = boot_dir(dir, number);
+    fs::create_dir(&aside)?;
+    for name in ["console.log", "device.log", "qemu.log", "stats.json", "out"] {
+        let (from, to) = (dir.join(name), aside.join(name));
+        if from.exists() {
+            fs::rename(&from, &to).with_context(|| format!("cannot move {}", from.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// What an earlier boot left.
+fn boot_dir(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("boot-{number}"))
+}
+
 /// Starts the device and the guest and waits for the end of both: how the guest ended, and how the device did.
-fn boot(paths: &Paths, prepared: &Prepared, case: &Case, dir: &Path, image: &Path) -> Result<(Ended, Result<()>)> {
+fn boot(
+    paths: &Paths,
+    prepared: &Prepared,
+    case: &Case,
+    number: u32,
+    dir: &Path,
+    image: &Path,
+) -> Result<(Ended, Result<()>)> {
     let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
     let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
     let job = Job {
@@ -106,14 +146,15 @@ fn boot(paths: &Paths, prepared: &Prepared, case: &Case, dir: &Path, image: &Pat
         driver: &case.driver,
         module: prepared.module.as_ref().map(|m| m.file.as_path()),
         tools: &prepared.programs.tools,
-        variables: vec![("CASE".into(), case.name.clone())],
+        variables: vec![("CASE".into(), case.name.clone()), ("BOOT".into(), number.to_string())],
+        state: (number > 1).then(|| boot_dir(dir, number - 1).join("out").join(STATE)),
     };
     job.write(paths, &tar)?;
     let device = Device::start(&device::Options {
         program: &prepared.programs.device,
         image,
         queues: case.queues,
-        extra: &case.device,
+        extra: &case.device_options(number, &dir.join(STATE)),
         stats: &dir.join("stats.json"),
         log: &dir.join("device.log"),
         socket_dir: scratch.path(),

@@ -34,6 +34,7 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
         module: prepared.module.as_ref().map(|m| m.file.as_path()),
         tools: &prepared.programs.tools,
         variables,
+        state: None,
     };
     job.write(paths, &tar)?;
     let logs = paths.results("shell");

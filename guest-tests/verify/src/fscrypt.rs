@@ -11,6 +11,12 @@
 //! | IV_INO_LBLK_32 | 6 | mode, file system UUID | (SipHash-2-4(inode number) + index) mod 2^32 |
 //!
 //! The SipHash key has context 7 and no info; the identifier under which a policy names its master key, context 1.
+//! The names in a directory are encrypted with a key made in the same way, with their own mode, and with the number that
+//! the directory's first data unit would have.
+//!
+//! With a hardware-wrapped master key all of that begins at the software secret instead of the master key, except that
+//! the identifier has context 8, and that contents are encrypted with the inline-encryption key as the hardware made it:
+//! the same key for all files, which only the policies with inode numbers in their data unit numbers allow.
 
 use anyhow::{Context, Result, bail, ensure};
 use openssl::md::Md;
@@ -18,8 +24,12 @@ use openssl::pkey::Id;
 use openssl::pkey_ctx::PkeyCtx;
 use siphasher::sip::SipHasher24;
 
+use crate::hw_kdf;
+
 /// `FSCRYPT_MODE_AES_256_XTS`.
 pub const MODE_AES_256_XTS: u8 = 1;
+/// `FSCRYPT_MODE_AES_256_CTS`.
+pub const MODE_AES_256_CTS: u8 = 4;
 /// `FSCRYPT_POLICY_FLAG_DIRECT_KEY`.
 pub const FLAG_DIRECT_KEY: u8 = 0x04;
 /// `FSCRYPT_POLICY_FLAG_IV_INO_LBLK_64`.
@@ -32,6 +42,7 @@ const CONTEXT_PER_FILE_KEY: u8 = 2;
 const CONTEXT_IV_INO_LBLK_64_KEY: u8 = 4;
 const CONTEXT_IV_INO_LBLK_32_KEY: u8 = 6;
 const CONTEXT_INODE_HASH_KEY: u8 = 7;
+const CONTEXT_KEY_IDENTIFIER_HW_WRAPPED: u8 = 8;
 
 /// How a policy makes keys and numbers data units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,7 +119,10 @@ impl Numbering {
 
 /// A master key as it was added to the kernel.
 pub struct MasterKey {
-    raw: Vec<u8>,
+    /// What fscrypt's own derivation begins with.
+    secret: Vec<u8>,
+    /// The contents key of a hardware-wrapped key.
+    inline_key: Option<Box<[u8; 64]>>,
     identifier: [u8; 16],
 }
 
@@ -118,7 +132,16 @@ impl MasterKey {
         ensure!((32..=64).contains(&raw.len()), "a raw master key has 32 to 64 bytes, this one {}", raw.len());
         let mut identifier = [0; 16];
         hkdf_sha512(raw, &info(CONTEXT_KEY_IDENTIFIER, &[]), &mut identifier)?;
-        Ok(Self { raw: raw.to_vec(), identifier })
+        Ok(Self { secret: raw.to_vec(), inline_key: None, identifier })
+    }
+
+    /// A hardware-wrapped master key, given the bytes that were imported into the hardware.
+    pub fn from_hw_wrapped(imported: &[u8]) -> Result<Self> {
+        let secret = hw_kdf::software_secret(imported)?;
+        let mut identifier = [0; 16];
+        hkdf_sha512(&secret, &info(CONTEXT_KEY_IDENTIFIER_HW_WRAPPED, &[]), &mut identifier)?;
+        let inline_key = Some(Box::new(hw_kdf::inline_encryption_key(imported)?));
+        Ok(Self { secret: secret.to_vec(), inline_key, identifier })
     }
 
     /// What policies call this key.
@@ -128,8 +151,23 @@ impl MasterKey {
 
     /// The key that encrypts a file's contents.
     pub fn contents_key(&self, file: &FileIdentity) -> Result<[u8; 64]> {
+        match &self.inline_key {
+            Some(_) if file.method == Method::PerFileKey => {
+                bail!("a hardware-wrapped key does not go with per-file keys")
+            }
+            Some(key) => Ok(**key),
+            None => self.derived_key(file, MODE_AES_256_XTS),
+        }
+    }
+
+    /// The key that encrypts the names in a directory, which may be hardware-wrapped: names are software's affair.
+    pub fn names_key(&self, directory: &FileIdentity) -> Result<[u8; 32]> {
+        self.derived_key(directory, MODE_AES_256_CTS)
+    }
+
+    fn derived_key<const N: usize>(&self, file: &FileIdentity, mode: u8) -> Result<[u8; N]> {
         let mode_and_uuid = || {
-            let mut info = vec![MODE_AES_256_XTS];
+            let mut info = vec![mode];
             info.extend_from_slice(&file.fs_uuid);
             info
         };
@@ -138,8 +176,8 @@ impl MasterKey {
             Method::InoLblk64 => info(CONTEXT_IV_INO_LBLK_64_KEY, &mode_and_uuid()),
             Method::InoLblk32 => info(CONTEXT_IV_INO_LBLK_32_KEY, &mode_and_uuid()),
         };
-        let mut key = [0; 64];
-        hkdf_sha512(&self.raw, &info, &mut key)?;
+        let mut key = [0; N];
+        hkdf_sha512(&self.secret, &info, &mut key)?;
         Ok(key)
     }
 
@@ -152,7 +190,7 @@ impl MasterKey {
             }
             Method::InoLblk32 => {
                 let mut key = [0; 16];
-                hkdf_sha512(&self.raw, &info(CONTEXT_INODE_HASH_KEY, &[]), &mut key)?;
+                hkdf_sha512(&self.secret, &info(CONTEXT_INODE_HASH_KEY, &[]), &mut key)?;
                 Numbering::Wrapping32(hash_ino(&key, file.ino))
             }
         })
@@ -265,6 +303,36 @@ mod tests {
                 "04b97911dd13a0c6c43b85b854cdff5c0f4acf8dfeaf3a3a87bd7a9759fbd7e4"
             )
         );
+    }
+
+    /// The expected values of all tests with hardware-wrapped keys and names were made with Python's `cryptography`.
+    #[test]
+    fn hw_wrapped_key() {
+        let imported: [u8; 32] = std::array::from_fn(|i| i as u8);
+        let master = MasterKey::from_hw_wrapped(&imported).expect("master key");
+        assert_eq!(hex::encode(&master.identifier()), "a2c6bd9aa8682ec04bc51ac412b9acea");
+        let inline_key = hw_kdf::inline_encryption_key(&imported).expect("key");
+        for method in [Method::InoLblk64, Method::InoLblk32] {
+            assert_eq!(master.contents_key(&file(method)).expect("key"), inline_key);
+        }
+        assert!(master.contents_key(&file(Method::PerFileKey)).is_err());
+        let names_key = |method| hex::encode(&master.names_key(&file(method)).expect("key"));
+        assert_eq!(names_key(Method::InoLblk64), "f3bc8d0d67f502f5260071f4c6da3db9c9dd50aa722d3fbf7862de22d0e7367a");
+        assert_eq!(names_key(Method::InoLblk32), "35c2cbac946bcaf29ec63d9ad69232353b8054e97a57ed1042a6fad5f2007dc9");
+        let Numbering::Wrapping32(hash) = master.numbering(&file(Method::InoLblk32)).expect("numbering") else {
+            panic!("not wrapping")
+        };
+        let mut hash_key = [0; 16];
+        hash_key.copy_from_slice(&hex::decode("df2ea41300693985171709bf184a7181").expect("hex"));
+        assert_eq!(hash, hash_ino(&hash_key, 12));
+    }
+
+    #[test]
+    fn names_keys_of_a_raw_key() {
+        let names_key = |method| hex::encode(&master().names_key(&file(method)).expect("key"));
+        // HKDF's output is cut, and the mode is no part of the info: half of the contents key.
+        assert_eq!(names_key(Method::PerFileKey), "bd5252baa3698125929bab1ef11f6f7ec773084fd47cc5d7fd5a07d422da343c");
+        assert_eq!(names_key(Method::InoLblk64), "11ed491cb5b446550d7c2b88b458ee4cd7a9f05feec01226d4bf15bad79564ba");
     }
 
     #[test]

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The master keys of a test run: the file `keys` in the results.
 //!
-//! One key per line, a word for its kind and the key in hexadecimal; `#` begins a comment. The only kind so far is
-//! `raw`. (A hardware-wrapped key will be another: such a key is derived by the hardware's own KDF first.)
+//! One key per line, a word for its kind and the key in hexadecimal; `#` begins a comment.
+//!
+//! | kind | the bytes |
+//! |---|---|
+//! | `raw` | those added to the kernel |
+//! | `hw-wrapped` | those imported into the hardware, before any wrapping |
 
 use std::path::Path;
 
@@ -33,7 +37,8 @@ fn parse(text: &str) -> Result<Vec<MasterKey>> {
 fn parse_line(line: &str) -> Result<MasterKey> {
     match line.split_once(' ') {
         Some(("raw", digits)) => MasterKey::from_raw(&hex::decode(digits.trim())?),
-        _ => bail!("expected `raw` and the key in hexadecimal"),
+        Some(("hw-wrapped", digits)) => MasterKey::from_hw_wrapped(&hex::decode(digits.trim())?),
+        _ => bail!("expected `raw` or `hw-wrapped` and the key in hexadecimal"),
     }
 }
 
@@ -45,7 +50,10 @@ mod tests {
     fn kinds_and_comments() {
         let key = "11".repeat(64);
         assert_eq!(parse(&format!("# test\nraw {key} # one\n\nraw {key}\n")).expect("keys").len(), 2);
+        let both = parse(&format!("raw {}\nhw-wrapped {}\n", "11".repeat(32), "11".repeat(32))).expect("keys");
+        assert_ne!(both[0].identifier(), both[1].identifier());
         assert!(parse("# none\n").is_err());
+        assert!(parse(&format!("hw-wrapped {key}")).is_err());
         assert!(parse(&format!("wrapped {key}")).is_err());
         assert!(parse("raw 1122").is_err());
     }

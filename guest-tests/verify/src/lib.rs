@@ -17,7 +17,9 @@
 //! | step | module |
 //! |---|---|
 //! | which bytes must lie where | [`plan`], with [`fscrypt`] for keys and data unit numbers |
+//! | what hardware makes of a hardware-wrapped key | [`hw_kdf`] |
 //! | are they there | [`check`], with [`xts`]; [`guess`] says what is there instead |
+//! | are the names of files right | [`names`] |
 //! | is plaintext anywhere | [`scan`] |
 //! | the words | [`report`] |
 
@@ -25,8 +27,10 @@ pub mod check;
 pub mod fscrypt;
 pub mod guess;
 pub mod hex;
+pub mod hw_kdf;
 pub mod keys;
 pub mod manifest;
+pub mod names;
 pub mod plan;
 pub mod report;
 pub mod scan;
@@ -49,13 +53,15 @@ use crate::report::Report;
 pub fn verify(image: &Path, results: &Path) -> Result<Report> {
     let entries = manifest::read(&results.join("manifest.jsonl"))?;
     // A run without fscrypt (dm-crypt only) has no master keys.
-    let keys = if entries.iter().any(|entry| matches!(entry, Entry::Fscrypt(_))) {
+    let keys = if entries.iter().any(|entry| matches!(entry, Entry::Fscrypt(_) | Entry::Names(_))) {
         keys::read(&results.join("keys"))?
     } else {
         Vec::new()
     };
-    let plans =
-        entries.iter().map(|entry| Plan::new(entry, &keys, &results.join("plain"))).collect::<Result<Vec<_>>>()?;
+    let plans: Vec<Plan> = entries
+        .iter()
+        .filter_map(|entry| Plan::new(entry, &keys, &results.join("plain")).transpose())
+        .collect::<Result<_>>()?;
     let sentinel_file = results.join("sentinel");
     let sentinels = fs::read_to_string(&sentinel_file)
         .map_err(anyhow::Error::from)
@@ -84,6 +90,14 @@ pub fn verify(image: &Path, results: &Path) -> Result<Report> {
         }
         report.absent_units += plan.absent_units;
         report.mismatches.extend(outcome.mismatches);
+    }
+    for entry in &entries {
+        if let Entry::Names(directory) = entry {
+            let outcome = names::check(&file, directory, &keys)?;
+            report.directories += 1;
+            report.names += outcome.names;
+            report.wrong_names.extend(outcome.wrong);
+        }
     }
     report.hits = scan::scan(&file, size, &sentinels)?;
     report.scanned_bytes = size;

@@ -14,6 +14,8 @@ use crate::hex::Bytes16;
 pub enum Entry {
     /// A file encrypted by fscrypt.
     Fscrypt(FscryptFile),
+    /// The names in a directory encrypted by fscrypt.
+    Names(FscryptDirectory),
     /// An area of the disk encrypted with a known XTS key, such as a dm-crypt volume.
     Xts(XtsArea),
     /// An area of the disk that holds its plaintext as it is.
@@ -45,6 +47,38 @@ pub struct FscryptFile {
     pub extents: Vec<Extent>,
 }
 
+/// A directory encrypted by fscrypt, as the guest's `fscrypt-map --names` describes it.
+#[derive(Debug, Deserialize)]
+pub struct FscryptDirectory {
+    /// The directory's path in the guest.
+    pub path: String,
+    /// Inode number.
+    pub ino: u64,
+    /// Where the file system begins on the disk.
+    pub offset: u64,
+    /// The file system's block size.
+    pub block_size: u64,
+    /// The file system's UUID.
+    pub fs_uuid: Bytes16,
+    /// The directory's encryption policy.
+    pub policy: Policy,
+    /// The directory's nonce.
+    pub nonce: Bytes16,
+    /// Where its entries lie.
+    pub extents: Vec<Extent>,
+    /// Everything in it, except itself and its parent.
+    pub names: Vec<Name>,
+}
+
+/// A name in a directory.
+#[derive(Debug, Deserialize)]
+pub struct Name {
+    /// The name in plaintext.
+    pub name: String,
+    /// Inode number of what has it.
+    pub ino: u64,
+}
+
 /// An fscrypt policy.
 #[derive(Debug, Deserialize)]
 pub struct Policy {
@@ -52,6 +86,8 @@ pub struct Policy {
     pub version: u8,
     /// Encryption mode of the contents.
     pub contents_mode: u8,
+    /// Encryption mode of names.
+    pub filenames_mode: u8,
     /// Key-derivation flags and file name padding.
     pub flags: u8,
     /// Size of a data unit, 0 for the file system's block size.
@@ -82,7 +118,7 @@ pub struct XtsArea {
     pub plain: String,
     /// Where it begins on the disk.
     pub offset: u64,
-    /// The 64-byte XTS key in hexadecimal.
+    /// The 64-byte XTS key in hexadecimal, or `hw-wrapped:` and the 32 bytes that were imported into the hardware.
     pub key: String,
     /// Size of a data unit.
     pub data_unit_size: u64,
@@ -136,6 +172,22 @@ mod tests {
         let Entry::Fscrypt(file) = &entries[0] else { panic!("kind") };
         assert_eq!(file.extents[0].physical, 4_194_304);
         assert_eq!(file.policy.key_identifier.0[15], 0xff);
+    }
+
+    #[test]
+    fn a_directory() {
+        let line = concat!(
+            r#"{"kind":"names","path":"/mnt/d","ino":13,"size":4096,"offset":0,"block_size":4096,"#,
+            r#""fs_uuid":"000102030405060708090a0b0c0d0e0f","#,
+            r#""policy":{"version":2,"contents_mode":1,"filenames_mode":4,"flags":3,"log2_data_unit_size":0,"#,
+            r#""key_identifier":"00112233445566778899aabbccddeeff"},"nonce":"ffeeddccbbaa99887766554433221100","#,
+            r#""extents":[{"logical":0,"physical":4194304,"length":4096,"flags":1}],"#,
+            r#""names":[{"name":"a \"file\"","ino":14}]}"#
+        );
+        let entries = parse(line).expect("manifest");
+        let Entry::Names(directory) = &entries[0] else { panic!("kind") };
+        assert_eq!((directory.names[0].name.as_str(), directory.names[0].ino), ("a \"file\"", 14));
+        assert_eq!(directory.policy.filenames_mode, 4);
     }
 
     #[test]

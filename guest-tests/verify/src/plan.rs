@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::fscrypt::{FileIdentity, MODE_AES_256_XTS, MasterKey, Method, Numbering};
 use crate::hex;
-use crate::manifest::{Entry, Extent, FscryptFile, PlainArea, XtsArea};
+use crate::hw_kdf;
+use crate::manifest::{Entry, Extent, FscryptFile, PlainArea, Policy, XtsArea};
 
 const FIEMAP_UNKNOWN: u32 = 0x002;
 const FIEMAP_DELALLOC: u32 = 0x004;
@@ -63,15 +64,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Makes the plan of a manifest entry.
-    pub fn new(entry: &Entry, keys: &[MasterKey], plain_dir: &Path) -> Result<Self> {
-        match entry {
+    /// Makes the plan of a manifest entry; names have none.
+    pub fn new(entry: &Entry, keys: &[MasterKey], plain_dir: &Path) -> Result<Option<Self>> {
+        let plan = match entry {
+            Entry::Names(_) => return Ok(None),
             Entry::Fscrypt(file) => {
                 Self::of_file(file, keys, plain_dir).with_context(|| format!("{} (inode {})", file.path, file.ino))
             }
             Entry::Xts(area) => Self::of_xts_area(area, plain_dir).with_context(|| area.path.clone()),
             Entry::Plain(area) => Self::of_plain_area(area, plain_dir).with_context(|| area.path.clone()),
-        }
+        };
+        plan.map(Some)
     }
 
     /// Whether the plan is about ciphertext at all.
@@ -81,15 +84,9 @@ impl Plan {
 
     fn of_file(file: &FscryptFile, keys: &[MasterKey], plain_dir: &Path) -> Result<Self> {
         let policy = &file.policy;
-        ensure!(policy.version == 2, "policy version {}, expected 2", policy.version);
         ensure!(policy.contents_mode == MODE_AES_256_XTS, "contents mode {} is not AES-256-XTS", policy.contents_mode);
         let method = Method::from_flags(policy.flags)?;
-        let master = keys.iter().find(|key| key.identifier() == policy.key_identifier.0).with_context(|| {
-            format!(
-                "none of the keys has the identifier {} that its policy names",
-                hex::encode(&policy.key_identifier.0)
-            )
-        })?;
+        let master = master_key(policy, keys)?;
         let data_unit_size = match policy.log2_data_unit_size {
             0 => file.block_size,
             log2 @ 9..=16 => 1 << log2,
@@ -147,7 +144,10 @@ impl Plan {
             name: area.path.clone(),
             method: "XTS area",
             crypto: Crypto::Xts {
-                key: Box::new(hex::decode_xts_key(&area.key)?),
+                key: Box::new(match area.key.strip_prefix("hw-wrapped:") {
+                    Some(imported) => hw_kdf::inline_encryption_key(&hex::decode(imported)?)?,
+                    None => hex::decode_xts_key(&area.key)?,
+                }),
                 numbering: Numbering::From(area.first_dun),
             },
             data_unit_size: area.data_unit_size,
@@ -175,6 +175,14 @@ impl Plan {
     }
 }
 
+/// The master key that a policy names.
+pub fn master_key<'a>(policy: &Policy, keys: &'a [MasterKey]) -> Result<&'a MasterKey> {
+    ensure!(policy.version == 2, "policy version {}, expected 2", policy.version);
+    keys.iter().find(|key| key.identifier() == policy.key_identifier.0).with_context(|| {
+        format!("none of the keys has the identifier {} that its policy names", hex::encode(&policy.key_identifier.0))
+    })
+}
+
 fn read_plain(plain_dir: &Path, name: &str) -> Result<Vec<u8>> {
     let name = name.trim_start_matches('/');
     ensure!(!name.split('/').any(|part| part == ".."), "the plaintext's name leads out of the results: {name}");
@@ -188,6 +196,17 @@ fn pad(data: &mut Vec<u8>, block_size: u64) -> Result<()> {
     Ok(())
 }
 
+/// Refuses an extent that does not say where its blocks lie.
+pub fn check_extent(extent: &Extent, block_size: u64) -> Result<()> {
+    let unusable = FIEMAP_UNKNOWN | FIEMAP_DELALLOC | FIEMAP_NOT_ALIGNED | FIEMAP_INLINE | FIEMAP_TAIL;
+    ensure!(extent.flags & unusable == 0, "an extent whose place on the disk is not known (flags {:#x})", extent.flags);
+    ensure!(
+        [extent.logical, extent.physical, extent.length].iter().all(|n| n.is_multiple_of(block_size)),
+        "an extent that does not consist of whole blocks"
+    );
+    Ok(())
+}
+
 /// Turns extents into pieces up to the end of the padded plaintext, and counts the bytes that lie nowhere.
 fn place(extents: &[Extent], offset: u64, block_size: u64, plaintext: &[u8]) -> Result<(Vec<Piece>, u64)> {
     let end = plaintext.len() as u64;
@@ -198,16 +217,7 @@ fn place(extents: &[Extent], offset: u64, block_size: u64, plaintext: &[u8]) -> 
     let mut absent = 0;
     let mut position = 0;
     for extent in &extents {
-        let unusable = FIEMAP_UNKNOWN | FIEMAP_DELALLOC | FIEMAP_NOT_ALIGNED | FIEMAP_INLINE | FIEMAP_TAIL;
-        ensure!(
-            extent.flags & unusable == 0,
-            "an extent whose place on the disk is not known (flags {:#x})",
-            extent.flags
-        );
-        ensure!(
-            [extent.logical, extent.physical, extent.length].iter().all(|n| n.is_multiple_of(block_size)),
-            "an extent that does not consist of whole blocks"
-        );
+        check_extent(extent, block_size)?;
         // Behind the end lie blocks that the file only reserves, or a file system's own data (fs-verity).
         if extent.logical >= end {
             break;

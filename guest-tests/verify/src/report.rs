@@ -37,6 +37,12 @@ pub struct Report {
     pub scanned_bytes: u64,
     /// Sentinels searched for.
     pub sentinels: usize,
+    /// Directories whose names were compared.
+    pub directories: u64,
+    /// Names in them.
+    pub names: u64,
+    /// What is wrong with names.
+    pub wrong_names: Vec<String>,
     /// Data units that are wrong.
     pub mismatches: Vec<Mismatch>,
     /// Plaintext found on the image.
@@ -46,7 +52,7 @@ pub struct Report {
 impl Report {
     /// Whether all is well and something was verified at all.
     pub fn is_verified(&self) -> bool {
-        self.mismatches.is_empty() && self.hits.is_empty() && self.data_units > 0
+        self.mismatches.is_empty() && self.wrong_names.is_empty() && self.hits.is_empty() && self.data_units > 0
     }
 
     /// The same for programs.
@@ -72,6 +78,9 @@ impl Report {
             "plain_bytes": self.plain_bytes,
             "absent_units": self.absent_units,
             "by_method": by_method,
+            "directories": self.directories,
+            "names": self.names,
+            "wrong_names": self.wrong_names,
             "scanned_bytes": self.scanned_bytes,
             "sentinels": self.sentinels,
             "mismatches": mismatches,
@@ -126,6 +135,9 @@ impl Display for Report {
         if left > 0 {
             writeln!(f, "... and {left} more data units")?;
         }
+        for wrong in self.wrong_names.iter().take(MISMATCHES_SHOWN) {
+            writeln!(f, "{wrong}")?;
+        }
         for hit in &self.hits {
             writeln!(
                 f,
@@ -139,9 +151,12 @@ impl Display for Report {
             } else {
                 write!(
                     f,
-                    "ciphertext NOT verified: {} of {} data units wrong, {} sentinels found on the image",
+                    "ciphertext NOT verified: {} of {} data units wrong, {} of {} names wrong, {} sentinels found on the \
+                     image",
                     self.mismatches.len(),
                     self.data_units,
+                    self.wrong_names.len(),
+                    self.names,
                     self.hits.len()
                 )
             };
@@ -153,6 +168,9 @@ impl Display for Report {
             .map(|((method, size), units)| format!("{units} data units of {size} bytes, {method}"))
             .collect();
         write!(f, " ({})", kinds.join("; "))?;
+        if self.directories > 0 {
+            write!(f, "\nnames verified: {} in {} directories", self.names, self.directories)?;
+        }
         if self.plain_areas > 0 {
             write!(f, "\nplain data verified: {} areas, {} bytes", self.plain_areas, self.plain_bytes)?;
         }

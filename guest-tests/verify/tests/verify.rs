@@ -16,6 +16,14 @@ const IMAGE_SIZE: usize = 1 << 20;
 const BLOCK: usize = 4096;
 /// Where the test's file lies: two extents, the second one before the first on the disk.
 const PLACES: [(usize, usize, usize); 2] = [(0, 64 * BLOCK, 3 * BLOCK), (3 * BLOCK, 16 * BLOCK, 2 * BLOCK)];
+const DIRECTORY_PLACE: usize = 200 * BLOCK;
+/// A name and its ciphertext in inode 12, with IV_INO_LBLK_64 and the hardware-wrapped key below; made with Python's
+/// `cryptography`.
+const NAME: &str = "a-name-of-thirty-seven-bytes-for-you!";
+const ENCRYPTED_NAME: &str = concat!(
+    "06f3b54663d19cae6d5cb6100e84e10f309a8d1bfe162955e95db551169b6503",
+    "994e2218fc7d1f6584428099d15687f65c301bb92333afee040e08dafc0e5e98"
+);
 
 struct Fixture {
     dir: TempDir,
@@ -27,6 +35,10 @@ impl Fixture {
     fn new(method: Method, unit: usize) -> Self {
         let raw: [u8; 64] = std::array::from_fn(|i| (i * 3) as u8);
         let master = MasterKey::from_raw(&raw).expect("key");
+        Self::with_key(method, unit, &master, &format!("raw {}", hex::encode(&raw)))
+    }
+
+    fn with_key(method: Method, unit: usize, master: &MasterKey, key_line: &str) -> Self {
         let identity = FileIdentity { method, nonce: [9; 16], ino: 4711, fs_uuid: [5; 16] };
         let flags = match method {
             Method::PerFileKey => 0x03,
@@ -55,7 +67,7 @@ impl Fixture {
         let dir = TempDir::new().expect("directory");
         fs::create_dir(dir.path().join("plain")).expect("plain");
         fs::write(dir.path().join("plain/file"), &plaintext).expect("plaintext");
-        fs::write(dir.path().join("keys"), format!("raw {}\n", hex::encode(&raw))).expect("keys");
+        fs::write(dir.path().join("keys"), format!("{key_line}\n")).expect("keys");
         fs::write(dir.path().join("sentinel"), SENTINEL).expect("sentinel");
         let extents: Vec<Value> =
             PLACES.iter().map(|(l, p, n)| json!({"logical": l, "physical": p, "length": n, "flags": 0})).collect();
@@ -76,6 +88,12 @@ impl Fixture {
         Self::new(Method::PerFileKey, BLOCK)
     }
 
+    fn hw_wrapped(method: Method, unit: usize) -> Self {
+        let imported: [u8; 32] = std::array::from_fn(|i| i as u8);
+        let master = MasterKey::from_hw_wrapped(&imported).expect("key");
+        Self::with_key(method, unit, &master, &format!("hw-wrapped {}", hex::encode(&imported)))
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -85,6 +103,35 @@ impl Fixture {
         let lines: Vec<String> = self.manifest.iter().map(Value::to_string).collect();
         fs::write(self.path("manifest.jsonl"), lines.join("\n"))?;
         fscrypt_verify::verify(&self.path("image"), self.dir.path())
+    }
+
+    /// Puts a directory with these entries into a block of the image.
+    fn add_directory(&mut self, entries: &[(u32, &[u8])]) {
+        let at = DIRECTORY_PLACE;
+        let mut block = Vec::new();
+        for (ino, name) in [(2, &b"."[..]), (2, b"..")].iter().chain(entries) {
+            let length = (8 + name.len()).next_multiple_of(4) as u16;
+            block.extend(ino.to_le_bytes());
+            block.extend(length.to_le_bytes());
+            block.extend([name.len() as u8, 1]);
+            block.extend(*name);
+            block.resize(block.len().next_multiple_of(4), 0);
+        }
+        let rest = (BLOCK - block.len()) as u16;
+        block.extend([0; 4]);
+        block.extend(rest.to_le_bytes());
+        block.resize(BLOCK, 0);
+        self.image[at..at + BLOCK].copy_from_slice(&block);
+
+        let mut entry = self.manifest[0].clone();
+        entry["kind"] = json!("names");
+        entry["path"] = json!("/mnt");
+        entry["ino"] = json!(12);
+        entry["fs_uuid"] = json!("303132333435363738393a3b3c3d3e3f");
+        entry["extents"] = json!([{"logical": 0, "physical": at, "length": BLOCK, "flags": 1}]);
+        entry["names"] = json!([{"name": NAME, "ino": 4711}]);
+        entry["policy"]["flags"] = json!(0x0b);
+        self.manifest.push(entry);
     }
 
     /// The words of a verification that must fail.
@@ -117,6 +164,49 @@ fn all_policies_and_data_unit_sizes() {
             assert_eq!(report.to_json()["verified"], true);
         }
     }
+}
+
+#[test]
+fn hardware_wrapped_keys() {
+    for method in [Method::InoLblk64, Method::InoLblk32] {
+        let report = Fixture::hw_wrapped(method, BLOCK).verify().expect("verification");
+        assert!(report.is_verified(), "{report}");
+        assert_eq!((report.files, report.data_units), (1, 5));
+    }
+}
+
+/// A device that takes the bytes of a hardware-wrapped key for a raw one derives other keys, of another identifier.
+#[test]
+fn the_kind_of_a_key_matters() {
+    let fixture = Fixture::hw_wrapped(Method::InoLblk64, BLOCK);
+    let keys = fs::read_to_string(fixture.path("keys")).expect("keys");
+    fs::write(fixture.path("keys"), keys.replace("hw-wrapped", "raw")).expect("keys");
+    fixture.assert_fails("none of the keys has the identifier");
+}
+
+#[test]
+fn names() {
+    let name = hex::decode(ENCRYPTED_NAME).expect("hex");
+    let with = |entries: &[(u32, &[u8])]| {
+        let mut fixture = Fixture::hw_wrapped(Method::InoLblk64, BLOCK);
+        fixture.add_directory(entries);
+        fixture
+    };
+    let report = with(&[(4711, &name)]).verify().expect("verification");
+    assert!(report.is_verified(), "{report}");
+    assert_eq!((report.directories, report.names), (1, 1));
+    assert!(report.to_string().contains("names verified: 1 in 1 directories"), "{report}");
+
+    let mut flipped = name.clone();
+    flipped[40] ^= 1;
+    with(&[(4711, &flipped)]).assert_fails("1 of 1 names wrong");
+    with(&[(4711, NAME.as_bytes())]).assert_fails("the name in plaintext");
+    with(&[(4712, &name)]).assert_fails("found for its inode 4711: nothing");
+    with(&[]).assert_fails("nothing");
+    with(&[(4711, &name), (4712, &flipped)]).assert_fails("(inode 4712) is the encryption of none of its names");
+    let mut broken = with(&[(4711, &name)]);
+    broken.image[DIRECTORY_PLACE..DIRECTORY_PLACE + BLOCK].fill(0);
+    broken.assert_fails("this is no block of a directory");
 }
 
 #[test]
