@@ -28,7 +28,7 @@ pub fn build(paths: &Paths, root: &GuestRoot, kernel: &Kernel) -> Result<Option<
     if sources.is_empty() {
         bail!("{} is empty: the checkout is not complete", source.display());
     }
-    let out = paths.target.join("guest-module");
+    let out = paths.target.join(format!("{}-module", root.name));
     let (log, file) = (out.join("build.log"), out.join(format!("{MODULE}.ko")));
     match &kernel.origin {
         Origin::User { module: false, .. } => return Ok(None),

@@ -38,9 +38,24 @@ apt install -y --no-install-recommends BUILD linux-headers-$kv
 /// First process of the guest; see the file.
 const STUB: &str = include_str!("guest_stub.sh");
 
+/// What a guest is made of besides Debian's kernel.
+pub struct Recipe {
+    /// Its name in the cache.
+    pub name: &'static str,
+    /// More packages for the guest that runs.
+    pub run: &'static [&'static str],
+    /// More packages that only building needs.
+    pub build: &'static [&'static str],
+}
+
+/// The guest of demo, cases and shell.
+pub const ORDINARY: Recipe = Recipe { name: "guest", run: &[], build: &[] };
+
 /// A built guest, in the cache.
 pub struct GuestRoot {
     dir: PathBuf,
+    /// Its recipe's name.
+    pub name: &'static str,
     /// Debian's kernel in it.
     pub release: String,
     files: HashSet<String>,
@@ -78,27 +93,28 @@ impl GuestRoot {
 }
 
 /// Finds the guest in the cache or builds it.
-pub fn prepare(paths: &Paths, mirror: Option<&Mirror>) -> Result<GuestRoot> {
-    let hook = HOOK.replace("BACKPORTS", BACKPORTS).replace("BUILD", BUILD);
-    let key = cache::key(&["guest 1", debian::SUITE, RUN, &hook, STUB]);
-    let dir = cache::entry(&paths.cache, "guest", &key, |dir| {
-        ui::step("guest from Debian packages (first time only)", || build(paths, dir, mirror, &hook))
+pub fn prepare(paths: &Paths, mirror: Option<&Mirror>, recipe: &Recipe) -> Result<GuestRoot> {
+    let run = [&[RUN], recipe.run].concat().join(",");
+    let hook = HOOK.replace("BACKPORTS", BACKPORTS).replace("BUILD", &[&[BUILD], recipe.build].concat().join(" "));
+    let key = cache::key(&["guest 1", debian::SUITE, &run, &hook, STUB]);
+    let dir = cache::entry(&paths.cache, recipe.name, &key, |dir| {
+        ui::step("guest from Debian packages (first time only)", || build(paths, dir, mirror, &run, &hook))
     })?;
     let release = fs::read_to_string(dir.join("build/kernel-release"))
         .with_context(|| format!("{} is damaged: run cargo xtask clean-cache", dir.display()))?
         .trim()
         .to_owned();
     let files = fs::read_to_string(dir.join("build/run-files"))?.lines().map(str::to_owned).collect();
-    Ok(GuestRoot { dir, release, files })
+    Ok(GuestRoot { dir, name: recipe.name, release, files })
 }
 
-fn build(paths: &Paths, dir: &Path, mirror: Option<&Mirror>, hook: &str) -> Result<()> {
+fn build(paths: &Paths, dir: &Path, mirror: Option<&Mirror>, run: &str, hook: &str) -> Result<()> {
     let log = paths.log("guest-root");
     let _ = fs::remove_file(&log);
     let mut args = vec![
         "--variant=minbase".to_owned(),
         "--aptopt=Apt::Install-Recommends \"false\"".to_owned(),
-        format!("--include={RUN}"),
+        format!("--include={run}"),
         format!("--customize-hook={hook}"),
     ];
     args.extend(["man", "locale", "doc"].map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")));

@@ -14,8 +14,8 @@ pub struct Job<'a> {
     pub driver: &'a str,
     /// The module, unless built into the kernel.
     pub module: Option<&'a Path>,
-    /// Directory of programs.
-    pub tools: &'a Path,
+    /// Directory of programs, if the script needs any.
+    pub tools: Option<&'a Path>,
     /// More variables for the guest (names and values without quotes).
     pub variables: Vec<(String, String)>,
     /// A directory that the guest gets as `state`.
@@ -42,7 +42,8 @@ impl Job<'_> {
         if let Some(script) = self.script {
             add(script.to_path_buf(), "case")?;
         }
-        for entry in fs::read_dir(self.tools).with_context(|| format!("no {}", self.tools.display()))? {
+        let tools = self.tools.map(|dir| fs::read_dir(dir).with_context(|| format!("no {}", dir.display())));
+        for entry in tools.transpose()?.into_iter().flatten() {
             let entry = entry?;
             if !["build.log", "sources.hash"].iter().any(|n| entry.file_name() == *n) {
                 add(entry.path(), &format!("bin/{}", entry.file_name().to_string_lossy()))?;

@@ -145,7 +145,7 @@ fn boot(
         script: Some(&case.script),
         driver: &case.driver,
         module: prepared.module.as_ref().map(|m| m.file.as_path()),
-        tools: &prepared.programs.tools,
+        tools: Some(&prepared.programs.tools),
         variables: vec![("CASE".into(), case.name.clone()), ("BOOT".into(), number.to_string())],
         state: (number > 1).then(|| boot_dir(dir, number - 1).join("out").join(STATE)),
     };
@@ -171,7 +171,8 @@ fn boot(
         root: &machine.root.image(),
         attach: case.attach,
         queues: case.queues,
-        socket: &device.socket,
+        disks: &[&device.socket],
+        progress: None,
         job: &tar,
         results: &results,
     };

@@ -4,7 +4,7 @@
 use crate::accel::{self, Accelerator};
 use crate::cli::GuestArgs;
 use crate::driver::{self, Module};
-use crate::guest_root::{self, GuestRoot};
+use crate::guest_root::{self, GuestRoot, ORDINARY, Recipe};
 use crate::kernel::{self, Kernel};
 use crate::paths::Paths;
 use crate::qemu::{self, Qemu};
@@ -45,21 +45,35 @@ pub struct Prepared {
 }
 
 /// Installs packages, fetches QEMU and the guest.
-pub fn machine(paths: &Paths, args: &GuestArgs) -> Result<Machine> {
+pub fn machine(paths: &Paths, args: &GuestArgs, recipe: &Recipe) -> Result<Machine> {
     ensure!(cfg!(target_arch = "x86_64"), "guests run on x86_64 hosts only for now");
     packages::ensure_all(paths)?;
     let mirror = mirror::find(args.mirror.as_deref())?;
     let qemu = qemu::prepare(paths, args.qemu.as_deref(), mirror.as_ref())?;
-    let root = guest_root::prepare(paths, mirror.as_ref())?;
+    let root = guest_root::prepare(paths, mirror.as_ref(), recipe)?;
     let kernel = kernel::choose(args, &root)?;
     let accel = accel::choose(paths, args.accel, &qemu, &kernel)?;
     Ok(Machine { qemu, root, kernel, accel })
 }
 
+/// Builds the device.
+pub fn device_program(paths: &Paths) -> Result<PathBuf> {
+    ui::step("device (cargo build --release)", || device::build_program(paths, device::PROGRAM))
+}
+
+/// Builds the guest's driver, unless the kernel has it.
+pub fn module(paths: &Paths, machine: &Machine) -> Result<Option<Module>> {
+    let module = ui::step("guest module", || driver::build(paths, &machine.root, &machine.kernel))?;
+    for warning in module.iter().flat_map(|m| &m.warnings) {
+        eprintln!("    {warning}");
+    }
+    Ok(module)
+}
+
 /// Builds the programs.
 pub fn programs(paths: &Paths, machine: &Machine) -> Result<Programs> {
     Ok(Programs {
-        device: ui::step("device (cargo build --release)", || device::build_program(paths, device::PROGRAM))?,
+        device: device_program(paths)?,
         verifier: ui::step("verifier (cargo build --release)", || device::build_program(paths, verify::PROGRAM))?,
         tools: ui::step("guest programs", || tools::build(paths, &machine.root))?,
     })
@@ -67,11 +81,8 @@ pub fn programs(paths: &Paths, machine: &Machine) -> Result<Programs> {
 
 /// Does everything.
 pub fn prepare(paths: &Paths, args: &GuestArgs) -> Result<Prepared> {
-    let machine = machine(paths, args)?;
+    let machine = machine(paths, args, &ORDINARY)?;
     let programs = programs(paths, &machine)?;
-    let module = ui::step("guest module", || driver::build(paths, &machine.root, &machine.kernel))?;
-    for warning in module.iter().flat_map(|m| &m.warnings) {
-        eprintln!("    {warning}");
-    }
+    let module = module(paths, &machine)?;
     Ok(Prepared { machine, programs, module })
 }

@@ -32,7 +32,7 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
         script: None,
         driver: driver::MODULE,
         module: prepared.module.as_ref().map(|m| m.file.as_path()),
-        tools: &prepared.programs.tools,
+        tools: Some(&prepared.programs.tools),
         variables,
         state: None,
     };
@@ -58,7 +58,8 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
         root: &machine.root.image(),
         attach: Attach::Generic,
         queues: QUEUES,
-        socket: &device.socket,
+        disks: &[&device.socket],
+        progress: None,
         job: &tar,
         results: &scratch.path().join("results.tar"),
     };

@@ -8,7 +8,7 @@ use crate::report::Report;
 use crate::run_case::{self, Outcome};
 use crate::setup::{self, Prepared};
 use crate::ui::timed;
-use crate::{driver, packages};
+use crate::{driver, guest_root, packages};
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +63,7 @@ fn guest(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<()> {
 
 /// As `setup::prepare`, with the module's build counted as a check of its own.
 fn prepare(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<Prepared> {
-    let machine = setup::machine(paths, &args.guest)?;
+    let machine = setup::machine(paths, &args.guest, &guest_root::ORDINARY)?;
     let programs = setup::programs(paths, &machine)?;
     let (module, took) = timed("module build", || driver::build(paths, &machine.root, &machine.kernel));
     let module = module?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// Size of the device's config space, crypto fields included.
@@ -37,12 +37,14 @@ pub struct Vm<'a> {
     pub kernel: &'a Path,
     /// The root disk.
     pub root: &'a Path,
-    /// How the device is attached.
+    /// How the devices are attached.
     pub attach: Attach,
-    /// The device's request queues.
+    /// Each device's request queues.
     pub queues: u16,
-    /// The device's socket.
-    pub socket: &'a Path,
+    /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
+    pub disks: &'a [&'a Path],
+    /// Where what the guest writes to its port `progress` goes as it comes.
+    pub progress: Option<&'a Path>,
     /// The job for the guest.
     pub job: &'a Path,
     /// Where the guest's results go.
@@ -60,42 +62,49 @@ impl Vm<'_> {
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
         qemu.args(["-append", append]);
         qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", self.root));
+        // A second NVMe disk or namespace is out of the question: they are numbered in random order.
         qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);
         qemu.arg("-chardev").arg(option("file,id=job,path=/dev/null,input-path=", self.job));
         qemu.args(["-device", "virtserialport,chardev=job,name=job"]);
         qemu.arg("-chardev").arg(option("file,id=results,path=", self.results));
         qemu.args(["-device", "virtserialport,chardev=results,name=results"]);
+        if let Some(progress) = self.progress {
+            qemu.arg("-chardev").arg(option("file,id=progress,path=", progress));
+            qemu.args(["-device", "virtserialport,chardev=progress,name=progress"]);
+        }
         qemu.args(["-device", "virtio-rng-pci"]);
-        qemu.arg("-chardev").arg(option("socket,id=disk,path=", self.socket));
-        qemu.args(["-device", &self.disk()]);
+        for (number, socket) in self.disks.iter().enumerate() {
+            qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},path="), socket));
+            qemu.args(["-device", &self.disk(number)]);
+        }
         qemu
     }
 
-    fn disk(&self) -> String {
+    fn disk(&self, number: usize) -> String {
         let queues = u32::from(self.queues);
         match self.attach {
             // One more than the request queues: the control queue.
             Attach::Generic => format!(
-                "{GENERIC_DEVICE},chardev=disk,virtio-id={VIRTIO_ID_BLOCK},num_vqs={},vq_size=256,config_size={CONFIG_SIZE}",
+                "{GENERIC_DEVICE},chardev=disk{number},virtio-id={VIRTIO_ID_BLOCK},num_vqs={},vq_size=256,config_size={CONFIG_SIZE}",
                 queues + 1
             ),
-            Attach::VhostUserBlk => format!("vhost-user-blk-pci,chardev=disk,num-queues={queues}"),
+            Attach::VhostUserBlk => format!("vhost-user-blk-pci,chardev=disk{number},num-queues={queues}"),
         }
     }
 
-    /// Boots it with its console in a file, killed at the time limit.
-    pub fn run(&self, console: &Path, log: &Path, limit: Duration) -> Result<Ended> {
+    /// Boots it with its console in a file.
+    pub fn start(&self, console: &Path, log: &Path) -> Result<Running> {
         let _ = fs::remove_file(log);
         let err = open_log(log)?;
         let out = File::create(console).with_context(|| format!("cannot write {}", console.display()))?;
         let mut qemu = self.command();
         qemu.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(out).stderr(err);
-        let mut running = Running::start(&mut qemu)?;
-        Ok(match running.wait_for(limit)? {
-            Some(status) if status.success() => Ended::PoweredOff,
-            Some(status) => Ended::Failed(status.to_string()),
-            None => Ended::TimedOut,
-        })
+        Running::start(&mut qemu)
+    }
+
+    /// As [`Self::start`], then waits for its end; it is killed at the time limit.
+    pub fn run(&self, console: &Path, log: &Path, limit: Duration) -> Result<Ended> {
+        Ok(self.start(console, log)?.wait_for(limit)?.map_or(Ended::TimedOut, Ended::with))
     }
 
     /// Boots it with its console on this terminal.
@@ -116,6 +125,13 @@ pub enum Ended {
     Failed(String),
     /// Killed at the time limit.
     TimedOut,
+}
+
+impl Ended {
+    /// From QEMU's exit status.
+    pub fn with(status: ExitStatus) -> Self {
+        if status.success() { Self::PoweredOff } else { Self::Failed(status.to_string()) }
+    }
 }
 
 /// A QEMU option that ends with a file name; commas in it are doubled, as QEMU wants.
