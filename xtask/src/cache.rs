@@ -20,6 +20,11 @@ pub fn key(recipe: &[&str]) -> String {
     hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
 }
 
+/// The same of the content of a file.
+pub fn content_key(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// The directory of entry `name`-`key`, made with `build` (given an empty directory) when it is missing.
 pub fn entry(cache: &Path, name: &str, key: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let path = cache.join(format!("{name}-{key}"));

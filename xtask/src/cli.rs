@@ -22,6 +22,8 @@ pub enum Command {
     Test(TestArgs),
     /// The same guest with a root prompt on the serial console
     Shell(ShellArgs),
+    /// Run tests of an xfstests checkout of your own on two disks of the device
+    Fstests(FstestsArgs),
     /// Install and build everything that the other commands need, run nothing
     Setup(GuestArgs),
     /// Delete what was downloaded and built outside `target/`
@@ -115,4 +117,46 @@ pub struct ShellArgs {
     /// Options for the device program, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,
+}
+
+/// `fstests`
+#[derive(Args)]
+pub struct FstestsArgs {
+    /// How the guest is made and run.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Your checkout of xfstests; it is copied, never changed
+    #[arg(long, value_name = "DIR")]
+    pub fstests: PathBuf,
+    /// Your checkout of fscryptctl (1.3.0 or newer), which the tests of hardware-wrapped keys need
+    #[arg(long, value_name = "DIR")]
+    pub fscryptctl: Option<PathBuf>,
+    /// Run this group of tests (may be repeated; default encrypt, unless tests are named)
+    #[arg(long, short, value_name = "GROUP")]
+    pub group: Vec<String>,
+    /// The file system under test
+    #[arg(long, value_enum, default_value_t)]
+    pub fs: FileSystem,
+    /// Give up when a test runs for longer than this
+    #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
+    pub test_timeout: u64,
+    /// Keep the disk images of a run without failures, too
+    #[arg(long)]
+    pub keep: bool,
+    /// Single tests, such as generic/368
+    #[arg(value_name = "TEST", conflicts_with = "group")]
+    pub tests: Vec<String>,
+    /// Options for both device programs, after `--`
+    #[arg(last = true)]
+    pub device: Vec<String>,
+}
+
+/// The file systems that can encrypt inline.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum FileSystem {
+    /// ext4
+    #[default]
+    Ext4,
+    /// f2fs; Debian's cloud kernel has none
+    F2fs,
 }

@@ -12,6 +12,10 @@ mod debian;
 mod demo;
 mod device;
 mod driver;
+mod fstests;
+mod fstests_build;
+mod fstests_guest;
+mod fstests_output;
 mod guest_root;
 mod job;
 mod kernel;
@@ -55,6 +59,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Demo(options) => demo::run(&paths, &options),
         cli::Command::Test(options) => test::run(&paths, &options),
         cli::Command::Shell(options) => shell::run(&paths, &options),
+        cli::Command::Fstests(options) => fstests::run(&paths, &options),
         cli::Command::Setup(options) => {
             setup::prepare(&paths, &options)?;
             println!("everything is ready: try `cargo xtask demo`");

@@ -41,6 +41,11 @@ impl Report {
         self.skipped.extend(skipped);
     }
 
+    /// True before anything was counted.
+    pub fn is_empty(&self) -> bool {
+        self.passed == 0 && self.failed.is_empty() && self.skipped.is_empty()
+    }
+
     /// Prints the summary; true when nothing failed and something passed.
     pub fn finish(&self) -> bool {
         println!();

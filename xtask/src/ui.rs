@@ -9,28 +9,39 @@ use std::time::{Duration, Instant};
 pub fn timed<T>(name: &str, work: impl FnOnce() -> T) -> (T, Duration) {
     let terminal = std::io::stderr().is_terminal();
     let start = Instant::now();
-    let (done, waiting) = mpsc::channel::<()>();
+    let (done, until) = mpsc::channel::<()>();
     let value = std::thread::scope(|scope| {
         scope.spawn(move || {
             let tick = Duration::from_secs(if terminal { 1 } else { 30 });
-            while let Err(RecvTimeoutError::Timeout) = waiting.recv_timeout(tick) {
-                let seconds = start.elapsed().as_secs();
-                let mut err = std::io::stderr();
-                let _ = if terminal {
-                    write!(err, "\r\x1b[K{name} ... {seconds} s").and_then(|()| err.flush())
+            while let Err(RecvTimeoutError::Timeout) = until.recv_timeout(tick) {
+                if terminal {
+                    waiting(name, start.elapsed());
                 } else {
-                    writeln!(err, "{name} ... {seconds} s")
-                };
+                    eprintln!("{name} ... {} s", start.elapsed().as_secs());
+                }
             }
         });
         let value = work();
         drop(done);
         value
     });
-    if terminal {
+    clear();
+    (value, start.elapsed())
+}
+
+/// On a terminal, shows that `name` has been running for so long, until [`clear`].
+pub fn waiting(name: &str, since: Duration) {
+    let mut err = std::io::stderr();
+    if err.is_terminal() {
+        let _ = write!(err, "\r\x1b[K{name} ... {} s", since.as_secs()).and_then(|()| err.flush());
+    }
+}
+
+/// Removes what [`waiting`] shows.
+pub fn clear() {
+    if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
     }
-    (value, start.elapsed())
 }
 
 /// A preparing step: announced, timed, and its line printed when it took noticeable time.

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# shellcheck shell=sh
+# `cargo xtask fstests` in the guest: finds the disks, makes the file system of the first, runs fstests' `check` and
+# copies what it says to the port "progress" as it comes. Needs FSTYP, CHECK_ARGUMENTS, TEST_TIMEOUT, and
+# JOB and OUT from init.
+
+# find_port NAME: prints the device of a virtio port.
+find_port() {
+	for _p in /sys/class/virtio-ports/*; do
+		[ "$(cat "$_p/name")" != "$1" ] || echo "/dev/${_p##*/}"
+	done
+}
+
+# find_disk SERIAL: prints the disk with this serial number, waiting for it.
+find_disk() {
+	_tries=0
+	while [ $_tries -lt 100 ]; do
+		for _d in /sys/block/vd*; do
+			if [ "$(cat "$_d/serial" 2> /dev/null)" = "$1" ] && [ -b "/dev/${_d##*/}" ]; then
+				echo "/dev/${_d##*/}"
+				return
+			fi
+		done
+		sleep 0.1
+		_tries=$((_tries + 1))
+	done
+	echo "no disk has the serial number $1" >&2
+	return 1
+}
+
+# add_user NAME ID: a user with a group of its own, as fstests wants them; one name starts with a digit, which useradd
+# refuses.
+add_user() {
+	echo "$1:x:$2:$2::/home/$1:/bin/bash" >> /etc/passwd
+	echo "$1:*:20000:0:99999:7:::" >> /etc/shadow
+	echo "$1:x:$2:" >> /etc/group
+	mkdir -p "/home/$1"
+	chown "$2:$2" "/home/$1"
+}
+
+# end_after SECONDS: ends this script when the log has not grown for so long, so that what the tests left, and where
+# the kernel's tasks are stuck, still gets to the host.
+end_after() {
+	_size=0 _idle=0
+	while [ $_idle -lt "$1" ]; do
+		sleep 2
+		_idle=$((_idle + 2))
+		_old=$_size
+		_size=$(wc -c < "$OUT/log")
+		[ "$_size" = "$_old" ] || _idle=0
+	done
+	echo w > /proc/sysrq-trigger
+	touch "$OUT/timeout"
+	kill -KILL $$
+}
+
+progress=$(find_port progress)
+test=$(find_disk TEST)
+scratch=$(find_disk SCRATCH)
+files=$(find_disk FSTESTS)
+note "TEST_DEV $test, SCRATCH_DEV $scratch"
+for dir in "/sys/block/${test#/dev/}" "/sys/block/${scratch#/dev/}"; do
+	[ -d "$dir/queue/crypto" ] || fail "$dir has no inline encryption"
+done
+
+add_user fsgqa 1001
+add_user fsgqa2 1002
+add_user 123456-fsgqa 1003
+ln -sf /proc/self/mounts /etc/mtab
+echo "127.0.0.1 localhost guest" > /etc/hosts
+# There is no udev to make the nodes that would load these.
+for module in loop dm_mod; do
+	modprobe -q "$module" || true
+done
+mkdir -p /fstests /mnt/test /mnt/scratch "$OUT/results"
+mount -o ro "$files" /fstests
+
+case $FSTYP in
+ext4) mkfs.ext4 -q -F "$test" ;;
+f2fs) mkfs.f2fs -q -f "$test" ;;
+esac
+
+cat > /tmp/fstests.config <<- EOF
+	export FSTYP=$FSTYP
+	export TEST_DEV=$test TEST_DIR=/mnt/test
+	export SCRATCH_DEV=$scratch SCRATCH_MNT=/mnt/scratch
+	export RESULT_BASE=$OUT/results
+	export TEST_FS_MOUNT_OPTS="-o inlinecrypt"
+	export MOUNT_OPTIONS="-o inlinecrypt"
+EOF
+config=/lib/modules/$(uname -r)/config
+[ ! -e "$config" ] || echo "export KCONFIG_PATH=$config" >> /tmp/fstests.config
+
+cd /fstests/xfstests || exit 1
+end_after "$TEST_TIMEOUT" &
+watch=$!
+# A session keyring of its own, for the tests that put keys there. check's status says no more than its output does.
+# shellcheck disable=SC2086 # several arguments
+keyctl session - env -i HOME=/root LC_ALL=C HOST_OPTIONS=/tmp/fstests.config \
+	PATH=/fstests/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+	./check $CHECK_ARGUMENTS 2>&1 | tee "$progress"
+kill $watch
+cd /
+umount /mnt/scratch /mnt/test 2> /dev/null || true

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest of `cargo xtask fstests`: two devices, and the output of fstests' `check` as it comes.
+
+use crate::device::{self, Device};
+use crate::driver::MODULE;
+use crate::job::{self, Job};
+use crate::paths::Paths;
+use crate::process::tail;
+use crate::setup::Machine;
+use crate::stats::Stats;
+use crate::vm::{Attach, Ended, Vm};
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const QUEUES: u16 = 2;
+/// What fstests wants at least.
+const IMAGE_BYTES: u64 = 2 << 30;
+/// The guest itself ends a test that takes too long; this much later it is killed.
+const GRACE: Duration = Duration::from_secs(60);
+/// From QEMU's start to the first test, and from the last test's end to QEMU's, each at most.
+const AROUND: Duration = Duration::from_secs(300);
+
+/// One of the two disks.
+pub struct Disk {
+    /// Its serial number, by which the guest finds it.
+    pub serial: &'static str,
+    /// Its image.
+    pub image: PathBuf,
+    stats: PathBuf,
+    log: PathBuf,
+    options: Vec<String>,
+}
+
+impl Disk {
+    /// A disk whose files are in `dir`.
+    pub fn new(serial: &'static str, dir: &Path, wrapped: bool, more: &[String]) -> Self {
+        let file = |end: &str| dir.join(format!("{}{end}", serial.to_lowercase()));
+        let mut options = vec!["--serial".to_owned(), serial.to_owned()];
+        if wrapped && !more.iter().any(|o| o.starts_with("--key-types")) {
+            let key = file(".wrapping-key").display().to_string();
+            options.extend(["--key-types".into(), "raw,wrapped".into(), "--wrapping-key-file".into(), key]);
+        }
+        options.extend_from_slice(more);
+        Self { serial, image: file(".img"), stats: file(".stats.json"), log: file(".device.log"), options }
+    }
+
+    /// A disk of the built checkouts: they have a device, too, as that needs nothing else of the guest's kernel.
+    fn files(image: &Path, dir: &Path) -> Self {
+        let options = ["--serial", "FSTESTS", "--read-only"].map(str::to_owned).to_vec();
+        let (stats, log) = (dir.join("fstests.stats.json"), dir.join("fstests.device.log"));
+        Self { serial: "FSTESTS", image: image.to_path_buf(), stats, log, options }
+    }
+
+    fn start(&self, program: &Path, scratch: &Path) -> Result<Device> {
+        let socket_dir = scratch.join(self.serial);
+        fs::create_dir(&socket_dir)?;
+        Device::start(&device::Options {
+            program,
+            image: &self.image,
+            queues: QUEUES,
+            extra: &self.options,
+            stats: &self.stats,
+            log: &self.log,
+            socket_dir: &socket_dir,
+        })
+    }
+
+    /// What its device did, in words.
+    pub fn counted(&self) -> String {
+        let Ok(stats) = Stats::read(&self.stats) else { return "left no statistics".to_owned() };
+        let number = |path: &str| stats.get(path).map_or_else(|| "?".to_owned(), |n| n.to_string());
+        let mebibytes =
+            |path: &str| stats.get(path).map_or_else(|| "?".to_owned(), |n| format!("{} MiB", n.div_ceil(1 << 20)));
+        format!(
+            "{} keys programmed, {} evicted; {} written encrypted, {} read",
+            number("keyslots.program"),
+            number("keyslots.evict"),
+            mebibytes("bytes.crypto_out"),
+            mebibytes("bytes.crypto_in")
+        )
+    }
+}
+
+/// What to run.
+pub struct Run<'a> {
+    /// Where things lie.
+    pub paths: &'a Paths,
+    /// The machine.
+    pub machine: &'a Machine,
+    /// The device program.
+    pub program: &'a Path,
+    /// The guest's driver, unless built into the kernel.
+    pub module: Option<&'a Path>,
+    /// The image with the built checkouts.
+    pub files: &'a Path,
+    /// The disks.
+    pub disks: &'a [Disk; 2],
+    /// For the guest's script.
+    pub variables: Vec<(String, String)>,
+    /// Where logs and results go.
+    pub dir: &'a Path,
+    /// How long a test may run.
+    pub limit: Duration,
+}
+
+/// Runs it to its end. `progress` gets what `check` has printed since its last call, some ten times a second, and names
+/// the test that is running. Returns what was wrong with the guest or the devices.
+pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Result<Vec<String>> {
+    let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
+    let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
+    let job = Job {
+        script: Some(&run.paths.guest_tests("fstests/run.sh")),
+        driver: MODULE,
+        module: run.module,
+        tools: None,
+        variables: run.variables.clone(),
+        state: None,
+    };
+    job.write(run.paths, &tar)?;
+    for disk in run.disks {
+        device::make_image(&disk.image, IMAGE_BYTES)?;
+    }
+    let files = Disk::files(run.files, run.dir);
+    let disks = || run.disks.iter().chain([&files]);
+    let devices = disks().map(|d| d.start(run.program, scratch.path())).collect::<Result<Vec<_>>>()?;
+    let sockets: Vec<&Path> = devices.iter().map(|d| d.socket.as_path()).collect();
+    let output = run.dir.join("check.out");
+    let machine = run.machine;
+    let vm = Vm {
+        qemu: &machine.qemu,
+        accel: machine.accel,
+        kernel: &machine.kernel.image,
+        root: &machine.root.image(),
+        attach: Attach::Generic,
+        queues: QUEUES,
+        disks: &sockets,
+        progress: Some(&output),
+        job: &tar,
+        results: &results,
+    };
+    let (ended, during) = watch(run, &vm, &output, &mut progress)?;
+    let mut problems = vec![];
+    if results.exists() {
+        job::unpack_results(&results, &run.dir.join("out"))?;
+    }
+    judge(run, &ended, during, &mut problems);
+    for (device, disk) in devices.into_iter().zip(disks()) {
+        problems.extend(device.finish().err().map(|e| format!("{}: {e:#}", disk.serial)));
+    }
+    Ok(problems)
+}
+
+/// Boots the guest and follows its output; also returns which test was running at the end.
+fn watch(
+    run: &Run,
+    vm: &Vm,
+    output: &Path,
+    progress: &mut impl FnMut(&str) -> Option<String>,
+) -> Result<(Ended, Option<String>)> {
+    File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
+    let mut file = File::open(output)?;
+    let mut qemu = vm.start(&run.dir.join("console.log"), &run.dir.join("qemu.log"))?;
+    let (mut since, mut bytes) = (Instant::now(), vec![]);
+    loop {
+        let status = qemu.ended()?;
+        bytes.clear();
+        file.read_to_end(&mut bytes)?;
+        let running = progress(&String::from_utf8_lossy(&bytes));
+        if !bytes.is_empty() {
+            since = Instant::now();
+        }
+        if let Some(status) = status {
+            return Ok((Ended::with(status), running));
+        }
+        if since.elapsed() > if running.is_some() { run.limit + GRACE } else { AROUND } {
+            return Ok((Ended::TimedOut, running));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn judge(run: &Run, ended: &Ended, during: Option<String>, problems: &mut Vec<String>) {
+    let console = tail(&run.dir.join("console.log"), 15);
+    let result = |name: &str| fs::read_to_string(run.dir.join("out").join(name)).unwrap_or_default();
+    let late = during.map_or_else(
+        || format!("the guest said nothing for {} s", AROUND.as_secs()),
+        |test| format!("{test} ran for more than {} s (--test-timeout)", run.limit.as_secs()),
+    );
+    let dmesg = run.dir.join("out/dmesg").display().to_string();
+    match ended {
+        Ended::TimedOut => problems.push(format!("{late}; the end of the console:\n{console}")),
+        Ended::Failed(how) => {
+            problems.push(format!("QEMU failed ({how}):\n{}", tail(&run.dir.join("qemu.log"), 10)));
+        }
+        Ended::NotStarted => {}
+        Ended::PoweredOff => match result("status").trim() {
+            "0" => {}
+            _ if run.dir.join("out/timeout").exists() => problems.push(format!("{late}; see {dmesg}")),
+            "" => problems.push(format!("the guest brought back no result; the end of its console:\n{console}")),
+            status => {
+                let log = tail(&run.dir.join("out/log"), 15);
+                problems.push(format!("the guest's script ended with {status}:\n{log}"));
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_a_disk() {
+        let options = |wrapped, more: &[&str]| {
+            let more: Vec<String> = more.iter().map(|&o| o.to_owned()).collect();
+            Disk::new("TEST", Path::new("/r"), wrapped, &more).options.join(" ")
+        };
+        assert_eq!(options(false, &["--keyslots", "2"]), "--serial TEST --keyslots 2");
+        let wrapped = "--serial TEST --key-types raw,wrapped --wrapping-key-file /r/test.wrapping-key";
+        assert_eq!(options(true, &[]), wrapped);
+        assert_eq!(options(true, &["--key-types=raw"]), "--serial TEST --key-types=raw");
+    }
+}
