@@ -10,6 +10,8 @@
 SENTINEL='plaintext-sentinel-of-vhost-user-blk-crypto'
 
 export MNT=/mnt
+# Kind of file system that make_fs makes: ext4 or f2fs.
+FS=ext4
 # Size of a file system block.
 FS_BLOCK=4096
 BLOCK=/sys/block/${DISK##*/}
@@ -76,7 +78,11 @@ has_inline_encryption() {
 # Without huge_file the largest file is 2 TiB. Policies with inode number and index in the data unit number need an
 # index of at most 32 bits: with data units of 512 bytes, the usual 16 TiB would be too large for them.
 make_fs() {
-	mkfs.ext4 -q -F -b "$FS_BLOCK" -O encrypt,verity,stable_inodes,^huge_file "$@"
+	case $FS in
+		ext4) mkfs.ext4 -q -F -b "$FS_BLOCK" -O encrypt,verity,stable_inodes,^huge_file "$@" ;;
+		f2fs) mkfs.f2fs -q -f -O encrypt,verity,extra_attr "$@" ;;
+		*) fail "unknown file system $FS" ;;
+	esac
 }
 
 # mount_fs DEVICE DIRECTORY [OPTION...]: native inline encryption wherever the device has it.
@@ -84,12 +90,15 @@ mount_fs() {
 	local device=$1 directory=$2
 	shift 2
 	mkdir -p "$directory"
-	mount -t ext4 -o inlinecrypt "$@" "$device" "$directory"
+	mount -t "$FS" -o inlinecrypt "$@" "$device" "$directory"
 }
 
 # check_fs DEVICE: nothing is wrong with it, and nothing had to be repaired.
 check_fs() {
-	e2fsck -f -n "$1" || fail "e2fsck found errors on $1"
+	case $FS in
+		ext4) e2fsck -f -n "$1" || fail "e2fsck found errors on $1" ;;
+		f2fs) fsck.f2fs --dry-run -f "$1" || fail "fsck.f2fs found errors on $1" ;;
+	esac
 }
 
 # --- keys and policies ------------------------------------------------------------------------------------------
