@@ -50,7 +50,7 @@ fn flushes_at_the_same_time_do_not_miss_a_failure() {
     image.sync = slow_and_fails_first;
     let succeeded = std::thread::scope(|scope| {
         let flushes: Vec<_> = (0..8).map(|_| scope.spawn(|| image.flush().is_ok())).collect();
-        flushes.into_iter().filter(|_| true).map(|flush| flush.join().expect("no panic")).filter(|&ok| ok).count()
+        flushes.into_iter().map(|flush| flush.join().expect("no panic")).filter(|&succeeded| succeeded).count()
     });
     assert_eq!(succeeded, 0);
 }
