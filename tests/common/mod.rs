@@ -42,6 +42,8 @@ pub const ALL_FEATURES: u64 = u64::MAX;
 pub struct Options {
     pub config: DeviceConfig,
     pub image_bytes: u64,
+    /// A block device to use in place of a temporary file.
+    pub block_device: Option<std::path::PathBuf>,
     pub read_only: bool,
     /// What the driver accepts of what is offered.
     pub accept: u64,
@@ -75,6 +77,7 @@ impl Default for Options {
                 writeback: true,
             },
             image_bytes: 8 << 20,
+            block_device: None,
             read_only: false,
             accept: ALL_FEATURES,
             queues: 2,
@@ -92,7 +95,10 @@ pub struct Guest {
     pub rings: Vec<Ring>,
     /// The driver's choice.
     pub features: u64,
-    pub image: tempfile::NamedTempFile,
+    /// The image, as the host sees it.
+    pub image: File,
+    /// Removes the image in the end, if it is ours.
+    _temporary: Option<tempfile::TempPath>,
     memory_file: File,
     server: Option<JoinHandle<()>>,
     /// Our end of the connection, beside the frontend's.
@@ -108,14 +114,21 @@ impl Guest {
     }
 
     pub fn with(options: Options) -> Self {
-        let image = tempfile::NamedTempFile::new().expect("image");
-        image.as_file().set_len(options.image_bytes).expect("image");
+        let (path, temporary) = match &options.block_device {
+            Some(device) => (device.clone(), None),
+            None => {
+                let (file, path) = tempfile::NamedTempFile::new().expect("image").into_parts();
+                file.set_len(options.image_bytes).expect("image");
+                (path.to_path_buf(), Some(path))
+            }
+        };
+        let image = File::open(&path).expect("image");
         let open = OpenOptions {
             read_only: options.read_only,
             discard: true,
             logical_block_size: options.config.logical_block_size,
         };
-        let opened = open.open(image.path()).expect("image");
+        let opened = open.open(&path).expect("image");
         let device = Arc::new(Device::new(options.config.clone(), options.wrapping(), opened).expect("device"));
         let memory_file = memfd();
         let offset = FileOffset::new(memory_file.try_clone().expect("memfd"), 0);
@@ -132,6 +145,7 @@ impl Guest {
             rings: Vec::new(),
             features: 0,
             image,
+            _temporary: temporary,
             memory_file,
             server: None,
             connection: None,
@@ -293,7 +307,7 @@ impl Guest {
     /// Bytes of the image, as they lie on the host.
     pub fn image_bytes(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.image.as_file().read_exact_at(&mut bytes, offset).expect("image");
+        self.image.read_exact_at(&mut bytes, offset).expect("image");
         bytes
     }
 

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device on a block device of the host. `cargo xtask test` makes one where it can and names it in
+//! `VUBC_BLOCK_DEVICE`; its content is lost.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::*;
+use vhost_user_blk_crypto::disk::{OpenError, OpenOptions};
+use vhost_user_blk_crypto::protocol::feature;
+
+fn block_device() -> PathBuf {
+    std::env::var_os("VUBC_BLOCK_DEVICE").expect("VUBC_BLOCK_DEVICE names a block device to overwrite").into()
+}
+
+#[test]
+#[ignore = "needs a block device to overwrite (VUBC_BLOCK_DEVICE); cargo xtask test makes one as root"]
+fn everything_on_a_block_device() {
+    let device = block_device();
+    let mut guest = Guest::with(Options { block_device: Some(device.clone()), ..Options::default() });
+    let sectors = u64::from_le_bytes(guest.get_config(0, 8).try_into().expect("8 bytes"));
+    assert!(sectors >= 16384, "the device has {sectors} sectors; the test wants 8 MiB");
+    let control = guest.control();
+    let key = key(1);
+    guest.request(control, &Program::new(0, &key, 12).bytes(), 1).assert_only_status(OK);
+    for sector in [0, 64, sectors - 16] {
+        let plain = pattern(sector, 8192);
+        guest.request(0, &crypto_write(sector, 0, [sector, 0, 0, 0], &plain), 1).assert_only_status(OK);
+        guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+        assert!(guest.image_bytes(sector * 512, 8192) == openssl_xts(&key, sector.into(), 4096, &plain));
+        let read = guest.request(1, &crypto_header(CRYPTO_IN, sector, 0, [sector, 0, 0, 0]), 8193);
+        assert!(read.status == OK && read.data == plain);
+    }
+    guest.request(0, &header(IN, sectors), 513).assert_only_status(IOERR);
+    guest.request(0, &[header(WRITE_ZEROES, 0), range(64, 8, 0)].concat(), 1).assert_only_status(OK);
+    assert_eq!(guest.image_bytes(64 * 512, 4096), [0; 4096]);
+    if guest.features & feature::DISCARD != 0 {
+        guest.request(0, &[header(DISCARD, 0), range(0, 8, 0)].concat(), 1).assert_only_status(OK);
+        assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
+    }
+    // One writer, also of a block device.
+    let open = OpenOptions { read_only: false, discard: true, logical_block_size: 512 };
+    assert!(matches!(open.open(&device), Err(OpenError::Locked(_))));
+}
