@@ -30,7 +30,6 @@ pub struct Session<D: VirtioDevice> {
     vrings: Vec<Arc<Vring>>,
     workers: Vec<Worker>,
     owned: bool,
-    features: u64,
 }
 
 impl<D: VirtioDevice> Session<D> {
@@ -47,7 +46,7 @@ impl<D: VirtioDevice> Session<D> {
         for (number, vrings) in share(&vrings, device.workers()).into_iter().enumerate() {
             workers.push(Worker::start(format!("worker {number}"), Arc::clone(&device), memory.handle(), vrings)?);
         }
-        Ok(Self { device, memory, vrings, workers, owned: false, features: 0 })
+        Ok(Self { device, memory, vrings, workers, owned: false })
     }
 
     fn vring(&self, index: impl TryInto<usize>) -> Result<&Arc<Vring>> {
@@ -135,7 +134,6 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn reset_device(&mut self) -> Result<()> {
         self.stop_all();
-        self.features = 0;
         self.device.reset();
         Ok(())
     }
@@ -149,7 +147,6 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         if features & !(self.device.features() | protocol) != 0 {
             return Err(Error::InvalidParam);
         }
-        self.features = features;
         let paused = Self::pause(&self.vrings);
         self.device.set_features(features & !protocol);
         drop(paused);
@@ -271,7 +268,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         let (Ok(offset), Ok(size)) = (usize::try_from(offset), usize::try_from(size)) else {
             return Err(Error::InvalidParam);
         };
-        let mut reply = self.device.config().split_off_from(offset);
+        let mut reply: Vec<u8> = self.device.config().into_iter().skip(offset).collect();
         reply.resize(size, 0);
         Ok(reply)
     }
@@ -340,16 +337,5 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
         unsupported("migration")
-    }
-}
-
-/// `Vec::split_off` that accepts an offset past the end.
-trait SplitOffFrom {
-    fn split_off_from(self, offset: usize) -> Self;
-}
-
-impl SplitOffFrom for Vec<u8> {
-    fn split_off_from(mut self, offset: usize) -> Self {
-        self.split_off(offset.min(self.len()))
     }
 }

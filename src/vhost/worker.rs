@@ -108,18 +108,16 @@ impl Shared {
         let mut events = Vec::with_capacity(self.vrings.len() + 1);
         while !self.stop.load(Ordering::Acquire) {
             events.clear();
+            let mut more = false;
             match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
                     // It never should. Looking at the queues now and then is worse than being told, but serves them.
                     log::error!("a worker cannot wait for notifications: {}", io::Error::from(error));
                     thread::sleep(Duration::from_millis(10));
-                    self.vrings.iter().for_each(|vring| {
-                        self.drain(device, memory, vring, &mut scratch);
-                    });
+                    more = true;
                 }
             }
-            let mut more = false;
             for event in &events {
                 let (data, flags) = (event.data.u64(), event.flags);
                 if data == WAKE {
@@ -165,9 +163,12 @@ impl Shared {
             let snapshot = memory.memory();
             let mut chains = Vec::new();
             let taken = turn.take(&snapshot, &mut chains);
-            served += chains.len();
-            let completions: Vec<_> = chains.into_iter().map(|taken| serve(device, vring, taken, scratch)).collect();
-            turn.give_back(&snapshot, &completions);
+            if taken == Taken::Chains {
+                served += chains.len();
+                let completions: Vec<_> =
+                    chains.into_iter().map(|taken| serve(device, vring, taken, scratch)).collect();
+                turn.give_back(&snapshot, &completions);
+            }
             if vring.newly_retired() {
                 device.queue_broken(vring.index());
             }
