@@ -4,12 +4,15 @@
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 
 use vhost_user_blk_crypto::device::DeviceConfig;
+use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::protocol::{ID_BYTES, MAX_DUN_BYTES};
+use vhost_user_blk_crypto::vhost::WorkerConfig;
 
 /// A vhost-user-blk device with inline encryption, as a UFS or eMMC host controller has it.
 ///
@@ -27,8 +30,12 @@ pub struct Args {
     pub fd: Option<RawFd>,
 
     /// Raw image or block device to serve
-    #[arg(long, value_name = "PATH")]
-    pub blk_file: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "blk_ram", conflicts_with = "blk_ram")]
+    pub blk_file: Option<PathBuf>,
+
+    /// Serve a memory disk of this size, lost at exit: to measure all but the storage. K, M, G: powers of 1024
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub blk_ram: Option<u64>,
 
     /// Refuse writes; the image may be in use by another device
     #[arg(long)]
@@ -83,9 +90,24 @@ pub struct Args {
     #[arg(long, value_name = "BYTES")]
     pub physical_block_size: Option<u32>,
 
-    /// writeback: writes are durable after a flush; writethrough: when they complete
+    /// CPUs for these threads, one each: a list such as 0,2-3 [default: any]
+    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    pub cpus: Option<Cpus>,
+
+    /// The longest time that a thread looks for more work before it sleeps, in microseconds; 0: never. Less while it
+    /// looks in vain
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub poll_us: u32,
+
+    /// writeback: writes are durable after a flush; writethrough: when they complete; none: writeback that bypasses
+    /// the host's page cache (O_DIRECT)
     #[arg(long, value_enum, value_name = "MODE", default_value_t = CacheMode::Writeback)]
     pub cache: CacheMode,
+
+    /// How data gets to the image: auto (io_uring for block devices and --cache none, sync else), sync (system calls in
+    /// the worker), io_uring, threads
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = AioMode::Auto)]
+    pub aio: AioMode,
 
     /// Offer discard to the guest; auto: where the image can give space back
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = DiscardMode::Auto)]
@@ -120,6 +142,69 @@ pub enum CacheMode {
     Writeback,
     /// Writes are durable when they complete
     Writethrough,
+    /// Writes are durable after a flush; the host's page cache is not used
+    None,
+}
+
+/// `--aio`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AioMode {
+    /// What suits the image
+    Auto,
+    /// System calls in the worker
+    Sync,
+    /// io_uring
+    #[value(name = "io_uring")]
+    IoUring,
+    /// Helper threads
+    Threads,
+}
+
+impl AioMode {
+    /// `None` for auto.
+    pub fn choice(self) -> Option<Aio> {
+        match self {
+            Self::Auto => None,
+            Self::Sync => Some(Aio::Sync),
+            Self::IoUring => Some(Aio::IoUring),
+            Self::Threads => Some(Aio::Threads),
+        }
+    }
+}
+
+/// `--cpus`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpus(Vec<usize>);
+
+fn parse_cpus(text: &str) -> Result<Cpus, String> {
+    let cpu = |text: &str| match text.trim().parse::<usize>() {
+        Ok(cpu) if cpu < rustix::thread::CpuSet::MAX_CPU => Ok(cpu),
+        _ => Err(format!("{text:?} is not the number of a CPU")),
+    };
+    let mut cpus = Vec::new();
+    for word in text.split(',') {
+        match word.split_once('-') {
+            None => cpus.push(cpu(word)?),
+            Some((first, last)) => cpus.extend(cpu(first)?..=cpu(last)?),
+        }
+    }
+    if cpus.is_empty() { Err(format!("{text:?} names no CPU")) } else { Ok(Cpus(cpus)) }
+}
+
+/// Bytes, with K, M, G or T for powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
+        digits if digits.len() == text.len() => (digits, 0),
+        digits => match text.get(digits.len()..).unwrap_or_default() {
+            "K" | "k" | "KiB" => (digits, 10),
+            "M" | "MiB" => (digits, 20),
+            "G" | "GiB" => (digits, 30),
+            "T" | "TiB" => (digits, 40),
+            unit => return Err(format!("{unit:?} is no unit; use K, M, G or T")),
+        },
+    };
+    let size = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    size.filter(|&size| size > 0).ok_or_else(|| format!("{text:?} is not a size, such as 512M"))
 }
 
 /// `--discard`.
@@ -189,8 +274,6 @@ impl TryFrom<&Args> for DeviceConfig {
             args.wrapping_key_file.is_none() || args.key_types.contains(&KeyType::Wrapped),
             "--wrapping-key-file is for hardware-wrapped keys; add --key-types raw,wrapped"
         );
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
-        let workers = args.workers.unwrap_or_else(|| u16::try_from(cpus).unwrap_or(u16::MAX));
         Ok(Self {
             keyslots: args.keyslots,
             raw_keys: args.key_types.contains(&KeyType::Raw),
@@ -198,12 +281,20 @@ impl TryFrom<&Args> for DeviceConfig {
             max_dun_bytes: args.max_dun_bytes,
             num_queues: args.num_queues,
             queue_size: args.queue_size,
-            workers: workers.min(args.num_queues),
             serial: args.serial.clone(),
             logical_block_size: logical,
             physical_block_size: physical,
-            writeback: args.cache == CacheMode::Writeback,
+            writeback: args.cache != CacheMode::Writethrough,
         })
+    }
+}
+
+impl From<&Args> for WorkerConfig {
+    fn from(args: &Args) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+        let workers = args.workers.map_or(cpus, usize::from).min(args.num_queues.into());
+        let poll = Duration::from_micros(args.poll_us.into());
+        Self { workers, poll, cpus: args.cpus.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default() }
     }
 }
 
@@ -225,6 +316,20 @@ mod tests {
         assert_eq!(parse_data_unit_sizes("4096-4096"), Ok(0x1000));
         for bad in ["", "0", "16", "256", "1000", "131072", "4096-512", "512-", "x", "512,,4096"] {
             assert!(parse_data_unit_sizes(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_cpu_lists() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        for bad in ["", "M", "0", "-1", "1X", "1.5G", "99999999999T"] {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(parse_cpus("0,2-4, 7"), Ok(Cpus(vec![0, 2, 3, 4, 7])));
+        for bad in ["", "x", "1,", "3-1", "1-x", "100000"] {
+            assert!(parse_cpus(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -5,7 +5,6 @@
 mod cli;
 
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,9 +13,9 @@ use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use cli::{Args, DiscardMode, KeyType};
+use cli::{Args, CacheMode, DiscardMode, KeyType};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
-use vhost_user_blk_crypto::disk::OpenOptions;
+use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
 use vhost_user_blk_crypto::wrapped::Wrapping;
@@ -49,20 +48,11 @@ fn run(args: &Args) -> Result<()> {
     forbid_core_dumps().context("cannot turn core dumps off")?;
 
     let config = DeviceConfig::try_from(args)?;
-    let path = args.blk_file.as_path();
-    let options = OpenOptions {
-        read_only: args.read_only,
-        discard: args.discard != DiscardMode::Off,
-        logical_block_size: config.logical_block_size,
-    };
-    let image = options.open(path)?;
-    if args.discard == DiscardMode::On && !image.can_discard() {
-        bail!("{} cannot give space back; use --discard auto or off", path.display());
-    }
+    let disk = disk(args, &config)?;
     let wrapping = wrapping(args)?;
     let listen = listen(args)?;
-    let banner = banner(path, image.len(), &config);
-    let device = Arc::new(Device::new(config, wrapping, image).context(
+    let banner = banner(args, &disk, &config);
+    let device = Arc::new(Device::new(config, wrapping, disk).context(
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
     )?);
 
@@ -84,7 +74,7 @@ fn run(args: &Args) -> Result<()> {
     })?;
 
     log::info!("{banner}");
-    let served = Server::new(Arc::clone(&device), stop, args.exit_on_disconnect).run(&listen, || {
+    let served = Server::new(Arc::clone(&device), args.into(), stop, args.exit_on_disconnect).run(&listen, || {
         if let Err(error) = write_stats(args, &device) {
             log::warn!("{error:#}");
         }
@@ -99,6 +89,27 @@ fn run(args: &Args) -> Result<()> {
     served?;
     flushed?;
     written
+}
+
+fn disk(args: &Args, config: &DeviceConfig) -> Result<Disk> {
+    let options = OpenOptions {
+        read_only: args.read_only,
+        discard: args.discard != DiscardMode::Off,
+        direct: args.cache == CacheMode::None,
+        logical_block_size: config.logical_block_size,
+    };
+    let image = match (&args.blk_file, args.blk_ram) {
+        (Some(path), _) => options.open(path)?,
+        (None, size) => options.in_memory(size.unwrap_or_default())?,
+    };
+    if args.discard == DiscardMode::On && !image.can_discard() {
+        bail!("{} cannot give space back; use --discard auto or off", image_name(args));
+    }
+    Disk::new(image, args.aio.choice()).context("io_uring cannot be used here; use --aio threads or sync")
+}
+
+fn image_name(args: &Args) -> String {
+    args.blk_file.as_ref().map_or_else(|| "a memory disk".into(), |path| path.display().to_string())
 }
 
 fn wrapping(args: &Args) -> Result<Option<Wrapping>> {
@@ -126,12 +137,13 @@ fn listen(args: &Args) -> Result<Listen> {
     }
 }
 
-fn banner(path: &Path, bytes: u64, config: &DeviceConfig) -> String {
+fn banner(args: &Args, disk: &Disk, config: &DeviceConfig) -> String {
     format!(
-        "serving {} ({} MiB): {} keyslots, {} request queues and a control virtqueue of {} entries; attach with\n    \
+        "serving {} ({} MiB, {}): {} keyslots, {} request queues and a control virtqueue of {} entries; attach with\n    \
          -device vhost-user-test-device-pci,chardev=...,virtio-id=2,num_vqs={},vq_size={},config_size=104",
-        path.display(),
-        bytes >> 20,
+        image_name(args),
+        disk.image().len() >> 20,
+        if disk.image().memory().is_some() { "in memory" } else { disk.aio().name() },
         config.keyslots,
         config.num_queues,
         config.queue_size,

@@ -8,7 +8,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::*;
-use vhost_user_blk_crypto::disk::{OpenError, OpenOptions};
+use vhost_user_blk_crypto::disk::{Aio, OpenError, OpenOptions};
 use vhost_user_blk_crypto::protocol::feature;
 
 fn block_device() -> PathBuf {
@@ -19,7 +19,14 @@ fn block_device() -> PathBuf {
 #[ignore = "needs a block device to overwrite (VUBC_BLOCK_DEVICE); cargo xtask test makes one as root"]
 fn everything_on_a_block_device() {
     let device = block_device();
-    let mut guest = Guest::with(Options { block_device: Some(device.clone()), ..Options::default() });
+    for disk in [DiskKind::File(Aio::Sync), DiskKind::File(Aio::IoUring), DiskKind::Direct(Aio::IoUring)] {
+        on_a_block_device(Options { block_device: Some(device.clone()), disk, ..Options::default() });
+    }
+}
+
+fn on_a_block_device(options: Options) {
+    let device = options.block_device.clone().expect("block device");
+    let mut guest = Guest::with(options);
     let sectors = u64::from_le_bytes(guest.get_config(0, 8).try_into().expect("8 bytes"));
     assert!(sectors >= 16384, "the device has {sectors} sectors; the test wants 8 MiB");
     let control = guest.control();
@@ -41,6 +48,6 @@ fn everything_on_a_block_device() {
         assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
     }
     // One writer, also of a block device.
-    let open = OpenOptions { read_only: false, discard: true, logical_block_size: 512 };
+    let open = OpenOptions { read_only: false, discard: true, direct: false, logical_block_size: 512 };
     assert!(matches!(open.open(&device), Err(OpenError::Locked(_))));
 }

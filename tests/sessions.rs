@@ -219,7 +219,7 @@ fn nonsense_messages() {
 fn queues_run_in_parallel() {
     let mut options = Options::default();
     options.config.num_queues = 4;
-    options.config.workers = 4;
+    options.workers.workers = 4;
     options.queues = 4;
     let mut guest = Guest::with(options);
     let control = guest.control();

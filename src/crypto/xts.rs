@@ -11,6 +11,7 @@ use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256, Aes256Enc, Block};
 
 use super::Dun;
+use vm_memory::VolatileSlice;
 
 /// Bytes of an AES-256-XTS key: one AES-256 key for the data, then one for the tweak.
 pub const KEY_BYTES: usize = 64;
@@ -54,6 +55,31 @@ impl XtsKey {
     /// Decrypts; otherwise as [`XtsKey::encrypt`].
     pub fn decrypt(&self, dun: Dun, unit_bits: u8, data: &mut [u8]) {
         self.run(Direction::Decrypt, dun, unit_bits, data);
+    }
+
+    /// From one memory to another.
+    pub fn encrypt_between(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
+        self.between(Direction::Encrypt, dun, unit_bits, from, to);
+    }
+
+    /// From one memory to another.
+    pub fn decrypt_between(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
+        self.between(Direction::Decrypt, dun, unit_bits, from, to);
+    }
+
+    fn between(&self, d: Direction, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
+        let mut data = Vec::new();
+        for piece in from {
+            let at = data.len();
+            data.resize(at + piece.len(), 0);
+            piece.copy_to(&mut data[at..]);
+        }
+        self.run(d, dun, unit_bits, &mut data);
+        let mut at = 0;
+        for piece in to {
+            piece.copy_from(&data[at..]);
+            at += piece.len();
+        }
     }
 
     fn run(&self, direction: Direction, first: Dun, unit_bits: u8, data: &mut [u8]) {

@@ -30,14 +30,14 @@ impl Device {
             | feature::MQ
             | feature::CTRL_VQ
             | feature::INLINE_ENCRYPTION;
-        if self.image.read_only() {
+        if self.disk.image().read_only() {
             features |= feature::RO;
         } else {
             features |= feature::WRITE_ZEROES;
-            if self.image.can_discard() {
+            if self.disk.image().can_discard() {
                 features |= feature::DISCARD;
             }
-            if self.image.can_secure_erase() {
+            if self.disk.image().can_secure_erase() {
                 features |= feature::SECURE_ERASE;
             }
         }
@@ -62,7 +62,7 @@ impl Device {
         let (erase_sectors, erase_ranges) = limits(feature::SECURE_ERASE, ERASE_LIMITS);
 
         let mut space = ConfigSpace::new_zeroed();
-        space.capacity.set(self.image.len() >> SECTOR_SHIFT);
+        space.capacity.set(self.disk.image().len() >> SECTOR_SHIFT);
         space.seg_max.set(SEG_MAX.min(u32::from(config.queue_size).saturating_sub(OTHER_DESCRIPTORS)).max(1));
         space.blk_size.set(config.logical_block_size);
         // Both sizes are powers of two and the physical one is not smaller; the exponent is at most 7.
@@ -76,7 +76,7 @@ impl Device {
         space.discard_sector_alignment.set(block_sectors);
         space.max_write_zeroes_sectors.set(zero_sectors);
         space.max_write_zeroes_seg.set(zero_ranges);
-        space.write_zeroes_may_unmap = self.image.can_discard().into();
+        space.write_zeroes_may_unmap = self.disk.image().can_discard().into();
         space.max_secure_erase_sectors.set(erase_sectors);
         space.max_secure_erase_seg.set(erase_ranges);
         space.secure_erase_sector_alignment.set(block_sectors);

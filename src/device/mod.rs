@@ -3,25 +3,31 @@
 //! The device: the order of the stages, and the one place where errors become statuses.
 //!
 //! queue -> **parse** ([`request`](crate::request)) -> **key** ([`keyslot`](crate::keyslot)) -> **crypto**
-//! ([`crypto`](crate::crypto)) -> **disk** ([`disk`](crate::disk)) -> reply -> queue.
+//! ([`crypto`](crate::crypto)) -> **disk** ([`disk`](crate::disk)) -> reply -> queue. A request that waits for the disk is
+//! a [`Job`] meanwhile.
 
 mod config_space;
 mod control;
+mod job;
 mod stats;
 mod transfer;
 
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::disk::{Bounce, Image, ZeroMode};
+use crate::disk::{self, Answer, Disk, ZeroMode};
 use crate::keyslot::KeyslotTable;
 use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::ratelimit::RateLimit;
-use crate::request::{Limits, QueueRole, Refusal, Reply, Request, parse};
-use crate::vhost::VirtioDevice;
+use crate::request::{ControlCommand, Limits, QueueRole, Refusal, Reply, Request, parse};
+use crate::vhost::{Lane, Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
+pub use job::Job;
+use job::{Next, Work};
 pub use stats::Stats;
 
 /// What a device is; fixed while it lives.
@@ -39,8 +45,6 @@ pub struct DeviceConfig {
     pub num_queues: u16,
     /// Descriptors per queue, a power of two.
     pub queue_size: u16,
-    /// Threads for the request queues.
-    pub workers: u16,
     /// Serial number, at most 20 bytes.
     pub serial: String,
     /// Bytes of a logical block.
@@ -54,7 +58,7 @@ pub struct DeviceConfig {
 /// A block device with inline encryption.
 pub struct Device {
     config: DeviceConfig,
-    image: Image,
+    disk: Arc<Disk>,
     keyslots: KeyslotTable,
     /// Hardware-wrapped keys, when they are offered.
     wrapping: Option<Wrapping>,
@@ -74,6 +78,8 @@ enum Failure {
     Malformed,
     #[error("the keyslot is empty")]
     NoKey,
+    #[error("there is no memory for a buffer")]
+    NoMemory,
     #[error(transparent)]
     NoSuchSlot(#[from] crate::keyslot::NoSuchSlot),
     #[error(transparent)]
@@ -92,7 +98,12 @@ impl Failure {
             // The image cannot do what the file system or disk below it does not offer after all.
             Self::Disk(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Status::Unsupp,
             Self::NoKey => Status::NoKey,
-            Self::Malformed | Self::NoSuchSlot(_) | Self::Transfer(_) | Self::Wrap(_) | Self::Disk(_) => Status::IoErr,
+            Self::Malformed
+            | Self::NoMemory
+            | Self::NoSuchSlot(_)
+            | Self::Transfer(_)
+            | Self::Wrap(_)
+            | Self::Disk(_) => Status::IoErr,
         }
     }
 }
@@ -115,10 +126,11 @@ impl Device {
     ///
     /// # Errors
     /// When the memory for the keys cannot be had or not be locked.
-    pub fn new(config: DeviceConfig, wrapping: Option<Wrapping>, image: Image) -> io::Result<Self> {
+    pub fn new(config: DeviceConfig, wrapping: Option<Wrapping>, disk: Disk) -> io::Result<Self> {
         let keyslots = KeyslotTable::new(config.keyslots)?;
         let writeback = AtomicBool::new(config.writeback);
-        Ok(Self { config, image, keyslots, wrapping, stats: Stats::default(), features: AtomicU64::new(0), writeback })
+        let disk = Arc::new(disk);
+        Ok(Self { config, disk, keyslots, wrapping, stats: Stats::default(), features: AtomicU64::new(0), writeback })
     }
 
     /// What the device has counted since it was made.
@@ -131,7 +143,7 @@ impl Device {
     /// # Errors
     /// The system's; once it has failed, always.
     pub fn flush(&self) -> io::Result<()> {
-        self.image.flush()?;
+        self.disk.image().flush()?;
         self.stats.count_flush();
         Ok(())
     }
@@ -152,9 +164,9 @@ impl Device {
 
     fn limits(&self) -> Limits {
         Limits {
-            capacity: self.image.len(),
+            capacity: self.disk.image().len(),
             logical_block_size: self.config.logical_block_size,
-            read_only: self.image.read_only(),
+            read_only: self.disk.image().read_only(),
             features: self.features.load(Ordering::Acquire),
         }
     }
@@ -164,68 +176,93 @@ impl Device {
         !self.negotiated(feature::FLUSH) || !self.writeback.load(Ordering::Acquire)
     }
 
-    fn serve(&self, chain: Chain<'_>, role: QueueRole, bounce: &mut Bounce) -> u32 {
-        match parse(chain, role, &self.limits()) {
-            (mut reply, Ok(request)) => {
-                self.stats.count_request(&request);
-                let status = match self.execute(request, &mut reply, bounce) {
-                    Ok(()) => Status::Ok,
-                    Err(failure) => {
-                        self.stats.count_failure(failure.status());
-                        report(&failure);
-                        failure.status()
-                    }
-                };
-                reply.finish(status)
-            }
-            (reply, Err(refusal)) => self.refuse(reply, refusal),
-        }
-    }
-
     fn refuse(&self, reply: Reply<'_>, refusal: Refusal) -> u32 {
         self.stats.count_refusal(&refusal);
         log::debug!("a request is refused: {refusal:?}");
         if refusal.malformed { reply.finish_malformed(refusal.status) } else { reply.finish(refusal.status) }
     }
 
-    fn execute(&self, request: Request<'_>, reply: &mut Reply<'_>, bounce: &mut Bounce) -> Result<(), Failure> {
+    fn execute<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        request: Request<'m>,
+        reply: &mut Reply<'m>,
+    ) -> Result<Next<'m>, Failure> {
         match request {
-            Request::Read { extent, crypto } => self.read(extent, crypto, reply, bounce),
-            Request::Write { extent, crypto, data } => self.write(extent, crypto, &data, bounce),
-            Request::Flush => Ok(self.flush()?),
+            Request::Read { extent, crypto } => self.read(lane, token, extent, crypto, reply),
+            Request::Write { extent, crypto, data } => self.write(lane, token, extent, crypto, data),
+            Request::Flush => self.make_durable(lane, token),
             Request::GetId => {
                 let mut id = [0; ID_BYTES];
                 id.iter_mut().zip(self.config.serial.bytes()).for_each(|(to, from)| *to = from);
                 reply.write(0, &id);
-                Ok(())
+                Ok(Next::Done)
             }
-            Request::Discard(extents) => {
-                extents.iter().try_for_each(|extent| self.image.discard(extent.offset, extent.len))?;
-                self.commit()
-            }
-            Request::WriteZeroes(ranges) => {
-                for range in &ranges {
+            Request::Discard(extents) => self.change(lane, token, move |image| {
+                extents.iter().try_for_each(|extent| image.discard(extent.offset, extent.len))
+            }),
+            Request::WriteZeroes(ranges) => self.change(lane, token, move |image| {
+                ranges.iter().try_for_each(|range| {
                     let mode = if range.may_deallocate { ZeroMode::MayDeallocate } else { ZeroMode::Keep };
-                    self.image.write_zeroes(range.extent.offset, range.extent.len, mode)?;
-                }
-                self.commit()
+                    image.write_zeroes(range.extent.offset, range.extent.len, mode)
+                })
+            }),
+            Request::SecureErase(extents) => self.change(lane, token, move |image| {
+                extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
+            }),
+            // These wait for the requests that use the slot's old key, some of which this lane may have.
+            Request::Control(command @ (ControlCommand::Program(_) | ControlCommand::Evict { .. })) => {
+                Ok(Next::Alone(Work::Control(command)))
             }
-            Request::SecureErase(extents) => {
-                extents.iter().try_for_each(|extent| self.image.secure_erase(extent.offset, extent.len))?;
-                self.commit()
-            }
-            Request::Control(command) => self.control(command, reply),
+            Request::Control(command) => self.control(command, reply).map(|()| Next::Done),
         }
     }
 
-    /// After a change of the image: durable now, in write-through mode.
-    fn commit(&self) -> Result<(), Failure> {
-        if self.write_through() { Ok(self.flush()?) } else { Ok(()) }
+    fn change<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        action: impl FnOnce(&disk::Image) -> io::Result<()> + Send + 'static,
+    ) -> Result<Next<'m>, Failure> {
+        match lane.disk.act(token, Box::new(action)) {
+            Some(answer) => {
+                answer.result?;
+                self.commit(lane, token)
+            }
+            None => Ok(Next::Wait(Work::Change)),
+        }
+    }
+}
+
+/// What one worker has of the device: a way to the disk.
+pub struct DeviceLane {
+    disk: disk::Lane,
+}
+
+impl Lane for DeviceLane {
+    type Answer = Answer;
+
+    fn room(&self) -> usize {
+        self.disk.room()
+    }
+
+    fn submit(&mut self) {
+        self.disk.submit();
+    }
+
+    fn answers(&mut self, answers: &mut Vec<(Token, Answer)>) {
+        self.disk.answers(answers);
+    }
+
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        self.disk.events()
     }
 }
 
 impl VirtioDevice for Device {
-    type Scratch = Bounce;
+    type Lane = DeviceLane;
+    type Job<'m> = Job<'m>;
 
     fn features(&self) -> u64 {
         self.offered_features()
@@ -237,10 +274,6 @@ impl VirtioDevice for Device {
 
     fn queue_size(&self) -> u16 {
         self.config.queue_size
-    }
-
-    fn workers(&self) -> usize {
-        self.config.workers.into()
     }
 
     fn set_features(&self, mut features: u64) {
@@ -271,12 +304,29 @@ impl VirtioDevice for Device {
         self.stats.count_stop(self.keyslots.clear());
     }
 
-    fn scratch(&self) -> io::Result<Bounce> {
-        Bounce::new().map_err(|_| io::ErrorKind::OutOfMemory.into())
+    fn lane(&self) -> io::Result<DeviceLane> {
+        Ok(DeviceLane { disk: self.disk.lane()? })
     }
 
-    fn process(&self, queue: usize, chain: Chain<'_>, bounce: &mut Bounce) -> u32 {
-        self.serve(chain, self.role(queue), bounce)
+    fn start<'m>(&self, lane: &mut DeviceLane, queue: usize, token: Token, chain: Chain<'m>) -> Progress<Job<'m>> {
+        match parse(chain, self.role(queue), &self.limits()) {
+            (mut reply, Ok(request)) => {
+                self.stats.count_request(&request);
+                let next = self.execute(lane, token, request, &mut reply);
+                self.settle(reply, next)
+            }
+            (reply, Err(refusal)) => Progress::Done(self.refuse(reply, refusal)),
+        }
+    }
+
+    fn resume<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        job: Self::Job<'m>,
+        answer: Option<Answer>,
+    ) -> Progress<Self::Job<'m>> {
+        self.go_on(lane, token, job, answer)
     }
 
     fn queue_broken(&self, _queue: usize) {

@@ -1,109 +1,276 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Moving data: guest memory, bounce buffer, engine, image.
+//! Moving data: guest memory, engine, private memory, image.
+//!
+//! Encrypted data goes through the engine in one pass: from guest memory into a private buffer on its way to the image,
+//! from the buffer into guest memory on its way back. An image that is memory needs no buffer, nor does plain data that
+//! the system can move at once. What does not fit in a buffer is moved in steps.
 
-use super::{Device, Failure};
+use super::job::{Next, Work};
+use super::{Device, DeviceLane, Failure};
 use crate::crypto::Dun;
-use crate::disk::Bounce;
+use crate::disk::{Answer, Direction, Transfer};
 use crate::keyslot::KeyHandle;
 use crate::queue::Segments;
 use crate::request::{CryptoTag, Extent, Reply};
+use crate::vhost::Token;
+use vm_memory::VolatileSlice;
 
 /// The key and the DUN of a request, checked against its length.
-struct Inline {
+pub(super) struct Inline {
     key: KeyHandle,
     first: Dun,
 }
 
-/// A piece of a transfer that fits in the bounce buffer: offsets in the request and in the image, and the length.
-struct Step {
-    in_request: u64,
-    in_image: u64,
-    len: usize,
-}
-
-fn steps(extent: Extent, buffer: usize) -> impl Iterator<Item = Step> {
-    let step = buffer as u64; // usize to u64 loses nothing
-    (0..extent.len.div_ceil(step)).map(move |number| {
-        let in_request = number * step;
-        let len = (extent.len - in_request).min(step) as usize; // at most `buffer`
-        Step { in_request, in_image: extent.offset + in_request, len }
-    })
+/// A read or a write on its way.
+pub(super) struct Moving {
+    extent: Extent,
+    /// `None` for plain data, and for a write that is encrypted to its end.
+    inline: Option<Inline>,
+    /// For the statistics.
+    data_unit_bits: Option<u8>,
+    /// Bytes that have been moved.
+    done: u64,
+    /// Bytes that the disk has been asked to move.
+    asked: usize,
 }
 
 impl Inline {
     /// The DUN of the data unit at an offset, which is a multiple of the data unit size.
-    fn dun_at(&self, offset: u64) -> Option<Dun> {
-        self.first.checked_add(offset >> self.key.key().config.data_unit_bits)
+    fn dun_at(&self, offset: u64) -> Result<Dun, Failure> {
+        self.first.checked_add(offset >> self.key.key().config.data_unit_bits).ok_or(Failure::Malformed)
     }
 
-    fn decrypt(&self, offset: u64, data: &mut [u8]) -> Result<(), Failure> {
-        let dun = self.dun_at(offset).ok_or(Failure::Malformed)?;
+    /// Decrypts what lies `offset` bytes into the request. True: `to` has been filled.
+    fn decrypt(&self, offset: u64, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) -> Result<bool, Failure> {
         let key = self.key.key();
-        key.xts.decrypt(dun, key.config.data_unit_bits, data);
-        Ok(())
+        key.xts.decrypt_between(self.dun_at(offset)?, key.config.data_unit_bits, from, to);
+        Ok(true)
     }
 
-    fn encrypt(&self, offset: u64, data: &mut [u8]) -> Result<(), Failure> {
-        let dun = self.dun_at(offset).ok_or(Failure::Malformed)?;
+    /// Encrypts what lies `offset` bytes into the request.
+    fn encrypt(&self, offset: u64, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) -> Result<(), Failure> {
         let key = self.key.key();
-        key.xts.encrypt(dun, key.config.data_unit_bits, data);
+        key.xts.encrypt_between(self.dun_at(offset)?, key.config.data_unit_bits, from, to);
         Ok(())
     }
 }
 
-impl Device {
-    /// Takes the key that the slot holds now, and checks that the transfer goes with it.
-    fn inline(&self, extent: Extent, tag: CryptoTag) -> Result<Inline, Failure> {
-        let key = self.keyslots.acquire(tag.slot)?.ok_or(Failure::NoKey)?;
-        let first = Dun::new(tag.dun);
-        key.key().config.check(first, extent.len)?;
-        Ok(Inline { key, first })
+impl Moving {
+    fn rest(&self) -> u64 {
+        self.extent.len.saturating_sub(self.done)
     }
 
-    pub(super) fn read(
+    /// The next piece of the image that fits in `capacity` bytes.
+    fn next(&mut self, direction: Direction, capacity: usize) -> Transfer {
+        self.asked = usize::try_from(self.rest()).unwrap_or(usize::MAX).min(capacity);
+        // Inside the extent, so it cannot overflow.
+        Transfer { direction, offset: self.extent.offset + self.done, len: self.asked }
+    }
+
+    /// The disk has moved what it was asked to.
+    fn moved(&mut self) {
+        self.done += self.asked as u64; // usize to u64 loses nothing
+    }
+}
+
+/// Bytes of a request, which must be there.
+fn whole<'m>(segments: &Segments<'m>, len: u64) -> Result<crate::queue::Pieces<'m>, Failure> {
+    let len = usize::try_from(len).map_err(|_| Failure::Malformed)?;
+    Ok(segments.pieces(0, len))
+}
+
+impl Device {
+    /// Takes the key that the slot holds now, and checks that the transfer goes with it.
+    fn moving(&self, extent: Extent, crypto: Option<CryptoTag>) -> Result<Moving, Failure> {
+        let inline = match crypto {
+            None => None,
+            Some(tag) => {
+                let key = self.keyslots.acquire(tag.slot)?.ok_or(Failure::NoKey)?;
+                let first = Dun::new(tag.dun);
+                key.key().config.check(first, extent.len)?;
+                Some(Inline { key, first })
+            }
+        };
+        let data_unit_bits = inline.as_ref().map(|inline| inline.key.key().config.data_unit_bits);
+        Ok(Moving { extent, inline, data_unit_bits, done: 0, asked: 0 })
+    }
+
+    pub(super) fn read<'m>(
         &self,
+        lane: &mut DeviceLane,
+        token: Token,
         extent: Extent,
         crypto: Option<CryptoTag>,
         reply: &mut Reply<'_>,
-        bounce: &mut Bounce,
-    ) -> Result<(), Failure> {
-        let inline = crypto.map(|tag| self.inline(extent, tag)).transpose()?;
-        let buffer = bounce.bytes();
-        for step in steps(extent, buffer.len()) {
-            let data = buffer.get_mut(..step.len).ok_or(Failure::Malformed)?;
-            self.image.read(step.in_image, data)?;
-            if let Some(inline) = &inline {
-                inline.decrypt(step.in_request, data)?;
+    ) -> Result<Next<'m>, Failure> {
+        let mut moving = self.moving(extent, crypto)?;
+        if let Some(bytes) = lane.disk.image().memory_at(extent.offset, extent.len) {
+            match &moving.inline {
+                Some(inline) => {
+                    reply.fill(0, bytes.len(), |room| inline.decrypt(0, &[bytes], room))?;
+                }
+                None => reply.copy(0, bytes),
             }
-            reply.write(step.in_request, data);
+            moving.done = extent.len;
+        } else if moving.inline.is_none() {
+            let len = usize::try_from(extent.len).map_err(|_| Failure::Malformed)?;
+            let disk = &lane.disk;
+            if reply.fill(0, len, |room| disk.transfer_directly(Direction::Read, extent.offset, room))? {
+                moving.done = extent.len;
+            }
         }
-        self.stats.count_read(extent.len, inline.as_ref().map(|inline| inline.key.key().config.data_unit_bits));
-        Ok(())
+        self.read_on(lane, token, moving, reply)
     }
 
-    pub(super) fn write(
+    fn read_on<'m>(
         &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        mut moving: Moving,
+        reply: &mut Reply<'_>,
+    ) -> Result<Next<'m>, Failure> {
+        while moving.rest() > 0 {
+            let buffer = lane.disk.buffer(moving.rest()).ok_or(Failure::NoMemory)?;
+            let transfer = moving.next(Direction::Read, buffer.capacity());
+            match lane.disk.transfer(token, transfer, buffer) {
+                Some(answer) => read_arrived(lane, &mut moving, answer, reply)?,
+                None => return Ok(Next::Wait(Work::Read(moving))),
+            }
+        }
+        self.stats.count_read(moving.extent.len, moving.data_unit_bits);
+        Ok(Next::Done)
+    }
+
+    pub(super) fn read_answered<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        mut moving: Moving,
+        answer: Answer,
+        reply: &mut Reply<'_>,
+    ) -> Result<Next<'m>, Failure> {
+        read_arrived(lane, &mut moving, answer, reply)?;
+        self.read_on(lane, token, moving, reply)
+    }
+
+    pub(super) fn write<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
         extent: Extent,
         crypto: Option<CryptoTag>,
-        source: &Segments<'_>,
-        bounce: &mut Bounce,
-    ) -> Result<(), Failure> {
-        let inline = crypto.map(|tag| self.inline(extent, tag)).transpose()?;
-        let buffer = bounce.bytes();
-        for step in steps(extent, buffer.len()) {
-            let data = buffer.get_mut(..step.len).ok_or(Failure::Malformed)?;
-            if source.copy_to(step.in_request, data) != step.len {
-                return Err(Failure::Malformed);
+        source: Segments<'m>,
+    ) -> Result<Next<'m>, Failure> {
+        let mut moving = self.moving(extent, crypto)?;
+        if let Some(bytes) = lane.disk.image().memory_at(extent.offset, extent.len) {
+            let pieces = whole(&source, extent.len)?;
+            match &moving.inline {
+                Some(inline) => inline.encrypt(0, &pieces, &[bytes])?,
+                None => copy(&pieces, bytes),
             }
-            if let Some(inline) = &inline {
-                inline.encrypt(step.in_request, data)?;
+            moving.done = extent.len;
+        } else if moving.inline.is_none() {
+            let pieces = whole(&source, extent.len)?;
+            if lane.disk.transfer_directly(Direction::Write, extent.offset, &pieces)? {
+                moving.done = extent.len;
             }
-            self.image.write(step.in_image, data)?;
         }
-        self.stats.count_write(extent.len, inline.as_ref().map(|inline| inline.key.key().config.data_unit_bits));
-        // The key is not needed to make the data durable.
-        drop(inline);
-        self.commit()
+        self.write_on(lane, token, moving, source)
+    }
+
+    fn write_on<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        mut moving: Moving,
+        source: Segments<'m>,
+    ) -> Result<Next<'m>, Failure> {
+        while moving.rest() > 0 {
+            let mut buffer = lane.disk.buffer(moving.rest()).ok_or(Failure::NoMemory)?;
+            let transfer = moving.next(Direction::Write, buffer.capacity());
+            let pieces = source.pieces(moving.done, transfer.len);
+            let room = buffer.piece(transfer.len);
+            let filled = match &moving.inline {
+                Some(inline) => inline.encrypt(moving.done, &pieces, &[room]),
+                None => {
+                    copy(&pieces, room);
+                    Ok(())
+                }
+            };
+            if let Err(failure) = filled {
+                lane.disk.give_back(buffer);
+                return Err(failure);
+            }
+            if moving.rest() == transfer.len as u64 {
+                // All is encrypted. The key is not needed to make it durable.
+                moving.inline = None;
+            }
+            match lane.disk.transfer(token, transfer, buffer) {
+                Some(answer) => write_arrived(lane, &mut moving, answer)?,
+                None => return Ok(Next::Wait(Work::Write(moving, source))),
+            }
+        }
+        self.stats.count_write(moving.extent.len, moving.data_unit_bits);
+        drop(moving);
+        self.commit(lane, token)
+    }
+
+    pub(super) fn write_answered<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        mut moving: Moving,
+        source: Segments<'m>,
+        answer: Answer,
+    ) -> Result<Next<'m>, Failure> {
+        write_arrived(lane, &mut moving, answer)?;
+        self.write_on(lane, token, moving, source)
+    }
+}
+
+/// Moves what the disk has read into the guest's memory.
+fn read_arrived(
+    lane: &mut DeviceLane,
+    moving: &mut Moving,
+    answer: Answer,
+    reply: &mut Reply<'_>,
+) -> Result<(), Failure> {
+    let Answer { result, buffer } = answer;
+    let Some(mut buffer) = buffer else { return Err(Failure::Malformed) };
+    let len = moving.asked;
+    let moved = result.map_err(Failure::from).and_then(|()| {
+        let piece = buffer.piece(len);
+        match &moving.inline {
+            Some(inline) => reply.fill(moving.done, len, |room| inline.decrypt(moving.done, &[piece], room)).map(drop),
+            None => {
+                reply.copy(moving.done, piece);
+                Ok(())
+            }
+        }
+    });
+    lane.disk.give_back(buffer);
+    moved?;
+    moving.moved();
+    Ok(())
+}
+
+fn write_arrived(lane: &mut DeviceLane, moving: &mut Moving, answer: Answer) -> Result<(), Failure> {
+    let Answer { result, buffer } = answer;
+    if let Some(buffer) = buffer {
+        lane.disk.give_back(buffer);
+    }
+    result?;
+    moving.moved();
+    Ok(())
+}
+
+fn copy(from: &[VolatileSlice<'_>], to: VolatileSlice<'_>) {
+    let mut done = 0;
+    for piece in from {
+        if let Ok(rest) = to.offset(done) {
+            piece.copy_to_volatile_slice(rest);
+            done += piece.len();
+        }
     }
 }

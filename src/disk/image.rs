@@ -5,11 +5,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, fallocate};
+use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-/// A raw image: a regular file or a block device. Made by [`OpenOptions`](super::OpenOptions).
+use super::vectored;
+
+/// A raw image: a regular file, a block device or memory. Made by [`OpenOptions`](super::OpenOptions).
 ///
 /// Ranges are the caller's business: it has checked them against [`Image::len`].
 #[derive(Debug)]
@@ -19,6 +23,13 @@ pub struct Image {
     pub(super) read_only: bool,
     pub(super) can_discard: bool,
     pub(super) can_secure_erase: bool,
+    pub(super) is_block_device: bool,
+    /// Opened with O_DIRECT.
+    pub(super) direct: bool,
+    /// The file of an image in memory, mapped.
+    pub(super) memory: Option<MmapRegion>,
+    /// Reads can be tried without waiting (RWF_NOWAIT). Not every file system can.
+    pub(super) nowait: AtomicBool,
     /// `fdatasync`; another one in tests.
     pub(super) sync: fn(&File) -> io::Result<()>,
     /// Held while it runs: the system reports a failed write-back once, to whoever asks first.
@@ -36,6 +47,11 @@ pub enum ZeroMode {
 
 /// Bytes of zeroes written at once where the image cannot make zeroes by itself.
 const ZERO_STEP: usize = 1 << 16;
+
+/// Aligned as O_DIRECT needs it.
+#[repr(align(4096))]
+struct Zeroes([u8; ZERO_STEP]);
+static ZEROES: Zeroes = Zeroes([0; ZERO_STEP]);
 
 impl Image {
     /// Bytes; a multiple of 512.
@@ -61,6 +77,63 @@ impl Image {
     /// Whether [`Image::secure_erase`] works.
     pub fn can_secure_erase(&self) -> bool {
         self.can_secure_erase
+    }
+
+    /// Whether it bypasses the host's page cache (O_DIRECT): then data must lie at page boundaries.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Whether it is a block device.
+    pub fn is_block_device(&self) -> bool {
+        self.is_block_device
+    }
+
+    /// The bytes of an image that is memory.
+    pub fn memory(&self) -> Option<&MmapRegion> {
+        self.memory.as_ref()
+    }
+
+    /// A range of an image that is memory.
+    pub fn memory_at(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
+        let memory = self.memory.as_ref()?;
+        memory.get_slice(usize::try_from(offset).ok()?, usize::try_from(len).ok()?).ok()
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Fills `pieces` from `offset` on, if that can be done without waiting for the storage, as far as the system can
+    /// tell. False: it would wait; some pieces may have been filled.
+    ///
+    /// # Errors
+    /// As [`Image::read`].
+    pub fn read_now(&self, offset: u64, pieces: &[VolatileSlice<'_>]) -> io::Result<bool> {
+        if self.nowait.load(Ordering::Relaxed) {
+            match vectored::read(&self.file, offset, pieces, libc::RWF_NOWAIT) {
+                Ok(read) => return Ok(read == pieces.iter().map(VolatileSlice::len).sum::<usize>()),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(false),
+                    Some(libc::EOPNOTSUPP) => self.nowait.store(false, Ordering::Relaxed),
+                    _ => return Err(error),
+                },
+            }
+        }
+        vectored::all(offset, pieces, io::ErrorKind::UnexpectedEof, |offset, rest| {
+            vectored::read(&self.file, offset, rest, 0)
+        })
+        .map(|()| true)
+    }
+
+    /// Writes `pieces` at `offset`, as [`Image::write`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_from(&self, offset: u64, pieces: &[VolatileSlice<'_>]) -> io::Result<()> {
+        vectored::all(offset, pieces, io::ErrorKind::WriteZero, |offset, rest| {
+            vectored::write(&self.file, offset, rest)
+        })
     }
 
     /// Fills `data` from `offset` on.
@@ -124,10 +197,9 @@ impl Image {
     }
 
     fn write_zero_bytes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
-        let zeroes = [0; ZERO_STEP];
         while len > 0 {
             let step = usize::try_from(len).unwrap_or(usize::MAX).min(ZERO_STEP);
-            self.write(offset, zeroes.get(..step).unwrap_or(&zeroes))?;
+            self.write(offset, ZEROES.0.get(..step).unwrap_or(&ZEROES.0))?;
             offset += step as u64; // within the image, so it cannot overflow; usize to u64 loses nothing
             len -= step as u64;
         }

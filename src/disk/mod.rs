@@ -1,14 +1,75 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The disk image: offsets and bytes, which may be ciphertext or not. No keys, no DUNs, no virtio.
+//! The disk: offsets and bytes, which may be ciphertext or not. No keys, no DUNs, no virtio.
+//!
+//! [`Image`] is what is there and what can be done with it, here and now. [`Lane`] is one worker's way to it, which
+//! does not wait: [`Buffer`]s go to the disk and come back with an [`Answer`].
 
-mod bounce;
+mod buffer;
+mod helpers;
 mod image;
+mod lane;
 mod open;
+mod uring;
+mod vectored;
 
-pub use bounce::Bounce;
+use std::io;
+use std::sync::Arc;
+
+pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
+pub use lane::{Aio, Answer, Direction, Lane, Transfer};
 pub use open::{OpenError, OpenOptions};
+
+/// An image and the way to it.
+pub struct Disk {
+    image: Arc<Image>,
+    aio: Aio,
+    helpers: helpers::Helpers,
+}
+
+impl Disk {
+    /// A disk. Without `aio`, data is moved in the way that suits the image: io_uring, or threads where it is forbidden,
+    /// for a block device and for an image opened with O_DIRECT, and system calls in the worker for a cached file.
+    ///
+    /// # Errors
+    /// When io_uring is asked for and the system does not let us use it.
+    pub fn new(image: Image, aio: Option<Aio>) -> io::Result<Self> {
+        let aio = match aio {
+            None if image.memory().is_some() => Aio::Sync,
+            None if image.is_direct() || image.is_block_device() => match uring::probe() {
+                Ok(()) => Aio::IoUring,
+                Err(error) => {
+                    log::warn!("io_uring cannot be used here ({error}): threads take its place");
+                    Aio::Threads
+                }
+            },
+            None => Aio::Sync,
+            Some(Aio::IoUring) => uring::probe().map(|()| Aio::IoUring)?,
+            Some(aio) => aio,
+        };
+        let image = Arc::new(image);
+        Ok(Self { aio, helpers: helpers::Helpers::new(Arc::clone(&image)), image })
+    }
+
+    /// The image.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// How data is moved.
+    pub fn aio(&self) -> Aio {
+        self.aio
+    }
+
+    /// A lane for a worker.
+    ///
+    /// # Errors
+    /// When there is no memory, or the system refuses descriptors or a ring.
+    pub fn lane(self: &Arc<Self>) -> io::Result<Lane> {
+        Lane::new(Arc::clone(self))
+    }
+}
 
 #[cfg(test)]
 mod tests;

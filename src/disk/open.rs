@@ -5,11 +5,14 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, fallocate, major, minor};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, major, minor};
+use vm_memory::{FileOffset, MmapRegion};
 
 use super::Image;
 use crate::protocol::SECTOR_SIZE;
@@ -21,6 +24,8 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Use the image's ability to give space back, where it has it.
     pub discard: bool,
+    /// Bypass the host's page cache (O_DIRECT).
+    pub direct: bool,
     /// The image must be a multiple of this, which is a power of two and at least 512.
     pub logical_block_size: u32,
 }
@@ -68,6 +73,29 @@ pub enum OpenError {
         /// The logical block size that was asked for.
         block: u32,
     },
+    /// It cannot be used without the page cache, or only in larger blocks.
+    #[error(
+        "the image {} cannot be read past the page cache in blocks of {block} bytes: {error}; use --cache writeback, or \
+         a larger --logical-block-size (4096 is what most file systems need)", path.display()
+    )]
+    Direct {
+        /// The image.
+        path: PathBuf,
+        /// The logical block size.
+        block: u32,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// There is no memory for an image.
+    #[error("cannot make a memory disk of {len} bytes: {error}; --blk-ram takes a multiple of the block size {block}")]
+    Memory {
+        /// Bytes asked for.
+        len: u64,
+        /// The logical block size.
+        block: u32,
+        /// The system's reason.
+        error: io::Error,
+    },
     /// Somebody else has it.
     #[error(
         "the image {} is in use by another device; stop that one, or open it with --read-only here", .0.display()
@@ -110,8 +138,14 @@ impl OpenOptions {
         let mut file = File::options()
             .read(true)
             .write(!self.read_only)
+            .custom_flags(if self.direct { libc::O_DIRECT } else { 0 })
             .open(path)
-            .map_err(|error| OpenError::Open { path: owned(), error })?;
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) if self.direct => {
+                    OpenError::Direct { path: owned(), block: self.logical_block_size, error }
+                }
+                _ => OpenError::Open { path: owned(), error },
+            })?;
         lock(&file, self.read_only, path)?;
 
         // Works for block devices, too.
@@ -134,15 +168,88 @@ impl OpenOptions {
             && !self.read_only
             && if is_block_device { block_device_discards(&file) } else { file_system_punches_holes(&file, len) };
         let can_secure_erase = !self.read_only && is_block_device && block_device_erases(&file);
-        let (sync, flush_failed) = (File::sync_data as fn(&File) -> _, Mutex::new(false));
-        Ok(Image { file, len, read_only: self.read_only, can_discard, can_secure_erase, sync, flush_failed })
+        let image = Image {
+            file,
+            len,
+            read_only: self.read_only,
+            can_discard,
+            can_secure_erase,
+            is_block_device,
+            direct: self.direct,
+            memory: None,
+            nowait: AtomicBool::new(!self.direct),
+            sync: File::sync_data,
+            flush_failed: Mutex::new(false),
+        };
+        if self.direct {
+            image.check_alignment(block).map_err(|error| OpenError::Direct { path: owned(), block, error })?;
+        }
+        Ok(image)
+    }
+
+    /// Makes an image of zeroes in memory, which is gone with the process.
+    ///
+    /// # Errors
+    /// [`OpenError::Memory`].
+    pub fn in_memory(self, len: u64) -> Result<Image, OpenError> {
+        let block = self.logical_block_size;
+        let failed = |error: io::Error| OpenError::Memory { len, block, error };
+        if len == 0 || !len.is_multiple_of(u64::from(block).max(SECTOR_SIZE)) {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        }
+        let file = rustix::fs::memfd_create("image", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        let file = File::from(file);
+        file.set_len(len).map_err(failed)?;
+        let bytes = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+        let mapped = file.try_clone().map_err(failed)?;
+        let memory = MmapRegion::from_file(FileOffset::new(mapped, 0), bytes)
+            .map_err(|error| failed(io::Error::other(error)))?;
+        Ok(Image {
+            file,
+            len,
+            read_only: self.read_only,
+            can_discard: self.discard && !self.read_only,
+            can_secure_erase: false,
+            is_block_device: false,
+            direct: false,
+            memory: Some(memory),
+            nowait: AtomicBool::new(false),
+            // Nothing outlives the process.
+            sync: |_| Ok(()),
+            flush_failed: Mutex::new(false),
+        })
+    }
+}
+
+impl Image {
+    /// Whether O_DIRECT takes blocks of this size: some file systems and disks need larger ones.
+    fn check_alignment(&self, block: u32) -> io::Result<()> {
+        let mut pool = super::buffer::Pool::new();
+        let mut buffer = pool.take(block.into()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // The last block: its offset is as little aligned as any.
+        let data = super::lane::front_mut(&mut buffer, block as usize)?; // u32 to usize loses nothing
+        self.read(self.len - u64::from(block), data)
+    }
+}
+
+/// How long to wait for a lock: the system lets the files of an io_uring go a while after their process has ended.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+fn try_lock(file: &File, read_only: bool) -> Result<(), TryLockError> {
+    let start = Instant::now();
+    loop {
+        match if read_only { file.try_lock_shared() } else { file.try_lock() } {
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
     }
 }
 
 /// A writer wants the image alone; readers share it, and may look at an image that is being written.
 fn lock(file: &File, read_only: bool, path: &Path) -> Result<(), OpenError> {
-    let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
-    match locked {
+    match try_lock(file, read_only) {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) if read_only => {
             log::warn!(

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 
 fn open(path: &Path) -> Image {
-    OpenOptions { read_only: false, discard: true, logical_block_size: 512 }.open(path).expect("image")
+    OpenOptions { read_only: false, discard: true, direct: false, logical_block_size: 512 }.open(path).expect("image")
 }
 
 fn image(bytes: u64) -> (tempfile::NamedTempFile, Image) {
@@ -93,8 +93,9 @@ fn zeroes_keep_their_space_unless_it_may_go() {
 fn without_discard_space_is_never_given_back() {
     let file = tempfile::NamedTempFile::new().expect("file");
     file.as_file().set_len(1 << 20).expect("size");
-    let image =
-        OpenOptions { read_only: false, discard: false, logical_block_size: 512 }.open(file.path()).expect("image");
+    let image = OpenOptions { read_only: false, discard: false, direct: false, logical_block_size: 512 }
+        .open(file.path())
+        .expect("image");
     assert!(!image.can_discard());
     image.write(0, &[0xff; 1 << 20]).expect("write");
     image.flush().expect("flush");

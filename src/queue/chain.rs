@@ -2,16 +2,20 @@
 
 //! A descriptor chain as two byte strings, however the driver cut them into descriptors (virtio 1.4, 2.7).
 
+use smallvec::SmallVec;
 use virtio_queue::DescriptorChain;
 use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
+/// Pieces of guest memory in a row. Most requests have few, which need no allocation.
+pub type Pieces<'m> = SmallVec<[VolatileSlice<'m>; 4]>;
+
 /// A string of bytes in guest memory.
 ///
-/// Every access copies: the guest can change its memory at any time, so what has been copied is what counts, and
-/// nothing is read a second time by users of this type.
+/// The guest can change its memory at any time, so what has been copied out of it is what counts, and users of this
+/// type read nothing a second time.
 #[derive(Debug, Default)]
 pub struct Segments<'m> {
-    slices: Vec<VolatileSlice<'m>>,
+    slices: Pieces<'m>,
     len: u64,
 }
 
@@ -48,6 +52,22 @@ impl<'m> Segments<'m> {
         }
         *self = rest;
         front
+    }
+
+    /// The `len` bytes (or as many as there are) from `offset` on, where they lie.
+    pub fn pieces(&self, offset: u64, len: usize) -> Pieces<'m> {
+        let mut rest = len;
+        let mut pieces = Pieces::new();
+        self.for_each_from(offset, |slice| {
+            let take = rest.min(slice.len());
+            if let Ok(piece) = slice.subslice(0, take)
+                && take > 0
+            {
+                pieces.push(piece);
+                rest -= take;
+            }
+        });
+        pieces
     }
 
     /// Copies bytes from `offset` on out of guest memory. Returns how many there were, at most `buffer.len()`.

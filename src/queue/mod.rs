@@ -7,30 +7,24 @@
 //! - a head that is made available again before it was returned, or any other break of the ring's rules, retires the
 //!   queue: it is reported once and not looked at again until the frontend starts it anew;
 //! - stopping a queue returns only when everything taken from it has been returned.
+//!
+//! A worker looks at guest memory only in a [`Turn`], and a turn lasts until all that was taken in it has been returned.
 
 mod chain;
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::ratelimit::RateLimit;
-pub use chain::{Chain, ChainError, Segments};
+pub use chain::{Chain, ChainError, Pieces, Segments};
 
-/// The most chains that a worker takes from a queue before it returns the first of them.
+/// The most chains that a worker takes from a queue at a time.
 pub const BATCH: usize = 32;
-
-/// What came out of [`Turn::take`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// Nothing is available, or the queue does not run; the driver will notify.
-    Nothing,
-    /// Chains were taken; they must be returned with [`Turn::give_back`].
-    Chains,
-}
 
 /// A chain and the head under which it is returned.
 #[derive(Debug)]
@@ -68,13 +62,16 @@ pub struct Turn<'v> {
 }
 
 /// Proof that a queue is idle and stays so: no worker can begin a turn while it lives.
+#[must_use = "the queue runs again when this is dropped"]
 pub struct Paused<'v> {
-    _state: MutexGuard<'v, State>,
+    vring: &'v Vring,
 }
 
 /// A virtqueue with its eventfds. Shared by the frontend's thread and the one worker that serves it.
 pub struct Vring {
     index: usize,
+    /// A hint for [`Vring::begin`], which looks at many queues that do not run.
+    may_run: AtomicBool,
     state: Mutex<State>,
     idle: Condvar,
 }
@@ -88,6 +85,8 @@ struct State {
     enabled: bool,
     /// The worker is at its turn.
     busy: bool,
+    /// How many [`Paused`] there are.
+    pauses: usize,
     /// Why the queue was retired.
     retired: Option<&'static str>,
     /// The retirement has not been counted yet.
@@ -137,11 +136,12 @@ impl Vring {
             err: None,
             enabled: false,
             busy: false,
+            pauses: 0,
             retired: None,
             retirement_is_news: false,
             in_flight: HeadSet::new(max_size),
         };
-        Ok(Self { index, state: Mutex::new(state), idle: Condvar::new() })
+        Ok(Self { index, may_run: AtomicBool::new(false), state: Mutex::new(state), idle: Condvar::new() })
     }
 
     /// The queue's number.
@@ -188,9 +188,11 @@ impl Vring {
 
     /// Sets the eventfd that the driver notifies with and starts the queue afresh. Returns the eventfd it had.
     pub fn set_kick(&self, kick: Option<File>) -> Option<File> {
+        self.lock().queue.set_ready(false);
         let mut state = self.wait_idle();
         state.queue.set_ready(kick.is_some());
         state.restart();
+        self.may_run.store(state.runs(), Ordering::Release);
         std::mem::replace(&mut state.kick, kick)
     }
 
@@ -212,7 +214,9 @@ impl Vring {
 
     /// Enables or disables the queue. A disabled queue keeps its place.
     pub fn set_enabled(&self, enabled: bool) {
-        self.lock().enabled = enabled;
+        let mut state = self.lock();
+        state.enabled = enabled;
+        self.may_run.store(state.runs(), Ordering::Release);
     }
 
     /// Whether the queue has been started and not been stopped.
@@ -234,24 +238,36 @@ impl Vring {
     pub fn stop(&self) -> (u16, Option<File>) {
         self.lock().queue.set_ready(false);
         let mut state = self.wait_idle();
+        self.may_run.store(false, Ordering::Release);
         state.call = None;
         (state.queue.next_avail(), state.kick.take())
     }
 
     /// Waits until the worker has returned all that it took, and keeps it from taking more.
     pub fn pause(&self) -> Paused<'_> {
-        Paused { _state: self.wait_idle() }
+        self.lock().pauses += 1;
+        let paused = Paused { vring: self };
+        drop(self.wait_idle());
+        paused
     }
 
     fn wait_idle(&self) -> MutexGuard<'_, State> {
-        self.idle.wait_while(self.lock(), |state| state.busy).unwrap_or_else(PoisonError::into_inner)
+        let state = self.lock();
+        if state.busy {
+            // The worker may be asleep over requests of other queues.
+            signal(state.kick.as_ref());
+        }
+        self.idle.wait_while(state, |state| state.busy).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a turn, if the queue runs. Only the one worker of the queue may do so, and only then may it look at the
-    /// guest's memory: memory that it looked at before may be gone.
+    /// guest's memory: memory that it looked at before may be gone, unless it was at a turn all the time.
     pub fn begin(&self) -> Option<Turn<'_>> {
+        if !self.may_run.load(Ordering::Acquire) {
+            return None;
+        }
         let mut state = self.lock();
-        if !state.enabled || !state.queue.ready() || state.retired.is_some() {
+        if !state.runs() {
             return None;
         }
         state.busy = true;
@@ -269,37 +285,50 @@ impl Vring {
     }
 }
 
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        let mut state = self.vring.lock();
+        state.pauses -= 1;
+        // The worker may have seen a notification and found that the queue does not run.
+        signal(state.kick.as_ref());
+    }
+}
+
 impl Turn<'_> {
-    /// Takes up to [`BATCH`] chains. Turns the driver's notifications on when there are none.
-    pub fn take<'m>(&self, memory: &'m GuestMemoryMmap, chains: &mut Vec<TakenChain<'m>>) -> Taken {
-        let index = self.vring.index;
+    /// Takes up to `most` chains, [`BATCH`] at the most; none when the queue does not run any more. What was taken must
+    /// be returned with [`Turn::give_back`], in any order.
+    ///
+    /// The driver may hold back its notifications after this: see [`Turn::arm`].
+    pub fn take<'m>(&self, memory: &'m GuestMemoryMmap, most: usize, chains: &mut Vec<TakenChain<'m>>) {
         let mut guard = self.vring.lock();
         let state = &mut *guard;
+        if !state.runs() || most == 0 {
+            return;
+        }
         if !state.queue.is_valid(memory) {
-            state.retire(index, "the ring is not in guest memory");
-            return Taken::Nothing;
+            state.retire(self.vring.index, "the ring is not in guest memory");
+        } else if let Err(reason) = state.pop(memory, most.min(BATCH), chains) {
+            // What was taken before is still served and returned.
+            state.retire(self.vring.index, reason);
         }
-        loop {
-            if let Err(reason) = state.pop(memory, chains) {
-                // What was taken before is still served and returned.
-                state.retire(index, reason);
-            }
-            if !chains.is_empty() {
-                return Taken::Chains;
-            }
-            if state.retired.is_some() {
-                return Taken::Nothing;
-            }
-            match state.queue.enable_notification(memory) {
-                Ok(false) => return Taken::Nothing,
-                // Something came between the last look and turning notifications on.
-                Ok(true) => {}
-                Err(_) => {
-                    state.retire(index, "the ring cannot be accessed");
-                    return Taken::Nothing;
-                }
-            }
+    }
+
+    /// Whether there may be more to take: not when somebody waits for the end of the turn, or the queue was retired.
+    pub fn goes_on(&self) -> bool {
+        self.vring.lock().runs()
+    }
+
+    /// Asks the driver to notify. True when it has made something available in the meantime, which it did not notify of.
+    pub fn arm(&self, memory: &GuestMemoryMmap) -> bool {
+        let mut guard = self.vring.lock();
+        let state = &mut *guard;
+        if !state.runs() {
+            return false;
         }
+        state.queue.enable_notification(memory).unwrap_or_else(|_| {
+            state.retire(self.vring.index, "the ring cannot be accessed");
+            false
+        })
     }
 
     /// Returns chains to the driver and interrupts it when it wants that.
@@ -326,14 +355,23 @@ impl Drop for Turn<'_> {
 }
 
 impl State {
-    fn pop<'m>(&mut self, memory: &'m GuestMemoryMmap, chains: &mut Vec<TakenChain<'m>>) -> Result<(), &'static str> {
+    fn runs(&self) -> bool {
+        self.enabled && self.queue.ready() && self.retired.is_none() && self.pauses == 0
+    }
+
+    fn pop<'m>(
+        &mut self,
+        memory: &'m GuestMemoryMmap,
+        most: usize,
+        chains: &mut Vec<TakenChain<'m>>,
+    ) -> Result<(), &'static str> {
         // Without EVENT_IDX this spares notifications while we look; with it, the call does nothing.
         self.queue.disable_notification(memory).map_err(|_| "the used ring cannot be written")?;
         let size = self.queue.size();
         let max_descriptors = self.queue.max_size();
         let available =
             self.queue.iter(memory).map_err(|_| "the available index runs ahead by more than the queue size")?;
-        for descriptors in available.take(BATCH) {
+        for descriptors in available.take(most) {
             let head = descriptors.head_index();
             if head >= size {
                 return Err("an available head is not in the descriptor table");

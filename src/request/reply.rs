@@ -2,6 +2,8 @@
 
 //! The writable part of a chain: room for data, then the status byte.
 
+use vm_memory::VolatileSlice;
+
 use crate::protocol::Status;
 use crate::queue::Segments;
 
@@ -33,6 +35,37 @@ impl<'m> Reply<'m> {
         let fits = usize::try_from(self.room().saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len());
         let written = self.writable.copy_from(offset, data.get(..fits).unwrap_or(data));
         self.written += written as u64; // usize to u64 loses nothing; the sum stays below the chain's 2^32 bytes
+    }
+
+    /// Gives the room for `len` bytes at an offset to `action`, which says whether it has filled it.
+    ///
+    /// # Errors
+    /// Those of `action`.
+    pub fn fill<E>(
+        &mut self,
+        offset: u64,
+        len: usize,
+        action: impl FnOnce(&[VolatileSlice<'_>]) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let fits = usize::try_from(self.room().saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
+        let filled = action(&self.writable.pieces(offset, fits))?;
+        if filled {
+            self.written += fits as u64; // as in `write`
+        }
+        Ok(filled)
+    }
+
+    /// Copies private bytes, or those of an image in memory, to an offset in the room; what does not fit is cut off.
+    pub fn copy(&mut self, offset: u64, from: VolatileSlice<'_>) {
+        let fits = usize::try_from(self.room().saturating_sub(offset)).unwrap_or(usize::MAX).min(from.len());
+        let mut done = 0;
+        for piece in self.writable.pieces(offset, fits) {
+            if let Ok(rest) = from.offset(done) {
+                rest.copy_to_volatile_slice(piece);
+                done += piece.len();
+            }
+        }
+        self.written += done as u64; // as in `write`
     }
 
     /// Writes the status. Returns the bytes written into the chain, data and status.

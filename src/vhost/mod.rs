@@ -7,21 +7,70 @@
 //! This is built on the `vhost` crate's request-handler trait, not on `vhost-user-backend`: that framework cannot serve
 //! a socket that is connected already (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
 
+mod jobs;
 mod listen;
 mod memory;
+mod polling;
 mod serve;
 mod session;
 mod worker;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use crate::queue::Chain;
 
 pub use listen::Listen;
 pub use serve::{ServeError, Server, Stop};
 
+/// Names a chain that a worker has in hand, until it is done. Small numbers, used again.
+pub type Token = usize;
+
+/// How far a chain has come.
+#[must_use = "the chain must be returned to the driver"]
+#[derive(Debug)]
+pub enum Progress<J> {
+    /// Done: the number of bytes written into the chain.
+    Done(u32),
+    /// The lane will name the token when there is something to go on with.
+    Waiting(J),
+    /// To be resumed when the worker has nothing else in hand: it may wait for other requests.
+    Alone(J),
+}
+
+/// What a worker has of the device for itself: private memory, and a way to the disk.
+pub trait Lane: Send {
+    /// What the disk answers.
+    type Answer;
+
+    /// How many more chains may be started. While it is 0 there are chains waiting.
+    fn room(&self) -> usize;
+    /// Passes on what was started or resumed since the last call.
+    fn submit(&mut self);
+    /// Adds what has been answered to `answers`. Never waits.
+    fn answers(&mut self, answers: &mut Vec<(Token, Self::Answer)>);
+    /// Descriptors that are readable when there are answers.
+    fn events(&self) -> Vec<BorrowedFd<'_>>;
+}
+
+/// How the worker threads behave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// Threads that serve the request queues; the last queue has a thread of its own.
+    pub workers: usize,
+    /// The longest time to look for more work before going to sleep. 0: never look.
+    pub poll: Duration,
+    /// CPUs that the threads for the request queues are bound to, one after the other. Empty: not bound.
+    pub cpus: Vec<usize>,
+}
+
 /// A device behind virtqueues, as the frontend's side sees it.
 pub trait VirtioDevice: Send + Sync + 'static {
-    /// Private memory of one worker, reused from request to request.
-    type Scratch: Send;
+    /// One worker's part of the device.
+    type Lane: Lane;
+    /// A chain that waits.
+    type Job<'m>;
 
     /// Virtio feature bits on offer.
     fn features(&self) -> u64;
@@ -29,8 +78,6 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn queue_count(&self) -> usize;
     /// The most descriptors a queue may have, a power of two.
     fn queue_size(&self) -> u16;
-    /// Threads that serve the request queues; the last queue has a thread of its own.
-    fn workers(&self) -> usize;
     /// The driver has chosen from [`VirtioDevice::features`]. No queue has work in flight.
     fn set_features(&self, features: u64);
     /// The configuration space.
@@ -41,13 +88,22 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn reset(&self);
     /// All queues have been stopped: the driver has gone down, or the machine is paused. No queue has work in flight.
     fn stopped(&self);
-    /// A worker's memory.
+    /// A lane for a new worker.
     ///
     /// # Errors
-    /// When there is none.
-    fn scratch(&self) -> std::io::Result<Self::Scratch>;
-    /// Serves a chain and returns the number of bytes written into it. Must not panic, whatever the guest sent.
-    fn process(&self, queue: usize, chain: Chain<'_>, scratch: &mut Self::Scratch) -> u32;
+    /// When there is no memory, or no way to the disk.
+    fn lane(&self) -> io::Result<Self::Lane>;
+    /// Begins to serve a chain. Must not panic, whatever the guest sent.
+    fn start<'m>(&self, lane: &mut Self::Lane, queue: usize, token: Token, chain: Chain<'m>)
+    -> Progress<Self::Job<'m>>;
+    /// Goes on with a chain: with the lane's answer, or with none when the job asked to be alone.
+    fn resume<'m>(
+        &self,
+        lane: &mut Self::Lane,
+        token: Token,
+        job: Self::Job<'m>,
+        answer: Option<<Self::Lane as Lane>::Answer>,
+    ) -> Progress<Self::Job<'m>>;
     /// The driver broke the rules of the ring, so the queue has been retired. Called once each time.
     fn queue_broken(&self, queue: usize);
 }

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostUserError};
 
 use super::session::Session;
-use super::{Listen, VirtioDevice};
+use super::{Listen, VirtioDevice, WorkerConfig};
 use crate::queue::signal;
 
 /// Why serving ended early.
@@ -83,14 +83,15 @@ enum Ended {
 /// Serves a device to frontends.
 pub struct Server<D: VirtioDevice> {
     device: Arc<D>,
+    workers: WorkerConfig,
     stop: Arc<Stop>,
     exit_on_disconnect: bool,
 }
 
 impl<D: VirtioDevice> Server<D> {
     /// Serves `device`; with `exit_on_disconnect` for the first frontend only.
-    pub fn new(device: Arc<D>, stop: Arc<Stop>, exit_on_disconnect: bool) -> Self {
-        Self { device, stop, exit_on_disconnect }
+    pub fn new(device: Arc<D>, workers: WorkerConfig, stop: Arc<Stop>, exit_on_disconnect: bool) -> Self {
+        Self { device, workers, stop, exit_on_disconnect }
     }
 
     /// Serves frontends one after the other. After each, with its requests drained and the device reset, calls
@@ -150,7 +151,8 @@ impl<D: VirtioDevice> Server<D> {
         // An inherited listener may be non-blocking, and pass that on.
         stream.set_nonblocking(false).map_err(ServeError::Accept)?;
         self.stop.set_connection(Some(stream.try_clone().map_err(ServeError::Accept)?));
-        let session = Arc::new(Mutex::new(Session::new(Arc::clone(&self.device)).map_err(ServeError::Session)?));
+        let session =
+            Arc::new(Mutex::new(Session::new(Arc::clone(&self.device), &self.workers).map_err(ServeError::Session)?));
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let mut ended = Ended::Unused;
         let result = loop {

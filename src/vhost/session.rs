@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
@@ -14,9 +15,9 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
-use super::VirtioDevice;
 use super::memory::SharedMemory;
-use super::worker::Worker;
+use super::worker::{Worker, WorkerOptions};
+use super::{VirtioDevice, WorkerConfig};
 use crate::protocol::feature;
 use crate::queue::{Paused, RingAddresses, Vring};
 
@@ -37,14 +38,23 @@ impl<D: VirtioDevice> Session<D> {
     ///
     /// # Errors
     /// When threads or file descriptors cannot be had.
-    pub fn new(device: Arc<D>) -> io::Result<Self> {
+    pub fn new(device: Arc<D>, config: &WorkerConfig) -> io::Result<Self> {
         let memory = SharedMemory::new();
         let vrings = (0..device.queue_count())
             .map(|index| Vring::new(index, device.queue_size()).map(Arc::new).map_err(io::Error::other))
             .collect::<io::Result<Vec<_>>>()?;
         let mut workers = Vec::new();
-        for (number, vrings) in share(&vrings, device.workers()).into_iter().enumerate() {
-            workers.push(Worker::start(format!("worker {number}"), Arc::clone(&device), memory.handle(), vrings)?);
+        let shares = share(&vrings, config.workers);
+        let last = shares.len().saturating_sub(1);
+        for (number, vrings) in shares.into_iter().enumerate() {
+            let options = if number == last && number > 0 {
+                // Commands are rare; there is nothing to gain by polling for them.
+                WorkerOptions { name: "control".into(), poll: Duration::ZERO, cpu: None }
+            } else {
+                let cpu = config.cpus.get(number % config.cpus.len().max(1)).copied();
+                WorkerOptions { name: format!("worker {number}"), poll: config.poll, cpu }
+            };
+            workers.push(Worker::start(options, Arc::clone(&device), memory.handle(), vrings)?);
         }
         Ok(Self { device, memory, vrings, workers, owned: false })
     }

@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Worker threads: each waits for the notifications of its queues and serves them.
+//! Worker threads: each waits for the notifications of its queues, and for its lane's answers, and serves them.
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::VirtioDevice;
-use crate::queue::{Completion, Taken, TakenChain, Vring, drain_event, signal};
+use super::jobs::{self, Hand};
+use super::polling::Polling;
+use super::{Lane, VirtioDevice};
+use crate::queue::{Vring, drain_event, signal};
 
 /// A running worker.
 pub struct Worker {
@@ -33,6 +35,21 @@ struct Shared {
 
 /// `epoll` data of the wake-up eventfd; queue numbers are below.
 const WAKE: u64 = u64::MAX;
+/// `epoll` data of the lane's descriptors.
+const LANE: u64 = u64::MAX - 1;
+
+/// Events taken from the system at once.
+const EVENTS: usize = 16;
+
+/// How a worker is started.
+pub struct WorkerOptions {
+    /// Name of the thread.
+    pub name: String,
+    /// The longest time to look for more work before going to sleep.
+    pub poll: Duration,
+    /// The CPU that the thread is bound to.
+    pub cpu: Option<usize>,
+}
 
 impl Worker {
     /// Starts a thread for `vrings`.
@@ -40,7 +57,7 @@ impl Worker {
     /// # Errors
     /// When an eventfd, an epoll or a thread cannot be had.
     pub fn start<D: VirtioDevice>(
-        name: String,
+        options: WorkerOptions,
         device: Arc<D>,
         memory: GuestMemoryAtomic<GuestMemoryMmap>,
         vrings: Vec<Arc<Vring>>,
@@ -51,11 +68,19 @@ impl Worker {
             stop: AtomicBool::new(false),
             vrings,
         });
-        let scratch = device.scratch()?;
+        let lane = device.lane()?;
         epoll::add(&shared.epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        let thread = thread::Builder::new().name(name).spawn({
+        for event in lane.events() {
+            epoll::add(&shared.epoll, event, epoll::EventData::new_u64(LANE), epoll::EventFlags::IN)?;
+        }
+        let thread = thread::Builder::new().name(options.name).spawn({
             let shared = Arc::clone(&shared);
-            move || shared.run(&*device, &memory, scratch)
+            move || {
+                if let Some(cpu) = options.cpu {
+                    bind(cpu);
+                }
+                shared.run(&*device, &memory, lane, Polling::new(options.poll));
+            }
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -103,91 +128,95 @@ impl Drop for Worker {
     }
 }
 
+/// Binds the calling thread to a CPU. One that does not exist is no reason to stop.
+fn bind(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    if cpu < rustix::thread::CpuSet::MAX_CPU {
+        set.set(cpu);
+    }
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        log::warn!("cannot bind a worker to CPU {cpu}: {}", io::Error::from(error));
+    }
+}
+
 impl Shared {
-    fn run<D: VirtioDevice>(&self, device: &D, memory: &GuestMemoryAtomic<GuestMemoryMmap>, mut scratch: D::Scratch) {
-        let mut events = Vec::with_capacity(self.vrings.len() + 1);
+    fn run<D: VirtioDevice>(
+        &self,
+        device: &D,
+        memory: &GuestMemoryAtomic<GuestMemoryMmap>,
+        mut lane: D::Lane,
+        mut polling: Polling,
+    ) {
         while !self.stop.load(Ordering::Acquire) {
-            events.clear();
-            let mut more = false;
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    // It never should. Looking at the queues now and then is worse than being told, but serves them.
-                    log::error!("a worker cannot wait for notifications: {}", io::Error::from(error));
-                    thread::sleep(Duration::from_millis(10));
-                    more = true;
-                }
+            if !self.work(device, memory, &mut lane, &mut polling) {
+                polling.sleeps();
+                self.sleep(device);
+                polling.wakes();
             }
-            for event in &events {
-                let (data, flags) = (event.data.u64(), event.flags);
-                if data == WAKE {
-                    drain_event(&self.wake);
-                    more = true;
-                } else if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
-                    self.give_up(data);
-                } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
+        }
+    }
+
+    /// Works until nothing is left to do and the drivers know that they have to notify. Returns true when it ended
+    /// for another reason, so that there may be something to do.
+    fn work<D: VirtioDevice>(
+        &self,
+        device: &D,
+        memory: &GuestMemoryAtomic<GuestMemoryMmap>,
+        lane: &mut D::Lane,
+        polling: &mut Polling,
+    ) -> bool {
+        let Some(turns) = jobs::begin(&self.vrings) else { return false };
+        let snapshot = memory.memory();
+        let mut hand = Hand::new(device, lane, &snapshot, &self.vrings, turns);
+        loop {
+            let found = hand.step() || polling.poll(|| hand.step());
+            if hand.is_over() {
+                return true;
+            }
+            if found || hand.arm() {
+                continue;
+            }
+            if hand.is_empty() {
+                return false;
+            }
+            self.sleep(device);
+        }
+    }
+
+    fn sleep<D: VirtioDevice>(&self, device: &D) {
+        let mut events = [const { MaybeUninit::uninit() }; EVENTS];
+        let (events, _) = match epoll::wait(&self.epoll, &mut events, None) {
+            Ok(events) => events,
+            Err(rustix::io::Errno::INTR) => return,
+            Err(error) => {
+                // It never should. Looking at the queues now and then is worse than being told, but serves them.
+                log::error!("a worker cannot wait for notifications: {}", io::Error::from(error));
+                thread::sleep(Duration::from_millis(10));
+                return;
+            }
+        };
+        for event in events {
+            let (data, flags) = (event.data.u64(), event.flags);
+            if data == WAKE {
+                drain_event(&self.wake);
+            } else if data == LANE {
+                // The hand looks for answers anyhow.
+            } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
+                if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                    self.give_up(device, vring);
+                } else {
                     vring.with_kick(drain_event);
-                    more |= self.drain(device, memory, vring, &mut scratch);
-                }
-            }
-            // A queue with more than its share of work, or a wake-up: every queue has its turn until all are empty.
-            while more && !self.stop.load(Ordering::Acquire) {
-                more = false;
-                for vring in &self.vrings {
-                    more |= self.drain(device, memory, vring, &mut scratch);
                 }
             }
         }
     }
 
     /// Something that is no eventfd has lost its other end, and would wake us for ever.
-    fn give_up(&self, queue: u64) {
-        if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == queue) {
-            vring.with_kick(|kick| epoll::delete(&self.epoll, kick));
-            vring.retire("its notification descriptor is not an eventfd");
+    fn give_up<D: VirtioDevice>(&self, device: &D, vring: &Vring) {
+        vring.with_kick(|kick| epoll::delete(&self.epoll, kick));
+        vring.retire("its notification descriptor is not an eventfd");
+        if vring.newly_retired() {
+            device.queue_broken(vring.index());
         }
     }
-
-    /// Serves at most about as many chains as the queue is long. Returns whether there may be more.
-    fn drain<D: VirtioDevice>(
-        &self,
-        device: &D,
-        memory: &GuestMemoryAtomic<GuestMemoryMmap>,
-        vring: &Vring,
-        scratch: &mut D::Scratch,
-    ) -> bool {
-        let budget = usize::from(device.queue_size());
-        let mut served = 0;
-        while served < budget {
-            let Some(turn) = vring.begin() else { return false };
-            let snapshot = memory.memory();
-            let mut chains = Vec::new();
-            let taken = turn.take(&snapshot, &mut chains);
-            if taken == Taken::Chains {
-                served += chains.len();
-                let completions: Vec<_> =
-                    chains.into_iter().map(|taken| serve(device, vring, taken, scratch)).collect();
-                turn.give_back(&snapshot, &completions);
-            }
-            if vring.newly_retired() {
-                device.queue_broken(vring.index());
-            }
-            if taken == Taken::Nothing {
-                return false;
-            }
-        }
-        true
-    }
-}
-
-fn serve<D: VirtioDevice>(device: &D, vring: &Vring, taken: TakenChain<'_>, scratch: &mut D::Scratch) -> Completion {
-    let written = match taken.chain {
-        Ok(chain) => device.process(vring.index(), chain, scratch),
-        Err(error) => {
-            log::debug!("queue {}: head {}: {error}", vring.index(), taken.head);
-            vring.retire("a descriptor chain is broken");
-            0
-        }
-    };
-    Completion { head: taken.head, written }
 }

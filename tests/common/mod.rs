@@ -20,9 +20,9 @@ use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
-use vhost_user_blk_crypto::disk::OpenOptions;
+use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::protocol::feature;
-use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
+use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, WorkerConfig};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -52,6 +52,19 @@ pub struct Options {
     pub ring_size: u16,
     /// Offer hardware-wrapped keys.
     pub wrapped_keys: bool,
+    pub disk: DiskKind,
+    pub workers: WorkerConfig,
+}
+
+/// What the image is and how data gets there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskKind {
+    /// A file, cached.
+    File(Aio),
+    /// A file, with O_DIRECT.
+    Direct(Aio),
+    /// Memory. The host cannot look at it.
+    Memory,
 }
 
 impl Options {
@@ -70,7 +83,6 @@ impl Default for Options {
                 max_dun_bytes: 16,
                 num_queues: 2,
                 queue_size: 256,
-                workers: 2,
                 serial: "serial-of-the-test".into(),
                 logical_block_size: 512,
                 physical_block_size: 512,
@@ -83,6 +95,8 @@ impl Default for Options {
             queues: 2,
             ring_size: 64,
             wrapped_keys: false,
+            disk: DiskKind::File(Aio::Sync),
+            workers: WorkerConfig { workers: 2, ..WorkerConfig::default() },
         }
     }
 }
@@ -97,6 +111,7 @@ pub struct Guest {
     pub features: u64,
     /// The image, as the host sees it.
     pub image: File,
+    image_path: std::path::PathBuf,
     /// Removes the image in the end, if it is ours.
     _temporary: Option<tempfile::TempPath>,
     memory_file: File,
@@ -126,10 +141,15 @@ impl Guest {
         let open = OpenOptions {
             read_only: options.read_only,
             discard: true,
+            direct: matches!(options.disk, DiskKind::Direct(_)),
             logical_block_size: options.config.logical_block_size,
         };
-        let opened = open.open(&path).expect("image");
-        let device = Arc::new(Device::new(options.config.clone(), options.wrapping(), opened).expect("device"));
+        let disk = match options.disk {
+            DiskKind::File(aio) | DiskKind::Direct(aio) => Disk::new(open.open(&path).expect("image"), Some(aio)),
+            DiskKind::Memory => Disk::new(open.in_memory(options.image_bytes).expect("memory"), None),
+        }
+        .expect("disk");
+        let device = Arc::new(Device::new(options.config.clone(), options.wrapping(), disk).expect("device"));
         let memory_file = memfd();
         let offset = FileOffset::new(memory_file.try_clone().expect("memfd"), 0);
         let memory = GuestMemoryMmap::from_ranges_with_files([(
@@ -145,6 +165,7 @@ impl Guest {
             rings: Vec::new(),
             features: 0,
             image,
+            image_path: path,
             _temporary: temporary,
             memory_file,
             server: None,
@@ -162,9 +183,10 @@ impl Guest {
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         let device = Arc::clone(&self.device);
         let stop = Arc::clone(&self.stop);
+        let workers = self.options.workers.clone();
         self.connection = Some(ours.try_clone().expect("socket"));
         self.server = Some(std::thread::spawn(move || {
-            let server = Server::new(device, stop, true);
+            let server = Server::new(device, workers, stop, true);
             if let Err(error) = server.run(&Listen::Connected(theirs), || {}) {
                 eprintln!("session: {error}");
             }
@@ -302,6 +324,11 @@ impl Guest {
         let features = self.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         self.frontend().set_features(features).expect("SET_FEATURES");
         self.frontend().get_features().expect("GET_FEATURES");
+    }
+
+    /// Where the image is.
+    pub fn image_path(&self) -> &std::path::Path {
+        &self.image_path
     }
 
     /// Bytes of the image, as they lie on the host.

@@ -129,12 +129,21 @@ pub fn key(seed: u64) -> [u8; 64] {
 
 /// OpenSSL's AES-256-XTS over data units, the tweak being the low 128 bits of the DUN.
 pub fn openssl_xts(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
-    use openssl::symm::{Cipher, Crypter, Mode};
+    xts(openssl::symm::Mode::Encrypt, key, dun, unit, data)
+}
+
+/// The other direction.
+pub fn openssl_xts_decrypt(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
+    xts(openssl::symm::Mode::Decrypt, key, dun, unit, data)
+}
+
+fn xts(mode: openssl::symm::Mode, key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
+    use openssl::symm::{Cipher, Crypter};
     data.chunks(unit)
         .enumerate()
         .flat_map(|(number, piece)| {
             let tweak = dun.wrapping_add(number as u128).to_le_bytes();
-            let mut crypter = Crypter::new(Cipher::aes_256_xts(), Mode::Encrypt, key, Some(&tweak)).expect("OpenSSL");
+            let mut crypter = Crypter::new(Cipher::aes_256_xts(), mode, key, Some(&tweak)).expect("OpenSSL");
             let mut out = vec![0; piece.len() + 16];
             let len = crypter.update(piece, &mut out).expect("OpenSSL");
             out.truncate(len);

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A request that waits, and how it goes on.
+
+use super::transfer::Moving;
+use super::{Device, DeviceLane, Failure};
+use crate::disk::Answer;
+use crate::protocol::Status;
+use crate::queue::Segments;
+use crate::request::{ControlCommand, Reply};
+use crate::vhost::{Progress, Token};
+
+/// A request that waits for the disk, or until it is alone.
+pub struct Job<'m> {
+    reply: Reply<'m>,
+    work: Work<'m>,
+}
+
+/// What is left to do.
+pub(super) enum Work<'m> {
+    /// Data from the disk.
+    Read(Moving),
+    /// Data to the disk.
+    Write(Moving, Segments<'m>),
+    /// A change of the image that is not data; then it is made durable if need be.
+    Change,
+    /// Making durable.
+    Flush,
+    /// A command that may have to wait for requests which use a key.
+    Control(ControlCommand),
+}
+
+/// How far a request has come.
+pub(super) enum Next<'m> {
+    /// It has been done.
+    Done,
+    /// The disk has it.
+    Wait(Work<'m>),
+    /// It goes on when it is alone.
+    Alone(Work<'m>),
+}
+
+impl Device {
+    /// The one place where a request ends, whatever happened.
+    pub(super) fn settle<'m>(&self, reply: Reply<'m>, next: Result<Next<'m>, Failure>) -> Progress<Job<'m>> {
+        match next {
+            Ok(Next::Done) => Progress::Done(reply.finish(Status::Ok)),
+            Ok(Next::Wait(work)) => Progress::Waiting(Job { reply, work }),
+            Ok(Next::Alone(work)) => Progress::Alone(Job { reply, work }),
+            Err(failure) => {
+                let status = failure.status();
+                self.stats.count_failure(status);
+                super::report(&failure);
+                Progress::Done(reply.finish(status))
+            }
+        }
+    }
+
+    /// Goes on with a request.
+    pub(super) fn go_on<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        job: Job<'m>,
+        answer: Option<Answer>,
+    ) -> Progress<Job<'m>> {
+        let Job { mut reply, work } = job;
+        let next = match (work, answer) {
+            (Work::Read(moving), Some(answer)) => self.read_answered(lane, token, moving, answer, &mut reply),
+            (Work::Write(moving, source), Some(answer)) => self.write_answered(lane, token, moving, source, answer),
+            (Work::Change, Some(answer)) => {
+                answer.result.map_err(Failure::from).and_then(|()| self.commit(lane, token))
+            }
+            (Work::Flush, Some(answer)) => self.flushed(answer),
+            (Work::Control(command), None) => self.control(command, &mut reply).map(|()| Next::Done),
+            // Not how the worker calls this.
+            _ => Err(Failure::Malformed),
+        };
+        self.settle(reply, next)
+    }
+
+    /// After a change of the image: durable now, in write-through mode.
+    pub(super) fn commit<'m>(&self, lane: &mut DeviceLane, token: Token) -> Result<Next<'m>, Failure> {
+        if self.write_through() { self.make_durable(lane, token) } else { Ok(Next::Done) }
+    }
+
+    /// Makes everything durable that has been completed so far.
+    pub(super) fn make_durable<'m>(&self, lane: &mut DeviceLane, token: Token) -> Result<Next<'m>, Failure> {
+        match lane.disk.act(token, Box::new(|image| image.flush())) {
+            Some(answer) => self.flushed(answer),
+            None => Ok(Next::Wait(Work::Flush)),
+        }
+    }
+
+    fn flushed<'m>(&self, answer: Answer) -> Result<Next<'m>, Failure> {
+        answer.result?;
+        self.stats.count_flush();
+        Ok(Next::Done)
+    }
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One worker's way to the image: which system call moves the data, and who waits for it.
+//!
+//! | [`Aio`] | data | what would wait |
+//! |---|---|---|
+//! | `Sync` | `preadv2`, `pwritev` in the worker: quickest for cached files | reads of pages that are not cached, flushes, discards and so on: helper threads |
+//! | `IoUring` | io_uring with registered file and buffers: for O_DIRECT and block devices | helper threads, for all but data |
+//! | `Threads` | helper threads | helper threads |
+//!
+//! An image that is memory ([`Image::memory`]) is not asked for: whoever moves data looks there first.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use vm_memory::VolatileSlice;
+
+use super::buffer::{Buffer, Pool};
+use super::helpers::{Action, Mailbox, Task};
+use super::uring::Ring;
+use super::{Disk, Image};
+
+/// How data is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aio {
+    /// In the worker.
+    Sync,
+    /// By io_uring.
+    IoUring,
+    /// By helper threads.
+    Threads,
+}
+
+impl Aio {
+    /// The name that the command line has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::IoUring => "io_uring",
+            Self::Threads => "threads",
+        }
+    }
+}
+
+/// Reading or writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the image.
+    Read,
+    /// To the image.
+    Write,
+}
+
+/// Data to be moved between the front of a buffer and the image.
+#[derive(Debug, Clone, Copy)]
+pub struct Transfer {
+    /// Reading or writing.
+    pub direction: Direction,
+    /// First byte in the image.
+    pub offset: u64,
+    /// Bytes; the buffer has room for them.
+    pub len: usize,
+}
+
+impl Transfer {
+    /// Moves the data here and now.
+    pub(super) fn run(self, image: &Image, buffer: &mut Buffer) -> io::Result<()> {
+        match self.direction {
+            Direction::Read => image.read(self.offset, front_mut(buffer, self.len)?),
+            Direction::Write => image.write(self.offset, front(buffer, self.len)?),
+        }
+    }
+}
+
+pub(super) fn front(buffer: &Buffer, len: usize) -> io::Result<&[u8]> {
+    buffer.bytes().get(..len).ok_or(io::ErrorKind::InvalidInput.into())
+}
+
+pub(super) fn front_mut(buffer: &mut Buffer, len: usize) -> io::Result<&mut [u8]> {
+    buffer.bytes_mut().get_mut(..len).ok_or(io::ErrorKind::InvalidInput.into())
+}
+
+/// What came of a request to the disk.
+#[derive(Debug)]
+#[must_use = "the buffer must go back to the lane"]
+pub struct Answer {
+    /// Whether it worked.
+    pub result: io::Result<()>,
+    /// The buffer of a transfer.
+    pub buffer: Option<Buffer>,
+}
+
+/// One worker's way to the image.
+pub struct Lane {
+    disk: Arc<Disk>,
+    pool: Pool,
+    ring: Option<Ring>,
+    mailbox: Arc<Mailbox>,
+    /// Tasks that the helpers have.
+    with_helpers: usize,
+}
+
+/// The most tasks of a lane that the helpers have.
+const MOST_WITH_HELPERS: usize = 256;
+
+impl Lane {
+    pub(super) fn new(disk: Arc<Disk>) -> io::Result<Self> {
+        let mut pool = Pool::new();
+        let ring = match disk.aio {
+            Aio::IoUring => Some(Ring::new(disk.image(), &mut pool)?),
+            Aio::Sync | Aio::Threads => None,
+        };
+        Ok(Self { disk, pool, ring, mailbox: Arc::new(Mailbox::new()?), with_helpers: 0 })
+    }
+
+    /// The image.
+    pub fn image(&self) -> &Image {
+        self.disk.image()
+    }
+
+    /// A buffer for a transfer of `len` bytes, or as many of them as fit. `None` when all are taken.
+    pub fn buffer(&mut self, len: u64) -> Option<Buffer> {
+        self.pool.take(len)
+    }
+
+    /// Takes a buffer back.
+    pub fn give_back(&mut self, buffer: Buffer) {
+        self.pool.give_back(buffer);
+    }
+
+    /// How many requests may be started that need a buffer or a helper.
+    pub fn room(&self) -> usize {
+        self.pool.available().min(MOST_WITH_HELPERS.saturating_sub(self.with_helpers))
+    }
+
+    /// Moves data. `None`: the answer comes later, under `token`.
+    pub fn transfer(&mut self, token: usize, transfer: Transfer, mut buffer: Buffer) -> Option<Answer> {
+        if let Some(ring) = &mut self.ring {
+            return ring.start(token, transfer, buffer);
+        }
+        if self.disk.aio == Aio::Sync {
+            let result = match transfer.direction {
+                Direction::Read => front_mut(&mut buffer, transfer.len)
+                    .and_then(|data| self.image().read_now(transfer.offset, &[VolatileSlice::from(data)])),
+                Direction::Write => transfer.run(self.image(), &mut buffer).map(|()| true),
+            };
+            match result {
+                Ok(true) => return Some(Answer { result: Ok(()), buffer: Some(buffer) }),
+                Ok(false) => {}
+                Err(error) => return Some(Answer { result: Err(error), buffer: Some(buffer) }),
+            }
+        }
+        self.help(token, Task::Transfer(transfer, buffer));
+        None
+    }
+
+    /// Moves data between guest memory and the image without a buffer, where that can be done here and now. False:
+    /// use [`Lane::transfer`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn transfer_directly(
+        &self,
+        direction: Direction,
+        offset: u64,
+        pieces: &[VolatileSlice<'_>],
+    ) -> io::Result<bool> {
+        match direction {
+            _ if self.disk.aio != Aio::Sync || self.image().is_direct() => Ok(false),
+            Direction::Read => self.image().read_now(offset, pieces),
+            Direction::Write => self.image().write_from(offset, pieces).map(|()| true),
+        }
+    }
+
+    /// Has something done to the image that may wait. The answer comes under `token`; it has no buffer.
+    pub fn act(&mut self, token: usize, action: Action) -> Option<Answer> {
+        if self.image().memory().is_some() {
+            return Some(Answer { result: action(self.image()), buffer: None });
+        }
+        self.help(token, Task::Action(action));
+        None
+    }
+
+    fn help(&mut self, token: usize, task: Task) {
+        self.with_helpers += 1;
+        self.disk.helpers.give(task, token, &self.mailbox);
+    }
+
+    /// Passes on what was started.
+    pub fn submit(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.submit();
+        }
+    }
+
+    /// Adds what has been answered. Never waits.
+    pub fn answers(&mut self, answers: &mut Vec<(usize, Answer)>) {
+        if let Some(ring) = &mut self.ring {
+            ring.answers(answers);
+        }
+        if self.with_helpers > 0 {
+            let before = answers.len();
+            self.mailbox.take(answers);
+            self.with_helpers -= answers.len() - before;
+        }
+    }
+
+    /// Descriptors that are readable when there are answers.
+    pub fn events(&self) -> Vec<BorrowedFd<'_>> {
+        self.ring.iter().map(AsFd::as_fd).chain([self.mailbox.as_fd()]).collect()
+    }
+}
