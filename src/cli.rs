@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 
+use vhost_user_blk_crypto::crypto::Engine;
 use vhost_user_blk_crypto::device::DeviceConfig;
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::protocol::{ID_BYTES, MAX_DUN_BYTES};
@@ -52,6 +53,10 @@ pub struct Args {
     /// Key types on offer: raw, wrapped (hardware-wrapped keys) or both
     #[arg(long, value_enum, value_name = "TYPES", value_delimiter = ',', default_value = "raw")]
     pub key_types: Vec<KeyType>,
+
+    /// What encrypts and decrypts: auto (the fastest that this CPU has), vaes-512, vaes-256, aes-ni, armv8 or portable
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = parse_crypto_engine)]
+    pub crypto_engine: Engine,
 
     /// File of the long-term wrapping key, made when missing [default: a fresh key, lost at exit]
     #[arg(long, value_name = "FILE")]
@@ -237,6 +242,19 @@ fn parse_data_unit_sizes(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_crypto_engine(name: &str) -> Result<Engine, String> {
+    if name == "auto" {
+        return Ok(Engine::detect());
+    }
+    let available: Vec<_> = Engine::available().map(Engine::name).collect();
+    let available = format!("this CPU can run {}; auto takes the first", available.join(", "));
+    match name.parse::<Engine>() {
+        Ok(engine) if engine.is_available() => Ok(engine),
+        Ok(engine) => Err(format!("this CPU cannot run {engine}: {available}")),
+        Err(error) => Err(format!("{error}; {available}")),
+    }
+}
+
 impl TryFrom<&Args> for DeviceConfig {
     type Error = anyhow::Error;
 
@@ -276,6 +294,7 @@ impl TryFrom<&Args> for DeviceConfig {
         );
         Ok(Self {
             keyslots: args.keyslots,
+            crypto_engine: args.crypto_engine,
             raw_keys: args.key_types.contains(&KeyType::Raw),
             data_unit_mask: args.data_unit_sizes,
             max_dun_bytes: args.max_dun_bytes,
@@ -354,10 +373,26 @@ mod tests {
     }
 
     #[test]
+    fn engines_have_names_and_must_be_there() {
+        let engine = |name: &str| config(&["--crypto-engine", name]).map(|config| config.crypto_engine);
+        assert_eq!(engine("auto").expect("auto"), Engine::detect());
+        assert!(engine("aes").expect_err("unknown").to_string().contains("portable; auto takes the first"));
+        for one in Engine::ALL {
+            if one.is_available() {
+                assert_eq!(engine(one.name()).expect("available"), one);
+            } else {
+                let error = engine(one.name()).expect_err("not available").to_string();
+                assert!(error.contains(&format!("cannot run {one}: this CPU can run ")), "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn defaults_are_those_of_the_documentation() {
         let config = config(&[]).expect("defaults");
         assert_eq!((config.keyslots, config.data_unit_mask, config.max_dun_bytes), (32, 0x1fe00, 16));
         assert_eq!((config.num_queues, config.queue_size, config.logical_block_size), (64, 256, 512));
+        assert_eq!(config.crypto_engine, Engine::detect());
         assert!(config.raw_keys);
         assert!(config.writeback);
     }

@@ -139,7 +139,8 @@ fn listen(args: &Args) -> Result<Listen> {
 
 fn banner(args: &Args, disk: &Disk, config: &DeviceConfig) -> String {
     format!(
-        "serving {} ({} MiB, {}): {} keyslots, {} request queues and a control virtqueue of {} entries; attach with\n    \
+        "serving {} ({} MiB, {}): {} keyslots, {} request queues and a control virtqueue of {} entries, AES-256-XTS \
+         by {}; attach with\n    \
          -device vhost-user-test-device-pci,chardev=...,virtio-id=2,num_vqs={},vq_size={},config_size=104",
         image_name(args),
         disk.image().len() >> 20,
@@ -147,6 +148,7 @@ fn banner(args: &Args, disk: &Disk, config: &DeviceConfig) -> String {
         config.keyslots,
         config.num_queues,
         config.queue_size,
+        config.crypto_engine,
         config.num_queues + 1,
         config.queue_size,
     )

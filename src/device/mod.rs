@@ -17,6 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::crypto::Engine;
 use crate::disk::{self, Answer, Disk, ZeroMode};
 use crate::keyslot::KeyslotTable;
 use crate::protocol::{ID_BYTES, Status, feature};
@@ -35,6 +36,8 @@ pub use stats::Stats;
 pub struct DeviceConfig {
     /// Number of keyslots.
     pub keyslots: u16,
+    /// What encrypts and decrypts.
+    pub crypto_engine: Engine,
     /// Raw keys can be programmed.
     pub raw_keys: bool,
     /// Bit i: data units of 2^i bytes.
@@ -127,10 +130,11 @@ impl Device {
     /// # Errors
     /// When the memory for the keys cannot be had or not be locked.
     pub fn new(config: DeviceConfig, wrapping: Option<Wrapping>, disk: Disk) -> io::Result<Self> {
-        let keyslots = KeyslotTable::new(config.keyslots)?;
+        let keyslots = KeyslotTable::new(config.keyslots, config.crypto_engine)?;
         let writeback = AtomicBool::new(config.writeback);
+        let stats = Stats::new(config.crypto_engine);
         let disk = Arc::new(disk);
-        Ok(Self { config, disk, keyslots, wrapping, stats: Stats::default(), features: AtomicU64::new(0), writeback })
+        Ok(Self { config, disk, keyslots, wrapping, stats, features: AtomicU64::new(0), writeback })
     }
 
     /// What the device has counted since it was made.

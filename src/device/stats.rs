@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::crypto::Engine;
 use crate::keyslot::Evicted;
 use crate::protocol::Status;
 use crate::request::{ControlCommand, Refusal, Request};
@@ -135,8 +136,10 @@ counters! {
 }
 
 /// All counters of a device.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Stats {
+    /// The name of the engine.
+    engine: &'static str,
     requests: Requests,
     bytes: Bytes,
     data_units: DataUnits,
@@ -146,6 +149,19 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// All counters 0.
+    pub(super) fn new(engine: Engine) -> Self {
+        Self {
+            engine: engine.name(),
+            requests: Requests::default(),
+            bytes: Bytes::default(),
+            data_units: DataUnits::default(),
+            keyslots: Keyslots::default(),
+            wrapped_keys: WrappedKeys::default(),
+            events: Events::default(),
+        }
+    }
+
     pub(super) fn count_request(&self, request: &Request<'_>) {
         let counter = match request {
             Request::Read { crypto: None, .. } => &self.requests.r#in,

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::crypto::{Dun, KEY_BYTES};
+use crate::crypto::{Dun, Engine, KEY_BYTES};
 pub use slot::{Evicted, KeyHandle, ProgrammedKey};
 
 /// What a key is programmed for; fixed until the slot is programmed again.
@@ -56,17 +56,18 @@ pub struct NoSuchSlot;
 /// All keyslots of a device.
 pub struct KeyslotTable {
     slots: Box<[Arc<slot::Slot>]>,
+    engine: Engine,
     next_generation: AtomicU64,
 }
 
 impl KeyslotTable {
-    /// `slots` empty keyslots, each in locked memory of its own.
+    /// `slots` empty keyslots, each in locked memory of its own, for keys that `engine` works with.
     ///
     /// # Errors
     /// When the memory cannot be had or not be locked.
-    pub fn new(slots: u16) -> io::Result<Self> {
+    pub fn new(slots: u16, engine: Engine) -> io::Result<Self> {
         let slots = (0..slots).map(|_| slot::Slot::new().map(Arc::new)).collect::<io::Result<_>>()?;
-        Ok(Self { slots, next_generation: AtomicU64::new(1) })
+        Ok(Self { slots, engine, next_generation: AtomicU64::new(1) })
     }
 
     fn slot(&self, slot: u32) -> Result<&Arc<slot::Slot>, NoSuchSlot> {
@@ -87,7 +88,7 @@ impl KeyslotTable {
     /// [`NoSuchSlot`].
     pub fn program(&self, slot: u32, key: &[u8; KEY_BYTES], config: KeyConfig) -> Result<Evicted, NoSuchSlot> {
         let slot = self.slot(slot)?;
-        Ok(slot.program(self.next_generation.fetch_add(1, Ordering::Relaxed), key, config))
+        Ok(slot.program(self.next_generation.fetch_add(1, Ordering::Relaxed), self.engine, key, config))
     }
 
     /// Empties a slot; returns when no request uses its key any more.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroize;
 
 use super::KeyConfig;
-use crate::crypto::{KEY_BYTES, XtsKey};
+use crate::crypto::{Engine, KEY_BYTES, XtsKey};
 use crate::secret::SecretBox;
 
 /// What a programmed slot holds.
@@ -77,13 +77,13 @@ impl Slot {
     }
 
     /// Puts a key into the slot. Returns whether it replaced one, after the old key's last request has gone.
-    pub(super) fn program(&self, generation: u64, key: &[u8; KEY_BYTES], config: KeyConfig) -> Evicted {
+    pub(super) fn program(&self, generation: u64, engine: Engine, key: &[u8; KEY_BYTES], config: KeyConfig) -> Evicted {
         let _control = lock(&self.control);
         let old = self.state.load(SeqCst);
         let spare = if old == 0 { 0 } else { (old & 1) ^ 1 };
         // SAFETY: the state does not name this cell, and its former users were waited for when it was retired, so
         // nobody reads it (see the `Sync` impl); `control` keeps other writers out.
-        unsafe { (*self.cell(spare).key.get()).write(ProgrammedKey { xts: XtsKey::new(key), config }) };
+        unsafe { (*self.cell(spare).key.get()).write(ProgrammedKey { xts: XtsKey::new(engine, key), config }) };
         self.state.store(generation << 1 | spare, SeqCst);
         self.retire(old)
     }

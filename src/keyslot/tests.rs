@@ -17,12 +17,15 @@ fn fingerprint(key: &ProgrammedKey) -> [u8; 16] {
 }
 
 fn expected(byte: u8) -> [u8; 16] {
-    fingerprint(&ProgrammedKey { xts: crate::crypto::XtsKey::new(&[byte; KEY_BYTES]), config: CONFIG })
+    fingerprint(&ProgrammedKey {
+        xts: crate::crypto::XtsKey::new(Engine::detect(), &[byte; KEY_BYTES]),
+        config: CONFIG,
+    })
 }
 
 #[test]
 fn slots_start_empty_and_out_of_range_is_an_error() {
-    let table = KeyslotTable::new(2).expect("table");
+    let table = KeyslotTable::new(2, Engine::detect()).expect("table");
     assert!(table.acquire(0).expect("slot").is_none());
     assert!(table.acquire(1).expect("slot").is_none());
     assert_eq!(table.acquire(2).map(|_| ()), Err(NoSuchSlot));
@@ -34,7 +37,7 @@ fn slots_start_empty_and_out_of_range_is_an_error() {
 
 #[test]
 fn program_replace_evict_clear() {
-    let table = KeyslotTable::new(3).expect("table");
+    let table = KeyslotTable::new(3, Engine::detect()).expect("table");
     assert_eq!(table.program(1, &[1; KEY_BYTES], CONFIG), Ok(Evicted::Nothing));
     assert_eq!(table.program(1, &[2; KEY_BYTES], CONFIG), Ok(Evicted::Key));
     let handle = table.acquire(1).expect("slot").expect("key");
@@ -53,7 +56,7 @@ fn program_replace_evict_clear() {
 /// Protocol, "Meaning": a request in flight keeps its key, and the command waits for it; new requests get the new key.
 #[test]
 fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
-    let table = Arc::new(KeyslotTable::new(1).expect("table"));
+    let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
     table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     let in_flight = table.acquire(0).expect("slot").expect("key");
     let (done, finished) = mpsc::channel();
@@ -83,7 +86,7 @@ fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
 
 #[test]
 fn evict_waits_for_requests_in_flight() {
-    let table = Arc::new(KeyslotTable::new(1).expect("table"));
+    let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
     table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     let in_flight = table.acquire(0).expect("slot").expect("key");
     let evictor = thread::spawn({
@@ -103,7 +106,7 @@ fn evict_waits_for_requests_in_flight() {
 /// Whatever the interleaving, a handle shows one of the keys that were programmed, whole.
 #[test]
 fn keys_are_never_torn_under_contention() {
-    let table = Arc::new(KeyslotTable::new(1).expect("table"));
+    let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
     let keys: Vec<_> = (0..4u8).map(expected).collect();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -131,7 +134,7 @@ fn keys_are_never_torn_under_contention() {
 /// The cell of an evicted or replaced key holds nothing of it.
 #[test]
 fn keys_are_wiped_when_they_go() {
-    let table = KeyslotTable::new(1).expect("table");
+    let table = KeyslotTable::new(1, Engine::detect()).expect("table");
     let slot = &table.slots[0];
     table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     table.program(0, &[2; KEY_BYTES], CONFIG).expect("slot");
@@ -142,7 +145,7 @@ fn keys_are_wiped_when_they_go() {
 
 #[test]
 fn a_handle_prints_no_key() {
-    let table = KeyslotTable::new(1).expect("table");
+    let table = KeyslotTable::new(1, Engine::detect()).expect("table");
     table.program(0, &[0xa5; KEY_BYTES], CONFIG).expect("slot");
     let handle = table.acquire(0).expect("slot").expect("key");
     assert_eq!(format!("{handle:?}"), "KeyHandle { generation: 1, .. }");

@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost_user_blk_crypto::crypto::Engine;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::protocol::feature;
@@ -78,6 +79,7 @@ impl Default for Options {
         Self {
             config: DeviceConfig {
                 keyslots: 4,
+                crypto_engine: Engine::detect(),
                 raw_keys: true,
                 data_unit_mask: 0x1fe00,
                 max_dun_bytes: 16,

@@ -131,6 +131,7 @@ impl Totals {
                 failed += count("failed");
                 ignored += count("ignored");
             } else if let Some((name, verdict)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) {
+                let name = name.trim_end();
                 if verdict.starts_with("FAILED") {
                     totals.failed.push((format!("cargo test: {name}"), "see target/xtask-logs/cargo-test.log".into()));
                 } else if let Some(reason) = verdict.strip_prefix("ignored") {

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The implementations of AES-XTS, and which of them this CPU can run.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::native::Kernel;
+
+/// An implementation of AES-256-XTS. All of them take the same time for every key and every data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// x86-64: four blocks per instruction (VAES and VPCLMULQDQ on AVX-512 registers).
+    Vaes512,
+    /// x86-64: two blocks per instruction (VAES and VPCLMULQDQ on AVX2 registers).
+    Vaes256,
+    /// x86-64: one block per instruction.
+    AesNi,
+    /// 64-bit Arm with the AES instructions.
+    Armv8,
+    /// The `aes` crate: any CPU.
+    Portable,
+}
+
+impl Engine {
+    /// All engines, the fastest first, whatever this CPU has.
+    pub const ALL: [Self; 5] = [Self::Vaes512, Self::Vaes256, Self::AesNi, Self::Armv8, Self::Portable];
+
+    /// The engines that this CPU can run, the fastest first. The last one is [`Engine::Portable`].
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|engine| engine.is_available())
+    }
+
+    /// The fastest engine that this CPU can run.
+    pub fn detect() -> Self {
+        Self::available().next().unwrap_or(Self::Portable)
+    }
+
+    /// Whether this CPU can run the engine.
+    pub fn is_available(self) -> bool {
+        self == Self::Portable || self.kernel().is_some()
+    }
+
+    /// The name, as on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vaes512 => "vaes-512",
+            Self::Vaes256 => "vaes-256",
+            Self::AesNi => "aes-ni",
+            Self::Armv8 => "armv8",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// The engine's kernel, if it has one and this CPU can run it.
+    pub(super) fn kernel(self) -> Option<&'static Kernel> {
+        match self {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Self::Vaes512 => super::x86::vaes512::kernel(),
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Self::Vaes256 => super::x86::vaes256::kernel(),
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Self::AesNi => super::x86::aesni::kernel(),
+            #[cfg(all(target_arch = "aarch64", not(miri)))]
+            Self::Armv8 => super::arm::armv8::kernel(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// No engine has that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no such engine; the engines are vaes-512, vaes-256, aes-ni, armv8 and portable")]
+pub struct UnknownEngine;
+
+impl FromStr for Engine {
+    type Err = UnknownEngine;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
+        Self::ALL.into_iter().find(|engine| engine.name() == name).ok_or(UnknownEngine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_both_ways() {
+        for engine in Engine::ALL {
+            assert_eq!(engine.to_string().parse(), Ok(engine));
+        }
+        assert_eq!("VAES".parse::<Engine>(), Err(UnknownEngine));
+        assert!(Engine::ALL.iter().all(|engine| UnknownEngine.to_string().contains(engine.name())));
+    }
+
+    #[test]
+    fn the_fastest_is_the_first_and_portable_the_last() {
+        let available: Vec<_> = Engine::available().collect();
+        assert_eq!(available.first(), Some(&Engine::detect()));
+        assert_eq!(available.last(), Some(&Engine::Portable));
+    }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A key schedule and the kernel that works with it.
+
+use vm_memory::VolatileSlice;
+use zeroize::Zeroize;
+
+use super::pieces::{Cipher, Direction};
+use super::tweak::{StartTweaks, TWEAKS_AT_ONCE};
+use super::xts::{BLOCK_BYTES, KEY_BYTES};
+
+/// Round keys of AES-256.
+pub(super) type RoundKeys = [u128; 15];
+
+/// The three schedules of an XTS key, 720 bytes, wiped when dropped. A round key is the 16 bytes of FIPS 197, in memory
+/// order.
+///
+/// Each round key is there once; kernels broadcast it as they load it. Having it four times would make a keyslot four
+/// times as large, and gains nothing: a group of 32 blocks needs 15 such loads beside 112 AES instructions.
+#[repr(C)]
+pub(super) struct Schedule {
+    pub encrypt: RoundKeys,
+    /// Of the equivalent inverse cipher (FIPS 197, 5.3.5), in the order of their use.
+    pub decrypt: RoundKeys,
+    pub tweak: RoundKeys,
+}
+
+impl Drop for Schedule {
+    fn drop(&mut self) {
+        self.encrypt.zeroize();
+        self.decrypt.zeroize();
+        self.tweak.zeroize();
+    }
+}
+
+/// Encrypts or decrypts `tweaks.len() * blocks` AES blocks from one place to another, which may be the same place:
+/// `blocks` blocks of each data unit, beginning with the block whose tweak is given.
+///
+/// Every byte of the source is loaded once, and only results are stored, both by instructions that the compiler does not
+/// see through: the memory may be a guest's, which reads and writes it meanwhile.
+///
+/// # Safety
+/// The CPU can run the kernel; the places are so long; `blocks` is not 0.
+pub(super) type Crypt = unsafe fn(&Schedule, tweaks: &[u128], blocks: usize, from: *const u8, to: *mut u8);
+
+/// An implementation for an instruction set.
+pub(super) struct Kernel {
+    /// Fills the schedule.
+    ///
+    /// # Safety
+    /// The CPU can run the kernel.
+    pub expand: unsafe fn(&mut Schedule, key: &[u8; KEY_BYTES]),
+    /// Encrypts the numbers of that many data units from the given one on, at most [`TWEAKS_AT_ONCE`]. May overwrite the
+    /// rest.
+    ///
+    /// # Safety
+    /// The CPU can run the kernel.
+    pub start_tweaks: unsafe fn(&Schedule, number: u128, &mut StartTweaks, count: usize),
+    /// See [`Crypt`].
+    pub encrypt: Crypt,
+    /// See [`Crypt`].
+    pub decrypt: Crypt,
+}
+
+/// An expanded key for a kernel that this CPU can run.
+pub(super) struct Native {
+    kernel: &'static Kernel,
+    schedule: Schedule,
+}
+
+impl Native {
+    /// Expands a key for the kernel of an engine, which [`Engine::kernel`](super::Engine::kernel) gives out only if this
+    /// CPU can run it.
+    #[inline]
+    pub fn new(kernel: &'static Kernel, key: &[u8; KEY_BYTES]) -> Self {
+        let mut this = Self { kernel, schedule: Schedule { encrypt: [0; 15], decrypt: [0; 15], tweak: [0; 15] } };
+        // SAFETY: the CPU can run the kernel (see above).
+        unsafe { (kernel.expand)(&mut this.schedule, key) };
+        this
+    }
+}
+
+impl Cipher for Native {
+    fn start_tweaks(&self, number: u128, tweaks: &mut StartTweaks, count: usize) {
+        // SAFETY: the CPU can run the kernel, or there were no `Native`.
+        unsafe { (self.kernel.start_tweaks)(&self.schedule, number, tweaks, count.min(TWEAKS_AT_ONCE)) }
+    }
+
+    fn crypt(
+        &self,
+        direction: Direction,
+        tweaks: &[u128],
+        blocks: usize,
+        from: VolatileSlice<'_>,
+        to: VolatileSlice<'_>,
+    ) {
+        let bytes = tweaks.len().checked_mul(blocks).and_then(|blocks| blocks.checked_mul(BLOCK_BYTES));
+        let fits = bytes.is_some_and(|bytes| bytes != 0 && bytes <= from.len() && bytes <= to.len());
+        debug_assert!(fits);
+        if !fits {
+            return;
+        }
+        let crypt = match direction {
+            Direction::Encrypt => self.kernel.encrypt,
+            Direction::Decrypt => self.kernel.decrypt,
+        };
+        let (from, to) = (from.ptr_guard(), to.ptr_guard_mut());
+        // SAFETY: the CPU can run the kernel, or there were no `Native`. Both slices stand for memory that may be read
+        // and written for their lengths, and these were checked.
+        unsafe { crypt(&self.schedule, tweaks, blocks, from.as_ptr(), to.as_ptr()) }
+    }
+}

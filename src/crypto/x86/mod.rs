@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Kernels for x86-64.
+//!
+//! All of them work the same way: groups of blocks with the tweaks in registers, every AES round over the whole group, so
+//! that the AES units never wait for a result. A round key is loaded anew for each group, through a pointer that the
+//! compiler knows nothing of ([`opaque`]): otherwise it would keep all 15 in registers, and spill some of them to the
+//! stack, where nobody wipes them.
+
+pub(super) mod aesni;
+mod expand;
+pub(super) mod vaes256;
+pub(super) mod vaes512;
+
+use super::native::RoundKeys;
+
+/// The same pointer, while the compiler must take it for another one: what was loaded through it before is no use.
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is accessed through it")]
+fn opaque(mut keys: *const RoundKeys) -> *const RoundKeys {
+    // SAFETY: there is no instruction.
+    unsafe { std::arch::asm!("/* {} */", inout(reg) keys, options(nomem, nostack, preserves_flags)) };
+    keys
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! VAES on AVX2: two blocks in a register, eight registers at a time.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::expand::expand;
+use super::opaque;
+use crate::crypto::native::{Kernel, RoundKeys, Schedule};
+use crate::crypto::tweak::StartTweaks;
+use crate::crypto::xts::BLOCK_BYTES;
+
+/// Registers of a group.
+const GROUP: usize = 8;
+/// Blocks of a register.
+const LANES: usize = 2;
+const GROUP_BLOCKS: usize = GROUP * LANES;
+
+static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+
+/// The kernel, if the CPU can run it.
+pub fn kernel() -> Option<&'static Kernel> {
+    let can = is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("vaes")
+        && is_x86_feature_detected!("vpclmulqdq");
+    can.then_some(&KERNEL)
+}
+
+/// A round key, in both lanes.
+///
+/// # Safety
+/// `keys` points to round keys; `round` is at most 14.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m256i {
+    // SAFETY: the key is there; a `u128` is aligned to 16 bytes.
+    _mm256_broadcastsi128_si256(unsafe { _mm_load_si128(keys.cast::<__m128i>().add(round)) })
+}
+
+/// AES over some blocks, to which the tweaks have been added; adds them again at the end.
+///
+/// # Safety
+/// As for [`round_key`].
+#[inline]
+#[target_feature(enable = "avx2,vaes")]
+unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
+    keys: *const RoundKeys,
+    blocks: &mut [__m256i; N],
+    tweaks: &[__m256i; N],
+) {
+    // SAFETY: as for this function.
+    unsafe {
+        let key = round_key(keys, 0);
+        for block in blocks.iter_mut() {
+            *block = _mm256_xor_si256(*block, key);
+        }
+        for round in 1..14 {
+            let key = round_key(keys, round);
+            for block in blocks.iter_mut() {
+                *block = if ENCRYPT { _mm256_aesenc_epi128(*block, key) } else { _mm256_aesdec_epi128(*block, key) };
+            }
+        }
+        let key = round_key(keys, 14);
+        for (block, tweak) in blocks.iter_mut().zip(tweaks) {
+            let key = _mm256_xor_si256(key, *tweak);
+            *block =
+                if ENCRYPT { _mm256_aesenclast_epi128(*block, key) } else { _mm256_aesdeclast_epi128(*block, key) };
+        }
+    }
+}
+
+/// `N` registers.
+///
+/// # Safety
+/// As for [`round_key`]; so many blocks can be read and written.
+#[inline]
+#[target_feature(enable = "avx2,vaes")]
+unsafe fn group<const ENCRYPT: bool, const N: usize>(
+    keys: *const RoundKeys,
+    tweaks: &[__m256i; N],
+    from: *const u8,
+    to: *mut u8,
+) {
+    let keys = opaque(keys);
+    let mut blocks = *tweaks;
+    for (at, block) in blocks.iter_mut().enumerate() {
+        let loaded: __m256i;
+        // SAFETY: the blocks can be read.
+        unsafe {
+            asm!(
+                "vmovdqu {loaded}, [{from}]",
+                from = in(reg) from.wrapping_add(at * LANES * BLOCK_BYTES),
+                loaded = out(ymm_reg) loaded,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        *block = _mm256_xor_si256(*block, loaded);
+    }
+    // SAFETY: as for this function.
+    unsafe { rounds::<ENCRYPT, N>(keys, &mut blocks, tweaks) };
+    for (at, block) in blocks.iter().enumerate() {
+        // SAFETY: the blocks can be written.
+        unsafe {
+            asm!(
+                "vmovdqu [{to}], {block}",
+                to = in(reg) to.wrapping_add(at * LANES * BLOCK_BYTES),
+                block = in(ymm_reg) *block,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+/// One block: the upper lane is computed for nothing.
+///
+/// # Safety
+/// As for [`round_key`]; a block can be read and written.
+#[inline]
+#[target_feature(enable = "avx2,vaes")]
+unsafe fn single<const ENCRYPT: bool>(keys: *const RoundKeys, tweak: __m256i, from: *const u8, to: *mut u8) {
+    let keys = opaque(keys);
+    let loaded: __m128i;
+    // SAFETY: the block can be read.
+    unsafe {
+        asm!(
+            "vmovdqu {loaded}, [{from}]",
+            from = in(reg) from,
+            loaded = out(xmm_reg) loaded,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    let mut blocks = [_mm256_xor_si256(tweak, _mm256_zextsi128_si256(loaded))];
+    // SAFETY: as for this function.
+    unsafe { rounds::<ENCRYPT, 1>(keys, &mut blocks, &[tweak]) };
+    // SAFETY: the block can be written.
+    unsafe {
+        asm!(
+            "vmovdqu [{to}], {block}",
+            to = in(reg) to,
+            block = in(xmm_reg) _mm256_castsi256_si128(blocks[0]),
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// 0x87, what alpha^128 is, in the low half of each lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn reduction() -> __m256i {
+    _mm256_set_epi64x(0, 0x87, 0, 0x87)
+}
+
+/// Multiplies each lane by alpha^(8 * BYTES); 8 bytes at most.
+///
+/// `REST` is 16 - BYTES. What is shifted out at the top comes back multiplied by 0x87.
+#[inline]
+#[target_feature(enable = "avx2,vpclmulqdq")]
+fn times_alpha_bytes<const BYTES: i32, const REST: i32>(tweak: __m256i) -> __m256i {
+    let back = _mm256_clmulepi64_epi128::<0x00>(_mm256_bsrli_epi128::<REST>(tweak), reduction());
+    _mm256_xor_si256(_mm256_bslli_epi128::<BYTES>(tweak), back)
+}
+
+/// Multiplies each lane by a power of alpha of its own: `bits` has it, 0 to 56, in both halves of the lane.
+#[inline]
+#[target_feature(enable = "avx2,vpclmulqdq")]
+fn times_alpha_bits(tweak: __m256i, bits: __m256i) -> __m256i {
+    let swapped = _mm256_shuffle_epi32::<0x4e>(tweak);
+    // Shifted out of the high half, in the low one, and the other way round. A shift by 64 gives 0.
+    let out = _mm256_srlv_epi64(swapped, _mm256_sub_epi64(_mm256_set1_epi64x(64), bits));
+    let back = _mm256_clmulepi64_epi128::<0x00>(out, reduction());
+    let carried = _mm256_blend_epi32::<0xcc>(_mm256_setzero_si256(), out);
+    _mm256_xor_si256(_mm256_sllv_epi64(tweak, bits), _mm256_xor_si256(back, carried))
+}
+
+/// The tweaks of a group from that of its first block.
+#[inline]
+#[target_feature(enable = "avx2,vpclmulqdq")]
+fn spread(first: &u128) -> [__m256i; GROUP] {
+    // SAFETY: a `u128` is 16 bytes, aligned.
+    let first = _mm256_broadcastsi128_si256(unsafe { _mm_load_si128(std::ptr::from_ref(first).cast()) });
+    let a = times_alpha_bits(first, _mm256_set_epi64x(1, 1, 0, 0));
+    let b = times_alpha_bits(first, _mm256_set_epi64x(3, 3, 2, 2));
+    let c = times_alpha_bits(first, _mm256_set_epi64x(5, 5, 4, 4));
+    let d = times_alpha_bits(first, _mm256_set_epi64x(7, 7, 6, 6));
+    let next = |tweak| times_alpha_bytes::<1, 15>(tweak);
+    [a, b, c, d, next(a), next(b), next(c), next(d)]
+}
+
+/// See [`Kernel`].
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+unsafe fn crypt<const ENCRYPT: bool>(
+    schedule: &Schedule,
+    tweaks: &[u128],
+    blocks: usize,
+    mut from: *const u8,
+    mut to: *mut u8,
+) {
+    let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
+    for first in tweaks {
+        let mut tweaks = spread(first);
+        let mut left = blocks;
+        while left >= GROUP_BLOCKS {
+            // SAFETY: so many blocks are left of what the caller vouches for.
+            unsafe { group::<ENCRYPT, GROUP>(keys, &tweaks, from, to) };
+            (from, to) = (from.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES), to.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES));
+            left -= GROUP_BLOCKS;
+            if left > 0 {
+                for tweak in &mut tweaks {
+                    *tweak = times_alpha_bytes::<2, 14>(*tweak);
+                }
+            }
+        }
+        let [a, b, c, d, e, f, ..] = tweaks;
+        let [mut a, mut b] = [a, b];
+        macro_rules! rest {
+            ($blocks:literal, $action:expr) => {
+                if left & $blocks != 0 {
+                    // SAFETY: as above.
+                    unsafe { $action };
+                    (from, to) = (from.wrapping_add($blocks * BLOCK_BYTES), to.wrapping_add($blocks * BLOCK_BYTES));
+                }
+            };
+        }
+        rest!(8, {
+            group::<ENCRYPT, 4>(keys, &[a, b, c, d], from, to);
+            [a, b] = [e, f];
+        });
+        rest!(4, {
+            group::<ENCRYPT, 2>(keys, &[a, b], from, to);
+            a = times_alpha_bits(a, _mm256_set1_epi64x(4));
+        });
+        rest!(2, {
+            group::<ENCRYPT, 1>(keys, &[a], from, to);
+            a = times_alpha_bits(a, _mm256_set1_epi64x(2));
+        });
+        rest!(1, single::<ENCRYPT>(keys, a, from, to));
+    }
+    wipe_registers();
+}
+
+/// See [`Kernel`].
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+unsafe fn start_tweaks(schedule: &Schedule, number: u128, tweaks: &mut StartTweaks, count: usize) {
+    let mut at = 0;
+    while at < count {
+        // SAFETY: the array has room for a multiple of either.
+        unsafe {
+            if count - at <= 4 {
+                encrypt_numbers::<2>(schedule, number.wrapping_add(at as u128), tweaks, at);
+            } else {
+                encrypt_numbers::<GROUP>(schedule, number.wrapping_add(at as u128), tweaks, at);
+            }
+        }
+        at += GROUP_BLOCKS;
+    }
+    wipe_registers();
+}
+
+/// # Safety
+/// There is room for `N` registers at `at`, which is a multiple of 2.
+#[inline]
+#[target_feature(enable = "avx2,vaes")]
+unsafe fn encrypt_numbers<const N: usize>(schedule: &Schedule, number: u128, tweaks: &mut StartTweaks, at: usize) {
+    let mut blocks = [_mm256_setzero_si256(); N];
+    for (register, block) in blocks.iter_mut().enumerate() {
+        let [a, b] = [0, 1].map(|lane| number.wrapping_add((register * LANES + lane) as u128));
+        *block = _mm256_set_epi64x((b >> 64) as i64, b as i64, (a >> 64) as i64, a as i64);
+    }
+    let to = tweaks.0.as_mut_ptr().cast::<__m256i>();
+    // SAFETY: the keys are there, and so is the room; `StartTweaks` is aligned.
+    unsafe {
+        rounds::<true, N>(opaque(&raw const schedule.tweak), &mut blocks, &[_mm256_setzero_si256(); N]);
+        for (register, block) in blocks.iter().enumerate() {
+            _mm256_store_si256(to.add(at / LANES + register), *block);
+        }
+    }
+}
+
+/// Leaves no key, tweak or data behind for whoever saves the registers next.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn wipe_registers() {
+    _mm256_zeroall();
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! VAES on AVX-512: four blocks in a register, eight registers at a time.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::expand::expand;
+use super::opaque;
+use crate::crypto::native::{Kernel, RoundKeys, Schedule};
+use crate::crypto::tweak::StartTweaks;
+use crate::crypto::xts::BLOCK_BYTES;
+
+/// Registers of a group.
+const GROUP: usize = 8;
+/// Blocks of a register.
+const LANES: usize = 4;
+const GROUP_BLOCKS: usize = GROUP * LANES;
+const GROUP_BYTES: usize = GROUP_BLOCKS * BLOCK_BYTES;
+
+static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+
+/// The kernel, if the CPU can run it.
+pub fn kernel() -> Option<&'static Kernel> {
+    let can = is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("vaes")
+        && is_x86_feature_detected!("vpclmulqdq");
+    can.then_some(&KERNEL)
+}
+
+/// A round key, in all lanes.
+///
+/// # Safety
+/// `keys` points to round keys; `round` is at most 14.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m512i {
+    // SAFETY: the key is there; a `u128` is aligned to 16 bytes.
+    _mm512_broadcast_i32x4(unsafe { _mm_load_si128(keys.cast::<__m128i>().add(round)) })
+}
+
+/// Middle rounds and last round of a group. The tweaks are added in the last one with the key.
+///
+/// # Safety
+/// As for [`round_key`].
+#[inline]
+#[target_feature(enable = "avx512f,vaes")]
+unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
+    keys: *const RoundKeys,
+    blocks: &mut [__m512i; N],
+    tweaks: &[__m512i; N],
+) {
+    for round in 1..14 {
+        // SAFETY: as for this function.
+        let key = unsafe { round_key(keys, round) };
+        for block in blocks.iter_mut() {
+            *block = if ENCRYPT { _mm512_aesenc_epi128(*block, key) } else { _mm512_aesdec_epi128(*block, key) };
+        }
+    }
+    // SAFETY: as for this function.
+    let key = unsafe { round_key(keys, 14) };
+    for (block, tweak) in blocks.iter_mut().zip(tweaks) {
+        let key = _mm512_xor_si512(key, *tweak);
+        *block = if ENCRYPT { _mm512_aesenclast_epi128(*block, key) } else { _mm512_aesdeclast_epi128(*block, key) };
+    }
+}
+
+/// Whole groups.
+///
+/// # Safety
+/// As for [`round_key`]; 512 bytes can be read and written.
+#[inline]
+#[target_feature(enable = "avx512f,vaes")]
+unsafe fn group<const ENCRYPT: bool>(keys: *const RoundKeys, tweaks: &[__m512i; GROUP], from: *const u8, to: *mut u8) {
+    let keys = opaque(keys);
+    let zero = _mm512_setzero_si512();
+    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = [zero; GROUP];
+    // SAFETY: the bytes can be read.
+    unsafe {
+        asm!(
+            "vmovdqu64 {a}, [{from}]",
+            "vmovdqu64 {b}, [{from} + 64]",
+            "vmovdqu64 {c}, [{from} + 128]",
+            "vmovdqu64 {d}, [{from} + 192]",
+            "vmovdqu64 {e}, [{from} + 256]",
+            "vmovdqu64 {f}, [{from} + 320]",
+            "vmovdqu64 {g}, [{from} + 384]",
+            "vmovdqu64 {h}, [{from} + 448]",
+            from = in(reg) from,
+            a = out(zmm_reg) a, b = out(zmm_reg) b, c = out(zmm_reg) c, d = out(zmm_reg) d,
+            e = out(zmm_reg) e, f = out(zmm_reg) f, g = out(zmm_reg) g, h = out(zmm_reg) h,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    let mut blocks = [a, b, c, d, e, f, g, h];
+    // SAFETY: as for this function.
+    unsafe {
+        let key = round_key(keys, 0);
+        for (block, tweak) in blocks.iter_mut().zip(tweaks) {
+            *block = _mm512_ternarylogic_epi64::<0x96>(*block, *tweak, key);
+        }
+        rounds::<ENCRYPT, GROUP>(keys, &mut blocks, tweaks);
+    }
+    [a, b, c, d, e, f, g, h] = blocks;
+    // SAFETY: the bytes can be written.
+    unsafe {
+        asm!(
+            "vmovdqu64 [{to}], {a}",
+            "vmovdqu64 [{to} + 64], {b}",
+            "vmovdqu64 [{to} + 128], {c}",
+            "vmovdqu64 [{to} + 192], {d}",
+            "vmovdqu64 [{to} + 256], {e}",
+            "vmovdqu64 [{to} + 320], {f}",
+            "vmovdqu64 [{to} + 384], {g}",
+            "vmovdqu64 [{to} + 448], {h}",
+            to = in(reg) to,
+            a = in(zmm_reg) a, b = in(zmm_reg) b, c = in(zmm_reg) c, d = in(zmm_reg) d,
+            e = in(zmm_reg) e, f = in(zmm_reg) f, g = in(zmm_reg) g, h = in(zmm_reg) h,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Less than a whole group: loads and stores are masked, the rest is the same.
+///
+/// # Safety
+/// As for [`round_key`]; `count` blocks, at most 32, can be read and written.
+#[target_feature(enable = "avx512f,vaes")]
+unsafe fn part<const ENCRYPT: bool>(
+    keys: *const RoundKeys,
+    tweaks: &[__m512i; GROUP],
+    from: *const u8,
+    to: *mut u8,
+    count: usize,
+) {
+    let keys = opaque(keys);
+    // Two bits for each block: lanes of 64 bits.
+    let mask =
+        |register: usize| (1u16 << (2 * count.saturating_sub(register * LANES).min(LANES))).wrapping_sub(1) as u8;
+    let mut blocks = [_mm512_setzero_si512(); GROUP];
+    // SAFETY: as for this function.
+    let key = unsafe { round_key(keys, 0) };
+    for (register, (block, tweak)) in blocks.iter_mut().zip(tweaks).enumerate() {
+        let loaded: __m512i;
+        // SAFETY: what the mask leaves out is not accessed, the rest can be read.
+        unsafe {
+            asm!(
+                "vmovdqu64 {loaded} {{{mask}}} {{z}}, [{from}]",
+                from = in(reg) from.wrapping_add(register * LANES * BLOCK_BYTES),
+                mask = in(kreg) mask(register),
+                loaded = out(zmm_reg) loaded,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        *block = _mm512_ternarylogic_epi64::<0x96>(loaded, *tweak, key);
+    }
+    // SAFETY: as for this function.
+    unsafe { rounds::<ENCRYPT, GROUP>(keys, &mut blocks, tweaks) };
+    for (register, block) in blocks.iter().enumerate() {
+        // SAFETY: what the mask leaves out is not accessed, the rest can be written.
+        unsafe {
+            asm!(
+                "vmovdqu64 [{to}] {{{mask}}}, {block}",
+                to = in(reg) to.wrapping_add(register * LANES * BLOCK_BYTES),
+                mask = in(kreg) mask(register),
+                block = in(zmm_reg) *block,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+/// 0x87, what alpha^128 is, in the low half of each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn reduction() -> __m512i {
+    _mm512_maskz_set1_epi64(0x55, 0x87)
+}
+
+/// Multiplies each lane by alpha^(8 * BYTES); 8 bytes at most.
+///
+/// `REST` is 16 - BYTES. What is shifted out at the top comes back multiplied by 0x87.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+fn times_alpha_bytes<const BYTES: i32, const REST: i32>(tweak: __m512i) -> __m512i {
+    let back = _mm512_clmulepi64_epi128::<0x00>(_mm512_bsrli_epi128::<REST>(tweak), reduction());
+    _mm512_xor_si512(_mm512_bslli_epi128::<BYTES>(tweak), back)
+}
+
+/// Multiplies each lane by a power of alpha of its own: `bits` has it, 0 to 56, in both halves of the lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+fn times_alpha_bits(tweak: __m512i, bits: __m512i) -> __m512i {
+    let swapped = _mm512_shuffle_epi32::<0x4e>(tweak);
+    // Shifted out of the high half, in the low one, and the other way round. A shift by 64 gives 0.
+    let out = _mm512_srlv_epi64(swapped, _mm512_sub_epi64(_mm512_set1_epi64(64), bits));
+    let back = _mm512_clmulepi64_epi128::<0x00>(out, reduction());
+    let carried = _mm512_maskz_mov_epi64(0xaa, out);
+    _mm512_ternarylogic_epi64::<0x96>(_mm512_sllv_epi64(tweak, bits), back, carried)
+}
+
+/// The tweaks of a group from that of its first block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+fn spread(first: &u128) -> [__m512i; GROUP] {
+    // SAFETY: a `u128` is 16 bytes, aligned.
+    let first = _mm512_broadcast_i32x4(unsafe { _mm_load_si128(std::ptr::from_ref(first).cast()) });
+    let a = times_alpha_bits(first, _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0));
+    let b = times_alpha_bits(first, _mm512_set_epi64(7, 7, 6, 6, 5, 5, 4, 4));
+    [
+        a,
+        b,
+        times_alpha_bytes::<1, 15>(a),
+        times_alpha_bytes::<1, 15>(b),
+        times_alpha_bytes::<2, 14>(a),
+        times_alpha_bytes::<2, 14>(b),
+        times_alpha_bytes::<3, 13>(a),
+        times_alpha_bytes::<3, 13>(b),
+    ]
+}
+
+/// See [`Kernel`].
+#[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
+unsafe fn crypt<const ENCRYPT: bool>(
+    schedule: &Schedule,
+    tweaks: &[u128],
+    blocks: usize,
+    mut from: *const u8,
+    mut to: *mut u8,
+) {
+    let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
+    for first in tweaks {
+        let mut tweaks = spread(first);
+        let mut left = blocks;
+        loop {
+            if left < GROUP_BLOCKS {
+                // SAFETY: so many blocks are left of what the caller vouches for.
+                unsafe { part::<ENCRYPT>(keys, &tweaks, from, to, left) };
+                (from, to) = (from.wrapping_add(left * BLOCK_BYTES), to.wrapping_add(left * BLOCK_BYTES));
+                break;
+            }
+            // SAFETY: as above.
+            unsafe { group::<ENCRYPT>(keys, &tweaks, from, to) };
+            (from, to) = (from.wrapping_add(GROUP_BYTES), to.wrapping_add(GROUP_BYTES));
+            left -= GROUP_BLOCKS;
+            if left == 0 {
+                break;
+            }
+            for tweak in &mut tweaks {
+                *tweak = times_alpha_bytes::<4, 12>(*tweak);
+            }
+        }
+    }
+    wipe_registers();
+}
+
+/// See [`Kernel`].
+#[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
+unsafe fn start_tweaks(schedule: &Schedule, number: u128, tweaks: &mut StartTweaks, count: usize) {
+    let first = _mm512_broadcast_i32x4(_mm_set_epi64x((number >> 64) as i64, number as i64));
+    let one = _mm512_set1_epi64(1);
+    // Number `register * 4 + lane` further on, with the carry into the high half.
+    let mut at = _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0);
+    let mut numbers = [_mm512_setzero_si512(); GROUP];
+    for slot in &mut numbers {
+        let sum = _mm512_add_epi64(first, at);
+        let carry = _mm512_cmplt_epu64_mask(sum, first);
+        *slot = _mm512_mask_add_epi64(sum, carry << 1, sum, one);
+        at = _mm512_add_epi64(at, _mm512_maskz_set1_epi64(0x55, LANES as i64));
+    }
+    let keys = opaque(&raw const schedule.tweak);
+    let to = (&raw mut tweaks.0).cast::<u8>();
+    // SAFETY: the array has room for all 8 registers.
+    unsafe {
+        match count.div_ceil(LANES) {
+            0 | 1 => encrypt_numbers::<1>(keys, &numbers, to),
+            2 => encrypt_numbers::<2>(keys, &numbers, to),
+            3 | 4 => encrypt_numbers::<4>(keys, &numbers, to),
+            _ => encrypt_numbers::<GROUP>(keys, &numbers, to),
+        }
+    }
+    wipe_registers();
+}
+
+/// # Safety
+/// As for [`round_key`]; `N` registers, aligned, can be written.
+#[inline]
+#[target_feature(enable = "avx512f,vaes")]
+unsafe fn encrypt_numbers<const N: usize>(keys: *const RoundKeys, numbers: &[__m512i; GROUP], to: *mut u8) {
+    let mut blocks = [_mm512_setzero_si512(); N];
+    // SAFETY: as for this function.
+    unsafe {
+        let key = round_key(keys, 0);
+        for (block, number) in blocks.iter_mut().zip(numbers) {
+            *block = _mm512_xor_si512(*number, key);
+        }
+        rounds::<true, N>(keys, &mut blocks, &[_mm512_setzero_si512(); N]);
+        for (at, block) in blocks.iter().enumerate() {
+            _mm512_store_si512(to.add(at * LANES * BLOCK_BYTES).cast(), *block);
+        }
+    }
+}
+
+/// Leaves no key, tweak or data behind for whoever saves the registers next.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn wipe_registers() {
+    macro_rules! zero {
+        ($($register:tt)*) => {
+            // SAFETY: all of the registers are declared as overwritten.
+            unsafe {
+                asm!(
+                    $(concat!("vpxord ", $register, ", ", $register, ", ", $register),)*
+                    $(out($register) _,)*
+                    options(nomem, nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    zero!("zmm0" "zmm1" "zmm2" "zmm3" "zmm4" "zmm5" "zmm6" "zmm7" "zmm8" "zmm9" "zmm10" "zmm11" "zmm12" "zmm13" "zmm14" "zmm15" "zmm16" "zmm17" "zmm18" "zmm19" "zmm20" "zmm21" "zmm22" "zmm23" "zmm24" "zmm25" "zmm26" "zmm27" "zmm28" "zmm29" "zmm30" "zmm31");
+}

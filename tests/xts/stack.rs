@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Requests leave no round key on the stack.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use vhost_user_blk_crypto::crypto::{Engine, XtsKey};
+
+use crate::reference::{dun, expand, key};
+
+/// Why the test cannot be done.
+pub fn obstacle(engine: Engine) -> Option<&'static str> {
+    if cfg!(debug_assertions) {
+        Some("only optimised code keeps its values in registers; cargo test --release")
+    } else if engine == Engine::Portable {
+        Some("the aes crate does as it likes")
+    } else {
+        None
+    }
+}
+
+fn memory(from: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let memory = File::open("/proc/self/mem").expect("own memory");
+    memory.read_exact_at(&mut bytes, from as u64).expect("own memory");
+    bytes
+}
+
+/// Halves of round keys found below the caller's frame.
+#[inline(never)]
+fn found(round_keys: &[u8]) -> usize {
+    const LOOK_AT: usize = 64 << 10;
+    let marker = 0u8;
+    let here = std::hint::black_box(&raw const marker) as usize;
+    let stack = memory(here - LOOK_AT, LOOK_AT);
+    round_keys.chunks_exact(8).filter(|half| stack.windows(8).any(|bytes| bytes == *half)).count()
+}
+
+pub fn no_key_stays_on_the_stack(engine: Engine) {
+    let key = Box::new(expand(engine, &key(11)));
+    // All there is of it, but for words that are small numbers or addresses.
+    let round_keys: Vec<u8> = memory((&raw const *key).addr(), size_of::<XtsKey>())
+        .chunks_exact(8)
+        .filter(|word| word[6..] != [0, 0])
+        .flatten()
+        .copied()
+        .collect();
+    assert!(round_keys.len() >= 3 * 15 * 16 - 64, "{} bytes", round_keys.len());
+    let mut data = vec![0; 65536];
+    #[inline(never)]
+    fn use_key(key: &XtsKey, data: &mut [u8]) {
+        for bits in [4, 9, 12, 16] {
+            key.encrypt(dun(1), bits, data);
+            key.decrypt(dun(1), bits, data);
+        }
+    }
+    // Long enough a stack to look at, without what expanding the key left there.
+    std::hint::black_box([0u8; 128 << 10]);
+    let before = found(&round_keys);
+    use_key(&key, &mut data);
+    assert_eq!(found(&round_keys), before, "({before} before)");
+    assert_eq!(before, 0);
+}
