@@ -2,104 +2,281 @@
 
 //! `cargo bench --bench engine`: AES-256-XTS and programming a key, beside OpenSSL in the same run.
 //!
-//! The two take turns, so that a drift of the machine favours neither; medians of the rounds are printed. Look at the
-//! ratios: absolute figures of a shared machine mean little.
+//! All that is in one table takes turns, so that a drift of the machine favours nobody; medians of the rounds are
+//! printed. Look at the ratios: absolute figures of a shared machine mean little. `-- --full` prints every combination.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use openssl::symm::{Cipher, Crypter, Mode};
-use vhost_user_blk_crypto::crypto::{Dun, KEY_BYTES, XtsKey};
+use openssl::cipher::Cipher;
+use openssl::cipher_ctx::CipherCtx;
+use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
 use vhost_user_blk_crypto::keyslot::{KeyConfig, KeyslotTable};
+use vhost_user_blk_crypto::secret::with_wiped_stack;
+use vm_memory::VolatileSlice;
 
 const ROUNDS: usize = 15;
 /// Time of one measurement.
-const SLICE: Duration = Duration::from_millis(40);
-/// Bytes of a request; fits in the cache with room to spare.
-const REQUEST: usize = 128 << 10;
+const SLICE: Duration = Duration::from_millis(8);
+const PAGE: usize = 4096;
+/// Bytes of either side for [`Layout::Cold`]: more than the caches hold.
+const COLD: usize = 64 << 20;
+
+/// Where source and target lie.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    /// One buffer, at a page.
+    InPlace,
+    /// Two buffers, each at a page.
+    Apart,
+    /// The source so many bytes past a page.
+    Off(usize),
+    /// The source in pages here and there.
+    Pages,
+    /// Each request with memory that was not used for long.
+    Cold,
+}
+
+impl Layout {
+    const ALL: [Self; 6] = [Self::Apart, Self::InPlace, Self::Off(1), Self::Off(16), Self::Pages, Self::Cold];
+
+    fn name(self) -> String {
+        match self {
+            Self::InPlace => "in place".into(),
+            Self::Apart => "from page to page".into(),
+            Self::Off(by) => format!("source off by {by}"),
+            Self::Pages => "source in 4 KiB pieces".into(),
+            Self::Cold => "cold memory".into(),
+        }
+    }
+}
+
+/// What is measured. Without an engine: OpenSSL.
+#[derive(Clone, Copy)]
+struct Case {
+    engine: Option<Engine>,
+    encrypt: bool,
+    unit: usize,
+    request: usize,
+    layout: Layout,
+}
+
+/// Page-aligned memory that is never freed: the program is short.
+fn memory(bytes: usize, fill: u8) -> VolatileSlice<'static> {
+    let memory = vec![fill; bytes + PAGE].leak();
+    let skip = memory.as_ptr().align_offset(PAGE);
+    VolatileSlice::from(&mut memory[skip..skip + bytes])
+}
+
+fn part(whole: VolatileSlice<'static>, at: usize, len: usize) -> VolatileSlice<'static> {
+    whole.subslice(at, len).expect("inside")
+}
+
+impl Case {
+    /// Pairs of source and target, which requests use in turn.
+    fn places(&self) -> Vec<(Vec<VolatileSlice<'static>>, VolatileSlice<'static>)> {
+        let len = self.request;
+        match self.layout {
+            Layout::InPlace => {
+                let both = memory(len, 1);
+                vec![(vec![both], both)]
+            }
+            Layout::Apart => vec![(vec![memory(len, 1)], memory(len, 2))],
+            Layout::Off(by) => vec![(vec![part(memory(len + by, 1), by, len)], memory(len, 2))],
+            Layout::Pages => {
+                let (from, to) = (memory(4 * len, 1), memory(len, 2));
+                let pages = len / PAGE;
+                // Every page of the request somewhere else; 7 has no factor in common with the number of pages.
+                let pieces = (0..pages).map(|page| part(from, (page * 7 % pages) * 4 * PAGE, PAGE)).collect();
+                vec![(pieces, to)]
+            }
+            Layout::Cold => {
+                let (from, to) = (memory(COLD, 1), memory(COLD, 2));
+                (0..COLD / len).map(|at| (vec![part(from, at * len, len)], part(to, at * len, len))).collect()
+            }
+        }
+    }
+
+    fn prepare(self) -> Box<dyn FnMut()> {
+        let places = &*self.places().leak();
+        let key: [u8; KEY_BYTES] = std::array::from_fn(|i| i as u8);
+        let mut turn = 0;
+        let mut next = move || {
+            turn = (turn + 1) % places.len();
+            let (from, to) = &places[turn];
+            (black_box(from.as_slice()), black_box(*to))
+        };
+        let bits = self.unit.trailing_zeros() as u8;
+        if let Some(engine) = self.engine {
+            let key = XtsKey::new(engine, &key);
+            let dun = Dun::new([7, 0, 0, 0]);
+            return Box::new(move || {
+                let (from, to) = next();
+                if self.encrypt {
+                    key.encrypt_between(dun, bits, from, &[to]);
+                } else {
+                    key.decrypt_between(dun, bits, from, &[to]);
+                }
+            });
+        }
+        let mut ctx = CipherCtx::new().expect("OpenSSL");
+        let cipher = Cipher::aes_256_xts();
+        if self.encrypt {
+            ctx.encrypt_init(Some(cipher), Some(&key), None).expect("OpenSSL");
+        } else {
+            ctx.decrypt_init(Some(cipher), Some(&key), None).expect("OpenSSL");
+        }
+        Box::new(move || {
+            let (from, to) = next();
+            // A data unit is one call, with the key that the context has and a tweak of its own.
+            let units =
+                from.iter().flat_map(|piece| (0..piece.len() / self.unit).map(move |at| (piece, at * self.unit)));
+            for (number, (piece, at)) in units.enumerate() {
+                let tweak = Some(&(number as u128).to_le_bytes()[..]);
+                if self.encrypt { ctx.encrypt_init(None, None, tweak) } else { ctx.decrypt_init(None, None, tweak) }
+                    .expect("OpenSSL");
+                let source = piece.ptr_guard().as_ptr().wrapping_add(at);
+                let target = to.ptr_guard_mut().as_ptr().wrapping_add(number * self.unit);
+                // SAFETY: both are memory of ours of that length, of which no other reference is in use. In place, they
+                // are the same, which EVP_CipherUpdate allows, and the call below takes as one slice.
+                unsafe {
+                    if source == target.cast_const() {
+                        let data = std::slice::from_raw_parts_mut(target, self.unit);
+                        ctx.cipher_update_inplace(data, self.unit).expect("OpenSSL");
+                    } else {
+                        let source = std::slice::from_raw_parts(source, self.unit);
+                        let target = std::slice::from_raw_parts_mut(target, self.unit);
+                        ctx.cipher_update(source, Some(target)).expect("OpenSSL");
+                    }
+                }
+            }
+        })
+    }
+
+    /// OpenSSL takes a data unit in one piece.
+    fn possible(&self) -> bool {
+        self.engine.is_some() || self.layout != Layout::Pages || self.unit <= PAGE
+    }
+}
 
 /// Calls per second.
-fn rate(mut action: impl FnMut()) -> f64 {
+fn rate(action: &mut dyn FnMut()) -> f64 {
     let start = Instant::now();
     let mut calls = 0u32;
     while start.elapsed() < SLICE {
-        for _ in 0..8 {
+        for _ in 0..4 {
             action();
         }
-        calls += 8;
+        calls += 4;
     }
     f64::from(calls) / start.elapsed().as_secs_f64()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Medians of actions that take turns.
+fn rates(actions: &mut [Box<dyn FnMut() + '_>]) -> Vec<f64> {
+    let mut samples = vec![Vec::new(); actions.len()];
+    for _ in 0..ROUNDS {
+        for (action, samples) in actions.iter_mut().zip(&mut samples) {
+            samples.push(rate(action));
+        }
+    }
+    samples
+        .into_iter()
+        .map(|mut samples| {
+            samples.sort_by(f64::total_cmp);
+            samples[samples.len() / 2]
+        })
+        .collect()
 }
 
-/// Medians of two actions that take turns.
-fn compare(mut ours: impl FnMut(), mut theirs: impl FnMut()) -> (f64, f64) {
-    let (mut a, mut b) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        a.push(rate(&mut ours));
-        b.push(rate(&mut theirs));
+/// One line: the engines, then OpenSSL, in GB/s, with the ratio to OpenSSL.
+fn line(label: &str, engines: &[Engine], case: Case) {
+    let cases: Vec<_> = engines.iter().copied().map(Some).chain([None]).map(|engine| Case { engine, ..case }).collect();
+    let possible: Vec<_> = cases.iter().filter(|case| case.possible()).collect();
+    let measured = rates(&mut possible.iter().map(|case| case.prepare()).collect::<Vec<_>>());
+    let theirs = measured.get(engines.len());
+    print!("{label:<34}");
+    for (at, rate) in measured.iter().enumerate() {
+        let gigabytes = rate * case.request as f64 / 1e9;
+        match theirs {
+            Some(theirs) if at < engines.len() => print!(" {gigabytes:>6.2} {:>5}", format!("{:.2}x", rate / theirs)),
+            _ => print!(" {gigabytes:>6.2} {:>5}", ""),
+        }
     }
-    (median(a), median(b))
+    println!();
+}
+
+fn title(text: &str, engines: &[Engine]) {
+    print!("\n{text:<34}");
+    for name in engines.iter().map(|engine| engine.name()).chain(["OpenSSL"]) {
+        print!(" {name:>9}   ");
+    }
+    println!();
+}
+
+fn size(bytes: usize) -> String {
+    if bytes < 1024 { format!("{bytes} B") } else { format!("{} KiB", bytes >> 10) }
 }
 
 fn main() {
-    let key: [u8; KEY_BYTES] = std::array::from_fn(|i| i as u8);
-    let xts = XtsKey::new(&key);
-    println!("AES-256-XTS, requests of {} KiB, one thread, GB/s", REQUEST >> 10);
-    println!("{:>9} {:>9} {:>8} {:>8} {:>7}", "", "data unit", "ours", "OpenSSL", "ratio");
-    for encrypt in [true, false] {
-        for unit_bits in [9u8, 12, 16] {
-            let unit = 1usize << unit_bits;
-            let mut data = vec![0x5au8; REQUEST];
-            let mut source = vec![0x5au8; REQUEST];
-            let mut out = vec![0u8; unit + 16];
-            let mode = if encrypt { Mode::Encrypt } else { Mode::Decrypt };
-            let (ours, theirs) = compare(
-                || {
-                    let dun = Dun::new([7, 0, 0, 0]);
-                    if encrypt {
-                        xts.encrypt(dun, unit_bits, black_box(&mut data));
-                    } else {
-                        xts.decrypt(dun, unit_bits, black_box(&mut data));
+    let full = std::env::args().any(|arg| arg == "--full");
+    let engines: Vec<_> = Engine::available().collect();
+    let base = Case { engine: None, encrypt: true, unit: 4096, request: 128 << 10, layout: Layout::Apart };
+    println!("AES-256-XTS, one thread, GB/s, and how many times as fast as OpenSSL");
+    if full {
+        for layout in Layout::ALL {
+            for request in [4 << 10, 128 << 10, 1 << 20] {
+                title(&format!("{}, {}", size(request), layout.name()), &engines);
+                for (unit, encrypt) in [512, 4096, 65536].into_iter().flat_map(|unit| [(unit, true), (unit, false)]) {
+                    if unit <= request {
+                        let way = if encrypt { "encrypt" } else { "decrypt" };
+                        let case = Case { encrypt, unit, request, layout, ..base };
+                        line(&format!("  {way}, data unit {}", size(unit)), &engines, case);
                     }
-                },
-                || {
-                    // OpenSSL's Rust binding can give a new tweak only with the key: the larger the data unit, the
-                    // less that counts.
-                    for (number, piece) in black_box(&mut source).chunks(unit).enumerate() {
-                        let tweak = (number as u128).to_le_bytes();
-                        let mut crypter =
-                            Crypter::new(Cipher::aes_256_xts(), mode, &key, Some(&tweak)).expect("OpenSSL");
-                        crypter.update(piece, &mut out).expect("OpenSSL");
-                    }
-                },
-            );
-            let gigabytes = |rate: f64| rate * REQUEST as f64 / 1e9;
-            println!(
-                "{:>9} {unit:>9} {:>8.2} {:>8.2} {:>7.2}",
-                if encrypt { "encrypt" } else { "decrypt" },
-                gigabytes(ours),
-                gigabytes(theirs),
-                ours / theirs
-            );
+                }
+            }
+        }
+    } else {
+        title("request of 128 KiB", &engines);
+        for (unit, encrypt) in [512, 4096, 65536].into_iter().flat_map(|unit| [(unit, true), (unit, false)]) {
+            let way = if encrypt { "encrypt" } else { "decrypt" };
+            line(&format!("  {way}, data unit {}", size(unit)), &engines, Case { unit, encrypt, ..base });
+        }
+        title("encrypt, request of", &engines);
+        for (request, unit) in [(4 << 10, 512), (4 << 10, 4096), (1 << 20, 512), (1 << 20, 4096)] {
+            let label = format!("  {}, data unit {}", size(request), size(unit));
+            line(&label, &engines, Case { request, unit, ..base });
+        }
+        title("encrypt 128 KiB, data unit 4 KiB", &engines);
+        for layout in Layout::ALL {
+            line(&format!("  {}", layout.name()), &engines, Case { layout, ..base });
         }
     }
+    keyslots(&engines);
+}
 
-    let table = KeyslotTable::new(32).expect("locked memory");
+fn keyslots(engines: &[Engine]) {
+    let key: [u8; KEY_BYTES] = std::array::from_fn(|i| i as u8);
     let config = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
-    let mut slot = 0;
-    let (program, expand) = compare(
-        || {
-            slot = (slot + 1) % 32;
-            table.program(slot, black_box(&key), config).expect("slot");
-        },
-        || drop(black_box(XtsKey::new(black_box(&key)))),
-    );
-    println!("\nprogramming a keyslot: {:.0} ns, of which expanding the key: {:.0} ns", 1e9 / program, 1e9 / expand);
-    let (acquire, _) = compare(|| drop(black_box(table.acquire(3))), || {});
-    println!("taking and releasing a keyslot's key: {:.0} ns", 1e9 / acquire);
+    println!("\nns             expand  program  program, wiped stack  acquire and release");
+    for &engine in engines {
+        let table = KeyslotTable::new(32, engine).expect("locked memory");
+        let mut slots = (0..32).cycle();
+        let slots = std::cell::RefCell::new(&mut slots);
+        let program = || {
+            let slot = slots.borrow_mut().next().unwrap_or(0);
+            table.program(slot, black_box(&key), config).map(drop).expect("slot");
+        };
+        program();
+        table.program(3, &key, config).expect("slot");
+        let nanoseconds = rates(&mut [
+            Box::new(|| drop(black_box(XtsKey::new(engine, black_box(&key))))),
+            Box::new(program),
+            Box::new(|| with_wiped_stack(program)),
+            Box::new(|| drop(black_box(table.acquire(3)))),
+        ]);
+        let [expand, program, wiped, acquire] =
+            nanoseconds.try_into().map(|r: [f64; 4]| r.map(|r| 1e9 / r)).unwrap_or_default();
+        println!("{:<14}{expand:>7.0}{program:>9.0}{wiped:>22.0}{acquire:>21.0}", engine.name());
+    }
 }
