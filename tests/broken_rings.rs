@@ -25,6 +25,10 @@ fn breaks(what: &str, head: Option<u16>, action: impl FnOnce(&mut Guest)) {
         assert!(std::time::Instant::now() < deadline, "{what}: not reported");
         std::thread::yield_now();
     }
+    while guest.stat("events.broken_queue") == 0 {
+        assert!(std::time::Instant::now() < deadline, "{what}: not counted");
+        std::thread::yield_now();
+    }
     assert_eq!(guest.stat("events.broken_queue"), 1, "{what}");
     // Stopped: neither served nor spun on.
     let next = guest.rings[0].next_avail;
