@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Requests of one kind, a fixed number in flight.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::clock::{Measured, Window};
+use crate::frontend::Connection;
+use crate::memory::Memory;
+use crate::ring::{self, Ring};
+use crate::tickets::{self, Crypto, Key};
+use crate::{Args, Operation};
+
+/// A generator of numbers good enough to spread requests (xorshift64).
+pub struct Random(u64);
+
+impl Random {
+    /// The sequence with this number.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A key whose halves differ.
+    pub fn key(&mut self) -> Key {
+        let mut key = [0; 64];
+        key.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&self.next().to_le_bytes()));
+        key
+    }
+}
+
+/// Where the next request goes.
+pub struct Offsets {
+    block: u64,
+    blocks: u64,
+    next: u64,
+    random: Option<Random>,
+}
+
+impl Offsets {
+    /// Over a disk of `capacity` bytes.
+    pub fn new(capacity: u64, block: u32, operation: Operation) -> Result<Self> {
+        let block = u64::from(block);
+        ensure!(capacity >= block, "a disk of {capacity} bytes has no block of {block}");
+        let random = (!operation.is_sequential()).then(|| Random::new(7));
+        Ok(Self { block, blocks: capacity / block, next: 0, random })
+    }
+
+    /// The offset of the next request in bytes.
+    pub fn next(&mut self) -> u64 {
+        let block = match &mut self.random {
+            // The high half of a product: evenly spread without a division.
+            Some(random) => ((u128::from(random.next()) * u128::from(self.blocks)) >> 64) as u64,
+            None => {
+                let block = self.next;
+                self.next = if block + 1 == self.blocks { 0 } else { block + 1 };
+                block
+            }
+        };
+        block * self.block
+    }
+}
+
+/// Programs one keyslot and waits for it.
+pub fn program(memory: &Memory, control: &mut Ring<'_>, crypto: Crypto, key: &Key, polling: bool) -> Result<()> {
+    tickets::program(memory, control, 0, crypto, key)?;
+    control.publish()?;
+    ring::wait(&[control], polling)?;
+    control.take(&mut Vec::new())?;
+    tickets::check_command(memory, 0)
+}
+
+/// Runs the load.
+pub fn run(args: &Args, unit_bits: Option<u32>, memory: &Memory, connection: &mut Connection<'_>) -> Result<Measured> {
+    let crypto = unit_bits.map(|unit_bits| Crypto { slot: 0, unit_bits });
+    if let Some(crypto) = crypto {
+        let control = connection.control.as_mut().context("no control queue")?;
+        program(memory, control, crypto, &Random::new(3).key(), args.polling)?;
+    }
+    let requests = &mut connection.requests;
+    let mut offsets = Offsets::new(connection.capacity, args.block, args.operation)?;
+    for ticket in 0..args.depth {
+        tickets::describe(memory, requests, ticket, args.operation.is_write(), args.block, crypto)?;
+        tickets::submit(memory, requests, ticket, offsets.next(), crypto)?;
+    }
+    requests.publish()?;
+    let mut window = Window::start(args.warmup, args.seconds, args.server_pid)?;
+    let mut done = Vec::with_capacity(args.depth.into());
+    loop {
+        ring::wait(&[requests], args.polling)?;
+        done.clear();
+        requests.take(&mut done)?;
+        for &ticket in &done {
+            tickets::check(memory, ticket)?;
+            tickets::submit(memory, requests, ticket, offsets.next(), crypto)?;
+        }
+        if let Some(measured) = window.count(done.len() as u64, 0, args.block)? {
+            return Ok(measured);
+        }
+        requests.publish()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_stay_on_the_disk_and_sequential_ones_wrap() {
+        let mut offsets = Offsets::new(3 * 4096 + 512, 4096, Operation::Read).expect("room");
+        let order: Vec<u64> = (0..5).map(|_| offsets.next()).collect();
+        assert_eq!(order, [0, 4096, 8192, 0, 4096]);
+        let mut offsets = Offsets::new(3 * 4096 + 512, 4096, Operation::Randwrite).expect("room");
+        let mut seen = [false; 3];
+        for _ in 0..200 {
+            let offset = offsets.next();
+            assert!(offset.is_multiple_of(4096));
+            seen[offset as usize / 4096] = true;
+        }
+        assert_eq!(seen, [true; 3]);
+        assert!(Offsets::new(4095, 4096, Operation::Read).is_err());
+    }
+
+    #[test]
+    fn keys_differ() {
+        let mut random = Random::new(9);
+        let (a, b) = (random.key(), random.key());
+        assert!(a != b && a[..32] != a[32..]);
+    }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! "Guest" memory: one shared region with the rings, the headers and the data of all requests.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use vhost::VhostUserMemoryRegionInfo;
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{FileOffset, VolatileMemory};
+
+/// Entries of each ring.
+pub const RING_SIZE: u16 = 256;
+/// Guest address of the region.
+const GUEST_BASE: u64 = 1 << 30;
+/// Where the region is mapped in the frontend, as the device knows it.
+const USER_BASE: u64 = 0x7000_0000_0000;
+/// Room for the parts of a ring, each on pages of its own.
+const RING_AREA: u64 = 32 << 10;
+/// Rings: the request queue and the control queue.
+const RINGS: u64 = 2;
+/// Room for the headers and statuses of a ring's requests.
+const HEADERS: u64 = RINGS * RING_AREA;
+const HEADER_AREA: u64 = 64 << 10;
+/// Room for one header or command, and for one status: no two on one cache line.
+const HEADER_ROOM: u64 = 256;
+const STATUS_AT: u64 = 192;
+/// The data of requests, page-aligned.
+const DATA: u64 = HEADERS + RINGS * HEADER_AREA;
+
+/// The region. Offsets count from its start.
+pub struct Memory {
+    region: MmapRegion,
+    file: File,
+    block: u64,
+}
+
+impl Memory {
+    /// A region for `depth` requests of `block` bytes, all of its pages present.
+    pub fn new(depth: usize, block: usize) -> Result<Self> {
+        let stride = block.next_multiple_of(4096);
+        let bytes = DATA as usize + depth * stride;
+        let file = File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.set_len(bytes as u64)?;
+        let region = MmapRegion::from_file(FileOffset::new(file.try_clone()?, 0), bytes).context("no guest memory")?;
+        let mut random = crate::load::Random::new(1);
+        for offset in (DATA as usize..bytes).step_by(8) {
+            region.get_ref::<u64>(offset)?.store(random.next());
+        }
+        Ok(Self { region, file, block: stride as u64 })
+    }
+
+    /// The memory itself.
+    pub fn region(&self) -> &MmapRegion {
+        &self.region
+    }
+
+    /// SET_MEM_TABLE's description of it.
+    pub fn info(&self) -> VhostUserMemoryRegionInfo {
+        VhostUserMemoryRegionInfo {
+            guest_phys_addr: GUEST_BASE,
+            memory_size: self.region.len() as u64,
+            userspace_addr: USER_BASE,
+            mmap_offset: 0,
+            mmap_handle: self.file.as_raw_fd(),
+        }
+    }
+
+    /// Guest address of an offset, as descriptors have it.
+    pub fn guest_address(offset: u64) -> u64 {
+        GUEST_BASE + offset
+    }
+
+    /// Frontend's address of an offset, as SET_VRING_ADDR has it.
+    pub fn user_address(offset: u64) -> u64 {
+        USER_BASE + offset
+    }
+
+    /// Offset of a ring.
+    pub fn ring(index: usize) -> u64 {
+        index as u64 * RING_AREA
+    }
+
+    /// Offset of the header or command of a ring's request number `ticket`.
+    pub fn header(ring: usize, ticket: u16) -> u64 {
+        HEADERS + ring as u64 * HEADER_AREA + u64::from(ticket) * HEADER_ROOM
+    }
+
+    /// Offset of its status byte.
+    pub fn status(ring: usize, ticket: u16) -> u64 {
+        Self::header(ring, ticket) + STATUS_AT
+    }
+
+    /// Offset of its data.
+    pub fn data(&self, ticket: u16) -> u64 {
+        DATA + u64::from(ticket) * self.block
+    }
+}

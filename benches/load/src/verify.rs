@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Before anything is timed: does the device do what it is asked? Data is written, read back and compared; what
+//! encrypted writes left on the disk is compared with OpenSSL.
+
+use anyhow::{Context, Result, ensure};
+use openssl::symm::{Cipher, Crypter, Mode};
+use vm_memory::VolatileMemory;
+
+use crate::Args;
+use crate::frontend::Connection;
+use crate::load::{self, Offsets, Random};
+use crate::memory::Memory;
+use crate::ring;
+use crate::tickets::{self, Crypto, Key};
+
+/// Requests that are checked.
+const REQUESTS: usize = 64;
+
+struct Checker<'a, 'm> {
+    memory: &'m Memory,
+    connection: &'a mut Connection<'m>,
+    block: u32,
+    polling: bool,
+}
+
+impl Checker<'_, '_> {
+    fn request(&mut self, write: bool, offset: u64, crypto: Option<Crypto>) -> Result<()> {
+        let ring = &mut self.connection.requests;
+        tickets::describe(self.memory, ring, 0, write, self.block, crypto)?;
+        tickets::submit(self.memory, ring, 0, offset, crypto)?;
+        ring.publish()?;
+        ring::wait(&[ring], self.polling)?;
+        ring.take(&mut Vec::new())?;
+        tickets::check(self.memory, 0)
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], crypto: Option<Crypto>) -> Result<()> {
+        tickets::store(self.memory, self.memory.data(0), data)?;
+        self.request(true, offset, crypto)
+    }
+
+    fn read(&mut self, offset: u64, crypto: Option<Crypto>) -> Result<Vec<u8>> {
+        let mut data = vec![0; self.block as usize];
+        // What a read leaves alone must not look as if it had been read.
+        tickets::store(self.memory, self.memory.data(0), &data)?;
+        self.request(false, offset, crypto)?;
+        self.memory.region().get_slice(self.memory.data(0) as usize, data.len())?.copy_to(&mut data);
+        Ok(data)
+    }
+}
+
+/// Checks a few requests at offsets of the load.
+pub fn run<'m>(args: &Args, unit_bits: Option<u32>, memory: &'m Memory, connection: &mut Connection<'m>) -> Result<()> {
+    let mut random = Random::new(11);
+    let key = random.key();
+    let crypto = unit_bits.map(|unit_bits| Crypto { slot: 1, unit_bits });
+    if let Some(crypto) = crypto {
+        let control = connection.control.as_mut().context("no control queue")?;
+        load::program(memory, control, crypto, &key, args.polling)?;
+    }
+    let mut offsets = Offsets::new(connection.capacity, args.block, args.operation)?;
+    let mut checker = Checker { memory, connection, block: args.block, polling: args.polling };
+    for _ in 0..REQUESTS {
+        let offset = offsets.next();
+        let data: Vec<u8> = (0..args.block / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+        checker.write(offset, &data, crypto)?;
+        ensure!(checker.read(offset, crypto)? == data, "what was written at {offset} is not what is read there");
+        if let Some(crypto) = crypto {
+            let expected = encrypt(&key, offset >> crypto.unit_bits, 1 << crypto.unit_bits, &data)?;
+            ensure!(checker.read(offset, None)? == expected, "the ciphertext at {offset} is not OpenSSL's");
+        }
+    }
+    println!("{{\"verified\":{REQUESTS}}}");
+    Ok(())
+}
+
+/// OpenSSL's AES-256-XTS of data units from number `dun` on.
+fn encrypt(key: &Key, dun: u64, unit: usize, data: &[u8]) -> Result<Vec<u8>> {
+    let mut all = Vec::with_capacity(data.len());
+    for (number, piece) in (u128::from(dun)..).zip(data.chunks(unit)) {
+        let mut crypter =
+            Crypter::new(Cipher::aes_256_xts(), Mode::Encrypt, key, Some(&number.to_le_bytes())).context("OpenSSL")?;
+        let mut out = vec![0; piece.len() + 16];
+        let len = crypter.update(piece, &mut out).context("OpenSSL")?;
+        out.truncate(len);
+        all.extend(out);
+    }
+    Ok(all)
+}
