@@ -24,6 +24,8 @@ pub enum Command {
     Shell(ShellArgs),
     /// Run tests of an xfstests checkout of your own on two disks of the device
     Fstests(FstestsArgs),
+    /// Measure the device beside qemu-storage-daemon, in one interleaved run
+    Bench(BenchArgs),
     /// Install and build everything that the other commands need, run nothing
     Setup(GuestArgs),
     /// Delete what was downloaded and built outside `target/`
@@ -159,4 +161,50 @@ pub enum FileSystem {
     Ext4,
     /// f2fs; Debian's cloud kernel has none
     F2fs,
+}
+
+/// `bench`
+#[derive(Args)]
+pub struct BenchArgs {
+    /// One or two minutes: the most important workloads and settings, two rounds
+    #[arg(long, conflicts_with = "full")]
+    pub quick: bool,
+    /// Every workload, setting and client, five rounds
+    #[arg(long)]
+    pub full: bool,
+    /// Only what matches: WORKLOAD/CONTENDER, each a part of a name, or one word for either (may be repeated)
+    #[arg(long, value_name = "SUBSTRING")]
+    pub filter: Vec<String>,
+    /// How often everything is measured
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+    /// Length of one measurement
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<f64>,
+    /// Where the disk image lies [default: tmpfs; both with --full]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub image: Option<BenchImage>,
+    /// Size of the disk image
+    #[arg(long, default_value = "1G")]
+    pub size: String,
+    /// The contender that the others are compared with
+    #[arg(long, value_name = "NAME", default_value = "qsd-uring")]
+    pub baseline: String,
+    /// List what would be measured and stop
+    #[arg(long)]
+    pub list: bool,
+    /// The Debian mirror to take packages from (default: apt's own on Debian, else DEBIAN_MIRROR)
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+}
+
+/// Where the benchmark's image lies.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchImage {
+    /// In memory, in /dev/shm
+    Tmpfs,
+    /// In target/bench
+    Disk,
+    /// One after the other
+    Both,
 }

@@ -41,7 +41,7 @@ pub fn build(paths: &Paths, root: &GuestRoot, kernel: &Kernel) -> Result<Option<
         }
         Origin::Debian => {
             let script = format!("make -C /lib/modules/{}/build M=\"$PWD\" modules", root.release);
-            tools::build_in_tree(root, &sources, &script, &[format!("{MODULE}.ko")], &out)
+            tools::build_in_tree(&root.build_tree(), &sources, &script, &[format!("{MODULE}.ko")], &out)
                 .context("the module did not build")?;
         }
     }

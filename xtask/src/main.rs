@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask`: builds the device, QEMU, the guest and its driver, and runs the demo and the tests.
+//! `cargo xtask`: builds the device, QEMU, the guest and its driver, and runs the demo, the tests and the
+//! benchmark.
 //!
 //! Each module has one concern; [`setup`] is where they come together into something that can boot.
 
 mod accel;
+mod bench;
 mod cache;
 mod case;
 mod cli;
@@ -60,6 +62,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Test(options) => test::run(&paths, &options),
         cli::Command::Shell(options) => shell::run(&paths, &options),
         cli::Command::Fstests(options) => fstests::run(&paths, &options),
+        cli::Command::Bench(options) => bench::run(&paths, &options),
         cli::Command::Setup(options) => {
             setup::prepare(&paths, &options)?;
             println!("everything is ready: try `cargo xtask demo`");

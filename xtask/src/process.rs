@@ -116,6 +116,11 @@ impl Running {
         Ok(Self(command.spawn().with_context(|| format!("cannot run {name}"))?))
     }
 
+    /// Its process number.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// The exit status, when it has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.0.try_wait()?)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Compiling for the guest inside its build tree: the C programs of `guest-tests/tools`, and what `driver` asks for.
+//! Compiling inside a tree of Debian packages: the guest's C programs of `guest-tests/tools`, and what `driver` and
+//! `bench` ask for.
 
 use crate::cache;
 use crate::guest_root::GuestRoot;
@@ -57,8 +58,9 @@ impl Sources {
         Ok(())
     }
 
-    fn key(&self, script: &str, root: &GuestRoot) -> String {
-        let mut parts = vec![script.to_owned(), root.image().display().to_string()];
+    fn key(&self, script: &str, tree: &Path) -> String {
+        // Trees lie in the cache, so that the path of one names its recipe.
+        let mut parts = vec![script.to_owned(), tree.display().to_string()];
         parts.extend(
             self.0.iter().flat_map(|(n, t)| [n.display().to_string(), String::from_utf8_lossy(t).into_owned()]),
         );
@@ -66,22 +68,21 @@ impl Sources {
     }
 }
 
-/// Runs a build script over `sources` in the guest's build tree and brings `products` and `build.log` to `out`;
+/// Runs a build script over `sources` in a tree of Debian packages and brings `products` and `build.log` to `out`;
 /// does nothing when `out` holds the products of the same sources already.
-pub fn build_in_tree(root: &GuestRoot, sources: &Sources, script: &str, products: &[String], out: &Path) -> Result<()> {
+pub fn build_in_tree(tree: &Path, sources: &Sources, script: &str, products: &[String], out: &Path) -> Result<()> {
     let stamp = out.join("sources.hash");
-    let key = sources.key(script, root);
+    let key = sources.key(script, tree);
     if fs::read_to_string(&stamp).is_ok_and(|old| old == key) {
         return Ok(());
     }
     cache::remove_tree(out)?;
     fs::create_dir_all(out)?;
-    let tree = root.build_tree();
     let work = tempfile::Builder::new().prefix("build-").tempdir_in(tree.join("tmp"))?;
     sources.write(work.path())?;
-    let inside = Path::new("/").join(work.path().strip_prefix(&tree)?);
+    let inside = Path::new("/").join(work.path().strip_prefix(tree)?);
     let script = format!("cd {}\n{script}\n", inside.display());
-    process::run_logged(&mut debian::in_tree(&tree, &script), &out.join("build.log"))?;
+    process::run_logged(&mut debian::in_tree(tree, &script), &out.join("build.log"))?;
     for product in products {
         fs::copy(work.path().join(product), out.join(product))
             .with_context(|| format!("the build left no {product}"))?;
@@ -104,7 +105,8 @@ pub fn build(paths: &Paths, root: &GuestRoot) -> Result<PathBuf> {
             programs.push(program);
         }
     }
-    build_in_tree(root, &sources, &script, &programs, &out).context("the guest's C programs did not build")?;
+    build_in_tree(&root.build_tree(), &sources, &script, &programs, &out)
+        .context("the guest's C programs did not build")?;
     for (name, text) in &sources.0 {
         let executable = fs::metadata(source.join(name)).is_ok_and(|m| m.permissions().mode() & 0o111 != 0);
         if executable && let Some(file) = name.file_name() {

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The two load generators: their command lines and what they print.
+
+use super::contender::Contender;
+use super::workload::{Task, Workload};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+
+/// Which client, and how it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Whose it is.
+    pub program: Program,
+    /// It polls the ring; otherwise it sleeps until it is notified.
+    pub polling: bool,
+}
+
+/// The programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// benches/load
+    Load,
+    /// benches/blkio-client
+    Blkio,
+}
+
+impl Client {
+    /// All, in the order of the report.
+    pub const ALL: [Client; 4] = [
+        Client { program: Program::Load, polling: false },
+        Client { program: Program::Load, polling: true },
+        Client { program: Program::Blkio, polling: false },
+        Client { program: Program::Blkio, polling: true },
+    ];
+
+    /// Name, for tables.
+    pub fn name(self) -> &'static str {
+        match (self.program, self.polling) {
+            (Program::Load, false) => "load, blocking",
+            (Program::Load, true) => "load, polling",
+            (Program::Blkio, false) => "libblkio, blocking",
+            (Program::Blkio, true) => "libblkio, polling",
+        }
+    }
+
+    /// Whether it knows the requests of a contender and a workload.
+    pub fn can(self, workload: &Workload, contender: &Contender) -> bool {
+        self.program == Program::Load || (workload.task == Task::Load && contender.unit.is_none())
+    }
+}
+
+/// What a client measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Requests completed.
+    pub requests: f64,
+    /// Bytes of their data.
+    pub bytes: f64,
+    /// Length of the timed window.
+    pub seconds: f64,
+    /// CPU seconds of the server in it.
+    pub server_cpu: f64,
+    /// CPU seconds of the client.
+    pub client_cpu: f64,
+    /// Keyslots programmed.
+    pub programs: f64,
+}
+
+impl Measured {
+    /// Parses a client's line.
+    pub fn parse(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text.trim()).with_context(|| format!("{text:?} is no JSON"))?;
+        let number = |name: &str| value.get(name).and_then(Value::as_f64).with_context(|| format!("no {name}"));
+        let measured = Self {
+            requests: number("requests")?,
+            bytes: number("bytes")?,
+            seconds: number("seconds")?,
+            server_cpu: number("server_cpu")?,
+            client_cpu: number("client_cpu")?,
+            programs: number("programs").unwrap_or(0.0),
+        };
+        ensure!(measured.seconds > 0.0 && measured.requests > 0.0, "nothing was measured: {text}");
+        Ok(measured)
+    }
+
+    /// Requests per second.
+    pub fn iops(&self) -> f64 {
+        self.requests / self.seconds
+    }
+
+    /// Bytes per second.
+    pub fn throughput(&self) -> f64 {
+        self.bytes / self.seconds
+    }
+
+    /// CPU seconds of the server for a million requests.
+    pub fn cpu_per_million(&self) -> f64 {
+        self.server_cpu / self.requests * 1e6
+    }
+
+    /// CPU seconds of the server for 10^9 bytes.
+    pub fn cpu_per_gigabyte(&self) -> f64 {
+        self.server_cpu / self.bytes * 1e9
+    }
+
+    /// For the report in JSON.
+    pub fn json(&self) -> Value {
+        json!({
+            "requests": self.requests, "bytes": self.bytes, "seconds": self.seconds,
+            "server_cpu": self.server_cpu, "client_cpu": self.client_cpu, "programs": self.programs,
+        })
+    }
+}
+
+/// What one call of a client measures.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// The load.
+    pub workload: &'a Workload,
+    /// Data unit size of encrypted requests.
+    pub unit: Option<u32>,
+    /// It polls.
+    pub polling: bool,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+impl Call<'_> {
+    /// Adds the options that all tasks have.
+    fn load(&self, command: &mut Command) {
+        let workload = self.workload;
+        command.args(["--operation", workload.operation, "--block", &workload.block.to_string()]);
+        command.args(["--depth", &workload.depth.to_string(), "--seconds", &self.seconds.to_string()]);
+        command.args(["--warmup", &(self.seconds / 5.0).min(0.2).to_string()]);
+        if self.polling {
+            command.arg("--polling");
+        }
+        if let Some(unit) = self.unit {
+            command.args(["--unit", &unit.to_string()]);
+        }
+        match workload.task {
+            Task::Load => {}
+            Task::Churn => drop(command.args(["--task", "churn"])),
+            Task::ChurnBeside => drop(command.args(["--task", "churn-beside"])),
+        }
+    }
+
+    /// Measures a device.
+    pub fn device(&self, command: &mut Command, socket: &Path, server: u32) {
+        self.load(command);
+        command.arg("--socket").arg(socket).args(["--server-pid", &server.to_string()]);
+    }
+
+    /// Measures the engine.
+    pub fn engine(&self, command: &mut Command) {
+        self.load(command);
+        command.args(["--task", "engine"]);
+    }
+
+    /// Checks that a device does what it is asked.
+    pub fn verify(&self, command: &mut Command, socket: &Path) {
+        command.args(["--task", "verify", "--operation", "randwrite", "--block", "8192"]).arg("--socket").arg(socket);
+        if let Some(unit) = self.unit {
+            command.args(["--unit", &unit.to_string()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_of_both_clients() {
+        let text = "{\"requests\":1000,\"bytes\":4096000,\"seconds\":0.5,\"server_cpu\":0.25,\"client_cpu\":0.1}\n";
+        let measured = Measured::parse(text).unwrap();
+        assert_eq!((measured.iops(), measured.throughput(), measured.programs), (2000.0, 8_192_000.0, 0.0));
+        assert_eq!(measured.cpu_per_million(), 250.0);
+        assert!((measured.cpu_per_gigabyte() - 61.035).abs() < 1e-3);
+        let text = text.replace("0.1}", "0.1,\"programs\":7}");
+        assert_eq!(Measured::parse(&text).unwrap().programs, 7.0);
+    }
+
+    #[test]
+    fn output_without_a_measurement_is_an_error() {
+        for text in ["", "x", "{}", "{\"requests\":0,\"bytes\":0,\"seconds\":1,\"server_cpu\":0,\"client_cpu\":0}"] {
+            assert!(Measured::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The disk images: one that all raw contenders share, and a LUKS one of the same size. All of their blocks exist, for
+//! reading a hole costs less than reading data.
+
+use super::root::Root;
+use crate::process::run_logged;
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Where images lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In memory.
+    Tmpfs,
+    /// On a disk.
+    Disk,
+}
+
+impl Place {
+    /// Name, for tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Place::Tmpfs => "tmpfs",
+            Place::Disk => "disk",
+        }
+    }
+}
+
+/// `TMPFS_MAGIC` of the kernel's linux/magic.h.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+const SHARED_MEMORY: &str = "/dev/shm";
+/// Guards nothing here: the disk holds noise.
+const SECRET: &str = "not-a-secret";
+
+/// qemu-storage-daemon's and qemu-img's option for the LUKS key.
+pub fn secret_object() -> String {
+    format!("secret,id=key,data={SECRET}")
+}
+
+/// A pair of images; deleted in the end.
+pub struct Images {
+    /// Where they lie.
+    pub place: Place,
+    /// Bytes of the disks.
+    pub size: u64,
+    /// Raw.
+    pub raw: PathBuf,
+    /// LUKS.
+    pub luks: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Images {
+    /// Makes them.
+    pub fn make(place: Place, size: u64, disk: &Path, root: &Root, log: &Path) -> Result<Self> {
+        let parent = match place {
+            Place::Tmpfs => Path::new(SHARED_MEMORY),
+            Place::Disk => disk,
+        };
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        let is_tmpfs = statfs(parent).is_ok_and(|s| s.f_type == TMPFS_MAGIC);
+        match place {
+            Place::Tmpfs => ensure!(is_tmpfs, "{SHARED_MEMORY} is no tmpfs here; try --image disk"),
+            Place::Disk => ensure!(
+                !is_tmpfs,
+                "{} is in memory; set CARGO_TARGET_DIR to a directory on a disk or try --image tmpfs",
+                parent.display()
+            ),
+        }
+        let space = statvfs(parent).with_context(|| format!("cannot look at {}", parent.display()))?;
+        ensure!(!space.f_flag.contains(StatVfsMountFlags::RDONLY), "{} is read-only", parent.display());
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        let needed = 2 * size + (64 << 20);
+        ensure!(
+            free > needed,
+            "{} has {} MiB free, but two images of {} MiB are needed; try a smaller --size",
+            parent.display(),
+            free >> 20,
+            size >> 20
+        );
+        let directory = tempfile::Builder::new().prefix("vubc-bench-").tempdir_in(parent)?;
+        let (raw, luks) = (directory.path().join("raw.img"), directory.path().join("luks.img"));
+        File::create(&raw)?.set_len(size)?;
+        fill(&raw, 0)?;
+        let mut create = root.packaged("qemu-img");
+        create.args(["create", "-q", "-f", "luks", "--object", &secret_object(), "-o"]);
+        // The same cipher as ours; few iterations, since nobody guesses this key.
+        create.arg("key-secret=key,cipher-alg=aes-256,cipher-mode=xts,ivgen-alg=plain64,iter-time=10");
+        run_logged(create.arg(&luks).arg(size.to_string()), log).context("no LUKS image")?;
+        let header = fs::metadata(&luks)?.len().saturating_sub(size);
+        fill(&luks, header)?;
+        Ok(Self { place, size, raw, luks, _directory: directory })
+    }
+}
+
+/// Overwrites a file from `start` on with noise, and has it on the disk before anything is timed.
+fn fill(path: &Path, start: u64) -> Result<()> {
+    const PIECE: usize = 1 << 20;
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .take(PIECE / 8)
+    .flatten()
+    .collect();
+    let mut file = File::options().write(true).open(path)?;
+    let end = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut left = end - start;
+    while left > 0 {
+        let count = left.min(PIECE as u64);
+        file.write_all(&noise[..count as usize]).with_context(|| format!("cannot fill {}", path.display()))?;
+        left -= count;
+    }
+    file.sync_all().with_context(|| format!("cannot fill {}", path.display()))
+}

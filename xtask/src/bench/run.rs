@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Doing the measurements: everything is checked once, then measured in rounds.
+
+use super::client::{Call, Client, Measured, Program};
+use super::contender::{Contender, Disk, Kind};
+use super::cpus::{self, Cpus};
+use super::image::{Images, Place};
+use super::plan::Group;
+use super::results::Results;
+use super::server::Servers;
+use super::workload::{self, Task, Workload};
+use crate::process::{command, output};
+use anyhow::{Context, Result};
+use std::collections::HashSet;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// All that a run needs.
+pub struct Bench<'a> {
+    /// Starts servers.
+    pub servers: Servers<'a>,
+    /// Our client's program.
+    pub load: &'a Path,
+    /// The libblkio client's program.
+    pub blkio: &'a Path,
+    /// The cores.
+    pub cpus: Cpus,
+    /// Length of one measurement.
+    pub seconds: f64,
+    /// How often.
+    pub rounds: u32,
+}
+
+impl Bench<'_> {
+    /// Measures all groups on one pair of images.
+    pub fn run(&self, images: &Images, groups: &[Group], results: &mut Results) {
+        let mut able = self.able(images, groups, results);
+        let engine_here = images.place == Place::Tmpfs;
+        let takes_part = |c: &Contender, able: &HashSet<&str>| {
+            able.contains(c.name) && (engine_here || c.has_image() || c.name == "qsd-null")
+        };
+        let total = groups.iter().flat_map(|g| &g.contenders).filter(|c| takes_part(c, &able)).count();
+        let mut progress = Progress::new(total * self.rounds as usize);
+        for round in 0..self.rounds {
+            for group in groups {
+                let mut order = group.contenders.clone();
+                // Nobody always comes after the same one.
+                if round % 2 == 1 {
+                    order.reverse();
+                }
+                for contender in order {
+                    if !takes_part(contender, &able) {
+                        continue;
+                    }
+                    progress.show(round + 1, self.rounds, images.place, group, contender);
+                    match self.measure(contender, images, group.workload, group.client) {
+                        Ok(measured) => results.add(images.place, group.workload, group.client, contender, measured),
+                        Err(error) => {
+                            progress.clear();
+                            let what = format!(
+                                "{} on {}, {}, {}: {error:#}",
+                                contender.name,
+                                images.place.name(),
+                                group.workload.name,
+                                group.client.name()
+                            );
+                            eprintln!("FAILED: {what}");
+                            results.failed.push(what);
+                            able.remove(contender.name);
+                        }
+                    }
+                    progress.done += 1;
+                }
+            }
+        }
+        progress.clear();
+    }
+
+    /// Starts every contender once and has it write and read; says who cannot take part and why.
+    fn able(&self, images: &Images, groups: &[Group], results: &mut Results) -> HashSet<&'static str> {
+        let mut able = HashSet::new();
+        let mut seen = HashSet::new();
+        for contender in groups.iter().flat_map(|g| &g.contenders) {
+            if !seen.insert(contender.name) {
+                continue;
+            }
+            if let Some(reason) = self.servers.unable(contender) {
+                results.not_run.push((images.place, contender.name, reason));
+                continue;
+            }
+            match self.verify(contender, images) {
+                Ok(()) => drop(able.insert(contender.name)),
+                // A peer may lack what it needs on this machine. This device has said that it can.
+                Err(error) if matches!(contender.kind, Kind::Qsd { .. }) => {
+                    results.not_run.push((images.place, contender.name, format!("{error:#}")));
+                }
+                Err(error) => {
+                    let what = format!("{} on {}: {error:#}", contender.name, images.place.name());
+                    eprintln!("FAILED: {what}");
+                    results.failed.push(what);
+                }
+            }
+        }
+        able
+    }
+
+    fn verify(&self, contender: &Contender, images: &Images) -> Result<()> {
+        if contender.kind == Kind::Engine {
+            return Ok(());
+        }
+        let server = self.servers.start(contender, images)?;
+        if !matches!(contender.kind, Kind::Qsd { disk: Disk::Null, .. }) {
+            // Any workload does: only the data unit counts.
+            let workload = workload::ALL.first().context("no workloads")?;
+            let call = Call { workload, unit: contender.unit, polling: false, seconds: 0.0 };
+            let mut client = self.client(Program::Load);
+            call.verify(&mut client, &server.socket);
+            output(&mut client).with_context(|| format!("it does not work: {}", server.last_words()))?;
+        }
+        server.finish()
+    }
+
+    fn measure(
+        &self,
+        contender: &Contender,
+        images: &Images,
+        workload: &'static Workload,
+        client: Client,
+    ) -> Result<Measured> {
+        let call = Call { workload, unit: contender.unit, polling: client.polling, seconds: self.seconds };
+        if contender.kind == Kind::Engine {
+            let mut program = command(self.load);
+            // Where the device's engine runs.
+            cpus::pin(&mut program, self.cpus.server);
+            call.engine(&mut program);
+            return Measured::parse(&output(&mut program)?);
+        }
+        let server = self.servers.start(contender, images)?;
+        let mut program = self.client(client.program);
+        call.device(&mut program, &server.socket, server.pid);
+        let text = output(&mut program).with_context(|| format!("the server says: {}", server.last_words()))?;
+        server.finish()?;
+        Measured::parse(&text)
+    }
+
+    fn client(&self, program: Program) -> Command {
+        let mut command = match program {
+            Program::Load => command(self.load),
+            Program::Blkio => self.servers.root.command(self.blkio),
+        };
+        cpus::pin(&mut command, self.cpus.client);
+        command
+    }
+}
+
+/// Shows what is going on and how long it will take.
+struct Progress {
+    total: usize,
+    done: usize,
+    start: Instant,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new(total: usize) -> Self {
+        Self { total, done: 0, start: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, round: u32, rounds: u32, place: Place, group: &Group, contender: &Contender) {
+        let pause = if self.terminal { Duration::ZERO } else { Duration::from_secs(15) };
+        if self.shown.is_some_and(|shown| shown.elapsed() < pause) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let churn = if group.workload.task == Task::Load { "" } else { " (keys)" };
+        let text = format!(
+            "round {round}/{rounds}, {} of {}: {}, {}{churn}, {}, {}{}",
+            self.done + 1,
+            self.total,
+            place.name(),
+            group.workload.name,
+            contender.name,
+            group.client.name(),
+            left(self.start.elapsed(), self.done, self.total)
+        );
+        if self.terminal {
+            eprint!("\r\x1b[K{text}");
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    fn clear(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+/// The time left, once there is something to go by.
+fn left(elapsed: Duration, done: usize, total: usize) -> String {
+    if done < 3 {
+        return String::new();
+    }
+    let seconds = elapsed.as_secs_f64() / done as f64 * (total - done.min(total)) as f64;
+    match seconds as u64 {
+        0..100 => format!("; {seconds:.0} s left"),
+        whole => format!("; {} min left", whole.div_ceil(60)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_left() {
+        assert_eq!(left(Duration::from_secs(1), 1, 100), "");
+        assert_eq!(left(Duration::from_secs(10), 10, 50), "; 40 s left");
+        assert_eq!(left(Duration::from_secs(10), 10, 200), "; 4 min left");
+        assert_eq!(left(Duration::from_secs(10), 10, 10), "; 0 s left");
+    }
+}
