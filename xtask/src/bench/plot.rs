@@ -88,7 +88,7 @@ mod tests {
         let results = results(&[
             ("randread-qd32", "qsd-uring", 100_000.0),
             ("randread-qd32", "ours+4096", 250_000.0),
-            ("read-qd32", "qsd-uring", 10_000.0),
+            ("seqread-qd32", "qsd-uring", 10_000.0),
         ]);
         super::write(&results, "qsd-uring", "a machine", &path).unwrap();
         let text = std::fs::read_to_string(path).unwrap();

@@ -93,7 +93,7 @@ mod tests {
         let results = results(&[
             ("randread-qd32", "qsd-uring", 100_000.0),
             ("randread-qd32", "ours+4096", 250_000.0),
-            ("read-qd32", "qsd-uring", 10_000.0),
+            ("seqread-qd32", "qsd-uring", 10_000.0),
         ]);
         let text = tables(&results, "qsd-uring");
         let ours: Vec<&str> = text.lines().find(|l| l.contains("ours")).unwrap().split_whitespace().collect();
