@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 
 use vhost_user_blk_crypto::crypto::Engine;
-use vhost_user_blk_crypto::device::DeviceConfig;
+use vhost_user_blk_crypto::device::{DeviceConfig, Timing};
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::protocol::{ID_BYTES, MAX_DUN_BYTES};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
@@ -304,6 +304,8 @@ impl TryFrom<&Args> for DeviceConfig {
             logical_block_size: logical,
             physical_block_size: physical,
             writeback: args.cache != CacheMode::Writethrough,
+            timing: Timing::default(),
+            keep_keys_on_reset: false,
         })
     }
 }

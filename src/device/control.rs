@@ -2,6 +2,8 @@
 
 //! Commands of the control virtqueue: what the device offers, and keys into slots.
 
+use std::time::Duration;
+
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -18,6 +20,15 @@ const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 impl Device {
     pub(super) fn control(&self, command: ControlCommand, reply: &mut Reply<'_>) -> Result<(), Failure> {
         with_wiped_stack(|| self.command(command, reply))
+    }
+
+    /// What the emulated hardware takes for a command.
+    pub(super) fn latency(&self, command: &ControlCommand) -> Duration {
+        match command {
+            ControlCommand::Program(_) => self.config.timing.program,
+            ControlCommand::Evict { .. } => self.config.timing.evict,
+            _ => Duration::ZERO,
+        }
     }
 
     fn command(&self, command: ControlCommand, reply: &mut Reply<'_>) -> Result<(), Failure> {

@@ -2,9 +2,12 @@
 
 //! A request that waits, and how it goes on.
 
+use std::time::{Duration, Instant};
+
+use super::lane::Answer;
 use super::transfer::Moving;
 use super::{Device, DeviceLane, Failure};
-use crate::disk::Answer;
+use crate::disk;
 use crate::protocol::Status;
 use crate::queue::Segments;
 use crate::request::{ControlCommand, Reply};
@@ -26,6 +29,11 @@ pub(super) enum Work<'m> {
     Change,
     /// Making durable.
     Flush,
+    /// The emulated engine's time; then a write is made durable if need be.
+    Later {
+        /// It was a write.
+        written: bool,
+    },
     /// A command that may have to wait for requests which use a key.
     Control(ControlCommand),
 }
@@ -66,17 +74,35 @@ impl Device {
     ) -> Progress<Job<'m>> {
         let Job { mut reply, work } = job;
         let next = match (work, answer) {
-            (Work::Read(moving), Some(answer)) => self.read_answered(lane, token, moving, answer, &mut reply),
-            (Work::Write(moving, source), Some(answer)) => self.write_answered(lane, token, moving, source, answer),
-            (Work::Change, Some(answer)) => {
+            (Work::Read(moving), Some(Answer::Disk(answer))) => {
+                self.read_answered(lane, token, moving, answer, &mut reply)
+            }
+            (Work::Write(moving, source), Some(Answer::Disk(answer))) => {
+                self.write_answered(lane, token, moving, source, answer)
+            }
+            (Work::Change, Some(Answer::Disk(answer))) => {
                 answer.result.map_err(Failure::from).and_then(|()| self.commit(lane, token))
             }
-            (Work::Flush, Some(answer)) => self.flushed(answer),
-            (Work::Control(command), None) => self.control(command, &mut reply).map(|()| Next::Done),
+            (Work::Flush, Some(Answer::Disk(answer))) => self.flushed(answer),
+            (Work::Later { written: true }, Some(Answer::Time)) => self.commit(lane, token),
+            (Work::Later { written: false }, Some(Answer::Time)) => Ok(Next::Done),
+            (Work::Control(command), None) => {
+                let latency = self.latency(&command);
+                self.control(command, &mut reply).map(|()| self.after(lane, token, latency))
+            }
             // Not how the worker calls this.
             _ => Err(Failure::Malformed),
         };
         self.settle(reply, next)
+    }
+
+    /// Done, but not before this time has passed. Without a time the clock is not even looked at.
+    fn after<'m>(&self, lane: &mut DeviceLane, token: Token, time: Duration) -> Next<'m> {
+        if time.is_zero() {
+            return Next::Done;
+        }
+        lane.later.at(token, Instant::now() + time);
+        Next::Wait(Work::Later { written: false })
     }
 
     /// After a change of the image: durable now, in write-through mode.
@@ -92,7 +118,7 @@ impl Device {
         }
     }
 
-    fn flushed<'m>(&self, answer: Answer) -> Result<Next<'m>, Failure> {
+    fn flushed<'m>(&self, answer: disk::Answer) -> Result<Next<'m>, Failure> {
         answer.result?;
         self.stats.count_flush();
         Ok(Next::Done)

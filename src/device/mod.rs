@@ -9,26 +9,30 @@
 mod config_space;
 mod control;
 mod job;
+mod lane;
+mod pace;
 mod stats;
 mod transfer;
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::crypto::Engine;
-use crate::disk::{self, Answer, Disk, ZeroMode};
+use crate::disk::{self, Disk, ZeroMode};
 use crate::keyslot::KeyslotTable;
 use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::ratelimit::RateLimit;
 use crate::request::{ControlCommand, Limits, QueueRole, Refusal, Reply, Request, parse};
-use crate::vhost::{Lane, Progress, Token, VirtioDevice};
+use crate::vhost::{Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
 pub use job::Job;
 use job::{Next, Work};
+pub use lane::{Answer, DeviceLane};
+use pace::Pace;
+pub use pace::Timing;
 pub use stats::Stats;
 
 /// What a device is; fixed while it lives.
@@ -56,6 +60,11 @@ pub struct DeviceConfig {
     pub physical_block_size: u32,
     /// Completed writes may be in the cache until a flush. The driver can change it.
     pub writeback: bool,
+    /// How slow the engine is.
+    pub timing: Timing,
+    /// Keys outlive a reset, new features and a stop of all queues. A frontend that goes takes them with it all the same:
+    /// the next one may be another guest's.
+    pub keep_keys_on_reset: bool,
 }
 
 /// A block device with inline encryption.
@@ -65,6 +74,8 @@ pub struct Device {
     keyslots: KeyslotTable,
     /// Hardware-wrapped keys, when they are offered.
     wrapping: Option<Wrapping>,
+    /// The engine's clock, when it is slow.
+    pace: Option<Pace>,
     stats: Stats,
     /// Negotiated feature bits.
     features: AtomicU64,
@@ -134,7 +145,9 @@ impl Device {
         let writeback = AtomicBool::new(config.writeback);
         let stats = Stats::new(config.crypto_engine);
         let disk = Arc::new(disk);
-        Ok(Self { config, disk, keyslots, wrapping, stats, features: AtomicU64::new(0), writeback })
+        let pace = Pace::new(&config.timing);
+        let features = AtomicU64::new(0);
+        Ok(Self { config, disk, keyslots, wrapping, pace, stats, features, writeback })
     }
 
     /// What the device has counted since it was made.
@@ -237,30 +250,10 @@ impl Device {
             None => Ok(Next::Wait(Work::Change)),
         }
     }
-}
 
-/// What one worker has of the device: a way to the disk.
-pub struct DeviceLane {
-    disk: disk::Lane,
-}
-
-impl Lane for DeviceLane {
-    type Answer = Answer;
-
-    fn room(&self) -> usize {
-        self.disk.room()
-    }
-
-    fn submit(&mut self) {
-        self.disk.submit();
-    }
-
-    fn answers(&mut self, answers: &mut Vec<(Token, Answer)>) {
-        self.disk.answers(answers);
-    }
-
-    fn events(&self) -> Vec<BorrowedFd<'_>> {
-        self.disk.events()
+    /// The driver has reset the device or stopped all queues. Returns how many keys are lost.
+    fn lose_keys(&self) -> usize {
+        if self.config.keep_keys_on_reset { 0 } else { self.keyslots.clear() }
     }
 }
 
@@ -300,16 +293,22 @@ impl VirtioDevice for Device {
     fn reset(&self) {
         self.features.store(0, Ordering::Release);
         self.writeback.store(self.config.writeback, Ordering::Release);
+        self.stats.count_reset(self.lose_keys());
+    }
+
+    fn disconnected(&self) {
+        self.features.store(0, Ordering::Release);
+        self.writeback.store(self.config.writeback, Ordering::Release);
         self.stats.count_reset(self.keyslots.clear());
     }
 
     fn stopped(&self) {
         // What was negotiated stays: only a reset or new features undo it.
-        self.stats.count_stop(self.keyslots.clear());
+        self.stats.count_stop(self.lose_keys());
     }
 
     fn lane(&self) -> io::Result<DeviceLane> {
-        Ok(DeviceLane { disk: self.disk.lane()? })
+        DeviceLane::new(&self.disk)
     }
 
     fn start<'m>(&self, lane: &mut DeviceLane, queue: usize, token: Token, chain: Chain<'m>) -> Progress<Job<'m>> {

@@ -6,6 +6,8 @@
 //! from the buffer into guest memory on its way back. An image that is memory needs no buffer, nor does plain data that
 //! the system can move at once. What does not fit in a buffer is moved in steps.
 
+use std::time::Instant;
+
 use super::job::{Next, Work};
 use super::{Device, DeviceLane, Failure};
 use crate::crypto::Dun;
@@ -29,6 +31,8 @@ pub(super) struct Moving {
     inline: Option<Inline>,
     /// For the statistics.
     data_unit_bits: Option<u8>,
+    /// When the emulated engine is done with it, if that is slower than we are.
+    due: Option<Instant>,
     /// Bytes that have been moved.
     done: u64,
     /// Bytes that the disk has been asked to move.
@@ -93,7 +97,12 @@ impl Device {
             }
         };
         let data_unit_bits = inline.as_ref().map(|inline| inline.key.key().config.data_unit_bits);
-        Ok(Moving { extent, inline, data_unit_bits, done: 0, asked: 0 })
+        // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
+        let due = match (&self.pace, &inline) {
+            (Some(pace), Some(_)) => Some(pace.reserve(Instant::now(), extent.len)),
+            _ => None,
+        };
+        Ok(Moving { extent, inline, data_unit_bits, due, done: 0, asked: 0 })
     }
 
     pub(super) fn read<'m>(
@@ -139,7 +148,13 @@ impl Device {
             }
         }
         self.stats.count_read(moving.extent.len, moving.data_unit_bits);
-        Ok(Next::Done)
+        match moving.due {
+            Some(due) if due > Instant::now() => {
+                lane.later.at(token, due);
+                Ok(Next::Wait(Work::Later { written: false }))
+            }
+            _ => Ok(Next::Done),
+        }
     }
 
     pub(super) fn read_answered<'m>(
@@ -212,8 +227,13 @@ impl Device {
             }
         }
         self.stats.count_write(moving.extent.len, moving.data_unit_bits);
-        drop(moving);
-        self.commit(lane, token)
+        match moving.due {
+            Some(due) if due > Instant::now() => {
+                lane.later.at(token, due);
+                Ok(Next::Wait(Work::Later { written: true }))
+            }
+            _ => self.commit(lane, token),
+        }
     }
 
     pub(super) fn write_answered<'m>(

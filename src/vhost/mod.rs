@@ -84,8 +84,10 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn config(&self) -> Vec<u8>;
     /// The driver writes the configuration space.
     fn write_config(&self, offset: u32, data: &[u8]);
-    /// The driver is gone or has reset the device. No queue has work in flight.
+    /// The driver has reset the device. No queue has work in flight.
     fn reset(&self);
+    /// The frontend has gone or given the device up; the next one may be another guest's. No queue has work in flight.
+    fn disconnected(&self);
     /// All queues have been stopped: the driver has gone down, or the machine is paused. No queue has work in flight.
     fn stopped(&self);
     /// A lane for a new worker.

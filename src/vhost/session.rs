@@ -24,7 +24,7 @@ use crate::queue::{Paused, RingAddresses, Vring};
 /// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
 const MAX_MEMORY_SLOTS: u64 = 509;
 
-/// The state of a connection. Dropping it drains the queues and resets the device.
+/// The state of a connection. Dropping it drains the queues and makes the device forget the frontend.
 pub struct Session<D: VirtioDevice> {
     device: Arc<D>,
     memory: SharedMemory,
@@ -121,7 +121,7 @@ impl<D: VirtioDevice> Drop for Session<D> {
     fn drop(&mut self) {
         self.stop_all();
         self.workers.clear();
-        self.device.reset();
+        self.device.disconnected();
     }
 }
 
@@ -139,7 +139,9 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn reset_owner(&mut self) -> Result<()> {
         self.owned = false;
-        self.reset_device()
+        self.stop_all();
+        self.device.disconnected();
+        Ok(())
     }
 
     fn reset_device(&mut self) -> Result<()> {

@@ -20,7 +20,7 @@ use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vhost_user_blk_crypto::crypto::Engine;
-use vhost_user_blk_crypto::device::{Device, DeviceConfig};
+use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::protocol::feature;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, WorkerConfig};
@@ -89,6 +89,8 @@ impl Default for Options {
                 logical_block_size: 512,
                 physical_block_size: 512,
                 writeback: true,
+                timing: Timing::default(),
+                keep_keys_on_reset: false,
             },
             image_bytes: 8 << 20,
             block_device: None,

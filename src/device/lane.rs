@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What one worker has of the device: a way to the disk, and a clock for answers that must not come too early.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use crate::disk::{self, Disk};
+use crate::vhost::{Lane, Token};
+
+/// What a request waits for.
+pub enum Answer {
+    /// The disk has done what it was asked.
+    Disk(disk::Answer),
+    /// The time has come.
+    Time,
+}
+
+/// One worker's part of the device.
+pub struct DeviceLane {
+    pub(super) disk: disk::Lane,
+    pub(super) later: Later,
+    from_disk: Vec<(Token, disk::Answer)>,
+}
+
+impl DeviceLane {
+    pub(super) fn new(disk: &Arc<Disk>) -> io::Result<Self> {
+        Ok(Self { disk: disk.lane()?, later: Later::new()?, from_disk: Vec::new() })
+    }
+}
+
+impl Lane for DeviceLane {
+    type Answer = Answer;
+
+    fn room(&self) -> usize {
+        self.disk.room().min(self.later.room())
+    }
+
+    fn submit(&mut self) {
+        self.disk.submit();
+    }
+
+    fn answers(&mut self, answers: &mut Vec<(Token, Answer)>) {
+        self.disk.answers(&mut self.from_disk);
+        answers.extend(self.from_disk.drain(..).map(|(token, answer)| (token, Answer::Disk(answer))));
+        self.later.take(answers);
+    }
+
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        let mut events = self.disk.events();
+        events.push(self.later.timer.as_fd());
+        events
+    }
+}
+
+/// Tokens that are answered at a time.
+pub(super) struct Later {
+    due: BinaryHeap<Reverse<(Instant, Token)>>,
+    /// Readable when the first is due.
+    timer: OwnedFd,
+}
+
+/// The most tokens that wait for a time.
+const MOST: usize = 256;
+
+impl Later {
+    fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        Ok(Self { due: BinaryHeap::new(), timer })
+    }
+
+    fn room(&self) -> usize {
+        MOST.saturating_sub(self.due.len())
+    }
+
+    /// Answers `token` at the time `due`.
+    pub(super) fn at(&mut self, token: Token, due: Instant) {
+        self.due.push(Reverse((due, token)));
+        if self.due.peek().is_some_and(|Reverse((_, first))| *first == token) {
+            self.arm();
+        }
+    }
+
+    fn take(&mut self, answers: &mut Vec<(Token, Answer)>) {
+        if self.due.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let before = answers.len();
+        while let Some(Reverse((due, token))) = self.due.peek().copied()
+            && due <= now
+        {
+            self.due.pop();
+            answers.push((token, Answer::Time));
+        }
+        if answers.len() > before {
+            // Setting the timer again makes it unreadable, too.
+            self.arm();
+        }
+    }
+
+    fn arm(&mut self) {
+        let left = self.due.peek().map(|Reverse((due, _))| due.saturating_duration_since(Instant::now()));
+        // A timer set to 0 never comes.
+        let wait = left.map(|left| left.max(std::time::Duration::from_nanos(1))).unwrap_or_default();
+        let value = Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let times = Itimerspec { it_interval: zero, it_value: value };
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &times) {
+            log::error!("a timer cannot be set: {}", io::Error::from(error));
+        }
+    }
+}

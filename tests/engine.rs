@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Engines with other manners than the default one: keys that survive a reset, and slowness.
+
+mod common;
+
+use common::*;
+use std::time::{Duration, Instant};
+use vhost::VhostBackend;
+use vhost_user_blk_crypto::device::{DeviceConfig, Timing};
+
+fn guest_with(config: DeviceConfig) -> Guest {
+    Guest::with(Options { config, ..Options::default() })
+}
+
+fn keeping_keys() -> Guest {
+    guest_with(DeviceConfig { keep_keys_on_reset: true, ..Options::default().config })
+}
+
+fn slow(timing: Timing) -> Guest {
+    guest_with(DeviceConfig { timing, ..Options::default().config })
+}
+
+fn program(guest: &mut Guest, slot: u32) {
+    let control = guest.control();
+    guest.request(control, &Program::new(slot, &key(slot.into()), 12).bytes(), 1).assert_only_status(OK);
+}
+
+/// Writes through a keyslot, and asks OpenSSL whether that was the slot's key.
+fn write_and_compare(guest: &mut Guest, slot: u32, seed: u64) {
+    let plain = pattern(seed, 8192);
+    guest.request(0, &crypto_write(0, slot, [seed, 0, 0, 0], &plain), 1).assert_only_status(OK);
+    assert!(guest.image_bytes(0, 8192) == openssl_xts(&key(slot.into()), seed.into(), 4096, &plain));
+}
+
+#[test]
+fn keys_survive_what_the_driver_does_to_the_device() {
+    let mut guest = keeping_keys();
+    program(&mut guest, 1);
+    program(&mut guest, 2);
+    write_and_compare(&mut guest, 1, 1);
+
+    // RESET_DEVICE, then SET_FEATURES.
+    guest.restart();
+    write_and_compare(&mut guest, 1, 2);
+
+    // All queues stopped, as QEMU's generic device resets, and a paused machine.
+    for index in 0..guest.rings.len() {
+        guest.frontend().get_vring_base(index).expect("GET_VRING_BASE");
+    }
+    guest.start_rings();
+    write_and_compare(&mut guest, 2, 3);
+    assert_eq!(guest.stat("keyslots.lost"), 0);
+
+    // The commands still mean what they say.
+    let control = guest.control();
+    guest.request(control, &evict(1), 1).assert_only_status(OK);
+    guest.restart();
+    guest.request(0, &crypto_write(0, 1, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
+    write_and_compare(&mut guest, 2, 4);
+}
+
+/// The next frontend may be another guest's: it inherits nothing, however the one before went.
+#[test]
+fn no_key_survives_its_frontend() {
+    let mut guest = keeping_keys();
+    program(&mut guest, 1);
+    guest.disconnect();
+    assert_eq!(guest.stat("keyslots.lost"), 1);
+    guest.connect();
+    guest.start();
+    guest.request(0, &crypto_write(0, 1, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
+
+    program(&mut guest, 2);
+    guest.frontend().reset_owner().expect("RESET_OWNER");
+    guest.frontend().get_features().expect("GET_FEATURES");
+    assert_eq!(guest.stat("keyslots.lost"), 2);
+}
+
+#[test]
+fn commands_take_their_time() {
+    let (program_time, evict_time) = (Duration::from_millis(40), Duration::from_millis(80));
+    let mut guest = slow(Timing { program: program_time, evict: evict_time, ..Timing::default() });
+    let control = guest.control();
+    let start = Instant::now();
+    program(&mut guest, 0);
+    assert!(start.elapsed() >= program_time);
+    let start = Instant::now();
+    write_and_compare(&mut guest, 0, 7);
+    guest.request(control, &evict(0), 1).assert_only_status(OK);
+    assert!(start.elapsed() >= evict_time);
+    guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
+}
+
+/// A queue's commands are slow, the other queues' requests are not.
+#[test]
+fn a_slow_command_holds_no_request_up() {
+    let mut guest = slow(Timing { program: Duration::from_secs(1), ..Timing::default() });
+    program(&mut guest, 0);
+    let control = guest.control();
+    let start = Instant::now();
+    let ring = &mut guest.rings[control];
+    ring.add(&guest.memory, &Program::new(1, &key(1), 12).bytes(), 1, &Cut::default());
+    ring.kick();
+    write_and_compare(&mut guest, 0, 9);
+    assert!(start.elapsed() < Duration::from_secs(1), "a request waited for a command: {:?}", start.elapsed());
+    guest.rings[control].wait(&guest.memory);
+    assert!(start.elapsed() >= Duration::from_secs(1));
+}
+
+/// One engine: what goes through two queues at the same time takes as long as through one.
+#[test]
+fn queues_share_the_throughput_of_the_engine() {
+    // 4 MB at 20 MB/s: 200 ms.
+    let mut guest = slow(Timing { crypto_mb_per_s: 20, ..Timing::default() });
+    program(&mut guest, 0);
+    let data = pattern(1, 1_000_000 / 4096 * 4096);
+    let start = Instant::now();
+    for queue in [0, 1] {
+        for n in 0..2 {
+            let sector = (queue * 2 + n) as u64 * 2048;
+            guest.rings[queue].add(&guest.memory, &crypto_write(sector, 0, [0; 4], &data), 1, &Cut::default());
+        }
+        guest.rings[queue].kick();
+    }
+    for queue in [0, 0, 1, 1] {
+        guest.rings[queue].wait(&guest.memory);
+    }
+    let expected = Duration::from_secs_f64(4.0 * data.len() as f64 / 20e6);
+    assert!(start.elapsed() >= expected, "{:?}", start.elapsed());
+    assert!(guest.image_bytes(3 << 20, data.len()) == openssl_xts(&key(0), 0, 4096, &data));
+
+    // Plain requests and requests that fail do not pass the engine.
+    let mut guest = slow(Timing { crypto_latency: Duration::from_secs(5), ..Timing::default() });
+    let start = Instant::now();
+    guest.request(0, &write_request(0, &data), 1).assert_only_status(OK);
+    guest.request(0, &crypto_write(0, 0, [0; 4], &data), 1).assert_only_status(NOKEY);
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
