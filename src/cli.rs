@@ -2,18 +2,22 @@
 
 //! The command line, and what it means.
 
+pub mod personality;
+
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use vhost_user_blk_crypto::crypto::Engine;
-use vhost_user_blk_crypto::device::{DeviceConfig, Timing};
+use vhost_user_blk_crypto::device::DeviceConfig;
 use vhost_user_blk_crypto::disk::Aio;
-use vhost_user_blk_crypto::protocol::{ID_BYTES, MAX_DUN_BYTES};
+use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
+
+use personality::PersonalityArgs;
 
 /// A vhost-user-blk device with inline encryption, as a UFS or eMMC host controller has it.
 ///
@@ -46,14 +50,6 @@ pub struct Args {
     #[arg(long)]
     pub print_capabilities: bool,
 
-    /// Number of keyslots
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub keyslots: u16,
-
-    /// Key types on offer: raw, wrapped (hardware-wrapped keys) or both
-    #[arg(long, value_enum, value_name = "TYPES", value_delimiter = ',', default_value = "raw")]
-    pub key_types: Vec<KeyType>,
-
     /// What encrypts and decrypts: auto (the fastest that this CPU has), vaes-512, vaes-256, aes-ni, armv8 or portable
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = parse_crypto_engine)]
     pub crypto_engine: Engine,
@@ -62,30 +58,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub wrapping_key_file: Option<PathBuf>,
 
-    /// Data unit sizes on offer: a list (512,4096) or a range (512-65536) of powers of two
-    #[arg(long, value_name = "BYTES", default_value = "512-65536", value_parser = parse_data_unit_sizes)]
-    pub data_unit_sizes: u32,
-
-    /// The most bytes a data unit number may have (AES-XTS uses 16)
-    #[arg(long, value_name = "N", default_value_t = 16,
-          value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_DUN_BYTES)))]
-    pub max_dun_bytes: u8,
-
-    /// Number of request queues, at most 255; one control virtqueue comes after them
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=255))]
-    pub num_queues: u16,
-
-    /// The most descriptors of a queue, a power of two
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(4..=1024))]
-    pub queue_size: u16,
-
     /// Threads that serve the request queues [default: one for each CPU, at most one for each queue]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
     pub workers: Option<u16>,
-
-    /// Serial number that the guest reads, at most 20 characters
-    #[arg(long, value_name = "TEXT", default_value = "vhost-blk-crypto")]
-    pub serial: String,
 
     /// Bytes of a logical block, a power of two from 512 to 65536
     #[arg(long, value_name = "BYTES", default_value_t = 512)]
@@ -129,15 +104,9 @@ pub struct Args {
     /// What to log on standard error: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value_t = log::LevelFilter::Info)]
     pub log_level: log::LevelFilter,
-}
 
-/// `--key-types`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum KeyType {
-    /// The guest programs keys as they are
-    Raw,
-    /// The guest programs keys that only this device can unwrap
-    Wrapped,
+    #[command(flatten)]
+    pub engine: PersonalityArgs,
 }
 
 /// `--cache`.
@@ -223,25 +192,6 @@ pub enum DiscardMode {
     Off,
 }
 
-/// The sizes' binary logarithms as a bit mask.
-fn parse_data_unit_sizes(text: &str) -> Result<u32, String> {
-    let size = |text: &str| match text.trim().parse::<u32>() {
-        Ok(size) if size.is_power_of_two() && (512..=65536).contains(&size) => Ok(size),
-        _ => Err(format!("{text:?} is not a power of two from 512 to 65536")),
-    };
-    match text.split_once('-') {
-        Some((low, high)) => {
-            let (low, high) = (size(low)?, size(high)?);
-            if low > high {
-                return Err(format!("{low} is more than {high}; write the smaller size first"));
-            }
-            // A size is its own bit: all bits from `low` to `high`.
-            Ok((high | (high - 1)) & !(low - 1))
-        }
-        None => text.split(',').try_fold(0, |mask, word| Ok(mask | size(word)?)),
-    }
-}
-
 fn parse_crypto_engine(name: &str) -> Result<Engine, String> {
     if name == "auto" {
         return Ok(Engine::detect());
@@ -255,10 +205,10 @@ fn parse_crypto_engine(name: &str) -> Result<Engine, String> {
     }
 }
 
-impl TryFrom<&Args> for DeviceConfig {
-    type Error = anyhow::Error;
-
-    fn try_from(args: &Args) -> Result<Self> {
+impl Args {
+    /// The device that the options ask for, with this engine.
+    pub fn device_config(&self, engine: &Personality) -> Result<DeviceConfig> {
+        let args = self;
         let logical = args.logical_block_size;
         let physical = args.physical_block_size.unwrap_or(logical);
         let block_size = 512..=65536;
@@ -274,48 +224,40 @@ impl TryFrom<&Args> for DeviceConfig {
             physical >= logical,
             "--physical-block-size {physical} is less than --logical-block-size {logical}; make it at least as large"
         );
-        let largest_unit = 1 << args.data_unit_sizes.ilog2();
+        let largest_unit = 1 << engine.data_unit_mask.ilog2();
         ensure!(
             largest_unit >= logical,
-            "no data unit of --data-unit-sizes holds a logical block of {logical} bytes; add a size from {logical} on"
+            "no data unit of the engine holds a logical block of {logical} bytes; add a size from {logical} on to --data-unit-sizes"
         );
         ensure!(
-            args.queue_size.is_power_of_two(),
-            "--queue-size {} is not a power of two; take {}",
-            args.queue_size,
-            args.queue_size.next_power_of_two()
-        );
-        if args.serial.len() > ID_BYTES {
-            bail!("--serial has {} bytes; the most that a guest can read is {ID_BYTES}", args.serial.len());
-        }
-        ensure!(
-            args.wrapping_key_file.is_none() || args.key_types.contains(&KeyType::Wrapped),
+            args.wrapping_key_file.is_none() || engine.takes(KeyType::Wrapped),
             "--wrapping-key-file is for hardware-wrapped keys; add --key-types raw,wrapped"
         );
-        Ok(Self {
-            keyslots: args.keyslots,
+        Ok(DeviceConfig {
+            keyslots: engine.keyslots,
             crypto_engine: args.crypto_engine,
-            raw_keys: args.key_types.contains(&KeyType::Raw),
-            data_unit_mask: args.data_unit_sizes,
-            max_dun_bytes: args.max_dun_bytes,
-            num_queues: args.num_queues,
-            queue_size: args.queue_size,
-            serial: args.serial.clone(),
+            raw_keys: engine.takes(KeyType::Raw),
+            data_unit_mask: engine.data_unit_mask,
+            max_dun_bytes: engine.max_dun_bytes,
+            num_queues: engine.queues,
+            queue_size: engine.queue_depth,
+            serial: engine.serial.clone(),
             logical_block_size: logical,
             physical_block_size: physical,
             writeback: args.cache != CacheMode::Writethrough,
-            timing: Timing::default(),
-            keep_keys_on_reset: false,
+            timing: engine.timing,
+            keep_keys_on_reset: engine.keys_on_reset == KeysOnReset::Kept,
         })
     }
 }
 
-impl From<&Args> for WorkerConfig {
-    fn from(args: &Args) -> Self {
+impl Args {
+    /// How the device's threads behave; a thread without a queue would have nothing to do.
+    pub fn worker_config(&self, config: &DeviceConfig) -> WorkerConfig {
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
-        let workers = args.workers.map_or(cpus, usize::from).min(args.num_queues.into());
-        let poll = Duration::from_micros(args.poll_us.into());
-        Self { workers, poll, cpus: args.cpus.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default() }
+        let workers = self.workers.map_or(cpus, usize::from).min(config.num_queues.into());
+        let poll = Duration::from_micros(self.poll_us.into());
+        WorkerConfig { workers, poll, cpus: self.cpus.as_ref().map(|cpus| cpus.0.clone()).unwrap_or_default() }
     }
 }
 
@@ -327,17 +269,6 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn data_unit_sizes_are_lists_or_ranges() {
-        assert_eq!(parse_data_unit_sizes("512-65536"), Ok(0x1fe00));
-        assert_eq!(parse_data_unit_sizes("4096"), Ok(0x1000));
-        assert_eq!(parse_data_unit_sizes("512,4096"), Ok(0x1200));
-        assert_eq!(parse_data_unit_sizes("4096-4096"), Ok(0x1000));
-        for bad in ["", "0", "16", "256", "1000", "131072", "4096-512", "512-", "x", "512,,4096"] {
-            assert!(parse_data_unit_sizes(bad).is_err(), "{bad:?}");
-        }
     }
 
     #[test]
@@ -356,21 +287,17 @@ mod tests {
 
     fn config(options: &[&str]) -> Result<DeviceConfig> {
         let args = ["device", "--socket-path", "s", "--blk-file", "b"].iter().chain(options);
-        DeviceConfig::try_from(&Args::try_parse_from(args)?)
+        let args = Args::try_parse_from(args)?;
+        args.device_config(&args.engine.resolve()?)
     }
 
     #[test]
     fn bad_combinations_say_what_to_change() {
         let error = |options: &[&str]| config(options).expect_err("must be refused").to_string();
-        assert!(error(&["--queue-size", "100"]).contains("take 128"));
-        assert!(error(&["--serial", "123456789012345678901"]).contains("20"));
         assert!(error(&["--logical-block-size", "1000"]).contains("power of two"));
         assert!(error(&["--logical-block-size", "4096", "--physical-block-size", "512"]).contains("at least as large"));
         assert!(error(&["--logical-block-size", "4096", "--data-unit-sizes", "512"]).contains("4096"));
-        assert!(error(&["--keyslots", "0"]).contains("1..=4096"));
-        assert!(error(&["--max-dun-bytes", "33"]).contains("1..=32"));
         assert!(error(&["--wrapping-key-file", "f"]).contains("--key-types raw,wrapped"));
-        assert!(error(&["--key-types", "x"]).contains("wrapped"));
         assert!(error(&["--fd", "3"]).contains("cannot be used with"));
     }
 

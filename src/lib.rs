@@ -15,12 +15,13 @@
 //! | disk | [`disk`] | offsets, bytes, flush | keys, DUNs, virtio |
 //! | the whole | [`device`] | the order of the stages; error to status | ring layout, messages |
 //!
-//! [`protocol`] has every number of the wire. `ARCHITECTURE.md` has the picture.
+//! [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
 
 pub mod crypto;
 pub mod device;
 pub mod disk;
 pub mod keyslot;
+pub mod personality;
 pub mod protocol;
 pub mod queue;
 pub mod ratelimit;

@@ -13,9 +13,10 @@ use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use cli::{Args, CacheMode, DiscardMode, KeyType};
+use cli::{Args, CacheMode, DiscardMode};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
+use vhost_user_blk_crypto::personality::{KeyType, Personality};
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
 use vhost_user_blk_crypto::wrapped::Wrapping;
@@ -25,6 +26,19 @@ fn main() -> ExitCode {
     if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
         println!("{}", serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] }));
         return ExitCode::SUCCESS;
+    }
+    // Needs no image.
+    if std::env::args_os().skip(1).any(|arg| arg == "--list-personalities") {
+        return match cli::personality::list() {
+            Ok(table) => {
+                print!("{table}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let args = Args::parse();
     env_logger::Builder::new().filter_level(args.log_level).format(log_line).init();
@@ -47,11 +61,19 @@ fn run(args: &Args) -> Result<()> {
     // Before there are keys.
     forbid_core_dumps().context("cannot turn core dumps off")?;
 
-    let config = DeviceConfig::try_from(args)?;
+    let engine = args.engine.resolve()?;
+    let config = args.device_config(&engine)?;
+    let workers = args.worker_config(&config);
     let disk = disk(args, &config)?;
-    let wrapping = wrapping(args)?;
+    let wrapping = wrapping(args, &engine)?;
     let listen = listen(args)?;
-    let banner = banner(args, &disk, &config);
+    let banner = banner(args, &disk, &engine.name, &config);
+    if config.keep_keys_on_reset {
+        log::warn!(
+            "keys survive a reset of the device: a guest that boots again finds those of the boot before in their slots; \
+             they are lost when the frontend disconnects"
+        );
+    }
     let device = Arc::new(Device::new(config, wrapping, disk).context(
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
     )?);
@@ -74,7 +96,7 @@ fn run(args: &Args) -> Result<()> {
     })?;
 
     log::info!("{banner}");
-    let served = Server::new(Arc::clone(&device), args.into(), stop, args.exit_on_disconnect).run(&listen, || {
+    let served = Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, || {
         if let Err(error) = write_stats(args, &device) {
             log::warn!("{error:#}");
         }
@@ -112,8 +134,8 @@ fn image_name(args: &Args) -> String {
     args.blk_file.as_ref().map_or_else(|| "a memory disk".into(), |path| path.display().to_string())
 }
 
-fn wrapping(args: &Args) -> Result<Option<Wrapping>> {
-    if !args.key_types.contains(&KeyType::Wrapped) {
+fn wrapping(args: &Args, engine: &Personality) -> Result<Option<Wrapping>> {
+    if !engine.takes(KeyType::Wrapped) {
         return Ok(None);
     }
     if args.wrapping_key_file.is_none() {
@@ -137,10 +159,10 @@ fn listen(args: &Args) -> Result<Listen> {
     }
 }
 
-fn banner(args: &Args, disk: &Disk, config: &DeviceConfig) -> String {
+fn banner(args: &Args, disk: &Disk, engine: &str, config: &DeviceConfig) -> String {
     format!(
-        "serving {} ({} MiB, {}): {} keyslots, {} request queues and a control virtqueue of {} entries, AES-256-XTS \
-         by {}; attach with\n    \
+        "serving {} ({} MiB, {}) with the engine {engine}: {} keyslots, {} request queues and a control virtqueue of {} \
+         entries, AES-256-XTS by {}; attach with\n    \
          -device vhost-user-test-device-pci,chardev=...,virtio-id=2,num_vqs={},vq_size={},config_size=104",
         image_name(args),
         disk.image().len() >> 20,

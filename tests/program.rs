@@ -112,6 +112,40 @@ fn talk(stream: UnixStream) -> Frontend {
 }
 
 #[test]
+fn the_list_of_personalities_needs_no_image() {
+    let (code, text) = output(program().arg("--list-personalities"));
+    assert_eq!(code, Some(0));
+    for name in ["ideal", "ufs-3.1", "qcom-ice", "exynos-fmp", "emmc-cqhci", "one-slot", "wide"] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name}: {text}");
+    }
+}
+
+/// A personality's file makes the device, and its mistakes are the user's to read.
+#[test]
+fn a_personality_from_a_file() {
+    let files = Files::new();
+    let file = files.path("own.toml");
+    let run = |text: &str| {
+        std::fs::write(&file, text).expect("file");
+        let running = Running::start(&files, &["--personality", file.to_str().expect("path"), "--num-queues", "2"]);
+        if files.path("socket").exists() {
+            running.signal(libc::SIGTERM);
+        }
+        running.finish()
+    };
+    let (code, text) = run("summary = \"x\"\nkeyslots = 5\nqueues = 9\nkeys_on_reset = \"kept\"\n");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("engine own: 5 keyslots, 2 request queues"), "{text}");
+    assert!(text.contains("keys survive a reset"), "{text}");
+    let (code, text) = run("summary = \"x\"\nkeyslots = 5000\n");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("own.toml: keyslots is 5000; allowed is 1 to 4096"), "{text}");
+    let (code, text) = run("summary = \"x\"\ncrypto_modes = [\"aes-128-cbc-essiv\"]\n");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("cannot be emulated"), "{text}");
+}
+
+#[test]
 fn capabilities() {
     let (code, text) = output(program().arg("--print-capabilities"));
     assert_eq!(code, Some(0));

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Personalities: what is known of an inline-encryption engine, for the device to be that engine.
+//!
+//! A personality is a TOML file ([`Personality::load`]); some are built in. Every value in a built-in one has a source, and
+//! what no public source tells is left at the value of the default, `ideal`, and marked as unknown.
+
+mod file;
+mod sizes;
+mod table;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::device::Timing;
+
+pub use sizes::{format_data_unit_sizes, parse_data_unit_sizes};
+pub use table::table;
+
+/// What a personality's values may be. Both ends are allowed.
+pub mod limits {
+    use std::ops::RangeInclusive;
+
+    use crate::protocol;
+
+    /// Number of keyslots.
+    pub const KEYSLOTS: RangeInclusive<i64> = 1..=4096;
+    /// Bytes of a data unit number.
+    pub const DUN_BYTES: RangeInclusive<i64> = 1..=protocol::MAX_DUN_BYTES as i64;
+    /// Request queues.
+    pub const QUEUES: RangeInclusive<i64> = 1..=255;
+    /// Descriptors of a queue, a power of two.
+    pub const QUEUE_DEPTH: RangeInclusive<i64> = 4..=1024;
+    /// Latencies in microseconds: at most 10 s.
+    pub const LATENCY_US: RangeInclusive<i64> = 0..=10_000_000;
+    /// Throughput in MB/s; 0 for none but the host's.
+    pub const MB_PER_S: RangeInclusive<i64> = 0..=1_000_000;
+}
+
+/// The one crypto mode that can be emulated, as the kernel's `queue/crypto/modes` and fscrypt name it, in lower case.
+pub const CRYPTO_MODE: &str = "aes-256-xts";
+
+/// The default personality.
+pub const DEFAULT: &str = "ideal";
+
+/// Built-in personalities: name and file.
+const BUILT_IN: [(&str, &str); 7] = [
+    (DEFAULT, include_str!("ideal.toml")),
+    ("ufs-3.1", include_str!("ufs-3.1.toml")),
+    ("qcom-ice", include_str!("qcom-ice.toml")),
+    ("exynos-fmp", include_str!("exynos-fmp.toml")),
+    ("emmc-cqhci", include_str!("emmc-cqhci.toml")),
+    ("one-slot", include_str!("one-slot.toml")),
+    ("wide", include_str!("wide.toml")),
+];
+
+/// A type of key that can be programmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyType {
+    /// The guest programs keys as they are
+    Raw,
+    /// The guest programs keys that only this device can unwrap
+    Wrapped,
+}
+
+/// What becomes of the keys when the guest's driver resets the device or stops all queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KeysOnReset {
+    /// All keyslots are empty afterwards
+    Lost,
+    /// Keys stay until the frontend disconnects
+    Kept,
+}
+
+/// An inline-encryption engine and the host controller around it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Personality {
+    /// Its name: that of the file, without `.toml`.
+    pub name: String,
+    /// One line about it.
+    pub summary: String,
+    /// Number of keyslots.
+    pub keyslots: u16,
+    /// Types of keys, at least one.
+    pub key_types: Vec<KeyType>,
+    /// Bit i: data units of 2^i bytes.
+    pub data_unit_mask: u32,
+    /// The most bytes a data unit number may have.
+    pub max_dun_bytes: u8,
+    /// Request queues.
+    pub queues: u16,
+    /// Descriptors per queue, a power of two; a driver with indirect descriptors has as many requests in flight.
+    pub queue_depth: u16,
+    /// How slow it is.
+    pub timing: Timing,
+    /// What a reset does to the keys.
+    pub keys_on_reset: KeysOnReset,
+    /// Serial number, at most 20 bytes.
+    pub serial: String,
+    /// Fields whose value no public source tells: they are the default's.
+    pub unknown: BTreeSet<String>,
+    /// Fields in which the engine differs from this, as it cannot be emulated.
+    pub differs: BTreeSet<String>,
+}
+
+impl Default for Personality {
+    fn default() -> Self {
+        Self {
+            name: DEFAULT.into(),
+            summary: String::new(),
+            keyslots: 32,
+            key_types: vec![KeyType::Raw],
+            data_unit_mask: 0x1fe00,
+            max_dun_bytes: 16,
+            queues: 64,
+            queue_depth: 256,
+            timing: Timing::default(),
+            keys_on_reset: KeysOnReset::Lost,
+            serial: "vhost-blk-crypto".into(),
+            unknown: BTreeSet::new(),
+            differs: BTreeSet::new(),
+        }
+    }
+}
+
+impl Personality {
+    /// A built-in personality by its name, or one from a file: a path with a `/` in it or with the ending `.toml`.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the file cannot be read or has mistakes.
+    pub fn load(name: &str) -> Result<Self> {
+        if name.contains('/') || name.ends_with(".toml") {
+            let path = Path::new(name);
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the personality {name}"))?;
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            return file::parse(&stem, &text).with_context(|| name.to_owned());
+        }
+        match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+            Some((name, text)) => file::parse(name, text).with_context(|| (*name).to_owned()),
+            None => {
+                let names = BUILT_IN.map(|(name, _)| name).join(", ");
+                bail!("there is no personality {name:?}; built in are {names}; a file's name ends in .toml")
+            }
+        }
+    }
+
+    /// All that are built in.
+    ///
+    /// # Errors
+    /// None, as the tests show.
+    pub fn built_in() -> Result<Vec<Self>> {
+        BUILT_IN.iter().map(|(name, text)| file::parse(name, text).with_context(|| (*name).to_owned())).collect()
+    }
+
+    /// Whether keys of this type can be programmed.
+    pub fn takes(&self, key_type: KeyType) -> bool {
+        self.key_types.contains(&key_type)
+    }
+}
+
+/// Microseconds, as all times are given.
+pub fn microseconds(us: u32) -> Duration {
+    Duration::from_micros(us.into())
+}
+
+#[cfg(test)]
+mod tests;
