@@ -36,6 +36,8 @@ pub struct Case {
     pub timeout: Option<Duration>,
     /// Request queues.
     pub queues: u16,
+    /// Request queues and their size that QEMU is told alone: the device's personality must have the same.
+    pub rings: Option<(u16, u16)>,
     /// Whether the verifier runs over the image afterwards.
     pub check_fscrypt: bool,
     /// What must hold for the device's statistics.
@@ -63,6 +65,7 @@ impl Case {
             needs: vec![],
             timeout: None,
             queues: 2,
+            rings: None,
             check_fscrypt: false,
             stats: vec![],
         };
@@ -109,6 +112,11 @@ impl Case {
             "needs" => self.needs.extend(words()),
             "timeout" => self.timeout = Some(Duration::from_secs(value.parse().context("timeout is in seconds")?)),
             "queues" => self.queues = value.parse().context("queues is a number")?,
+            "rings" => {
+                let (queues, size) = value.split_once('x').context("rings is QUEUESxSIZE")?;
+                let number = |text: &str| text.trim().parse::<u16>().context("rings is QUEUESxSIZE");
+                self.rings = Some((number(queues)?, number(size)?));
+            }
             "check" => {
                 ensure!(value == "fscrypt", "the only check is fscrypt");
                 self.check_fscrypt = true;
@@ -164,12 +172,13 @@ mod tests {
     fn a_full_header() {
         let text = "#!/bin/sh\n# SPDX-License-Identifier: MIT\n# case: many keys: 200 files\n# device: --keyslots 4\n\
             # device: --read-only\n# image: 1G\n# driver: virtio_blk\n# attach: vhost-user-blk\n\
-            # needs: CONFIG_F2FS_FS mkfs.f2fs\n# timeout: 600\n# queues: 4\n# check: fscrypt\n\
+            # needs: CONFIG_F2FS_FS mkfs.f2fs\n# timeout: 600\n# queues: 4\n# rings: 1x32\n# check: fscrypt\n\
             # stat: keyslots.replace >= 196\n\necho\n# image: 7\n";
         let case = parse(text).unwrap();
         assert_eq!(case.description, "many keys: 200 files");
         assert_eq!(case.device, ["--keyslots", "4", "--read-only"]);
         assert_eq!((case.image, case.queues, case.check_fscrypt), (1 << 30, 4, true));
+        assert_eq!(case.rings, Some((1, 32)));
         assert_eq!((case.driver.as_str(), case.attach), ("virtio_blk", Attach::VhostUserBlk));
         assert_eq!(case.needs, ["CONFIG_F2FS_FS", "mkfs.f2fs"]);
         assert_eq!((case.timeout, case.stats.len()), (Some(Duration::from_secs(600)), 1));
@@ -178,7 +187,9 @@ mod tests {
     #[test]
     fn mistakes_are_refused() {
         assert!(parse("#!/bin/sh\n").is_err());
-        for line in ["image: 5X", "driver: ext4", "attach: nvme", "check: all", "stat: a ~ 1", "queues: -1"] {
+        for line in
+            ["image: 5X", "driver: ext4", "attach: nvme", "check: all", "stat: a ~ 1", "queues: -1", "rings: 32"]
+        {
             assert!(parse(&format!("# case: x\n# {line}\n")).is_err(), "{line}");
         }
     }

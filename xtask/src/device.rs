@@ -3,6 +3,7 @@
 
 use crate::paths::Paths;
 use crate::process::{self, Running, command, open_log, run_logged};
+use crate::vm::QUEUE_SIZE;
 use anyhow::{Context, Result, bail};
 use std::env;
 use std::fs::{self, File};
@@ -50,8 +51,8 @@ pub struct Options<'a> {
     pub program: &'a Path,
     /// The disk image.
     pub image: &'a Path,
-    /// Request queues.
-    pub queues: u16,
+    /// Request queues, of the usual size; `None`: those of its personality.
+    pub queues: Option<u16>,
     /// More options, from a case's header or the command line.
     pub extra: &'a [String],
     /// Where its statistics go at its end.
@@ -70,7 +71,10 @@ impl Device {
         let log = open_log(options.log)?;
         let mut program = command(options.program);
         program.arg("--socket-path").arg(&socket).arg("--blk-file").arg(options.image);
-        program.arg("--num-queues").arg(options.queues.to_string()).arg("--stats").arg(options.stats);
+        if let Some(queues) = options.queues {
+            program.arg("--num-queues").arg(queues.to_string()).arg("--queue-size").arg(QUEUE_SIZE.to_string());
+        }
+        program.arg("--stats").arg(options.stats);
         program.arg("--exit-on-disconnect").args(options.extra).env("RUST_BACKTRACE", "1");
         program.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut process = Running::start(&mut program)?;

@@ -8,7 +8,7 @@ use crate::paths::Paths;
 use crate::process::tail;
 use crate::setup::Machine;
 use crate::stats::Stats;
-use crate::vm::{Attach, Ended, Vm};
+use crate::vm::{Attach, Ended, QUEUE_SIZE, Vm};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::Read;
@@ -60,7 +60,7 @@ impl Disk {
         Device::start(&device::Options {
             program,
             image: &self.image,
-            queues: QUEUES,
+            queues: Some(QUEUES),
             extra: &self.options,
             stats: &self.stats,
             log: &self.log,
@@ -136,6 +136,7 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
         root: &machine.root.image(),
         attach: Attach::Generic,
         queues: QUEUES,
+        queue_size: QUEUE_SIZE,
         disks: &sockets,
         progress: Some(&output),
         job: &tar,

@@ -9,7 +9,7 @@ use crate::process::tail;
 use crate::setup::Prepared;
 use crate::stats::Stats;
 use crate::verify::{self, Verified};
-use crate::vm::{Ended, Vm};
+use crate::vm::{Ended, QUEUE_SIZE, Vm};
 use crate::{cache, console};
 use anyhow::{Context, Result};
 use std::fs;
@@ -153,7 +153,7 @@ fn boot(
     let device = Device::start(&device::Options {
         program: &prepared.programs.device,
         image,
-        queues: case.queues,
+        queues: case.rings.is_none().then_some(case.queues),
         extra: &case.device_options(number, &dir.join(STATE)),
         stats: &dir.join("stats.json"),
         log: &dir.join("device.log"),
@@ -164,13 +164,15 @@ fn boot(
         Err(e) => return Ok((Ended::NotStarted, Err(e))),
     };
     let machine = &prepared.machine;
+    let (queues, queue_size) = case.rings.unwrap_or((case.queues, QUEUE_SIZE));
     let vm = Vm {
         qemu: &machine.qemu,
         accel: machine.accel,
         kernel: &machine.kernel.image,
         root: &machine.root.image(),
         attach: case.attach,
-        queues: case.queues,
+        queues,
+        queue_size,
         disks: &[&device.socket],
         progress: None,
         job: &tar,

@@ -6,7 +6,7 @@ use crate::cli::ShellArgs;
 use crate::device::{self, Device};
 use crate::job::Job;
 use crate::paths::Paths;
-use crate::vm::{Attach, Vm};
+use crate::vm::{Attach, QUEUE_SIZE, Vm};
 use crate::{driver, setup};
 use anyhow::{Context, Result};
 use std::fs;
@@ -42,7 +42,7 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
     let device = Device::start(&device::Options {
         program: &prepared.programs.device,
         image: &std::path::absolute(&image)?,
-        queues: QUEUES,
+        queues: Some(QUEUES),
         extra: &args.device,
         stats: &logs.join("stats.json"),
         log: &logs.join("device.log"),
@@ -58,6 +58,7 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
         root: &machine.root.image(),
         attach: Attach::Generic,
         queues: QUEUES,
+        queue_size: QUEUE_SIZE,
         disks: &[&device.socket],
         progress: None,
         job: &tar,

@@ -27,6 +27,9 @@ pub enum Attach {
     VhostUserBlk,
 }
 
+/// Descriptors of a queue, where nothing else is asked for.
+pub const QUEUE_SIZE: u16 = 256;
+
 /// A guest to boot.
 pub struct Vm<'a> {
     /// QEMU.
@@ -41,6 +44,8 @@ pub struct Vm<'a> {
     pub attach: Attach,
     /// Each device's request queues.
     pub queues: u16,
+    /// Descriptors of each queue.
+    pub queue_size: u16,
     /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
     pub disks: &'a [&'a Path],
     /// Where what the guest writes to its port `progress` goes as it comes.
@@ -85,8 +90,9 @@ impl Vm<'_> {
         match self.attach {
             // One more than the request queues: the control queue.
             Attach::Generic => format!(
-                "{GENERIC_DEVICE},chardev=disk{number},virtio-id={VIRTIO_ID_BLOCK},num_vqs={},vq_size=256,config_size={CONFIG_SIZE}",
-                queues + 1
+                "{GENERIC_DEVICE},chardev=disk{number},virtio-id={VIRTIO_ID_BLOCK},num_vqs={},vq_size={},config_size={CONFIG_SIZE}",
+                queues + 1,
+                self.queue_size
             ),
             Attach::VhostUserBlk => format!("vhost-user-blk-pci,chardev=disk{number},num-queues={queues}"),
         }
