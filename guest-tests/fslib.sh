@@ -71,6 +71,41 @@ has_inline_encryption() {
 	[ -d "$BLOCK/queue/crypto" ]
 }
 
+# expect_engine KEYSLOTS DUN_BITS KEYS DATA_UNITS: the kernel sees exactly this engine. KEYS: raw, wrapped or both with a
+# comma between; DATA_UNITS: the mask of sizes for AES-256-XTS, which must be the only mode.
+expect_engine() {
+	local keys=''
+	has_inline_encryption || fail "$BLOCK/queue/crypto is missing"
+	[ "$(crypto_attr num_keyslots)" = "$1" ] || fail "keyslots: $(crypto_attr num_keyslots), not $1"
+	[ "$(crypto_attr max_dun_bits)" = "$2" ] || fail "bits of a data unit number: $(crypto_attr max_dun_bits), not $2"
+	[ ! -e "$BLOCK/queue/crypto/raw_keys" ] || keys=raw
+	[ ! -e "$BLOCK/queue/crypto/hw_wrapped_keys" ] || keys=${keys:+$keys,}wrapped
+	[ "$keys" = "$3" ] || fail "keys: $keys, not $3"
+	[ "$(ls "$BLOCK/queue/crypto/modes")" = AES-256-XTS ] || fail "modes: $(ls "$BLOCK/queue/crypto/modes")"
+	[ "$(($(crypto_attr modes/AES-256-XTS)))" = $(($4)) ] || fail "data units: $(crypto_attr modes/AES-256-XTS), not $4"
+	note "the kernel sees $1 keyslots, $2-bit data unit numbers, $3 keys, data units $4"
+}
+
+# expect_rings QUEUES DEPTH SERIAL: so many request queues, so many requests in each, and this serial number.
+expect_rings() {
+	local queues serial
+	queues=$(find "$BLOCK/mq" -mindepth 1 -maxdepth 1 -type d | wc -l)
+	[ "$queues" = "$1" ] || fail "request queues: $queues, not $1"
+	[ "$(cat "$BLOCK/queue/nr_requests")" = "$2" ] || fail "requests: $(cat "$BLOCK/queue/nr_requests"), not $2"
+	serial=$(cat "$BLOCK/serial")
+	[ "$serial" = "$3" ] || fail "serial number: $serial, not $3"
+}
+
+# expect_no_wrapped_keys DIRECTORY: on a disk with raw keys only, in which DIRECTORY is a file system, the kernel has no
+# use for a hardware-wrapped key and no way to make one.
+expect_no_wrapped_keys() {
+	head -c 90 /dev/urandom > /tmp/blob
+	expect_errno EOPNOTSUPP blk-crypto-key "$DISK" generate /tmp/result
+	expect_errno EOPNOTSUPP blk-crypto-key "$DISK" prepare /tmp/blob /tmp/result
+	expect_errno EOPNOTSUPP add-wrapped-key "$1" /tmp/blob
+	note 'wrapped keys are refused: EOPNOTSUPP'
+}
+
 # --- file systems -----------------------------------------------------------------------------------------------
 
 # make_fs DEVICE [SIZE]: an ext4 that can hold every kind of fscrypt policy.
@@ -286,6 +321,42 @@ physical() {
 	echo "$extents" | tr '{' '\n' | awk -F '[:,}]' -v at="$2" '
 		$1 == "\"logical\"" && at >= $2 && at < $2 + $6 { printf "%d\n", $4 + at - $2; found = 1; exit }
 		END { exit !found }' || fail "byte $2 of $1 lies nowhere on the disk" >&2
+}
+
+# --- reset ------------------------------------------------------------------------------------------------------
+
+# let_ports_go: to be called before freeze_and_restore. The port that carries the results to the host does not survive
+# that (which is virtio_console's affair); it comes back when the case ends.
+let_ports_go() {
+	local port
+	CONSOLES=/sys/bus/virtio/drivers/virtio_console
+	PORTS=$(cd $CONSOLES && ls -d virtio*)
+	for port in $PORTS; do
+		echo "$port" > $CONSOLES/unbind
+	done
+	trap give_ports_back EXIT
+}
+
+give_ports_back() {
+	local port
+	for port in $PORTS; do
+		echo "$port" > $CONSOLES/bind
+	done
+}
+
+# freeze_and_restore: every driver resets its device and sets it up again. Needs CONFIG_HIBERNATION.
+#
+# Hibernation freezes and resets every device, takes its snapshot and restores them; only then it looks for swap space
+# to write the snapshot to. There is none: the machine goes on, and all drivers have gone through freeze and restore.
+freeze_and_restore() {
+	sync
+	[ -z "$(sed 1d /proc/swaps)" ] || skip 'there is swap space: the machine would really go to sleep'
+	echo shutdown > /sys/power/disk || skip 'this kernel cannot hibernate'
+	if echo disk > /sys/power/state; then
+		fail 'hibernated without swap space'
+	fi
+	dmesg | tail -n 40 | grep -q 'Cannot find swap device' || fail 'hibernation failed before the snapshot'
+	note 'frozen and restored'
 }
 
 # --- the whole story, which several cases tell with other policies ---------------------------------------------------

@@ -8,32 +8,7 @@
 # stat: keyslots.lost > 0
 # stat: keyslots.nokey == 0
 
-# Hibernation freezes and resets every device, takes its snapshot and restores them; only then it looks for swap space
-# to write the snapshot to. There is none: the machine goes on, and all drivers have gone through freeze and restore.
-freeze_and_restore() {
-	sync
-	[ -z "$(sed 1d /proc/swaps)" ] || skip 'there is swap space: the machine would really go to sleep'
-	echo shutdown > /sys/power/disk || skip 'this kernel cannot hibernate'
-	if echo disk > /sys/power/state; then
-		fail 'hibernated without swap space'
-	fi
-	dmesg | tail -n 40 | grep -q 'Cannot find swap device' || fail 'hibernation failed before the snapshot'
-	note 'frozen and restored'
-}
-
-# The port that carries the results to the host does not survive this (that is virtio_console's affair).
-consoles=/sys/bus/virtio/drivers/virtio_console
-ports=$(cd $consoles && ls -d virtio*)
-for port in $ports; do
-	echo "$port" > $consoles/unbind
-done
-give_ports_back() {
-	for port in $ports; do
-		echo "$port" > $consoles/bind
-	done
-}
-trap give_ports_back EXIT
-
+let_ports_go
 make_files tree 0
 make_fs "$DISK"
 mount_fs "$DISK" "$MNT"
