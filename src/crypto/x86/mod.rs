@@ -12,13 +12,11 @@ mod expand;
 pub(super) mod vaes256;
 pub(super) mod vaes512;
 
-use super::native::RoundKeys;
-
 /// The same pointer, while the compiler must take it for another one: what was loaded through it before is no use.
 #[inline(always)]
 #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is accessed through it")]
-fn opaque(mut keys: *const RoundKeys) -> *const RoundKeys {
+fn opaque<T>(mut to: *const T) -> *const T {
     // SAFETY: there is no instruction.
-    unsafe { std::arch::asm!("/* {} */", inout(reg) keys, options(nomem, nostack, preserves_flags)) };
-    keys
+    unsafe { std::arch::asm!("/* {} */", inout(reg) to, options(nomem, nostack, preserves_flags)) };
+    to
 }

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! VAES on AVX-512: four blocks in a register, eight registers at a time.
+//!
+//! What limits it, once enough blocks are in flight, is every vector instruction beside the 14 of AES: they share the
+//! execution units. So tweaks have the last round key added once and for all (`Veil`): AESENCLAST adds that sum as it
+//! would the key, and before the first round it is taken back with the first key in one three-way XOR.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+
+use zeroize::Zeroize;
 
 use super::expand::expand;
 use super::opaque;
@@ -41,7 +47,7 @@ unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m512i {
     _mm512_broadcast_i32x4(unsafe { _mm_load_si128(keys.cast::<__m128i>().add(round)) })
 }
 
-/// Middle rounds and last round of a group. The tweaks are added in the last one with the key.
+/// Middle rounds and last round; each register has a last round key of its own.
 ///
 /// # Safety
 /// As for [`round_key`].
@@ -50,7 +56,7 @@ unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m512i {
 unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
     keys: *const RoundKeys,
     blocks: &mut [__m512i; N],
-    tweaks: &[__m512i; N],
+    last: &[__m512i; N],
 ) {
     for round in 1..14 {
         // SAFETY: as for this function.
@@ -59,24 +65,68 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
             *block = if ENCRYPT { _mm512_aesenc_epi128(*block, key) } else { _mm512_aesdec_epi128(*block, key) };
         }
     }
-    // SAFETY: as for this function.
-    let key = unsafe { round_key(keys, 14) };
-    for (block, tweak) in blocks.iter_mut().zip(tweaks) {
-        let key = _mm512_xor_si512(key, *tweak);
-        *block = if ENCRYPT { _mm512_aesenclast_epi128(*block, key) } else { _mm512_aesdeclast_epi128(*block, key) };
+    for (block, &last) in blocks.iter_mut().zip(last) {
+        *block = if ENCRYPT { _mm512_aesenclast_epi128(*block, last) } else { _mm512_aesdeclast_epi128(*block, last) };
     }
 }
 
-/// Whole groups.
+/// Sums of a tweak and the last round key.
+type Veils = [__m512i; GROUP];
+
+/// What is computed from round keys at the beginning of a call. It has a place of its own on the stack, from which it is
+/// loaded when it is needed, and is wiped at the end: a register could be spilled.
+#[repr(C)]
+struct Derived {
+    /// The sum of the first and the last round key.
+    ends: u128,
+    /// What to add to a veil that was multiplied by alpha^32 or alpha^64, for its key to be the last one again.
+    after_32: u128,
+    after_64: u128,
+}
+
+impl Derived {
+    /// # Safety
+    /// As for [`round_key`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+    unsafe fn new(keys: *const RoundKeys) -> Self {
+        // SAFETY: as for this function.
+        let (first, last) = unsafe { (round_key(keys, 0), round_key(keys, 14)) };
+        // SAFETY: both are 16 bytes of any value.
+        let lane = |lanes| unsafe { std::mem::transmute::<__m128i, u128>(_mm512_castsi512_si128(lanes)) };
+        Self {
+            ends: lane(_mm512_xor_si512(first, last)),
+            after_32: lane(times_alpha_bytes::<4, 12>(last, last)),
+            after_64: lane(times_alpha_64(last, last)),
+        }
+    }
+}
+
+impl Drop for Derived {
+    fn drop(&mut self) {
+        self.ends.zeroize();
+        self.after_32.zeroize();
+        self.after_64.zeroize();
+    }
+}
+
+/// The value, in all lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn broadcast(value: &u128) -> __m512i {
+    // SAFETY: a `u128` is 16 bytes, aligned.
+    _mm512_broadcast_i32x4(unsafe { _mm_load_si128(opaque(value).cast()) })
+}
+
+/// A whole group. `ends` is the sum of the first and the last round key.
 ///
 /// # Safety
 /// As for [`round_key`]; 512 bytes can be read and written.
 #[inline]
 #[target_feature(enable = "avx512f,vaes")]
-unsafe fn group<const ENCRYPT: bool>(keys: *const RoundKeys, tweaks: &[__m512i; GROUP], from: *const u8, to: *mut u8) {
-    let keys = opaque(keys);
-    let zero = _mm512_setzero_si512();
-    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = [zero; GROUP];
+unsafe fn group<const ENCRYPT: bool>(keys: *const RoundKeys, ends: &u128, veils: &Veils, from: *const u8, to: *mut u8) {
+    let (keys, ends) = (opaque(keys), broadcast(ends));
+    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h]: [__m512i; GROUP];
     // SAFETY: the bytes can be read.
     unsafe {
         asm!(
@@ -95,14 +145,11 @@ unsafe fn group<const ENCRYPT: bool>(keys: *const RoundKeys, tweaks: &[__m512i; 
         );
     }
     let mut blocks = [a, b, c, d, e, f, g, h];
-    // SAFETY: as for this function.
-    unsafe {
-        let key = round_key(keys, 0);
-        for (block, tweak) in blocks.iter_mut().zip(tweaks) {
-            *block = _mm512_ternarylogic_epi64::<0x96>(*block, *tweak, key);
-        }
-        rounds::<ENCRYPT, GROUP>(keys, &mut blocks, tweaks);
+    for (block, veil) in blocks.iter_mut().zip(veils) {
+        *block = _mm512_ternarylogic_epi64::<0x96>(*block, *veil, ends);
     }
+    // SAFETY: as for this function.
+    unsafe { rounds::<ENCRYPT, GROUP>(keys, &mut blocks, veils) };
     [a, b, c, d, e, f, g, h] = blocks;
     // SAFETY: the bytes can be written.
     unsafe {
@@ -126,23 +173,23 @@ unsafe fn group<const ENCRYPT: bool>(keys: *const RoundKeys, tweaks: &[__m512i; 
 /// Less than a whole group: loads and stores are masked, the rest is the same.
 ///
 /// # Safety
-/// As for [`round_key`]; `count` blocks, at most 32, can be read and written.
+/// As for [`round_key`]; `count` blocks, at most 31, can be read and written.
+#[inline]
 #[target_feature(enable = "avx512f,vaes")]
 unsafe fn part<const ENCRYPT: bool>(
     keys: *const RoundKeys,
-    tweaks: &[__m512i; GROUP],
+    ends: &u128,
+    veils: &Veils,
     from: *const u8,
     to: *mut u8,
     count: usize,
 ) {
-    let keys = opaque(keys);
+    let (keys, ends) = (opaque(keys), broadcast(ends));
     // Two bits for each block: lanes of 64 bits.
-    let mask =
-        |register: usize| (1u16 << (2 * count.saturating_sub(register * LANES).min(LANES))).wrapping_sub(1) as u8;
+    let all = (1u64 << (2 * count)).wrapping_sub(1);
+    let mask = |register: usize| (all >> (2 * LANES * register)) as u8;
     let mut blocks = [_mm512_setzero_si512(); GROUP];
-    // SAFETY: as for this function.
-    let key = unsafe { round_key(keys, 0) };
-    for (register, (block, tweak)) in blocks.iter_mut().zip(tweaks).enumerate() {
+    for (register, (block, veil)) in blocks.iter_mut().zip(veils).enumerate() {
         let loaded: __m512i;
         // SAFETY: what the mask leaves out is not accessed, the rest can be read.
         unsafe {
@@ -154,10 +201,10 @@ unsafe fn part<const ENCRYPT: bool>(
                 options(readonly, nostack, preserves_flags),
             );
         }
-        *block = _mm512_ternarylogic_epi64::<0x96>(loaded, *tweak, key);
+        *block = _mm512_ternarylogic_epi64::<0x96>(loaded, *veil, ends);
     }
     // SAFETY: as for this function.
-    unsafe { rounds::<ENCRYPT, GROUP>(keys, &mut blocks, tweaks) };
+    unsafe { rounds::<ENCRYPT, GROUP>(keys, &mut blocks, veils) };
     for (register, block) in blocks.iter().enumerate() {
         // SAFETY: what the mask leaves out is not accessed, the rest can be written.
         unsafe {
@@ -179,14 +226,22 @@ fn reduction() -> __m512i {
     _mm512_maskz_set1_epi64(0x55, 0x87)
 }
 
-/// Multiplies each lane by alpha^(8 * BYTES); 8 bytes at most.
+/// Multiplies each lane by alpha^(8 * BYTES), 7 bytes at most, and adds `sum`.
 ///
 /// `REST` is 16 - BYTES. What is shifted out at the top comes back multiplied by 0x87.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-fn times_alpha_bytes<const BYTES: i32, const REST: i32>(tweak: __m512i) -> __m512i {
+fn times_alpha_bytes<const BYTES: i32, const REST: i32>(tweak: __m512i, sum: __m512i) -> __m512i {
     let back = _mm512_clmulepi64_epi128::<0x00>(_mm512_bsrli_epi128::<REST>(tweak), reduction());
-    _mm512_xor_si512(_mm512_bslli_epi128::<BYTES>(tweak), back)
+    _mm512_ternarylogic_epi64::<0x96>(_mm512_bslli_epi128::<BYTES>(tweak), back, sum)
+}
+
+/// Multiplies each lane by alpha^64 and adds `sum`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+fn times_alpha_64(tweak: __m512i, sum: __m512i) -> __m512i {
+    let back = _mm512_clmulepi64_epi128::<0x01>(tweak, reduction());
+    _mm512_ternarylogic_epi64::<0x96>(_mm512_bslli_epi128::<8>(tweak), back, sum)
 }
 
 /// Multiplies each lane by a power of alpha of its own: `bits` has it, 0 to 56, in both halves of the lane.
@@ -201,23 +256,22 @@ fn times_alpha_bits(tweak: __m512i, bits: __m512i) -> __m512i {
     _mm512_ternarylogic_epi64::<0x96>(_mm512_sllv_epi64(tweak, bits), back, carried)
 }
 
-/// The tweaks of a group from that of its first block.
+/// The veils of a group from the tweak of its first block and the last round key.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-fn spread(first: &u128) -> [__m512i; GROUP] {
-    // SAFETY: a `u128` is 16 bytes, aligned.
-    let first = _mm512_broadcast_i32x4(unsafe { _mm_load_si128(std::ptr::from_ref(first).cast()) });
+fn spread(first: &u128, last: __m512i) -> Veils {
+    let first = broadcast(first);
     let a = times_alpha_bits(first, _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0));
     let b = times_alpha_bits(first, _mm512_set_epi64(7, 7, 6, 6, 5, 5, 4, 4));
     [
-        a,
-        b,
-        times_alpha_bytes::<1, 15>(a),
-        times_alpha_bytes::<1, 15>(b),
-        times_alpha_bytes::<2, 14>(a),
-        times_alpha_bytes::<2, 14>(b),
-        times_alpha_bytes::<3, 13>(a),
-        times_alpha_bytes::<3, 13>(b),
+        _mm512_xor_si512(a, last),
+        _mm512_xor_si512(b, last),
+        times_alpha_bytes::<1, 15>(a, last),
+        times_alpha_bytes::<1, 15>(b, last),
+        times_alpha_bytes::<2, 14>(a, last),
+        times_alpha_bytes::<2, 14>(b, last),
+        times_alpha_bytes::<3, 13>(a, last),
+        times_alpha_bytes::<3, 13>(b, last),
     ]
 }
 
@@ -231,28 +285,56 @@ unsafe fn crypt<const ENCRYPT: bool>(
     mut to: *mut u8,
 ) {
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
-    for first in tweaks {
-        let mut tweaks = spread(first);
+    // SAFETY: the keys are there.
+    let derived = unsafe { Derived::new(keys) };
+    for tweak in tweaks {
+        // SAFETY: the keys are there.
+        let mut even = spread(tweak, unsafe { round_key(opaque(keys), 14) });
         let mut left = blocks;
+        macro_rules! group {
+            ($veils:ident) => {
+                if left < GROUP_BLOCKS {
+                    // SAFETY: so many blocks are left of what the caller vouches for.
+                    unsafe { part::<ENCRYPT>(keys, &derived.ends, &$veils, from, to, left) };
+                    (from, to) = (from.wrapping_add(left * BLOCK_BYTES), to.wrapping_add(left * BLOCK_BYTES));
+                    break;
+                }
+                // SAFETY: as above.
+                unsafe { group::<ENCRYPT>(keys, &derived.ends, &$veils, from, to) };
+                (from, to) = (from.wrapping_add(GROUP_BYTES), to.wrapping_add(GROUP_BYTES));
+                left -= GROUP_BLOCKS;
+                if left == 0 {
+                    break;
+                }
+            };
+        }
+        if left <= GROUP_BLOCKS {
+            #[allow(clippy::never_loop, reason = "the macro leaves a loop")]
+            loop {
+                group!(even);
+            }
+            continue;
+        }
+        // Two groups in turn: going 64 blocks on takes fewer instructions than 32.
+        let mut odd = even;
+        let sum = broadcast(&derived.after_32);
+        for veil in &mut odd {
+            *veil = times_alpha_bytes::<4, 12>(*veil, sum);
+        }
         loop {
-            if left < GROUP_BLOCKS {
-                // SAFETY: so many blocks are left of what the caller vouches for.
-                unsafe { part::<ENCRYPT>(keys, &tweaks, from, to, left) };
-                (from, to) = (from.wrapping_add(left * BLOCK_BYTES), to.wrapping_add(left * BLOCK_BYTES));
-                break;
+            group!(even);
+            let sum = broadcast(&derived.after_64);
+            for veil in &mut even {
+                *veil = times_alpha_64(*veil, sum);
             }
-            // SAFETY: as above.
-            unsafe { group::<ENCRYPT>(keys, &tweaks, from, to) };
-            (from, to) = (from.wrapping_add(GROUP_BYTES), to.wrapping_add(GROUP_BYTES));
-            left -= GROUP_BLOCKS;
-            if left == 0 {
-                break;
-            }
-            for tweak in &mut tweaks {
-                *tweak = times_alpha_bytes::<4, 12>(*tweak);
+            group!(odd);
+            let sum = broadcast(&derived.after_64);
+            for veil in &mut odd {
+                *veil = times_alpha_64(*veil, sum);
             }
         }
     }
+    drop(derived);
     wipe_registers();
 }
 
@@ -296,7 +378,7 @@ unsafe fn encrypt_numbers<const N: usize>(keys: *const RoundKeys, numbers: &[__m
         for (block, number) in blocks.iter_mut().zip(numbers) {
             *block = _mm512_xor_si512(*number, key);
         }
-        rounds::<true, N>(keys, &mut blocks, &[_mm512_setzero_si512(); N]);
+        rounds::<true, N>(keys, &mut blocks, &[round_key(keys, 14); N]);
         for (at, block) in blocks.iter().enumerate() {
             _mm512_store_si512(to.add(at * LANES * BLOCK_BYTES).cast(), *block);
         }
