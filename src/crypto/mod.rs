@@ -27,3 +27,6 @@ pub mod xts;
 pub use dun::Dun;
 pub use engine::Engine;
 pub use xts::{KEY_BYTES, XtsKey};
+
+#[cfg(test)]
+mod tests;

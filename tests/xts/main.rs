@@ -2,8 +2,8 @@
 
 //! Every engine against published vectors and against independent implementations: OpenSSL and the `xts-mode` crate.
 //!
-//! Each test runs once for each engine. What this CPU cannot run is reported as ignored, with the reason in the name of
-//! the test; that is known only at run time, hence the test harness of its own.
+//! Each test runs once for each engine. An engine that this CPU cannot run is reported as ignored; that is known only at
+//! run time, hence the test harness of its own.
 
 mod pieces;
 mod reference;
@@ -40,13 +40,15 @@ fn main() {
             continue;
         }
         for (name, test) in tests {
-            let obstacle = (name == "no_key_stays_on_the_stack").then(|| stack::obstacle(engine)).flatten();
-            let reason = obstacle.map_or(String::new(), |reason| format!(" ({reason})"));
+            // The same test in a debug build would test the compiler's laziness; xtask runs it with --release.
+            if name == "no_key_stays_on_the_stack" && (cfg!(debug_assertions) || engine == Engine::Portable) {
+                continue;
+            }
             let run = move || {
                 test(engine);
                 Ok(())
             };
-            trials.push(Trial::test(format!("{engine}::{name}{reason}"), run).with_ignored_flag(obstacle.is_some()));
+            trials.push(Trial::test(format!("{engine}::{name}"), run));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();

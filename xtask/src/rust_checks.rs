@@ -22,10 +22,15 @@ pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
         }
     }
     tests(paths, report, filters);
+    if filters.is_empty() {
+        // What only optimised code has to keep.
+        let args = ["test", "--release", "--test", "xts", "--", "no_key_stays_on_the_stack"];
+        check(paths, report, "cargo test, optimised", &args);
+    }
 }
 
 fn check(paths: &Paths, report: &mut Report, name: &str, args: &[&str]) {
-    let log = paths.log(&name.replace(' ', "-"));
+    let log = paths.log(&name.replace(", ", "-").replace(' ', "-"));
     let _ = fs::remove_file(&log);
     let (result, took) = timed(name, || run_logged(cargo(paths).args(args), &log));
     match result {

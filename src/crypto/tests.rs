@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What runs under Miri, too: pieces and the portable engine, beside the `xts-mode` crate. (`tests/xts` has the rest.)
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use proptest::prelude::*;
+use vm_memory::VolatileSlice;
+
+use super::pieces::{Cipher, Direction, run};
+use super::tweak::StartTweaks;
+use super::*;
+
+fn cases() -> ProptestConfig {
+    // Miri is a thousand times slower.
+    ProptestConfig::with_cases(if cfg!(miri) { 6 } else { 300 })
+}
+
+/// Lengths of pieces, adding up to `total`.
+fn cut(lengths: &[usize], total: usize) -> Vec<usize> {
+    let mut left = total;
+    let mut pieces = Vec::new();
+    for &len in lengths {
+        pieces.push(len.min(left));
+        left -= len.min(left);
+    }
+    pieces.push(left);
+    pieces
+}
+
+/// The memory in pieces of those lengths.
+fn slices<'m>(memory: &'m mut [u8], lengths: &[usize]) -> Vec<VolatileSlice<'m>> {
+    let whole = VolatileSlice::from(memory);
+    let mut at = 0;
+    let slice = |&len: &usize| {
+        at += len;
+        whole.subslice(at - len, len).expect("inside")
+    };
+    lengths.iter().map(slice).collect()
+}
+
+fn lengths() -> impl Strategy<Value = Vec<usize>> {
+    proptest::collection::vec(prop_oneof![0usize..20, 0usize..200], 0..12)
+}
+
+fn xts_mode(key: &[u8; KEY_BYTES], first: u128, unit: usize, data: &mut [u8]) {
+    use aes::cipher::{Array, KeyInit};
+    let half = |bytes: &[u8]| aes::Aes256::new(&Array::try_from(bytes).expect("32 bytes"));
+    let xts = xts_mode::Xts128::<aes::Aes256>::new(half(&key[..32]), half(&key[32..]));
+    for (index, unit) in data.chunks_mut(unit).enumerate() {
+        xts.encrypt_sector(unit, first.wrapping_add(index as u128).to_le_bytes().into());
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+    #[test]
+    fn any_cuts_equal_xts_mode(
+        from in lengths(), to in lengths(), unit_bits in 4u8..=9, units in 1usize..4, first in any::<u128>(), seed in any::<u8>(),
+    ) {
+        let key: [u8; KEY_BYTES] = std::array::from_fn(|i| seed.wrapping_mul(i as u8 ^ 0x55));
+        let unit = 1usize << unit_bits;
+        let mut plain: Vec<_> = (0..unit * units).map(|i| (i as u8).wrapping_mul(seed | 1)).collect();
+        let mut expected = plain.clone();
+        xts_mode(&key, first, unit, &mut expected);
+        let dun = Dun::new([first as u64, (first >> 64) as u64, 0, 0]);
+        let (from, to) = (cut(&from, plain.len()), cut(&to, plain.len()));
+        for engine in Engine::available() {
+            let key = XtsKey::new(engine, &key);
+            let mut output = vec![0; plain.len()];
+            key.encrypt_between(dun, unit_bits, &slices(&mut plain, &from), &slices(&mut output, &to));
+            prop_assert!(output == expected, "{}", engine);
+            let place = slices(&mut output, &to);
+            key.decrypt_between(dun, unit_bits, &place, &place);
+            prop_assert!(output == plain, "{}", engine);
+        }
+    }
+
+    /// Each byte goes to the cipher once: directly, or in a block that straddles a cut.
+    #[test]
+    fn every_byte_is_passed_on_once_and_in_order(
+        from in lengths(), to in lengths(), unit_bits in 4u8..=9, units in 1usize..4,
+    ) {
+        let total = units << unit_bits;
+        let (from, to) = (cut(&from, total), cut(&to, total));
+        let (mut source, mut target) = (vec![1; total], vec![0; total]);
+        let (source_at, target_at) = (source.as_ptr().addr(), target.as_ptr().addr());
+        let recorder = Recorder::default();
+        let (sources, targets) = (slices(&mut source, &from), slices(&mut target, &to));
+        run(&recorder, Direction::Encrypt, 5, unit_bits, &sources, &targets);
+        let mut next = 0;
+        for (read, written) in recorder.calls.into_inner() {
+            if (source_at..source_at + total).contains(&read.start) {
+                prop_assert_eq!(read.start - source_at, next);
+                prop_assert_eq!(written.start - target_at, next);
+            } else {
+                // A buffer: there must have been a cut in the block, on one side at least.
+                prop_assert_eq!(read.len(), 16);
+                let ends = |lengths: &[usize]| {
+                    lengths.iter().scan(0, |end, len| { *end += len; Some(*end) }).any(|end| (next + 1..next + 16).contains(&end))
+                };
+                prop_assert!(ends(&from) || ends(&to));
+            }
+            next += read.len();
+        }
+        prop_assert_eq!(next, total);
+        prop_assert!(target.iter().all(|&byte| byte == 2));
+    }
+}
+
+/// Makes 2 of 1, and remembers where.
+#[derive(Default)]
+struct Recorder {
+    calls: RefCell<Vec<(Range<usize>, Range<usize>)>>,
+}
+
+impl Cipher for Recorder {
+    fn start_tweaks(&self, _number: u128, _tweaks: &mut StartTweaks, _count: usize) {}
+
+    fn crypt(&self, _: Direction, tweaks: &[u128], blocks: usize, from: VolatileSlice<'_>, to: VolatileSlice<'_>) {
+        let range = |slice: &VolatileSlice<'_>| {
+            let start = slice.ptr_guard().as_ptr().addr();
+            start..start + slice.len()
+        };
+        assert_eq!(from.len(), tweaks.len() * blocks * 16);
+        assert_eq!(to.len(), from.len());
+        self.calls.borrow_mut().push((range(&from), range(&to)));
+        let mut bytes = vec![0u8; from.len()];
+        from.copy_to(&mut bytes[..]);
+        assert!(bytes.iter().all(|&byte| byte == 1));
+        to.copy_from(&vec![2u8; bytes.len()][..]);
+    }
+}
