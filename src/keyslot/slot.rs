@@ -12,8 +12,6 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use zeroize::Zeroize;
-
 use super::KeyConfig;
 use crate::crypto::{Engine, KEY_BYTES, XtsKey};
 use crate::secret::SecretBox;
@@ -114,7 +112,9 @@ impl Slot {
         unsafe {
             let key = &mut *cell.key.get();
             key.assume_init_drop();
-            std::slice::from_raw_parts_mut(key.as_mut_ptr().cast::<u8>(), size_of::<ProgrammedKey>()).zeroize();
+            // The schedule is wiped already; this is for the rest of it, in one go.
+            key.as_mut_ptr().write_bytes(0, 1);
+            std::hint::black_box(key);
         }
         Evicted::Key
     }

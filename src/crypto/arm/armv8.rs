@@ -48,7 +48,7 @@ unsafe fn expand(schedule: &mut Schedule, key: &[u8; KEY_BYTES]) {
     let count = schedule.encrypt.len();
     for (number, (inverse, key)) in schedule.decrypt.iter_mut().zip(schedule.encrypt.iter().rev()).enumerate() {
         let outer = number == 0 || number == count - 1;
-        *inverse = if outer { *key } else { from_vector(vaesimcq_u8(to_vector(*key))) };
+        *inverse = if outer { *key } else { [from_vector(vaesimcq_u8(to_vector(key[0]))); 4] };
     }
 }
 
@@ -69,7 +69,7 @@ fn expand_one(keys: &mut RoundKeys, key: &[u8]) {
     let mut constant = 1u32;
     for pair in keys.chunks_mut(2) {
         for (key, half) in pair.iter_mut().zip(words.chunks_exact(4)) {
-            *key = half.iter().rev().fold(0, |key, word| key << 32 | u128::from(*word));
+            *key = [half.iter().rev().fold(0, |key, word| key << 32 | u128::from(*word)); 4];
         }
         // Little-endian words: RotWord moves the low byte to the top.
         let [a, b, c, d, e, f, g, h] = words;
@@ -87,7 +87,7 @@ fn expand_one(keys: &mut RoundKeys, key: &[u8]) {
 #[target_feature(enable = "neon")]
 unsafe fn round_key(keys: *const RoundKeys, round: usize) -> uint8x16_t {
     // SAFETY: the key is there.
-    unsafe { vld1q_u8(keys.cast::<u8>().add(round * 16)) }
+    unsafe { vld1q_u8(keys.cast::<[u128; 4]>().add(round).cast()) }
 }
 
 /// AES over some blocks, to which the tweaks have been added; adds them again at the end.

@@ -23,8 +23,8 @@ pub fn kernel() -> Option<&'static Kernel> {
 #[inline]
 #[target_feature(enable = "sse2")]
 unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m128i {
-    // SAFETY: the key is there; a `u128` is aligned to 16 bytes.
-    unsafe { _mm_load_si128(keys.cast::<__m128i>().add(round)) }
+    // SAFETY: the key is there, aligned.
+    unsafe { _mm_load_si128(keys.cast::<[__m128i; 4]>().add(round).cast()) }
 }
 
 /// AES over some blocks, to which the tweaks have been added; adds them again at the end.

@@ -19,7 +19,7 @@ pub(super) unsafe fn expand(schedule: &mut Schedule, key: &[u8; KEY_BYTES]) {
     let count = schedule.encrypt.len();
     for (number, (inverse, key)) in schedule.decrypt.iter_mut().zip(schedule.encrypt.iter().rev()).enumerate() {
         let outer = number == 0 || number == count - 1;
-        *inverse = if outer { *key } else { from_vector(_mm_aesimc_si128(to_vector(*key))) };
+        *inverse = if outer { *key } else { [from_vector(_mm_aesimc_si128(to_vector(key[0]))); 4] };
     }
 }
 
@@ -46,20 +46,20 @@ fn expand_one(keys: &mut RoundKeys, key: &[u8]) {
         key.get(range).and_then(|half| half.try_into().ok()).map_or(0, u128::from_le_bytes)
     };
     let (mut even, mut odd) = (to_vector(half(0..16)), to_vector(half(16..32)));
-    keys[0] = from_vector(even);
-    keys[1] = from_vector(odd);
+    keys[0] = [from_vector(even); 4];
+    keys[1] = [from_vector(odd); 4];
     macro_rules! pair {
         ($at:literal, $constant:literal) => {
             // RotWord(SubWord(last word)) ^ Rcon for the even keys; SubWord(last word) alone for the odd ones.
             let word = _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<$constant>(odd));
             even = _mm_xor_si128(running_sum(even), word);
-            keys[$at] = from_vector(even);
+            keys[$at] = [from_vector(even); 4];
             pair!(odd $at, $constant);
         };
         (odd $at:literal, $constant:literal) => {
             let word = _mm_shuffle_epi32::<0xaa>(_mm_aeskeygenassist_si128::<0>(even));
             odd = _mm_xor_si128(running_sum(odd), word);
-            keys[$at + 1] = from_vector(odd);
+            keys[$at + 1] = [from_vector(odd); 4];
         };
     }
     pair!(2, 0x01);
@@ -69,5 +69,5 @@ fn expand_one(keys: &mut RoundKeys, key: &[u8]) {
     pair!(10, 0x10);
     pair!(12, 0x20);
     let word = _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<0x40>(odd));
-    keys[14] = from_vector(_mm_xor_si128(running_sum(even), word));
+    keys[14] = [from_vector(_mm_xor_si128(running_sum(even), word)); 4];
 }

@@ -43,8 +43,8 @@ pub fn kernel() -> Option<&'static Kernel> {
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m512i {
-    // SAFETY: the key is there; a `u128` is aligned to 16 bytes.
-    _mm512_broadcast_i32x4(unsafe { _mm_load_si128(keys.cast::<__m128i>().add(round)) })
+    // SAFETY: the key is there, for four lanes and aligned to as many.
+    unsafe { _mm512_load_si512(keys.cast::<__m512i>().add(round)) }
 }
 
 /// Middle rounds and last round; each register has a last round key of its own.
