@@ -90,7 +90,7 @@ impl Drop for Unmap {
 }
 
 /// Bytes of stack that [`with_wiped_stack`] wipes: several times what expanding or unwrapping a key takes.
-const WIPED_STACK: usize = 32 << 10;
+const WIPED_STACK: usize = 64 << 10;
 
 /// Calls `action`, which works on secrets, and then overwrites the part of the stack that it used.
 ///
