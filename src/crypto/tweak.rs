@@ -8,8 +8,7 @@ use super::pieces::Cipher;
 
 /// Data units whose tweaks are computed in one call.
 ///
-/// One AES block takes the whole depth of the AES units' pipeline, and 32 blocks together hardly longer. With data
-/// units of 512 bytes that is the difference between half and full speed.
+/// One AES block takes the whole depth of the AES units' pipeline, and several blocks together hardly longer.
 pub(super) const TWEAKS_AT_ONCE: usize = 32;
 
 /// The tweaks of the first blocks of consecutive data units.
