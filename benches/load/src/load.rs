@@ -108,6 +108,20 @@ pub fn run(args: &Args, unit_bits: Option<u32>, memory: &Memory, connection: &mu
     }
 }
 
+/// Writes every block of the disk.
+pub fn fill(args: &Args, memory: &Memory, connection: &mut Connection<'_>) -> Result<()> {
+    let requests = &mut connection.requests;
+    tickets::describe(memory, requests, 0, true, args.block, None)?;
+    for block in 0..connection.capacity / u64::from(args.block) {
+        tickets::submit(memory, requests, 0, block * u64::from(args.block), None)?;
+        requests.publish()?;
+        ring::wait(&[requests], args.polling)?;
+        requests.take(&mut Vec::new())?;
+        tickets::check(memory, 0)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

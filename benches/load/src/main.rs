@@ -70,6 +70,8 @@ enum Task {
     ChurnBeside,
     /// Write and read a few requests and compare: with itself, and with OpenSSL where they are encrypted
     Verify,
+    /// Write the whole disk once, so that none of its pages is touched for the first time later
+    Fill,
     /// The device's crypto engine alone, without a device
     Engine,
 }
@@ -138,6 +140,7 @@ fn run(args: &Args) -> Result<()> {
         Task::Load => print(&load::run(args, unit_bits, &memory, &mut connection)?),
         Task::Churn => print(&churn::each(args, unit_bits, &memory, &mut connection)?),
         Task::ChurnBeside => print(&churn::beside(args, unit_bits, &memory, &mut connection)?),
+        Task::Fill => load::fill(args, &memory, &mut connection),
         Task::Verify => verify::run(args, unit_bits, &memory, &mut connection),
         Task::Engine => Ok(()), // returned above
     }

@@ -159,6 +159,11 @@ impl Call<'_> {
         command.args(["--task", "engine"]);
     }
 
+    /// Touches every page of a disk.
+    pub fn fill(command: &mut Command, socket: &Path) {
+        command.args(["--task", "fill", "--block", "131072"]).arg("--socket").arg(socket);
+    }
+
     /// Checks that a device does what it is asked.
     pub fn verify(&self, command: &mut Command, socket: &Path) {
         command.args(["--task", "verify", "--operation", "randwrite", "--block", "8192"]).arg("--socket").arg(socket);

@@ -31,6 +31,8 @@ impl Place {
 
 /// `TMPFS_MAGIC` of the kernel's linux/magic.h.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
+/// Directories of images are called this and the number of the process that made them.
+const PREFIX: &str = "vubc-bench-";
 const SHARED_MEMORY: &str = "/dev/shm";
 /// Guards nothing here: the disk holds noise.
 const SECRET: &str = "not-a-secret";
@@ -70,6 +72,7 @@ impl Images {
                 parent.display()
             ),
         }
+        sweep(parent);
         let space = statvfs(parent).with_context(|| format!("cannot look at {}", parent.display()))?;
         ensure!(!space.f_flag.contains(StatVfsMountFlags::RDONLY), "{} is read-only", parent.display());
         let free = space.f_bavail.saturating_mul(space.f_frsize);
@@ -81,7 +84,8 @@ impl Images {
             free >> 20,
             size >> 20
         );
-        let directory = tempfile::Builder::new().prefix("vubc-bench-").tempdir_in(parent)?;
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent)?;
         let (raw, luks) = (directory.path().join("raw.img"), directory.path().join("luks.img"));
         File::create(&raw)?.set_len(size)?;
         fill(&raw, 0)?;
@@ -93,6 +97,17 @@ impl Images {
         let header = fs::metadata(&luks)?.len().saturating_sub(size);
         fill(&luks, header)?;
         Ok(Self { place, size, raw, luks, _directory: directory })
+    }
+}
+
+/// Removes what interrupted runs have left: it would occupy memory until the next boot.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.split_once('-')?.0.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -119,4 +134,34 @@ fn fill(path: &Path, start: u64) -> Result<()> {
         left -= count;
     }
     file.sync_all().with_context(|| format!("cannot fill {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_dead_runs_have_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dead = format!("{PREFIX}4294967295-x");
+        let alive = format!("{PREFIX}{}-x", std::process::id());
+        for name in [dead.as_str(), alive.as_str(), "vubc-bench-x", "other"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        sweep(dir.path());
+        assert!(!dir.path().join(dead).exists() && dir.path().join(alive).exists());
+        assert!(dir.path().join("vubc-bench-x").exists() && dir.path().join("other").exists());
+    }
+
+    #[test]
+    fn filling_leaves_the_front_alone_and_no_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, [7; 100]).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(3 << 20).unwrap();
+        fill(&path, 100).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.len() == 3 << 20 && bytes[..100].iter().all(|b| *b == 7));
+        assert!(bytes[100..].chunks(4096).all(|page| page.iter().any(|b| *b != 0)));
+    }
 }

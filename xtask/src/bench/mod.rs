@@ -115,6 +115,9 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
         }
     }
     report(&results, &header, &args.baseline, &out)?;
+    if results.series.is_empty() {
+        eprintln!("nothing was measured");
+    }
     Ok(results.failed.is_empty() && !results.series.is_empty())
 }
 

@@ -138,6 +138,12 @@ impl Bench<'_> {
             return Measured::parse(&output(&mut program)?);
         }
         let server = self.servers.start(contender, images)?;
+        if matches!(contender.kind, Kind::Ours { memory: true, .. }) {
+            // The memory of a fresh process is not there yet.
+            let mut fill = self.client(Program::Load);
+            Call::fill(&mut fill, &server.socket);
+            output(&mut fill).with_context(|| format!("the server says: {}", server.last_words()))?;
+        }
         let mut program = self.client(client.program);
         call.device(&mut program, &server.socket, server.pid);
         let text = output(&mut program).with_context(|| format!("the server says: {}", server.last_words()))?;
