@@ -56,7 +56,7 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     let (rounds, seconds) = match level {
         Level::Quick => (2, 0.3),
         Level::Normal => (3, 0.5),
-        Level::Full => (5, 1.0),
+        Level::Full => (5, 0.5),
     };
     let (rounds, seconds) = (args.rounds.unwrap_or(rounds), args.seconds.unwrap_or(seconds));
     ensure!((0.02..=600.0).contains(&seconds), "--seconds {seconds} is not from 0.02 to 600");
