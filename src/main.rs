@@ -166,7 +166,7 @@ fn banner(args: &Args, disk: &Disk, engine: &str, config: &DeviceConfig) -> Stri
          -device vhost-user-test-device-pci,chardev=...,virtio-id=2,num_vqs={},vq_size={},config_size=104",
         image_name(args),
         disk.image().len() >> 20,
-        if disk.image().memory().is_some() { "in memory" } else { disk.aio().name() },
+        if disk.image().is_in_memory() { "in memory" } else { disk.aio().name() },
         config.keyslots,
         config.num_queues,
         config.queue_size,

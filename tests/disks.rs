@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One suite for every way to the disk: cached and direct files by system calls, io_uring and threads, and memory.
+//! One suite for every way to the disk: cached and direct files by in place, by system calls, io_uring and threads, and memory.
 
 mod common;
 
@@ -12,13 +12,14 @@ use proptest::test_runner::{Config, TestRunner};
 use vhost::VhostBackend;
 use vhost_user_blk_crypto::disk::Aio;
 
-const KINDS: [DiskKind; 7] = [
+const KINDS: [DiskKind; 8] = [
     DiskKind::File(Aio::Sync),
     DiskKind::File(Aio::IoUring),
     DiskKind::File(Aio::Threads),
     DiskKind::Direct(Aio::Sync),
     DiskKind::Direct(Aio::IoUring),
     DiskKind::Direct(Aio::Threads),
+    DiskKind::Tmpfs,
     DiskKind::Memory,
 ];
 
@@ -197,6 +198,9 @@ fn a_truncated_image_gives_errors() {
             let answer = guest.request(0, &request, 8193);
             assert_eq!((answer.status, answer.used), (IOERR, 1), "{kind:?}");
         }
+        // A read of both what is there and what is not.
+        let answer = guest.request(0, &header(IN, 2040), 8193);
+        assert_eq!((answer.status, answer.used), (IOERR, 1), "{kind:?}");
         let data = pattern(3, 4096);
         guest.request(0, &crypto_write(0, 0, [0; 4], &data), 1).assert_only_status(OK);
         let read = guest.request(0, &crypto_header(CRYPTO_IN, 0, 0, [0; 4]), 4097);

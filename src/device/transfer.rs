@@ -45,11 +45,11 @@ impl Inline {
         self.first.checked_add(offset >> self.key.key().config.data_unit_bits).ok_or(Failure::Malformed)
     }
 
-    /// Decrypts what lies `offset` bytes into the request. True: `to` has been filled.
-    fn decrypt(&self, offset: u64, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) -> Result<bool, Failure> {
+    /// Decrypts what lies `offset` bytes into the request.
+    fn decrypt(&self, offset: u64, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) -> Result<(), Failure> {
         let key = self.key.key();
         key.xts.decrypt_between(self.dun_at(offset)?, key.config.data_unit_bits, from, to);
-        Ok(true)
+        Ok(())
     }
 
     /// Encrypts what lies `offset` bytes into the request.
@@ -114,22 +114,28 @@ impl Device {
         reply: &mut Reply<'_>,
     ) -> Result<Next<'m>, Failure> {
         let mut moving = self.moving(extent, crypto)?;
-        if let Some(bytes) = lane.disk.image().memory_at(extent.offset, extent.len) {
-            match &moving.inline {
-                Some(inline) => {
-                    reply.fill(0, bytes.len(), |room| inline.decrypt(0, &[bytes], room))?;
-                }
-                None => reply.copy(0, bytes),
-            }
+        if self.read_at_once(lane, &moving, reply)? {
             moving.done = extent.len;
-        } else if moving.inline.is_none() {
-            let len = usize::try_from(extent.len).map_err(|_| Failure::Malformed)?;
-            let disk = &lane.disk;
-            if reply.fill(0, len, |room| disk.transfer_directly(Direction::Read, extent.offset, room))? {
-                moving.done = extent.len;
-            }
         }
         self.read_on(lane, token, moving, reply)
+    }
+
+    /// Reads without a buffer, where that can be done now: in place, or plain data by one system call.
+    fn read_at_once(&self, lane: &DeviceLane, moving: &Moving, reply: &mut Reply<'_>) -> Result<bool, Failure> {
+        let Extent { offset, len } = moving.extent;
+        let disk = &lane.disk;
+        let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
+        match (disk.read_in_place(offset, len), &moving.inline) {
+            (Some(bytes), inline) => reply.fill(0, bytes.len(), |room| {
+                match inline {
+                    Some(inline) => inline.decrypt(0, &[bytes], room)?,
+                    None => copy(&[bytes], room),
+                }
+                Ok(disk.image().in_place_is_sound())
+            }),
+            (None, None) => Ok(reply.fill(0, bytes, |room| disk.transfer_directly(Direction::Read, offset, room))?),
+            (None, Some(_)) => Ok(false),
+        }
     }
 
     fn read_on<'m>(
@@ -178,20 +184,29 @@ impl Device {
         source: Segments<'m>,
     ) -> Result<Next<'m>, Failure> {
         let mut moving = self.moving(extent, crypto)?;
-        if let Some(bytes) = lane.disk.image().memory_at(extent.offset, extent.len) {
-            let pieces = whole(&source, extent.len)?;
-            match &moving.inline {
-                Some(inline) => inline.encrypt(0, &pieces, &[bytes])?,
-                None => copy(&pieces, bytes),
-            }
+        if self.write_at_once(lane, &moving, &source)? {
             moving.done = extent.len;
-        } else if moving.inline.is_none() {
-            let pieces = whole(&source, extent.len)?;
-            if lane.disk.transfer_directly(Direction::Write, extent.offset, &pieces)? {
-                moving.done = extent.len;
-            }
+            // The key is not needed to make it durable.
+            moving.inline = None;
         }
         self.write_on(lane, token, moving, source)
+    }
+
+    /// Writes without a buffer, where that can be done now: in place, or plain data by one system call.
+    fn write_at_once(&self, lane: &DeviceLane, moving: &Moving, source: &Segments<'_>) -> Result<bool, Failure> {
+        let Extent { offset, len } = moving.extent;
+        let pieces = || whole(source, len);
+        match (lane.disk.write_in_place(offset, len), &moving.inline) {
+            (Some(bytes), inline) => {
+                match inline {
+                    Some(inline) => inline.encrypt(0, &pieces()?, &[bytes])?,
+                    None => copy(&pieces()?, &[bytes]),
+                }
+                Ok(lane.disk.image().in_place_is_sound())
+            }
+            (None, None) => Ok(lane.disk.transfer_directly(Direction::Write, offset, &pieces()?)?),
+            (None, Some(_)) => Ok(false),
+        }
     }
 
     fn write_on<'m>(
@@ -209,7 +224,7 @@ impl Device {
             let filled = match &moving.inline {
                 Some(inline) => inline.encrypt(moving.done, &pieces, &[room]),
                 None => {
-                    copy(&pieces, room);
+                    copy(&pieces, &[room]);
                     Ok(())
                 }
             };
@@ -261,13 +276,13 @@ fn read_arrived(
     let len = moving.asked;
     let moved = result.map_err(Failure::from).and_then(|()| {
         let piece = buffer.piece(len);
-        match &moving.inline {
-            Some(inline) => reply.fill(moving.done, len, |room| inline.decrypt(moving.done, &[piece], room)).map(drop),
-            None => {
-                reply.copy(moving.done, piece);
-                Ok(())
+        reply.fill(moving.done, len, |room| {
+            match &moving.inline {
+                Some(inline) => inline.decrypt(moving.done, &[piece], room)?,
+                None => copy(&[piece], room),
             }
-        }
+            Ok(true)
+        })
     });
     lane.disk.give_back(buffer);
     moved?;
@@ -285,12 +300,26 @@ fn write_arrived(lane: &mut DeviceLane, moving: &mut Moving, answer: Answer) -> 
     Ok(())
 }
 
-fn copy(from: &[VolatileSlice<'_>], to: VolatileSlice<'_>) {
+/// Copies as much as there is and finds room. One of the two is a single piece.
+fn copy(from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
     let mut done = 0;
-    for piece in from {
-        if let Ok(rest) = to.offset(done) {
-            piece.copy_to_volatile_slice(rest);
-            done += piece.len();
+    match (from, to) {
+        ([from], to) => {
+            for room in to {
+                if let Ok(rest) = from.offset(done) {
+                    rest.copy_to_volatile_slice(*room);
+                    done += room.len();
+                }
+            }
         }
+        (from, [to]) => {
+            for piece in from {
+                if let Ok(rest) = to.offset(done) {
+                    piece.copy_to_volatile_slice(rest);
+                    done += piece.len();
+                }
+            }
+        }
+        _ => {}
     }
 }

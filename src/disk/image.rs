@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, fallocate};
-use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::VolatileSlice;
 
+use super::mapping::Mapping;
 use super::vectored;
 
 /// A raw image: a regular file, a block device or memory. Made by [`OpenOptions`](super::OpenOptions).
@@ -26,8 +27,10 @@ pub struct Image {
     pub(super) is_block_device: bool,
     /// Opened with O_DIRECT.
     pub(super) direct: bool,
-    /// The file of an image in memory, mapped.
-    pub(super) memory: Option<MmapRegion>,
+    /// Made by [`OpenOptions::in_memory`](super::OpenOptions::in_memory).
+    pub(super) in_memory: bool,
+    /// The bytes, where they can be used in place.
+    pub(super) mapping: Option<Mapping>,
     /// Reads can be tried without waiting (RWF_NOWAIT). Not every file system can.
     pub(super) nowait: AtomicBool,
     /// `fdatasync`; another one in tests.
@@ -89,15 +92,27 @@ impl Image {
         self.is_block_device
     }
 
-    /// The bytes of an image that is memory.
-    pub fn memory(&self) -> Option<&MmapRegion> {
-        self.memory.as_ref()
+    /// Whether it is a memory disk.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
-    /// A range of an image that is memory.
-    pub fn memory_at(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
-        let memory = self.memory.as_ref()?;
-        memory.get_slice(usize::try_from(offset).ok()?, usize::try_from(len).ok()?).ok()
+    /// Bytes to be read where they lie, if that can be done without waiting for the storage. They count only if
+    /// [`Image::in_place_is_sound`] afterwards.
+    pub fn read_in_place(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        self.mapping.as_ref()?.to_read(offset, len)
+    }
+
+    /// Bytes to be written where they lie, if that is as good as [`Image::write`]. They count only if
+    /// [`Image::in_place_is_sound`] afterwards.
+    pub fn write_in_place(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        self.mapping.as_ref()?.to_write(offset, len)
+    }
+
+    /// Whether what was done in place has worked. It has not when somebody has truncated the image, or there was no
+    /// space; then it must be done again by other means.
+    pub fn in_place_is_sound(&self) -> bool {
+        self.mapping.as_ref().is_some_and(Mapping::is_sound)
     }
 
     pub(super) fn file(&self) -> &File {

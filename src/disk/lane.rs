@@ -8,7 +8,7 @@
 //! | `IoUring` | io_uring with registered file and buffers: for O_DIRECT and block devices | helper threads, for all but data |
 //! | `Threads` | helper threads | helper threads |
 //!
-//! An image that is memory ([`Image::memory`]) is not asked for: whoever moves data looks there first.
+//! Before that, with `Sync`, whoever moves data looks whether it can be done in place: see [`Lane::read_in_place`].
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -155,6 +155,18 @@ impl Lane {
         None
     }
 
+    /// Bytes of the image to be read where they lie: see [`Image::read_in_place`].
+    pub fn read_in_place(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
+        let len = usize::try_from(len).ok()?;
+        if self.disk.aio == Aio::Sync { self.image().read_in_place(offset, len) } else { None }
+    }
+
+    /// Bytes of the image to be written where they lie: see [`Image::write_in_place`].
+    pub fn write_in_place(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
+        let len = usize::try_from(len).ok()?;
+        if self.disk.aio == Aio::Sync { self.image().write_in_place(offset, len) } else { None }
+    }
+
     /// Moves data between guest memory and the image without a buffer, where that can be done here and now. False:
     /// use [`Lane::transfer`].
     ///
@@ -175,7 +187,7 @@ impl Lane {
 
     /// Has something done to the image that may wait. The answer comes under `token`; it has no buffer.
     pub fn act(&mut self, token: usize, action: Action) -> Option<Answer> {
-        if self.image().memory().is_some() {
+        if self.image().is_in_memory() {
             return Some(Answer { result: action(self.image()), buffer: None });
         }
         self.help(token, Task::Action(action));

@@ -9,6 +9,7 @@ mod buffer;
 mod helpers;
 mod image;
 mod lane;
+mod mapping;
 mod open;
 mod uring;
 mod vectored;
@@ -36,7 +37,7 @@ impl Disk {
     /// When io_uring is asked for and the system does not let us use it.
     pub fn new(image: Image, aio: Option<Aio>) -> io::Result<Self> {
         let aio = match aio {
-            None if image.memory().is_some() => Aio::Sync,
+            None if image.is_in_memory() => Aio::Sync,
             None if image.is_direct() || image.is_block_device() => match uring::probe() {
                 Ok(()) => Aio::IoUring,
                 Err(error) => {

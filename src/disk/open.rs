@@ -12,9 +12,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, major, minor};
-use vm_memory::{FileOffset, MmapRegion};
 
 use super::Image;
+use super::mapping::Mapping;
 use crate::protocol::SECTOR_SIZE;
 
 /// How to open an image.
@@ -168,6 +168,9 @@ impl OpenOptions {
             && !self.read_only
             && if is_block_device { block_device_discards(&file) } else { file_system_punches_holes(&file, len) };
         let can_secure_erase = !self.read_only && is_block_device && block_device_erases(&file);
+        let mapping = (!self.direct && !is_block_device)
+            .then(|| Mapping::new(&file, len, !self.read_only))
+            .and_then(|mapping| mapping.inspect_err(|error| log::debug!("the image is not mapped: {error}")).ok());
         let image = Image {
             file,
             len,
@@ -176,7 +179,8 @@ impl OpenOptions {
             can_secure_erase,
             is_block_device,
             direct: self.direct,
-            memory: None,
+            in_memory: false,
+            mapping,
             nowait: AtomicBool::new(!self.direct),
             sync: File::sync_data,
             flush_failed: Mutex::new(false),
@@ -200,10 +204,7 @@ impl OpenOptions {
         let file = rustix::fs::memfd_create("image", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
         let file = File::from(file);
         file.set_len(len).map_err(failed)?;
-        let bytes = usize::try_from(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
-        let mapped = file.try_clone().map_err(failed)?;
-        let memory = MmapRegion::from_file(FileOffset::new(mapped, 0), bytes)
-            .map_err(|error| failed(io::Error::other(error)))?;
+        let mapping = Some(Mapping::new(&file, len, !self.read_only).map_err(failed)?);
         Ok(Image {
             file,
             len,
@@ -212,7 +213,8 @@ impl OpenOptions {
             can_secure_erase: false,
             is_block_device: false,
             direct: false,
-            memory: Some(memory),
+            in_memory: true,
+            mapping,
             nowait: AtomicBool::new(false),
             // Nothing outlives the process.
             sync: |_| Ok(()),

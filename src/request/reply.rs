@@ -55,19 +55,6 @@ impl<'m> Reply<'m> {
         Ok(filled)
     }
 
-    /// Copies private bytes, or those of an image in memory, to an offset in the room; what does not fit is cut off.
-    pub fn copy(&mut self, offset: u64, from: VolatileSlice<'_>) {
-        let fits = usize::try_from(self.room().saturating_sub(offset)).unwrap_or(usize::MAX).min(from.len());
-        let mut done = 0;
-        for piece in self.writable.pieces(offset, fits) {
-            if let Ok(rest) = from.offset(done) {
-                rest.copy_to_volatile_slice(piece);
-                done += piece.len();
-            }
-        }
-        self.written += done as u64; // as in `write`
-    }
-
     /// Writes the status. Returns the bytes written into the chain, data and status.
     pub fn finish(mut self, status: Status) -> u32 {
         self.write_status(status);

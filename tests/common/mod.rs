@@ -62,6 +62,8 @@ pub struct Options {
 pub enum DiskKind {
     /// A file, cached.
     File(Aio),
+    /// A file on a file system in memory.
+    Tmpfs,
     /// A file, with O_DIRECT.
     Direct(Aio),
     /// Memory. The host cannot look at it.
@@ -136,7 +138,8 @@ impl Guest {
         let (path, temporary) = match &options.block_device {
             Some(device) => (device.clone(), None),
             None => {
-                let (file, path) = tempfile::NamedTempFile::new().expect("image").into_parts();
+                let directory = if options.disk == DiskKind::Tmpfs { "/dev/shm".into() } else { std::env::temp_dir() };
+                let (file, path) = tempfile::NamedTempFile::new_in(directory).expect("image").into_parts();
                 file.set_len(options.image_bytes).expect("image");
                 (path.to_path_buf(), Some(path))
             }
@@ -150,6 +153,7 @@ impl Guest {
         };
         let disk = match options.disk {
             DiskKind::File(aio) | DiskKind::Direct(aio) => Disk::new(open.open(&path).expect("image"), Some(aio)),
+            DiskKind::Tmpfs => Disk::new(open.open(&path).expect("image"), None),
             DiskKind::Memory => Disk::new(open.in_memory(options.image_bytes).expect("memory"), None),
         }
         .expect("disk");

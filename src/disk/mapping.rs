@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! An image's bytes as memory: the page cache itself, with no system call and no copy in between.
+//!
+//! What a mapping cannot do is fail: where a file has been truncated, or a file system is full, touching it raises
+//! SIGBUS. Here that is caught: the page is replaced by one of zeroes, the mapping is marked as broken, and whoever used
+//! it finds that and does the same by system calls, which tell what is wrong. A broken mapping is not used again.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+
+/// `TMPFS_MAGIC` of <linux/magic.h>.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// An image in the address space.
+#[derive(Debug)]
+pub struct Mapping {
+    region: MmapRegion,
+    watched: &'static Watched,
+    /// The file lives in memory (tmpfs), so its pages are there, and writing needs no care for write-back.
+    in_memory: bool,
+    writable: bool,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of a file.
+    ///
+    /// # Errors
+    /// The system's; or there are too many mappings already.
+    pub fn new(file: &File, len: u64, writable: bool) -> io::Result<Self> {
+        let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type as i64 == TMPFS_MAGIC);
+        // Without a file system that writes back, storing is as good as writing.
+        let writable = writable && in_memory;
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        let region = MmapRegionBuilder::new(len)
+            .with_mmap_prot(protection)
+            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+            .with_file_offset(FileOffset::new(file.try_clone()?, 0))
+            .build()
+            .map_err(io::Error::other)?;
+        let watched = watch(region.as_ptr() as usize, len)?;
+        Ok(Self { region, watched, in_memory, writable })
+    }
+
+    /// A range to read, if it can be read without waiting for the storage, as far as the system can tell. What was read
+    /// counts only if [`Mapping::is_sound`] afterwards.
+    pub fn to_read(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        let range = self.range(offset, len)?;
+        (self.in_memory || is_resident(&range)).then_some(range)
+    }
+
+    /// A range to write, where storing is as good as writing. What was written counts only if [`Mapping::is_sound`]
+    /// afterwards.
+    pub fn to_write(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        if self.writable { self.range(offset, len) } else { None }
+    }
+
+    fn range(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        if !self.is_sound() {
+            return None;
+        }
+        self.region.get_slice(usize::try_from(offset).ok()?, len).ok()
+    }
+
+    /// Whether no access has failed so far.
+    pub fn is_sound(&self) -> bool {
+        // The access is in this thread, and so was the signal.
+        !self.watched.broken.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.watched.start.store(0, Ordering::Release);
+        self.watched.taken.store(false, Ordering::Release);
+    }
+}
+
+/// Pages that are looked up in one system call: as many as a long request has.
+const MOST_PAGES: usize = 512;
+
+/// Whether the pages of a mapping of a file are in the page cache (`mincore(2)`).
+fn is_resident(range: &VolatileSlice<'_>) -> bool {
+    let page = rustix::param::page_size();
+    let address = range.ptr_guard().as_ptr() as usize;
+    let start = address & !(page - 1);
+    let len = address - start + range.len();
+    let pages = len.div_ceil(page);
+    if pages > MOST_PAGES {
+        return false;
+    }
+    let mut there = [MaybeUninit::<u8>::uninit(); MOST_PAGES];
+    // SAFETY: `start` is on a page boundary and the range is mapped; one byte is written for each of its pages, for
+    // which `there` has room.
+    let result = unsafe { libc::mincore(start as *mut libc::c_void, len, there.as_mut_ptr().cast()) };
+    result == 0
+        && there.iter().take(pages).all(|page| {
+            // SAFETY: the call succeeded, so it has written the first `pages` bytes.
+            unsafe { page.assume_init() & 1 == 1 }
+        })
+}
+
+/// A range of addresses in which SIGBUS is caught. All fields are atomics because the handler reads them.
+#[derive(Debug)]
+struct Watched {
+    /// Somebody has this entry.
+    taken: AtomicBool,
+    /// 0: not set up.
+    start: AtomicUsize,
+    end: AtomicUsize,
+    broken: AtomicBool,
+}
+
+/// More than a process has images; tests have many.
+const MOST_WATCHED: usize = 64;
+
+static WATCHED: [Watched; MOST_WATCHED] = [const {
+    Watched {
+        taken: AtomicBool::new(false),
+        start: AtomicUsize::new(0),
+        end: AtomicUsize::new(0),
+        broken: AtomicBool::new(false),
+    }
+}; MOST_WATCHED];
+
+static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
+
+/// What SIGBUS did before.
+static BEFORE: OnceLock<Option<libc::sigaction>> = OnceLock::new();
+
+fn watch(start: usize, len: usize) -> io::Result<&'static Watched> {
+    PAGE_SIZE.store(rustix::param::page_size(), Ordering::Relaxed);
+    if BEFORE.get_or_init(install).is_none() {
+        return Err(io::Error::other("the signal SIGBUS cannot be caught"));
+    }
+    let free =
+        |entry: &&Watched| entry.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let entry = WATCHED.iter().find(free).ok_or_else(|| io::Error::other("there are too many mappings"))?;
+    entry.broken.store(false, Ordering::Relaxed);
+    entry.end.store(start + len, Ordering::Relaxed); // inside the address space
+    entry.start.store(start, Ordering::Release);
+    Ok(entry)
+}
+
+/// Installs the handler. Returns what was there.
+fn install() -> Option<libc::sigaction> {
+    let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a zeroed `sigaction` is a valid one; the handler has the signature that SA_SIGINFO asks for, and does
+    // only what a signal handler may: atomics and system calls. SA_ONSTACK: as the one that the Rust runtime has.
+    let result = unsafe {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+        action.sa_sigaction = on_sigbus as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigaction(libc::SIGBUS, &action, before.as_mut_ptr())
+    };
+    // SAFETY: it was zeroed, or written by the call.
+    (result == 0).then(|| unsafe { before.assume_init() })
+}
+
+extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the kernel hands over a valid `siginfo_t` to a handler with SA_SIGINFO; for SIGBUS it has an address.
+    let address = unsafe { (*info).si_addr() } as usize;
+    let page_size = PAGE_SIZE.load(Ordering::Relaxed);
+    for entry in &WATCHED {
+        let start = entry.start.load(Ordering::Acquire);
+        if start == 0 || address < start || address >= entry.end.load(Ordering::Relaxed) {
+            continue;
+        }
+        entry.broken.store(true, Ordering::Relaxed);
+        let page = (address & !(page_size - 1)) as *mut libc::c_void;
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED);
+        // SAFETY: the page is part of the mapping of the entry, which stays mapped as long as it is watched and
+        // somebody accesses it; it is memory that anybody may change at any time, so its users expect any content.
+        let result = unsafe { libc::mmap(page, page_size, protection, flags, -1, 0) };
+        if result != libc::MAP_FAILED {
+            // The access is repeated and succeeds.
+            return;
+        }
+    }
+    // Not ours. The access is repeated, with whatever handler there was.
+    if let Some(Some(before)) = BEFORE.get() {
+        // SAFETY: `before` is what the system gave us. A failure would repeat the signal for ever, so none is possible
+        // to handle: the call fails only for invalid arguments.
+        unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, bytes: u64) -> File {
+        let file = tempfile::tempfile_in(path).expect("file");
+        file.set_len(bytes).expect("size");
+        file
+    }
+
+    #[test]
+    fn a_truncated_file_breaks_the_mapping_and_nothing_else() {
+        for directory in [std::env::temp_dir().to_string_lossy().as_ref(), "/dev/shm"] {
+            let file = file(directory, 1 << 20);
+            let mapping = Mapping::new(&file, 1 << 20, true).expect("mapping");
+            let other = Mapping::new(&file, 4096, true).expect("mapping");
+            let range = mapping.range(512 << 10, 8192).expect("sound");
+            let mut bytes = [1u8; 8192];
+            file.set_len(4096).expect("truncated");
+            range.copy_to(&mut bytes[..]);
+            assert!(!mapping.is_sound() && bytes == [0; 8192]);
+            assert!(mapping.to_read(0, 512).is_none());
+            assert!(mapping.to_write(0, 512).is_none());
+            assert!(other.is_sound());
+            assert!(other.range(0, 512).is_some());
+        }
+    }
+
+    #[test]
+    fn only_a_file_in_memory_is_written_in_place() {
+        let file = file("/dev/shm", 8192);
+        assert!(Mapping::new(&file, 8192, true).expect("mapping").to_write(0, 512).is_some());
+        assert!(Mapping::new(&file, 8192, false).expect("mapping").to_write(0, 512).is_none());
+    }
+
+    #[test]
+    fn ranges_end_with_the_file() {
+        let mapping = Mapping::new(&file("/dev/shm", 8192), 8192, true).expect("mapping");
+        assert!(mapping.to_read(4096, 4096).is_some());
+        assert!(mapping.to_read(4096, 4097).is_none());
+        assert!(mapping.to_read(u64::MAX, 1).is_none());
+    }
+}
