@@ -58,7 +58,8 @@ impl Running {
             .spawn()
             .expect("program");
         let mut running = Self(child);
-        wait_for(|| socket.exists() || running.exited());
+        // There is a moment between the socket's name and its listening. A look like this is no frontend.
+        wait_for(|| UnixStream::connect(&socket).is_ok() || running.exited());
         running
     }
 

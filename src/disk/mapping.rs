@@ -16,27 +16,26 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 /// `TMPFS_MAGIC` of <linux/magic.h>.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// An image in the address space.
 #[derive(Debug)]
 pub struct Mapping {
     region: MmapRegion,
     watched: &'static Watched,
-    /// The file lives in memory (tmpfs), so its pages are there, and writing needs no care for write-back.
+    /// The file lives in memory (tmpfs), so its pages are there.
     in_memory: bool,
     writable: bool,
 }
 
 impl Mapping {
-    /// Maps the first `len` bytes of a file.
+    /// Maps the first `len` bytes of a file. It should be `writable` only where most pages are written more than once: the
+    /// first time costs a page fault, which is more than a system call that writes.
     ///
     /// # Errors
     /// The system's; or there are too many mappings already.
     pub fn new(file: &File, len: u64, writable: bool) -> io::Result<Self> {
-        let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type as i64 == TMPFS_MAGIC);
-        // Without a file system that writes back, storing is as good as writing.
-        let writable = writable && in_memory;
+        let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| u64::try_from(system.f_type) == Ok(TMPFS_MAGIC));
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
         let region = MmapRegionBuilder::new(len)
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_file_in_memory_is_written_in_place() {
+    fn only_a_writable_mapping_is_written_in_place() {
         let file = file("/dev/shm", 8192);
         assert!(Mapping::new(&file, 8192, true).expect("mapping").to_write(0, 512).is_some());
         assert!(Mapping::new(&file, 8192, false).expect("mapping").to_write(0, 512).is_none());

@@ -169,7 +169,7 @@ impl OpenOptions {
             && if is_block_device { block_device_discards(&file) } else { file_system_punches_holes(&file, len) };
         let can_secure_erase = !self.read_only && is_block_device && block_device_erases(&file);
         let mapping = (!self.direct && !is_block_device)
-            .then(|| Mapping::new(&file, len, !self.read_only))
+            .then(|| Mapping::new(&file, len, false))
             .and_then(|mapping| mapping.inspect_err(|error| log::debug!("the image is not mapped: {error}")).ok());
         let image = Image {
             file,
