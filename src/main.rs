@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The program `vhost-user-blk-crypto`: options, image, device, frontends, signals.
+//! The program `vhost-user-blk-crypto`: options, image, device, frontends, signals; and the subcommands.
 
 mod cli;
+mod command;
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use cli::{Args, CacheMode, DiscardMode};
+use cli::{Args, CacheMode, DiscardMode, Invocation};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
@@ -40,7 +40,10 @@ fn main() -> ExitCode {
             }
         };
     }
-    let args = Args::parse();
+    let args = match cli::parse() {
+        Invocation::Device(args) => args,
+        Invocation::Tool(tool) => return command::run(&tool),
+    };
     env_logger::Builder::new().filter_level(args.log_level).format(log_line).init();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,

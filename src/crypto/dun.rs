@@ -12,6 +12,11 @@ impl Dun {
         Self(words)
     }
 
+    /// Four words, least significant first.
+    pub const fn words(self) -> [u64; 4] {
+        self.0
+    }
+
     /// The number of the data unit `units` further on, or `None` past 2^256 - 1.
     pub fn checked_add(self, units: u64) -> Option<Self> {
         let [a, b, c, d] = self.0;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The command line, and what it means.
-
-pub mod personality;
+//! The options of the device, and what they mean.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -17,7 +15,8 @@ use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
 
-use personality::PersonalityArgs;
+use super::number;
+use super::personality::PersonalityArgs;
 
 /// A vhost-user-blk device with inline encryption, as a UFS or eMMC host controller has it.
 ///
@@ -39,7 +38,7 @@ pub struct Args {
     pub blk_file: Option<PathBuf>,
 
     /// Serve a memory disk of this size, lost at exit: to measure all but the storage. K, M, G: powers of 1024
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = number::nonzero_size)]
     pub blk_ram: Option<u64>,
 
     /// Refuse writes; the image may be in use by another device
@@ -165,22 +164,6 @@ fn parse_cpus(text: &str) -> Result<Cpus, String> {
     if cpus.is_empty() { Err(format!("{text:?} names no CPU")) } else { Ok(Cpus(cpus)) }
 }
 
-/// Bytes, with K, M, G or T for powers of 1024.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
-        digits if digits.len() == text.len() => (digits, 0),
-        digits => match text.get(digits.len()..).unwrap_or_default() {
-            "K" | "k" | "KiB" => (digits, 10),
-            "M" | "MiB" => (digits, 20),
-            "G" | "GiB" => (digits, 30),
-            "T" | "TiB" => (digits, 40),
-            unit => return Err(format!("{unit:?} is no unit; use K, M, G or T")),
-        },
-    };
-    let size = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    size.filter(|&size| size > 0).ok_or_else(|| format!("{text:?} is not a size, such as 512M"))
-}
-
 /// `--discard`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DiscardMode {
@@ -272,13 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_cpu_lists() {
-        assert_eq!(parse_size("4096"), Ok(4096));
-        assert_eq!(parse_size("64M"), Ok(64 << 20));
-        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
-        for bad in ["", "M", "0", "-1", "1X", "1.5G", "99999999999T"] {
-            assert!(parse_size(bad).is_err(), "{bad:?}");
-        }
+    fn cpu_lists() {
         assert_eq!(parse_cpus("0,2-4, 7"), Ok(Cpus(vec![0, 2, 3, 4, 7])));
         for bad in ["", "x", "1,", "3-1", "1-x", "100000"] {
             assert!(parse_cpus(bad).is_err(), "{bad:?}");

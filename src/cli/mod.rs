@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The command line: a device without a subcommand, as QEMU's backend program conventions want it, or a tool.
+
+mod device;
+mod inspect;
+mod number;
+pub mod personality;
+
+use clap::{CommandFactory, FromArgMatches, Subcommand};
+
+pub use device::{Args, CacheMode, DiscardMode};
+pub use inspect::InspectArgs;
+
+/// What the program is to do.
+pub enum Invocation {
+    /// Be a device.
+    Device(Box<Args>),
+    /// Something else.
+    Tool(Tool),
+}
+
+// The subcommands. Doc comments here would become the help of the whole program.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    Inspect(InspectArgs),
+}
+
+/// The whole command line: the device's options at the top, a subcommand in their place.
+fn command() -> clap::Command {
+    Tool::augment_subcommands(Args::command())
+        .args_conflicts_with_subcommands(true)
+        .subcommand_negates_reqs(true)
+        .subcommand_help_heading("Commands, in place of being a device")
+}
+
+/// Reads the command line; exits with help or an error where that is due.
+pub fn parse() -> Invocation {
+    let matches = command().get_matches();
+    let parsed = if matches.subcommand_name().is_some() {
+        Tool::from_arg_matches(&matches).map(Invocation::Tool)
+    } else {
+        Args::from_arg_matches(&matches).map(|args| Invocation::Device(Box::new(args)))
+    };
+    parsed.unwrap_or_else(|error| error.format(&mut command()).exit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    fn tool(words: &[&str]) -> Result<Option<Tool>, clap::Error> {
+        let matches = command().try_get_matches_from(words)?;
+        matches.subcommand_name().map(|_| Tool::from_arg_matches(&matches)).transpose()
+    }
+
+    #[test]
+    fn a_device_needs_no_subcommand_and_a_tool_no_image() {
+        let device = ["program", "--socket-path", "s", "--blk-file", "inspect"];
+        assert!(matches!(tool(&device), Ok(None)));
+        assert!(tool(&["program", "--socket-path", "s"]).is_err(), "--blk-file is required");
+        let inspect =
+            ["program", "inspect", "i", "--key-file", "k", "--data-unit", "4K", "--dun", "0", "--verify", "p"];
+        assert!(matches!(tool(&inspect), Ok(Some(Tool::Inspect(_)))));
+        assert!(tool(&[&device[..], &["inspect", "i"]].concat()).is_err(), "not both");
+    }
+}

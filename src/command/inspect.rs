@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `inspect`: the check by hand that every user of inline encryption makes. A piece of an image, decrypted offline, and
+//! compared with what it should be.
+
+mod compare;
+mod key;
+
+use std::fs::File;
+use std::io::{IsTerminal, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use vhost_user_blk_crypto::secret::forbid_core_dumps;
+
+use crate::cli::InspectArgs;
+use compare::Comparison;
+
+/// Bytes worked on at once; a multiple of every data unit size.
+const STEP: usize = 1 << 20;
+
+/// A piece of the image in whole data units, inside the image.
+struct Piece {
+    offset: u64,
+    len: u64,
+    unit: u64,
+}
+
+pub fn run(args: &InspectArgs) -> Result<ExitCode> {
+    // Before there is a key.
+    forbid_core_dumps().context("cannot turn core dumps off")?;
+    let (image, image_len) = open(&args.image)?;
+    let expected = args.verify.as_deref().map(open).transpose()?;
+    let piece = piece(args, image_len, expected.as_ref().map(|(_, len)| *len))?;
+    let mut comparison = match (expected, &args.verify) {
+        (Some((file, len)), Some(path)) => Some(Comparison::new(file, len, path, &piece)?),
+        _ => None,
+    };
+    let mut output = output(args, &image)?;
+    let key = key::read(&args.key_file)?;
+
+    let mut buffer = vec![0; STEP];
+    let mut done = 0;
+    while done < piece.len {
+        let len = (piece.len - done).min(STEP as u64) as usize; // at most STEP
+        let data = &mut buffer[..len];
+        let at = piece.offset + done;
+        image.read_exact_at(data, at).with_context(|| format!("cannot read {} at {at}", args.image.display()))?;
+        let dun = args.dun.checked_add(done / piece.unit).context("a data unit number is 2^256 or more")?;
+        let bits = piece.unit.ilog2() as u8; // at most 20
+        if args.encrypt {
+            key.encrypt(dun, bits, data)
+        } else {
+            key.decrypt(dun, bits, data)
+        }
+        if let Some(comparison) = &mut comparison {
+            comparison.step(done, data)?;
+        }
+        if let Some(output) = &mut output {
+            output.write_all(data).context("cannot write the output")?;
+        }
+        done += len as u64; // usize to u64 loses nothing
+    }
+    if let Some(output) = &mut output {
+        output.flush().context("cannot write the output")?;
+    }
+    let Some(comparison) = comparison else { return Ok(ExitCode::SUCCESS) };
+    let (same, report) = comparison.report(&piece, args.dun);
+    if same {
+        println!("{report}")
+    } else {
+        eprintln!("{report}")
+    }
+    Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A file or block device and its size.
+fn open(path: &Path) -> Result<(File, u64)> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    // Works for block devices, too.
+    let len = file.seek(SeekFrom::End(0)).with_context(|| format!("{} has no size", path.display()))?;
+    file.rewind()?;
+    Ok((file, len))
+}
+
+fn piece(args: &InspectArgs, image_len: u64, expected_len: Option<u64>) -> Result<Piece> {
+    let (offset, unit) = (args.offset, args.data_unit);
+    let len = match (args.length, expected_len) {
+        (Some(len), _) => len,
+        (None, Some(len)) => len.checked_next_multiple_of(unit).context("the file to compare with is too large")?,
+        (None, None) => bail!("how much? give --length"),
+    };
+    ensure!(len > 0, "a piece of 0 bytes: there is nothing to look at");
+    ensure!(len.is_multiple_of(unit), "--length {len} is not a multiple of the data unit size {unit}");
+    ensure!(
+        len <= image_len && offset <= image_len - len,
+        "{len} bytes at {offset} are not in the image, which has {image_len}"
+    );
+    ensure!(args.dun.checked_add(len / unit - 1).is_some(), "the last data unit's number is 2^256 or more");
+    Ok(Piece { offset, len, unit })
+}
+
+fn output(args: &InspectArgs, image: &File) -> Result<Option<Box<dyn Write>>> {
+    if let Some(path) = &args.output {
+        let context = || format!("cannot write to {}", path.display());
+        // Truncated only when it is known not to be the image.
+        let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
+        let file = options.open(path).with_context(context)?;
+        let (ours, theirs) = (file.metadata()?, image.metadata()?);
+        ensure!((ours.dev(), ours.ino()) != (theirs.dev(), theirs.ino()), "--output is the image itself");
+        if ours.is_file() {
+            file.set_len(0).with_context(context)?;
+        }
+        return Ok(Some(Box::new(file)));
+    }
+    if args.verify.is_some() {
+        return Ok(None);
+    }
+    let stdout = std::io::stdout();
+    ensure!(
+        !stdout.is_terminal(),
+        "the data would go to the terminal; give --output FILE or --verify FILE, or pipe it, for example to xxd"
+    );
+    Ok(Some(Box::new(stdout)))
+}

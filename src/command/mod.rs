@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The subcommands: what the program does when it is not a device.
+
+mod inspect;
+
+use std::process::ExitCode;
+
+use crate::cli::Tool;
+
+/// Runs a subcommand. 0: it is well; 1: something differs; 2: an error, which is printed.
+pub fn run(tool: &Tool) -> ExitCode {
+    let result = match tool {
+        Tool::Inspect(args) => inspect::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("vhost-user-blk-crypto: error: {error:#}");
+        ExitCode::from(2)
+    })
+}
