@@ -13,6 +13,7 @@
 //! | crypto | [`crypto`] | key, DUN, data unit size, bytes | sectors, descriptors, slots |
 //! | wrapped keys | [`wrapped`] | wrapping keys, blobs, the hardware's KDF | slots, virtio, disk |
 //! | disk | [`disk`] | offsets, bytes, flush | keys, DUNs, virtio |
+//! | statistics | [`observe`] | numbers of requests | data, keys, guest memory |
 //! | the whole | [`device`] | the order of the stages; error to status | ring layout, messages |
 //!
 //! [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
@@ -21,6 +22,7 @@ pub mod crypto;
 pub mod device;
 pub mod disk;
 pub mod keyslot;
+pub mod observe;
 pub mod personality;
 pub mod protocol;
 pub mod queue;

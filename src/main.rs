@@ -81,6 +81,8 @@ fn run(args: &Args) -> Result<()> {
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
     )?);
 
+    device.observer().set_latency(args.latency);
+
     let stop = Arc::new(Stop::new()?);
     let handle = signals.handle();
     let watcher = std::thread::Builder::new().name("signals".into()).spawn({
@@ -181,6 +183,6 @@ fn banner(args: &Args, disk: &Disk, engine: &str, config: &DeviceConfig) -> Stri
 
 fn write_stats(args: &Args, device: &Device) -> Result<()> {
     let Some(path) = &args.stats else { return Ok(()) };
-    let text = serde_json::to_string_pretty(device.stats()).context("cannot write the counters as JSON")?;
+    let text = serde_json::to_string_pretty(&device.stats()).context("cannot write the counters as JSON")?;
     std::fs::write(path, text + "\n").with_context(|| format!("cannot write the counters to {}", path.display()))
 }

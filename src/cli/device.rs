@@ -100,6 +100,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 
+    /// Record latency histograms, which reads the clock a few times for each request
+    #[arg(long)]
+    pub latency: bool,
+
     /// What to log on standard error: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value_t = log::LevelFilter::Info)]
     pub log_level: log::LevelFilter,

@@ -52,12 +52,13 @@ impl Device {
                     // the error already.
                     let _ = self.keyslots.evict(descriptor.slot.get());
                 }
-                self.stats.count_program(result.as_ref().ok().copied());
+                let replaced = result.as_ref().ok().map(|&evicted| evicted == Evicted::Key);
+                self.observer.count_program(descriptor.slot.get(), replaced);
                 result.map(drop)
             }
             ControlCommand::Evict { slot } => {
                 let evicted = self.keyslots.evict(slot)?;
-                self.stats.count_evict(evicted);
+                self.observer.count_evict(slot, evicted == Evicted::Key);
                 Ok(())
             }
             ControlCommand::GenerateKey => {
@@ -120,7 +121,7 @@ impl Device {
         };
         if halves_are_equal(key) {
             // Weak, but what the kernel's fallback accepts.
-            self.stats.count_equal_halves();
+            self.observer.count_equal_halves();
         }
         // Both values were bounded above: at most 31, and at most 255.
         let config = KeyConfig { data_unit_bits: data_unit_bits as u8, dun_bytes: dun_bytes as u8 };

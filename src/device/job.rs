@@ -8,6 +8,7 @@ use super::lane::Answer;
 use super::transfer::Moving;
 use super::{Device, DeviceLane, Failure};
 use crate::disk;
+use crate::observe::{Kind, Record, Stage};
 use crate::protocol::Status;
 use crate::queue::Segments;
 use crate::request::{ControlCommand, Reply};
@@ -17,6 +18,7 @@ use crate::vhost::{Progress, Token};
 pub struct Job<'m> {
     reply: Reply<'m>,
     work: Work<'m>,
+    record: Record,
 }
 
 /// What is left to do.
@@ -50,18 +52,26 @@ pub(super) enum Next<'m> {
 
 impl Device {
     /// The one place where a request ends, whatever happened.
-    pub(super) fn settle<'m>(&self, reply: Reply<'m>, next: Result<Next<'m>, Failure>) -> Progress<Job<'m>> {
-        match next {
-            Ok(Next::Done) => Progress::Done(reply.finish(Status::Ok)),
-            Ok(Next::Wait(work)) => Progress::Waiting(Job { reply, work }),
-            Ok(Next::Alone(work)) => Progress::Alone(Job { reply, work }),
+    pub(super) fn settle<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        reply: Reply<'m>,
+        record: &mut Record,
+        next: Result<Next<'m>, Failure>,
+    ) -> Progress<Job<'m>> {
+        let status = match next {
+            Ok(Next::Done) => Status::Ok,
+            Ok(Next::Wait(work)) => return Progress::Waiting(Job { reply, work, record: *record }),
+            Ok(Next::Alone(work)) => return Progress::Alone(Job { reply, work, record: *record }),
             Err(failure) => {
-                let status = failure.status();
-                self.stats.count_failure(status);
                 super::report(&failure);
-                Progress::Done(reply.finish(status))
+                failure.status()
             }
-        }
+        };
+        record.finish(status);
+        let written = reply.finish(status);
+        lane.observe.finished(record);
+        Progress::Done(written)
     }
 
     /// Goes on with a request.
@@ -72,13 +82,19 @@ impl Device {
         job: Job<'m>,
         answer: Option<Answer>,
     ) -> Progress<Job<'m>> {
-        let Job { mut reply, work } = job;
+        let Job { mut reply, work, mut record } = job;
+        match &answer {
+            Some(Answer::Disk(_)) => record.watch.lap(Stage::Disk),
+            // The emulated engine's time is not what we do, nor the disk.
+            Some(Answer::Time) => record.watch.lap(Stage::Other),
+            None => {}
+        }
         let next = match (work, answer) {
             (Work::Read(moving), Some(Answer::Disk(answer))) => {
-                self.read_answered(lane, token, moving, answer, &mut reply)
+                self.read_answered(lane, token, moving, answer, &mut reply, &mut record)
             }
             (Work::Write(moving, source), Some(Answer::Disk(answer))) => {
-                self.write_answered(lane, token, moving, source, answer)
+                self.write_answered(lane, token, moving, source, answer, &mut record)
             }
             (Work::Change, Some(Answer::Disk(answer))) => {
                 answer.result.map_err(Failure::from).and_then(|()| self.commit(lane, token))
@@ -88,12 +104,16 @@ impl Device {
             (Work::Later { written: false }, Some(Answer::Time)) => Ok(Next::Done),
             (Work::Control(command), None) => {
                 let latency = self.latency(&command);
-                self.control(command, &mut reply).map(|()| self.after(lane, token, latency))
+                let result = self.control(command, &mut reply);
+                if record.kind() == Kind::Program {
+                    record.watch.lap(Stage::Program);
+                }
+                result.map(|()| self.after(lane, token, latency))
             }
             // Not how the worker calls this.
             _ => Err(Failure::Malformed),
         };
-        self.settle(reply, next)
+        self.settle(lane, reply, &mut record, next)
     }
 
     /// Done, but not before this time has passed. Without a time the clock is not even looked at.
@@ -120,7 +140,7 @@ impl Device {
 
     fn flushed<'m>(&self, answer: disk::Answer) -> Result<Next<'m>, Failure> {
         answer.result?;
-        self.stats.count_flush();
+        self.observer.count_flush();
         Ok(Next::Done)
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What one worker has of the device: a way to the disk, and a clock for answers that must not come too early.
+//! What one worker has of the device: a way to the disk, a clock for answers that must not come too early,
+//! and a place to count.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,6 +15,7 @@ use rustix::time::{
 };
 
 use crate::disk::{self, Disk};
+use crate::observe;
 use crate::vhost::{Lane, Token};
 
 /// What a request waits for.
@@ -28,12 +30,13 @@ pub enum Answer {
 pub struct DeviceLane {
     pub(super) disk: disk::Lane,
     pub(super) later: Later,
+    pub(super) observe: observe::Lane,
     from_disk: Vec<(Token, disk::Answer)>,
 }
 
 impl DeviceLane {
-    pub(super) fn new(disk: &Arc<Disk>) -> io::Result<Self> {
-        Ok(Self { disk: disk.lane()?, later: Later::new()?, from_disk: Vec::new() })
+    pub(super) fn new(disk: &Arc<Disk>, observe: observe::Lane) -> io::Result<Self> {
+        Ok(Self { disk: disk.lane()?, later: Later::new()?, observe, from_disk: Vec::new() })
     }
 }
 

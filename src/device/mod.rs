@@ -11,7 +11,7 @@ mod control;
 mod job;
 mod lane;
 mod pace;
-mod stats;
+mod record;
 mod transfer;
 
 use std::io;
@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::crypto::Engine;
 use crate::disk::{self, Disk, ZeroMode};
 use crate::keyslot::KeyslotTable;
+use crate::observe::{Observer, Record, Stats};
 use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::ratelimit::RateLimit;
@@ -33,7 +34,6 @@ use job::{Next, Work};
 pub use lane::{Answer, DeviceLane};
 use pace::Pace;
 pub use pace::Timing;
-pub use stats::Stats;
 
 /// What a device is; fixed while it lives.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ pub struct Device {
     wrapping: Option<Wrapping>,
     /// The engine's clock, when it is slow.
     pace: Option<Pace>,
-    stats: Stats,
+    observer: Arc<Observer>,
     /// Negotiated feature bits.
     features: AtomicU64,
     /// The `writeback` field of the configuration space.
@@ -143,16 +143,22 @@ impl Device {
     pub fn new(config: DeviceConfig, wrapping: Option<Wrapping>, disk: Disk) -> io::Result<Self> {
         let keyslots = KeyslotTable::new(config.keyslots, config.crypto_engine)?;
         let writeback = AtomicBool::new(config.writeback);
-        let stats = Stats::new(config.crypto_engine);
+        let (queues, slots) = (usize::from(config.num_queues) + 1, config.keyslots.into());
+        let observer = Observer::new(queues, slots, config.crypto_engine.name());
         let disk = Arc::new(disk);
         let pace = Pace::new(&config.timing);
         let features = AtomicU64::new(0);
-        Ok(Self { config, disk, keyslots, wrapping, pace, stats, features, writeback })
+        Ok(Self { config, disk, keyslots, wrapping, pace, observer, features, writeback })
     }
 
     /// What the device has counted since it was made.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
+    pub fn stats(&self) -> Stats {
+        self.observer.stats()
+    }
+
+    /// What counts, and can be told to record latencies and traces.
+    pub fn observer(&self) -> &Arc<Observer> {
+        &self.observer
     }
 
     /// Makes everything durable that the guest has written.
@@ -161,7 +167,7 @@ impl Device {
     /// The system's; once it has failed, always.
     pub fn flush(&self) -> io::Result<()> {
         self.disk.image().flush()?;
-        self.stats.count_flush();
+        self.observer.count_flush();
         Ok(())
     }
 
@@ -193,8 +199,7 @@ impl Device {
         !self.negotiated(feature::FLUSH) || !self.writeback.load(Ordering::Acquire)
     }
 
-    fn refuse(&self, reply: Reply<'_>, refusal: Refusal) -> u32 {
-        self.stats.count_refusal(&refusal);
+    fn refuse(reply: Reply<'_>, refusal: Refusal) -> u32 {
         log::debug!("a request is refused: {refusal:?}");
         if refusal.malformed { reply.finish_malformed(refusal.status) } else { reply.finish(refusal.status) }
     }
@@ -205,10 +210,11 @@ impl Device {
         token: Token,
         request: Request<'m>,
         reply: &mut Reply<'m>,
+        record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
         match request {
-            Request::Read { extent, crypto } => self.read(lane, token, extent, crypto, reply),
-            Request::Write { extent, crypto, data } => self.write(lane, token, extent, crypto, data),
+            Request::Read { extent, crypto } => self.read(lane, token, extent, crypto, reply, record),
+            Request::Write { extent, crypto, data } => self.write(lane, token, extent, crypto, data, record),
             Request::Flush => self.make_durable(lane, token),
             Request::GetId => {
                 let mut id = [0; ID_BYTES];
@@ -293,32 +299,45 @@ impl VirtioDevice for Device {
     fn reset(&self) {
         self.features.store(0, Ordering::Release);
         self.writeback.store(self.config.writeback, Ordering::Release);
-        self.stats.count_reset(self.lose_keys());
+        self.observer.count_reset(self.lose_keys());
     }
 
     fn disconnected(&self) {
         self.features.store(0, Ordering::Release);
         self.writeback.store(self.config.writeback, Ordering::Release);
-        self.stats.count_reset(self.keyslots.clear());
+        self.observer.count_reset(self.keyslots.clear());
     }
 
     fn stopped(&self) {
         // What was negotiated stays: only a reset or new features undo it.
-        self.stats.count_stop(self.lose_keys());
+        self.observer.count_stop(self.lose_keys());
     }
 
     fn lane(&self) -> io::Result<DeviceLane> {
-        DeviceLane::new(&self.disk)
+        DeviceLane::new(&self.disk, self.observer.lane())
     }
 
-    fn start<'m>(&self, lane: &mut DeviceLane, queue: usize, token: Token, chain: Chain<'m>) -> Progress<Job<'m>> {
+    fn start<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        queue: usize,
+        head: u16,
+        token: Token,
+        chain: Chain<'m>,
+    ) -> Progress<Job<'m>> {
+        let mut record = Record::new(queue, head, lane.observe.stopwatch());
         match parse(chain, self.role(queue), &self.limits()) {
             (mut reply, Ok(request)) => {
-                self.stats.count_request(&request);
-                let next = self.execute(lane, token, request, &mut reply);
-                self.settle(reply, next)
+                record.describe(&request);
+                let next = self.execute(lane, token, request, &mut reply, &mut record);
+                self.settle(lane, reply, &mut record, next)
             }
-            (reply, Err(refusal)) => Progress::Done(self.refuse(reply, refusal)),
+            (reply, Err(refusal)) => {
+                record.describe_refusal(&refusal);
+                let written = Self::refuse(reply, refusal);
+                lane.observe.finished(&record);
+                Progress::Done(written)
+            }
         }
     }
 
@@ -332,7 +351,11 @@ impl VirtioDevice for Device {
         self.go_on(lane, token, job, answer)
     }
 
+    fn queue_running(&self, queue: usize, running: bool) {
+        self.observer.set_queue_running(queue, running);
+    }
+
     fn queue_broken(&self, _queue: usize) {
-        self.stats.count_broken_queue();
+        self.observer.count_broken_queue();
     }
 }

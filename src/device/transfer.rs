@@ -13,6 +13,7 @@ use super::{Device, DeviceLane, Failure};
 use crate::crypto::Dun;
 use crate::disk::{Answer, Direction, Transfer};
 use crate::keyslot::KeyHandle;
+use crate::observe::{CryptoUse, Record, Stage};
 use crate::queue::Segments;
 use crate::request::{CryptoTag, Extent, Reply};
 use crate::vhost::Token;
@@ -29,8 +30,6 @@ pub(super) struct Moving {
     extent: Extent,
     /// `None` for plain data, and for a write that is encrypted to its end.
     inline: Option<Inline>,
-    /// For the statistics.
-    data_unit_bits: Option<u8>,
     /// When the emulated engine is done with it, if that is slower than we are.
     due: Option<Instant>,
     /// Bytes that have been moved.
@@ -61,6 +60,11 @@ impl Inline {
 }
 
 impl Moving {
+    /// Where the time goes while its bytes are moved by the worker.
+    fn stage(&self) -> Stage {
+        if self.inline.is_some() { Stage::Crypto } else { Stage::Disk }
+    }
+
     fn rest(&self) -> u64 {
         self.extent.len.saturating_sub(self.done)
     }
@@ -86,23 +90,25 @@ fn whole<'m>(segments: &Segments<'m>, len: u64) -> Result<crate::queue::Pieces<'
 
 impl Device {
     /// Takes the key that the slot holds now, and checks that the transfer goes with it.
-    fn moving(&self, extent: Extent, crypto: Option<CryptoTag>) -> Result<Moving, Failure> {
+    fn moving(&self, extent: Extent, crypto: Option<CryptoTag>, record: &mut Record) -> Result<Moving, Failure> {
         let inline = match crypto {
             None => None,
             Some(tag) => {
                 let key = self.keyslots.acquire(tag.slot)?.ok_or(Failure::NoKey)?;
                 let first = Dun::new(tag.dun);
-                key.key().config.check(first, extent.len)?;
+                let config = key.key().config;
+                let units = extent.len >> config.data_unit_bits;
+                record.crypto = Some(CryptoUse { slot: tag.slot, generation: key.generation(), dun: tag.dun, units });
+                config.check(first, extent.len)?;
                 Some(Inline { key, first })
             }
         };
-        let data_unit_bits = inline.as_ref().map(|inline| inline.key.key().config.data_unit_bits);
         // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
         let due = match (&self.pace, &inline) {
             (Some(pace), Some(_)) => Some(pace.reserve(Instant::now(), extent.len)),
             _ => None,
         };
-        Ok(Moving { extent, inline, data_unit_bits, due, done: 0, asked: 0 })
+        Ok(Moving { extent, inline, due, done: 0, asked: 0 })
     }
 
     pub(super) fn read<'m>(
@@ -112,20 +118,30 @@ impl Device {
         extent: Extent,
         crypto: Option<CryptoTag>,
         reply: &mut Reply<'_>,
+        record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
-        let mut moving = self.moving(extent, crypto)?;
-        if self.read_at_once(lane, &moving, reply)? {
+        let mut moving = self.moving(extent, crypto, record)?;
+        if self.read_at_once(lane, &moving, reply, record)? {
             moving.done = extent.len;
         }
-        self.read_on(lane, token, moving, reply)
+        self.read_on(lane, token, moving, reply, record)
     }
 
     /// Reads without a buffer, where that can be done now: in place, or plain data by one system call.
-    fn read_at_once(&self, lane: &DeviceLane, moving: &Moving, reply: &mut Reply<'_>) -> Result<bool, Failure> {
+    fn read_at_once(
+        &self,
+        lane: &DeviceLane,
+        moving: &Moving,
+        reply: &mut Reply<'_>,
+        record: &mut Record,
+    ) -> Result<bool, Failure> {
         let Extent { offset, len } = moving.extent;
         let disk = &lane.disk;
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
-        match (disk.read_in_place(offset, len), &moving.inline) {
+        record.watch.lap(Stage::Other);
+        let in_place = disk.read_in_place(offset, len);
+        record.watch.lap(Stage::Disk);
+        let moved = match (in_place, &moving.inline) {
             (Some(bytes), inline) => reply.fill(0, bytes.len(), |room| {
                 match inline {
                     Some(inline) => inline.decrypt(0, &[bytes], room)?,
@@ -134,8 +150,10 @@ impl Device {
                 Ok(disk.image().in_place_is_sound())
             }),
             (None, None) => Ok(reply.fill(0, bytes, |room| disk.transfer_directly(Direction::Read, offset, room))?),
-            (None, Some(_)) => Ok(false),
-        }
+            (None, Some(_)) => return Ok(false),
+        };
+        record.watch.lap(moving.stage());
+        moved
     }
 
     fn read_on<'m>(
@@ -144,16 +162,20 @@ impl Device {
         token: Token,
         mut moving: Moving,
         reply: &mut Reply<'_>,
+        record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
         while moving.rest() > 0 {
             let buffer = lane.disk.buffer(moving.rest()).ok_or(Failure::NoMemory)?;
             let transfer = moving.next(Direction::Read, buffer.capacity());
+            record.watch.lap(Stage::Other);
             match lane.disk.transfer(token, transfer, buffer) {
-                Some(answer) => read_arrived(lane, &mut moving, answer, reply)?,
+                Some(answer) => {
+                    record.watch.lap(Stage::Disk);
+                    read_arrived(lane, &mut moving, answer, reply, record)?;
+                }
                 None => return Ok(Next::Wait(Work::Read(moving))),
             }
         }
-        self.stats.count_read(moving.extent.len, moving.data_unit_bits);
         match moving.due {
             Some(due) if due > Instant::now() => {
                 lane.later.at(token, due);
@@ -170,9 +192,10 @@ impl Device {
         mut moving: Moving,
         answer: Answer,
         reply: &mut Reply<'_>,
+        record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
-        read_arrived(lane, &mut moving, answer, reply)?;
-        self.read_on(lane, token, moving, reply)
+        read_arrived(lane, &mut moving, answer, reply, record)?;
+        self.read_on(lane, token, moving, reply, record)
     }
 
     pub(super) fn write<'m>(
@@ -182,31 +205,43 @@ impl Device {
         extent: Extent,
         crypto: Option<CryptoTag>,
         source: Segments<'m>,
+        record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
-        let mut moving = self.moving(extent, crypto)?;
-        if self.write_at_once(lane, &moving, &source)? {
+        let mut moving = self.moving(extent, crypto, record)?;
+        if self.write_at_once(lane, &moving, &source, record)? {
             moving.done = extent.len;
             // The key is not needed to make it durable.
             moving.inline = None;
         }
-        self.write_on(lane, token, moving, source)
+        self.write_on(lane, token, moving, source, record)
     }
 
     /// Writes without a buffer, where that can be done now: in place, or plain data by one system call.
-    fn write_at_once(&self, lane: &DeviceLane, moving: &Moving, source: &Segments<'_>) -> Result<bool, Failure> {
+    fn write_at_once(
+        &self,
+        lane: &DeviceLane,
+        moving: &Moving,
+        source: &Segments<'_>,
+        record: &mut Record,
+    ) -> Result<bool, Failure> {
         let Extent { offset, len } = moving.extent;
         let pieces = || whole(source, len);
-        match (lane.disk.write_in_place(offset, len), &moving.inline) {
+        record.watch.lap(Stage::Other);
+        let in_place = lane.disk.write_in_place(offset, len);
+        record.watch.lap(Stage::Disk);
+        let moved = match (in_place, &moving.inline) {
             (Some(bytes), inline) => {
                 match inline {
                     Some(inline) => inline.encrypt(0, &pieces()?, &[bytes])?,
                     None => copy(&pieces()?, &[bytes]),
                 }
-                Ok(lane.disk.image().in_place_is_sound())
+                lane.disk.image().in_place_is_sound()
             }
-            (None, None) => Ok(lane.disk.transfer_directly(Direction::Write, offset, &pieces()?)?),
-            (None, Some(_)) => Ok(false),
-        }
+            (None, None) => lane.disk.transfer_directly(Direction::Write, offset, &pieces()?)?,
+            (None, Some(_)) => return Ok(false),
+        };
+        record.watch.lap(moving.stage());
+        Ok(moved)
     }
 
     fn write_on<'m>(
@@ -215,12 +250,14 @@ impl Device {
         token: Token,
         mut moving: Moving,
         source: Segments<'m>,
+        record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
         while moving.rest() > 0 {
             let mut buffer = lane.disk.buffer(moving.rest()).ok_or(Failure::NoMemory)?;
             let transfer = moving.next(Direction::Write, buffer.capacity());
             let pieces = source.pieces(moving.done, transfer.len);
             let room = buffer.piece(transfer.len);
+            record.watch.lap(Stage::Other);
             let filled = match &moving.inline {
                 Some(inline) => inline.encrypt(moving.done, &pieces, &[room]),
                 None => {
@@ -232,16 +269,19 @@ impl Device {
                 lane.disk.give_back(buffer);
                 return Err(failure);
             }
+            record.watch.lap(moving.stage());
             if moving.rest() == transfer.len as u64 {
                 // All is encrypted. The key is not needed to make it durable.
                 moving.inline = None;
             }
             match lane.disk.transfer(token, transfer, buffer) {
-                Some(answer) => write_arrived(lane, &mut moving, answer)?,
+                Some(answer) => {
+                    record.watch.lap(Stage::Disk);
+                    write_arrived(lane, &mut moving, answer)?;
+                }
                 None => return Ok(Next::Wait(Work::Write(moving, source))),
             }
         }
-        self.stats.count_write(moving.extent.len, moving.data_unit_bits);
         match moving.due {
             Some(due) if due > Instant::now() => {
                 lane.later.at(token, due);
@@ -258,9 +298,10 @@ impl Device {
         mut moving: Moving,
         source: Segments<'m>,
         answer: Answer,
+        record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
         write_arrived(lane, &mut moving, answer)?;
-        self.write_on(lane, token, moving, source)
+        self.write_on(lane, token, moving, source, record)
     }
 }
 
@@ -270,6 +311,7 @@ fn read_arrived(
     moving: &mut Moving,
     answer: Answer,
     reply: &mut Reply<'_>,
+    record: &mut Record,
 ) -> Result<(), Failure> {
     let Answer { result, buffer } = answer;
     let Some(mut buffer) = buffer else { return Err(Failure::Malformed) };
@@ -286,6 +328,7 @@ fn read_arrived(
     });
     lane.disk.give_back(buffer);
     moved?;
+    record.watch.lap(moving.stage());
     moving.moved();
     Ok(())
 }

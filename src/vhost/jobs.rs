@@ -136,7 +136,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
         let token = entry.key();
         entry.insert(InFlight { place, head: taken.head, job: None });
         let progress = match taken.chain {
-            Ok(chain) => self.device.start(self.lane, queue.vring.index(), token, chain),
+            Ok(chain) => self.device.start(self.lane, queue.vring.index(), taken.head, token, chain),
             Err(error) => {
                 log::debug!("queue {}: head {}: {error}", queue.vring.index(), taken.head);
                 queue.vring.retire("a descriptor chain is broken");

@@ -95,9 +95,15 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// # Errors
     /// When there is no memory, or no way to the disk.
     fn lane(&self) -> io::Result<Self::Lane>;
-    /// Begins to serve a chain. Must not panic, whatever the guest sent.
-    fn start<'m>(&self, lane: &mut Self::Lane, queue: usize, token: Token, chain: Chain<'m>)
-    -> Progress<Self::Job<'m>>;
+    /// Begins to serve the chain at `head`. Must not panic, whatever the guest sent.
+    fn start<'m>(
+        &self,
+        lane: &mut Self::Lane,
+        queue: usize,
+        head: u16,
+        token: Token,
+        chain: Chain<'m>,
+    ) -> Progress<Self::Job<'m>>;
     /// Goes on with a chain: with the lane's answer, or with none when the job asked to be alone.
     fn resume<'m>(
         &self,
@@ -106,6 +112,8 @@ pub trait VirtioDevice: Send + Sync + 'static {
         job: Self::Job<'m>,
         answer: Option<<Self::Lane as Lane>::Answer>,
     ) -> Progress<Self::Job<'m>>;
+    /// A queue is started and enabled now, or not any more. May be called again without a change.
+    fn queue_running(&self, queue: usize, running: bool);
     /// The driver broke the rules of the ring, so the queue has been retired. Called once each time.
     fn queue_broken(&self, queue: usize);
 }

@@ -65,6 +65,7 @@ impl<D: VirtioDevice> Session<D> {
 
     /// Listens to a queue that is ready to run.
     fn watch(&self, vring: &Vring) -> Result<()> {
+        self.device.queue_running(vring.index(), vring.with_kick(|_| ()).is_some());
         match self.worker(vring) {
             Some(worker) => worker.watch(vring).map_err(Error::ReqHandlerError),
             None => Ok(()),
@@ -82,6 +83,7 @@ impl<D: VirtioDevice> Session<D> {
     }
 
     fn stop(&self, vring: &Vring) -> u16 {
+        self.device.queue_running(vring.index(), false);
         let (next_avail, kick) = vring.stop();
         self.unwatch(vring, kick.as_ref());
         next_avail

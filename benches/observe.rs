@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `cargo bench --bench observe`: what latencies and traces cost, of requests through a whole device, in one process.
+//!
+//! 256 requests at a time are made available in one queue, of which a worker of the device serves 32 at a time. The
+//! modes take turns, so that a drift of the machine favours none; medians of the rounds are printed. Put the image into
+//! memory (`TMPDIR=/dev/shm`): a disk would hide the cost.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+
+const ROUNDS: usize = 41;
+/// Time of one measurement.
+const SLICE: Duration = Duration::from_millis(60);
+const RING: u16 = 256;
+
+struct Load {
+    guest: Guest,
+    heads: Vec<u16>,
+}
+
+impl Load {
+    /// Reads of `bytes`, each one in a place of its own.
+    fn new(crypto: bool, bytes: usize) -> Self {
+        let mut config = Options::default().config;
+        config.queue_size = 1024;
+        let mut guest = Guest::with(Options { config, ring_size: 1024, ..Options::default() });
+        let control = guest.control();
+        guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
+        let heads = (0..RING)
+            .map(|number| {
+                let sector = u64::from(number) * (bytes / SECTOR) as u64 % 8192;
+                let readable = if crypto {
+                    crypto_header(CRYPTO_IN, sector, 0, [sector / 8, 0, 0, 0])
+                } else {
+                    header(IN, sector)
+                };
+                guest.rings[0].add(&guest.memory, &readable, bytes + 1, &Cut::default()).head
+            })
+            .collect();
+        let mut load = Self { guest, heads };
+        load.finish_batch();
+        load
+    }
+
+    fn finish_batch(&mut self) {
+        let ring = &mut self.guest.rings[0];
+        ring.kick();
+        while ring.used_index(&self.guest.memory) != ring.next_avail {
+            std::hint::spin_loop();
+        }
+        ring.next_used = ring.next_avail;
+    }
+
+    /// Requests per second.
+    fn rate(&mut self) -> f64 {
+        let start = Instant::now();
+        let mut batches = 0u32;
+        while start.elapsed() < SLICE {
+            for at in 0..self.heads.len() {
+                self.guest.rings[0].publish(&self.guest.memory, self.heads[at]);
+            }
+            self.finish_batch();
+            batches += 1;
+        }
+        f64::from(batches * u32::from(RING)) / start.elapsed().as_secs_f64()
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    println!("{:<22} {:>12} {:>14} {:>10}", "reads", "off, k/s", "latency", "");
+    for (crypto, bytes) in [(false, 512), (false, 4096), (true, 4096), (true, 65536)] {
+        // Few enough for the guest memory of the tests.
+        if bytes * usize::from(RING) > 15 << 20 {
+            continue;
+        }
+        let mut load = Load::new(crypto, bytes);
+        let observer = std::sync::Arc::clone(load.guest.device.observer());
+        let (mut off, mut latency) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            off.push(load.rate());
+            observer.set_latency(true);
+            latency.push(load.rate());
+            observer.set_latency(false);
+        }
+        let (off, latency) = (median(off), median(latency));
+        println!(
+            "{:<22} {:>12.0} {:>13.1} % {:>8.0} ns",
+            format!("{bytes}{}", if crypto { ", encrypted" } else { "" }),
+            off / 1e3,
+            100.0 * latency / off,
+            1e9 / latency - 1e9 / off
+        );
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The counters, as the device writes them. `stats` has what is made of them.
+
+use std::sync::atomic::AtomicBool;
+
+use super::record::{CryptoUse, Kind, Record};
+use super::tally::{Counter, Tally};
+use crate::protocol::Status;
+
+/// Of one queue. One worker at a time serves a queue, so it is the one writer; the alignment keeps two queues' counters
+/// out of one cache line (and out of one pair of lines, which some CPUs fetch together).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct QueueCounters {
+    pub kinds: [KindCounters; Kind::COUNT],
+    /// Refused with UNSUPP.
+    pub unsupported: Tally,
+    /// Encrypted requests whose slot was empty.
+    pub nokey: Tally,
+    pub encrypted: Tally,
+    pub decrypted: Tally,
+    /// Written by the frontend's thread.
+    pub running: AtomicBool,
+}
+
+/// Of one type of request in one queue.
+#[derive(Debug, Default)]
+pub struct KindCounters {
+    pub requests: Tally,
+    pub refused: Tally,
+    pub errors: Tally,
+    pub bytes: Tally,
+}
+
+impl QueueCounters {
+    /// Counts a finished request; for the one writer.
+    pub fn count(&self, record: &Record) {
+        let kind = record.kind();
+        let Some(counters) = self.kinds.get(kind as usize) else { return };
+        counters.requests.add(1);
+        if record.status == Status::Ok {
+            counters.bytes.add(record.bytes);
+            match (kind, record.crypto) {
+                (Kind::CryptoIn, Some(CryptoUse { units, .. })) => self.decrypted.add(units),
+                (Kind::CryptoOut, Some(CryptoUse { units, .. })) => self.encrypted.add(units),
+                _ => {}
+            }
+            return;
+        }
+        counters.errors.add(1);
+        match (record.refused, record.status) {
+            (true, Status::Unsupp) => {
+                counters.refused.add(1);
+                self.unsupported.add(1);
+            }
+            (true, _) => counters.refused.add(1),
+            (false, Status::NoKey) => self.nokey.add(1),
+            (false, _) => {}
+        }
+    }
+}
+
+/// Of one keyslot: what its commands did.
+#[derive(Debug, Default)]
+pub struct SlotCounters {
+    pub programs: Counter,
+    pub evictions: Counter,
+}
+
+/// Of the whole device, for what happens seldom.
+#[derive(Debug, Default)]
+pub struct DeviceCounters {
+    pub program: Counter,
+    pub replace: Counter,
+    pub program_failed: Counter,
+    pub evict: Counter,
+    pub evict_empty: Counter,
+    pub lost: Counter,
+    pub equal_halves: Counter,
+    pub reset: Counter,
+    pub engine_reset: Counter,
+    pub flush: Counter,
+    pub broken_queue: Counter,
+}

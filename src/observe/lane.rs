@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A worker's way to the observer: no lock, no memory that another worker writes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::Observer;
+use super::clock::{Stage, Stopwatch, Times};
+use super::histogram::Histogram;
+use super::record::Record;
+use super::tally::Tally;
+
+/// What a worker has written; read by others, and used again when the worker is gone.
+#[derive(Debug)]
+pub(super) struct LaneState {
+    #[allow(dead_code)]
+    pub number: u16,
+    pub in_use: AtomicBool,
+    /// Encrypted requests by keyslot.
+    pub hits: Box<[Tally]>,
+    /// Made when the first latency is recorded.
+    pub latency: OnceLock<Latencies>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Latencies {
+    pub program: Histogram,
+    pub crypto: Histogram,
+    pub disk: Histogram,
+    pub request: Histogram,
+}
+
+impl LaneState {
+    pub(super) fn new(number: u16, slots: usize) -> Self {
+        Self {
+            number,
+            in_use: AtomicBool::new(true),
+            hits: (0..slots).map(|_| Tally::default()).collect(),
+            latency: OnceLock::new(),
+        }
+    }
+}
+
+/// One worker's. Made by [`Observer::lane`]; the worker alone may use it, and alone serves its queues.
+#[derive(Debug)]
+pub struct Lane {
+    observer: Arc<Observer>,
+    state: Arc<LaneState>,
+}
+
+impl Lane {
+    pub(super) fn new(observer: Arc<Observer>, state: Arc<LaneState>) -> Self {
+        Self { observer, state }
+    }
+
+    /// For a request that begins now. It runs, and reads clocks, only while latencies or a trace are wanted.
+    #[inline]
+    pub fn stopwatch(&self) -> Stopwatch {
+        if self.observer.timed() { Stopwatch::running() } else { Stopwatch::default() }
+    }
+
+    /// A request is finished: the last that happens before its head is returned.
+    pub fn finished(&mut self, record: &Record) {
+        if let Some(queue) = self.observer.queues.get(usize::from(record.queue)) {
+            queue.count(record);
+        }
+        if let Some(crypto) = record.crypto
+            && let Some(hits) = self.state.hits.get(crypto.slot as usize)
+        {
+            hits.add(1);
+        }
+        if let Some(times) = record.watch.stop() {
+            self.finished_timed(&times);
+        }
+    }
+
+    fn finished_timed(&mut self, times: &Times) {
+        let latency = self.state.latency.get_or_init(Latencies::default);
+        latency.request.record(times.total);
+        for (stage, histogram) in
+            [(Stage::Program, &latency.program), (Stage::Crypto, &latency.crypto), (Stage::Disk, &latency.disk)]
+        {
+            // 0: the request did not pass this stage.
+            match times.of(stage) {
+                0 => {}
+                nanos => histogram.record(nanos),
+            }
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // Whoever gets the state next sees what was written here.
+        self.state.in_use.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What the device tells about itself: counters, latencies, traces. Numbers only; no data and no keys come here.
+//!
+//! One [`Observer`] belongs to a device. Each worker has a [`Lane`] and hands it a [`Record`] of every request when that
+//! is finished; the rest (commands, resets) is counted by the methods of the observer. [`Observer::stats`] adds all up.
+//!
+//! The workers share no memory that they write: the counters of a queue and of a lane have one writer each. Clocks are
+//! read only while somebody wants latencies or a trace.
+
+mod clock;
+mod counters;
+pub mod docs;
+mod histogram;
+mod lane;
+pub mod prometheus;
+mod record;
+pub mod stats;
+mod tally;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use clock::{Stage, Stopwatch};
+use counters::{DeviceCounters, QueueCounters, SlotCounters};
+pub use histogram::Distribution;
+pub use lane::Lane;
+use lane::LaneState;
+pub use record::{CryptoUse, Kind, Record};
+pub use stats::Stats;
+
+/// Bit of [`Observer::wanted`]: latency histograms.
+const LATENCY: u32 = 1 << 0;
+
+/// A device's counters, latencies and traces.
+#[derive(Debug)]
+pub struct Observer {
+    /// What needs clocks; 0 when nothing does.
+    wanted: AtomicU32,
+    /// The name of the crypto engine.
+    engine: &'static str,
+    queues: Box<[QueueCounters]>,
+    slots: Box<[SlotCounters]>,
+    device: DeviceCounters,
+    /// Never more than there were workers at the same time.
+    lanes: Mutex<Vec<Arc<LaneState>>>,
+}
+
+/// What is known of a keyslot beside its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotUse {
+    /// Successful program commands.
+    pub programs: u64,
+    /// Evict commands that found a key.
+    pub evictions: u64,
+    /// Encrypted requests that found a key here.
+    pub hits: u64,
+}
+
+impl Observer {
+    /// For a device with so many queues, the control virtqueue included, and keyslots.
+    /// `engine` is the name of the crypto engine.
+    pub fn new(queues: usize, slots: usize, engine: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            wanted: AtomicU32::new(0),
+            engine,
+            queues: (0..queues).map(|_| QueueCounters::default()).collect(),
+            slots: (0..slots).map(|_| SlotCounters::default()).collect(),
+            device: DeviceCounters::default(),
+            lanes: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// For a worker that begins.
+    pub fn lane(self: &Arc<Self>) -> Lane {
+        let mut lanes = self.lock_lanes();
+        let free = lanes.iter().find(|state| !state.in_use.swap(true, Ordering::AcqRel)).cloned();
+        let state = free.unwrap_or_else(|| {
+            let number = u16::try_from(lanes.len()).unwrap_or(u16::MAX);
+            let state = Arc::new(LaneState::new(number, self.slots.len()));
+            lanes.push(Arc::clone(&state));
+            state
+        });
+        Lane::new(Arc::clone(self), state)
+    }
+
+    fn lock_lanes(&self) -> MutexGuard<'_, Vec<Arc<LaneState>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether clocks are to be read.
+    fn timed(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) != 0
+    }
+
+    /// Turns latency histograms on or off. What was recorded stays.
+    pub fn set_latency(&self, on: bool) {
+        if on {
+            clock::prepare();
+            self.wanted.fetch_or(LATENCY, Ordering::Relaxed);
+        } else {
+            self.wanted.fetch_and(!LATENCY, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether latency histograms are on.
+    pub fn latency(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) & LATENCY != 0
+    }
+
+    /// Whether a frontend is connected: workers exist as long as a connection does.
+    pub fn connected(&self) -> bool {
+        self.lock_lanes().iter().any(|lane| lane.in_use.load(Ordering::Acquire))
+    }
+
+    /// A queue was started and enabled, or stopped.
+    pub fn set_queue_running(&self, queue: usize, running: bool) {
+        if let Some(queue) = self.queues.get(queue) {
+            queue.running.store(running, Ordering::Relaxed);
+        }
+    }
+
+    /// A program command for a slot: `None` when it failed, else whether it took the place of another key.
+    pub fn count_program(&self, slot: u32, replaced: Option<bool>) {
+        match replaced {
+            None => self.device.program_failed.add(1),
+            Some(replaced) => {
+                self.device.program.add(1);
+                self.device.replace.add(replaced.into());
+                if let Some(slot) = self.slots.get(slot as usize) {
+                    slot.programs.add(1);
+                }
+            }
+        }
+    }
+
+    /// An evict command for a slot that exists, and whether there was a key.
+    pub fn count_evict(&self, slot: u32, found: bool) {
+        if !found {
+            return self.device.evict_empty.add(1);
+        }
+        self.device.evict.add(1);
+        if let Some(slot) = self.slots.get(slot as usize) {
+            slot.evictions.add(1);
+        }
+    }
+
+    /// A key with two equal halves was programmed.
+    pub fn count_equal_halves(&self) {
+        self.device.equal_halves.add(1);
+    }
+
+    /// All queues were stopped, and keys lost.
+    pub fn count_stop(&self, lost_keys: usize) {
+        self.device.lost.add(lost_keys as u64); // usize to u64 loses nothing
+    }
+
+    /// The device was reset, and keys lost.
+    pub fn count_reset(&self, lost_keys: usize) {
+        self.device.reset.add(1);
+        self.count_stop(lost_keys);
+    }
+
+    /// The engine alone was reset, and keys lost.
+    pub fn count_engine_reset(&self, lost_keys: usize) {
+        self.device.engine_reset.add(1);
+        self.count_stop(lost_keys);
+    }
+
+    /// Everything written was made durable.
+    pub fn count_flush(&self) {
+        self.device.flush.add(1);
+    }
+
+    /// A queue was retired.
+    pub fn count_broken_queue(&self) {
+        self.device.broken_queue.add(1);
+    }
+
+    /// What the keyslots were used for, one by one.
+    pub fn slots(&self) -> Vec<SlotUse> {
+        let lanes = self.lock_lanes();
+        let hits = |slot: usize| lanes.iter().filter_map(|lane| lane.hits.get(slot)).map(tally::Tally::get).sum();
+        let of = |(number, slot): (usize, &SlotCounters)| SlotUse {
+            programs: slot.programs.get(),
+            evictions: slot.evictions.get(),
+            hits: hits(number),
+        };
+        self.slots.iter().enumerate().map(of).collect()
+    }
+}
+
+/// Whether a queue runs.
+fn running(queue: &QueueCounters) -> bool {
+    AtomicBool::load(&queue.running, Ordering::Relaxed)
+}
