@@ -10,17 +10,19 @@ use super::clock::{Stage, Stopwatch, Times};
 use super::histogram::Histogram;
 use super::record::Record;
 use super::tally::Tally;
+use super::trace::{Ring, encode};
 
 /// What a worker has written; read by others, and used again when the worker is gone.
 #[derive(Debug)]
 pub(super) struct LaneState {
-    #[allow(dead_code)]
     pub number: u16,
     pub in_use: AtomicBool,
     /// Encrypted requests by keyslot.
     pub hits: Box<[Tally]>,
     /// Made when the first latency is recorded.
     pub latency: OnceLock<Latencies>,
+    /// Made when the first record of a trace comes.
+    pub ring: OnceLock<Ring>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,7 @@ impl LaneState {
             in_use: AtomicBool::new(true),
             hits: (0..slots).map(|_| Tally::default()).collect(),
             latency: OnceLock::new(),
+            ring: OnceLock::new(),
         }
     }
 }
@@ -71,11 +74,14 @@ impl Lane {
             hits.add(1);
         }
         if let Some(times) = record.watch.stop() {
-            self.finished_timed(&times);
+            self.finished_timed(record, &times);
         }
     }
 
-    fn finished_timed(&mut self, times: &Times) {
+    fn finished_timed(&mut self, record: &Record, times: &Times) {
+        if let Some(epoch) = self.observer.trace_epoch() {
+            self.state.ring.get_or_init(Ring::default).push(&encode(record, times, self.state.number, epoch));
+        }
         let latency = self.state.latency.get_or_init(Latencies::default);
         latency.request.record(times.total);
         for (stage, histogram) in

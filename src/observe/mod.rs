@@ -17,8 +17,11 @@ pub mod prometheus;
 mod record;
 pub mod stats;
 mod tally;
+pub mod trace;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use clock::{Stage, Stopwatch};
@@ -28,9 +31,13 @@ pub use lane::Lane;
 use lane::LaneState;
 pub use record::{CryptoUse, Kind, Record};
 pub use stats::Stats;
+use trace::{TraceStatus, Tracer};
 
 /// Bit of [`Observer::wanted`]: latency histograms.
 const LATENCY: u32 = 1 << 0;
+
+/// Bit of [`Observer::wanted`]: a trace.
+const TRACE: u32 = 1 << 1;
 
 /// A device's counters, latencies and traces.
 #[derive(Debug)]
@@ -44,6 +51,9 @@ pub struct Observer {
     device: DeviceCounters,
     /// Never more than there were workers at the same time.
     lanes: Mutex<Vec<Arc<LaneState>>>,
+    tracer: Tracer,
+    /// When the trace began, in ticks.
+    epoch: AtomicU64,
 }
 
 /// What is known of a keyslot beside its key.
@@ -68,6 +78,8 @@ impl Observer {
             slots: (0..slots).map(|_| SlotCounters::default()).collect(),
             device: DeviceCounters::default(),
             lanes: Mutex::new(Vec::new()),
+            tracer: Tracer::default(),
+            epoch: AtomicU64::new(0),
         })
     }
 
@@ -106,6 +118,51 @@ impl Observer {
     /// Whether latency histograms are on.
     pub fn latency(&self) -> bool {
         self.wanted.load(Ordering::Relaxed) & LATENCY != 0
+    }
+
+    /// Starts a trace into a file, ending the one before.
+    ///
+    /// # Errors
+    /// When the file cannot be made or written, or exists and is no trace.
+    pub fn start_trace(self: &Arc<Self>, file: &Path) -> io::Result<()> {
+        self.wanted.fetch_and(!TRACE, Ordering::Relaxed);
+        self.tracer.start(self, file)?;
+        clock::prepare();
+        self.epoch.store(clock::ticks(), Ordering::Relaxed);
+        self.wanted.fetch_or(TRACE, Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends the trace, with all that was recorded in its file.
+    pub fn stop_trace(&self) -> Option<TraceStatus> {
+        self.wanted.fetch_and(!TRACE, Ordering::Relaxed);
+        self.tracer.stop(self)
+    }
+
+    /// Has all that was recorded so far written.
+    pub fn sync_trace(&self) -> Option<TraceStatus> {
+        self.tracer.sync(self)
+    }
+
+    /// How the trace stands, if there is one.
+    pub fn trace_status(&self) -> Option<TraceStatus> {
+        self.tracer.status()
+    }
+
+    /// When the trace began, in ticks; `None` when none is wanted.
+    fn trace_epoch(&self) -> Option<u64> {
+        let wanted = self.wanted.load(Ordering::Acquire) & TRACE != 0;
+        wanted.then(|| self.epoch.load(Ordering::Relaxed))
+    }
+
+    /// All lanes, also those that nobody uses.
+    fn lanes(&self) -> Vec<Arc<LaneState>> {
+        self.lock_lanes().clone()
+    }
+
+    /// The queues that are started and enabled.
+    pub fn running_queues(&self) -> impl Iterator<Item = usize> {
+        self.queues.iter().enumerate().filter(|(_, queue)| running(queue)).map(|(number, _)| number)
     }
 
     /// Whether a frontend is connected: workers exist as long as a connection does.

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Traces: a binary record of fixed size for each request. `docs/trace.md` describes the file.
+//!
+//! A worker puts records into a ring of its own, without a lock; a thread empties the rings into the file every few
+//! milliseconds. A ring that is full loses records, which are counted: a trace never holds a request up.
+
+mod format;
+pub mod print;
+mod ring;
+mod writer;
+
+use serde::Serialize;
+use std::path::PathBuf;
+
+pub use format::{Entry, HEADER_BYTES, MAGIC, RECORD_BYTES, Reader, TraceRecord, VERSION};
+pub(super) use format::{RECORD_WORDS, encode};
+pub(super) use ring::Ring;
+pub(super) use writer::Tracer;
+
+/// How a trace stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TraceStatus {
+    /// Its file.
+    pub file: PathBuf,
+    /// Records in the file.
+    pub records: u64,
+    /// Records lost because the writer could not keep up.
+    pub dropped: u64,
+    /// Why nothing is written any more.
+    pub error: Option<String>,
+}

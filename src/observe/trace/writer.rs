@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! From the workers' rings to the file.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::format::{header, lost};
+use super::{MAGIC, TraceStatus};
+use crate::observe::Observer;
+use crate::observe::lane::LaneState;
+
+/// How often the rings are emptied.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// The trace of a device, if there is one.
+#[derive(Debug, Default)]
+pub struct Tracer(Mutex<Option<Trace>>);
+
+#[derive(Debug)]
+struct Trace {
+    sink: Arc<Sink>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// Where records go.
+#[derive(Debug)]
+struct Sink {
+    stop: AtomicBool,
+    path: PathBuf,
+    /// Held while the rings are emptied: there is one reader at a time.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    records: u64,
+    dropped: u64,
+    /// What each lane had dropped when that was last told.
+    told: Vec<u64>,
+    buffer: Vec<u8>,
+    error: Option<String>,
+}
+
+impl Tracer {
+    /// Starts a trace, which ends the one before.
+    pub fn start(&self, observer: &Arc<Observer>, path: &Path) -> io::Result<()> {
+        self.stop(observer);
+        let mut file = open(path)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64); // until 2554
+        file.write_all(&header(now))?;
+        // What an earlier trace has left behind is not of this one.
+        let lanes = observer.lanes();
+        for ring in lanes.iter().filter_map(|lane| lane.ring.get()) {
+            ring.drain(|_| ());
+        }
+        let told = lanes.iter().map(|lane| dropped(lane)).collect();
+        let state = State { file, records: 0, dropped: 0, told, buffer: Vec::new(), error: None };
+        let sink = Arc::new(Sink { stop: AtomicBool::new(false), path: path.to_owned(), state: Mutex::new(state) });
+        let thread = thread::Builder::new().name("trace".into()).spawn({
+            let (sink, observer) = (Arc::clone(&sink), Arc::downgrade(observer));
+            move || sink.run(&observer)
+        })?;
+        *lock(&self.0) = Some(Trace { sink, thread });
+        Ok(())
+    }
+
+    /// Ends the trace; the workers must have been told before.
+    pub fn stop(&self, observer: &Observer) -> Option<TraceStatus> {
+        let Trace { sink, thread } = lock(&self.0).take()?;
+        sink.stop.store(true, Ordering::Release);
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            log::error!("the trace's thread has panicked; please report this");
+        }
+        sink.drain(observer);
+        Some(sink.status())
+    }
+
+    /// Empties the rings now.
+    pub fn sync(&self, observer: &Observer) -> Option<TraceStatus> {
+        let sink = lock(&self.0).as_ref().map(|trace| Arc::clone(&trace.sink))?;
+        sink.drain(observer);
+        Some(sink.status())
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Option<TraceStatus> {
+        lock(&self.0).as_ref().map(|trace| trace.sink.status())
+    }
+}
+
+impl Sink {
+    fn run(&self, observer: &Weak<Observer>) {
+        while !self.stop.load(Ordering::Acquire) {
+            thread::park_timeout(INTERVAL);
+            let Some(observer) = observer.upgrade() else { return };
+            self.drain(&observer);
+        }
+    }
+
+    fn status(&self) -> TraceStatus {
+        let state = lock(&self.state);
+        let State { records, dropped, error, .. } = &*state;
+        TraceStatus { file: self.path.clone(), records: *records, dropped: *dropped, error: error.clone() }
+    }
+
+    /// Empties the rings into the file.
+    fn drain(&self, observer: &Observer) {
+        let mut state = lock(&self.state);
+        for (number, lane) in observer.lanes().iter().enumerate() {
+            state.drain(number, lane);
+        }
+        if state.buffer.is_empty() {
+            return;
+        }
+        let State { file, buffer, error, .. } = &mut *state;
+        if error.is_none()
+            && let Err(failure) = file.write_all(buffer)
+        {
+            log::warn!("the trace to {} ends: {failure}", self.path.display());
+            *error = Some(failure.to_string());
+        }
+        buffer.clear();
+    }
+}
+
+impl State {
+    fn drain(&mut self, number: usize, lane: &LaneState) {
+        let Some(ring) = lane.ring.get() else { return };
+        if self.told.len() <= number {
+            self.told.resize(number + 1, 0);
+        }
+        let buffer = &mut self.buffer;
+        let count = ring.drain(|word| buffer.extend_from_slice(&word.to_le_bytes()));
+        self.records += count as u64; // usize to u64 loses nothing
+        let dropped = dropped(lane);
+        if let Some(told) = self.told.get_mut(number)
+            && *told != dropped
+        {
+            let count = dropped.wrapping_sub(*told);
+            *told = dropped;
+            self.dropped += count;
+            lost(lane.number, count).iter().for_each(|word| self.buffer.extend_from_slice(&word.to_le_bytes()));
+        }
+    }
+}
+
+fn dropped(lane: &LaneState) -> u64 {
+    lane.ring.get().map_or(0, super::Ring::dropped)
+}
+
+/// A new file for this user only; or one that is empty or an old trace, which is replaced.
+fn open(path: &Path) -> io::Result<File> {
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        let mut start = Vec::new();
+        (&file).take(MAGIC.len() as u64).read_to_end(&mut start)?;
+        if !start.is_empty() && start != MAGIC {
+            return Err(io::Error::other("the file exists and is no trace; name another one"));
+        }
+        file.rewind()?;
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// Nothing here is left half-changed by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
