@@ -77,28 +77,37 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    println!("{:<22} {:>12} {:>14} {:>10}", "reads", "off, k/s", "latency", "");
-    for (crypto, bytes) in [(false, 512), (false, 4096), (true, 4096), (true, 65536)] {
-        // Few enough for the guest memory of the tests.
-        if bytes * usize::from(RING) > 15 << 20 {
-            continue;
-        }
+    let directory = tempfile::TempDir::new().expect("directory");
+    let file = directory.path().join("trace");
+    println!("{:<18} {:>8} {:>20} {:>20}", "reads of bytes", "off, k/s", "latency", "trace");
+    for (crypto, bytes) in [(false, 512), (false, 4096), (true, 4096), (true, 16384)] {
         let mut load = Load::new(crypto, bytes);
         let observer = std::sync::Arc::clone(load.guest.device.observer());
-        let (mut off, mut latency) = (Vec::new(), Vec::new());
+        let (mut off, mut latency, mut trace) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut records, mut dropped) = (0, 0);
         for _ in 0..ROUNDS {
             off.push(load.rate());
             observer.set_latency(true);
             latency.push(load.rate());
             observer.set_latency(false);
+            observer.start_trace(&file).expect("trace");
+            trace.push(load.rate());
+            let status = observer.stop_trace().expect("trace");
+            records += status.records;
+            dropped += status.dropped;
         }
-        let (off, latency) = (median(off), median(latency));
+        let off = median(off);
+        let on = |rates: Vec<f64>| {
+            let rate = median(rates);
+            format!("{:.1} % {:>+5.0} ns", 100.0 * rate / off, 1e9 / rate - 1e9 / off)
+        };
         println!(
-            "{:<22} {:>12.0} {:>13.1} % {:>8.0} ns",
+            "{:<18} {:>8.0} {:>20} {:>20}  {:.1} % of records dropped",
             format!("{bytes}{}", if crypto { ", encrypted" } else { "" }),
             off / 1e3,
-            100.0 * latency / off,
-            1e9 / latency - 1e9 / off
+            on(latency),
+            on(trace),
+            100.0 * dropped as f64 / (records + dropped) as f64,
         );
     }
 }

@@ -13,11 +13,13 @@
 //! | crypto | [`crypto`] | key, DUN, data unit size, bytes | sectors, descriptors, slots |
 //! | wrapped keys | [`wrapped`] | wrapping keys, blobs, the hardware's KDF | slots, virtio, disk |
 //! | disk | [`disk`] | offsets, bytes, flush | keys, DUNs, virtio |
+//! | control socket | [`control`] | JSON, clients | how a device works |
 //! | statistics | [`observe`] | numbers of requests | data, keys, guest memory |
 //! | the whole | [`device`] | the order of the stages; error to status | ring layout, messages |
 //!
 //! [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
 
+pub mod control;
 pub mod crypto;
 pub mod device;
 pub mod disk;

@@ -6,6 +6,7 @@ mod cli;
 mod command;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use cli::{Args, CacheMode, DiscardMode, Invocation};
+use vhost_user_blk_crypto::control;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
@@ -82,6 +84,12 @@ fn run(args: &Args) -> Result<()> {
     )?);
 
     device.observer().set_latency(args.latency);
+    if let Some(path) = &args.trace {
+        let path = std::path::absolute(path)?;
+        device.observer().start_trace(&path).with_context(|| format!("cannot write a trace to {}", path.display()))?;
+    }
+    // Dropped last: a client may look at the device until its end.
+    let _control = args.control.as_deref().map(|path| control(path, args, &engine.name, &device)).transpose()?;
 
     let stop = Arc::new(Stop::new()?);
     let handle = signals.handle();
@@ -113,6 +121,9 @@ fn run(args: &Args) -> Result<()> {
     // Everything that was completed is on the disk before the exit status says that all is well.
     let flushed = device.flush().context("the image could not be flushed");
     let written = write_stats(args, &device);
+    if let Some(error) = device.observer().stop_trace().and_then(|trace| trace.error) {
+        log::warn!("the trace is not complete: {error}");
+    }
     served?;
     flushed?;
     written
@@ -149,6 +160,18 @@ fn wrapping(args: &Args, engine: &Personality) -> Result<Option<Wrapping>> {
         );
     }
     Ok(Some(Wrapping::new(args.wrapping_key_file.as_deref())?))
+}
+
+fn control(path: &Path, args: &Args, personality: &str, device: &Arc<Device>) -> Result<control::Server> {
+    let image = args.blk_file.as_deref().map(std::path::absolute).transpose()?;
+    let about = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "engine": { "personality": personality },
+        "image": { "path": image },
+        "options": device.settings(),
+    });
+    control::Server::start(path, Arc::clone(device) as Arc<dyn control::Controlled>, about)
 }
 
 fn listen(args: &Args) -> Result<Listen> {

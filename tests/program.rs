@@ -340,3 +340,45 @@ fn core_dumps_are_off() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("core limit");
     assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
 }
+
+/// A device with a control socket and a trace, asked by the program's client; both go in the end.
+#[test]
+fn control_socket_and_trace() {
+    let files = Files::new();
+    let (control, trace) = (files.path("control"), files.path("trace"));
+    let path = |path: &Path| path.to_str().expect("path").to_owned();
+    let options = ["--control", &path(&control), "--trace", &path(&trace), "--keyslots", "7", "--latency"];
+    let running = Running::start(&files, &options);
+    let ctl = |words: &[&str]| output(program().args(["ctl", "--control"]).arg(&control).args(words));
+    let frontend = talk(UnixStream::connect(files.path("socket")).expect("connect"));
+    let (code, text) = ctl(&["status", "--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["pid"], running.0.id());
+    assert_eq!(status["image"]["path"], path(&files.image()));
+    assert_eq!(
+        (&status["engine"]["personality"], &status["options"]["timing"]["program_us"]),
+        (&"ideal".into(), &0.into())
+    );
+    assert_eq!((&status["options"]["keyslots"], &status["connected"]), (&7.into(), &true.into()));
+    assert_eq!((&status["latency"], &status["trace"]["file"]), (&true.into(), &path(&trace).into()));
+    let (code, text) = ctl(&["trace", "dump"]);
+    assert_eq!((code, text.as_str()), (Some(0), ""), "no request so far");
+    let (code, text) = output(
+        program()
+            .args(["--socket-path", "/nonexistent/s", "--blk-file"])
+            .arg(files.image())
+            .args(["--read-only"])
+            .args(["--control", &path(&control)]),
+    );
+    assert!(code != Some(0), "{text}");
+    drop(frontend);
+    running.signal(libc::SIGTERM);
+    let (code, text) = running.finish();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(!control.exists(), "the control socket is removed");
+    assert!(std::fs::read(&trace).expect("trace").starts_with(b"VUBCTRAC"));
+    let (code, text) = ctl(&["status"]);
+    assert!(code == Some(2) && text.contains("no device answers"), "{text}");
+}

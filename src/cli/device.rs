@@ -100,6 +100,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 
+    /// Answer questions and commands at this Unix socket, see the subcommand ctl
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// Write a record of each request to this file, see the subcommand ctl trace dump
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
     /// Record latency histograms, which reads the clock a few times for each request
     #[arg(long)]
     pub latency: bool,

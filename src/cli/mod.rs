@@ -2,6 +2,7 @@
 
 //! The command line: a device without a subcommand, as QEMU's backend program conventions want it, or a tool.
 
+mod ctl;
 mod device;
 mod inspect;
 mod number;
@@ -9,6 +10,7 @@ pub mod personality;
 
 use clap::{CommandFactory, FromArgMatches, Subcommand};
 
+pub use ctl::{CtlArgs, CtlCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
 pub use device::{Args, CacheMode, DiscardMode};
 pub use inspect::InspectArgs;
 
@@ -24,6 +26,7 @@ pub enum Invocation {
 #[derive(Debug, Subcommand)]
 pub enum Tool {
     Inspect(InspectArgs),
+    Ctl(CtlArgs),
 }
 
 /// The whole command line: the device's options at the top, a subcommand in their place.

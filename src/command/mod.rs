@@ -2,6 +2,7 @@
 
 //! The subcommands: what the program does when it is not a device.
 
+mod ctl;
 mod inspect;
 
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use crate::cli::Tool;
 pub fn run(tool: &Tool) -> ExitCode {
     let result = match tool {
         Tool::Inspect(args) => inspect::run(args),
+        Tool::Ctl(args) => ctl::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("vhost-user-blk-crypto: error: {error:#}");

@@ -74,6 +74,12 @@ impl fmt::Display for Engine {
     }
 }
 
+impl serde::Serialize for Engine {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// No engine has that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("there is no such engine; the engines are vaes-512, vaes-256, aes-ni, armv8 and portable")]

@@ -8,6 +8,7 @@
 
 mod config_space;
 mod control;
+mod controlled;
 mod job;
 mod lane;
 mod pace;
@@ -36,7 +37,7 @@ use pace::Pace;
 pub use pace::Timing;
 
 /// What a device is; fixed while it lives.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct DeviceConfig {
     /// Number of keyslots.
     pub keyslots: u16,
@@ -149,6 +150,11 @@ impl Device {
         let pace = Pace::new(&config.timing);
         let features = AtomicU64::new(0);
         Ok(Self { config, disk, keyslots, wrapping, pace, observer, features, writeback })
+    }
+
+    /// What it was made from.
+    pub fn settings(&self) -> &DeviceConfig {
+        &self.config
     }
 
     /// What the device has counted since it was made.

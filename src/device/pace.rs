@@ -11,17 +11,28 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Serialize, Serializer};
+
 /// The times of an engine; all 0 in [`Timing::default`], which costs nothing, not even a look at the clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+///
+/// In JSON, times are in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Timing {
     /// What a KEYSLOT_PROGRAM command takes.
+    #[serde(rename = "program_us", serialize_with = "microseconds")]
     pub program: Duration,
     /// What a KEYSLOT_EVICT command takes.
+    #[serde(rename = "evict_us", serialize_with = "microseconds")]
     pub evict: Duration,
     /// Throughput of the engine in MB/s (10^6 bytes per second), all queues together; 0: not limited.
     pub crypto_mb_per_s: u32,
     /// From a request's last byte into the engine to its last byte out.
+    #[serde(rename = "crypto_latency_us", serialize_with = "microseconds")]
     pub crypto_latency: Duration,
+}
+
+fn microseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// The emulated engine's clock.

@@ -25,26 +25,7 @@ impl Listen {
     /// # Errors
     /// When something else than such a socket is there, or the socket cannot be made.
     pub fn at_path(path: &Path) -> Result<Self> {
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => {
-                bail!("{} exists and is not a socket; name another --socket-path", path.display());
-            }
-            Ok(_) => match UnixStream::connect(path) {
-                Ok(_) => {
-                    bail!("another program listens at {}; stop it or name another --socket-path", path.display())
-                }
-                // Only this says that nobody is there.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
-                    .with_context(|| format!("cannot replace the old socket {}", path.display()))?,
-                Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("{} is in use; remove it or name another --socket-path", path.display())
-                    });
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
-        }
+        remove_stale_socket(path, "--socket-path")?;
         let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
         Ok(Self::Listening(listener, Some(path.to_owned())))
     }
@@ -90,6 +71,30 @@ impl Listen {
             Some(1) => Ok(Some(3)),
             Some(count) => bail!("systemd passes {count} sockets; give the unit exactly one ListenStream="),
         }
+    }
+}
+
+/// Removes a socket that nobody listens to any more. `option` is the one that names the path.
+///
+/// # Errors
+/// When something else than such a socket is there.
+pub fn remove_stale_socket(path: &Path, option: &str) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{} exists and is not a socket; name another {option}", path.display());
+        }
+        Ok(_) => {
+            match UnixStream::connect(path) {
+                Ok(_) => bail!("another program listens at {}; stop it or name another {option}", path.display()),
+                // Only this says that nobody is there.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+                    .with_context(|| format!("cannot replace the old socket {}", path.display())),
+                Err(error) => Err(error)
+                    .with_context(|| format!("{} is in use; remove it or name another {option}", path.display())),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
     }
 }
 

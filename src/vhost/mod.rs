@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::queue::Chain;
 
-pub use listen::Listen;
+pub use listen::{Listen, remove_stale_socket};
 pub use serve::{ServeError, Server, Stop};
 
 /// Names a chain that a worker has in hand, until it is done. Small numbers, used again.

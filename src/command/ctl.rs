@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `ctl`: the client of the control socket.
+
+mod client;
+mod text;
+mod top;
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use vhost_user_blk_crypto::observe::trace::Reader;
+use vhost_user_blk_crypto::observe::trace::print::{Form, print};
+
+use crate::cli::{CtlArgs, CtlCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
+use client::Client;
+
+pub fn run(args: &CtlArgs) -> Result<ExitCode> {
+    match written(args) {
+        // Whoever reads our output has seen enough.
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|it| it.kind() == ErrorKind::BrokenPipe) => {
+            Ok(ExitCode::SUCCESS)
+        }
+        result => result.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn written(args: &CtlArgs) -> Result<()> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    if let CtlCommand::Trace { command: TraceCommand::Dump { file: Some(file), format } } = &args.command {
+        dump(file, *format, &mut out)?;
+        return Ok(out.flush()?);
+    }
+    let path =
+        args.control.as_deref().context("which device? give --control PATH, the socket that it was started with")?;
+    let mut client = Client::connect(path)?;
+    let (request, show): (Value, fn(&Value) -> String) = match &args.command {
+        CtlCommand::Status => (json!({ "command": "status" }), text::status),
+        CtlCommand::Stats { format: StatsFormat::Prometheus } => {
+            let reply = client.ask(&json!({ "command": "stats", "format": "prometheus" }))?;
+            write!(out, "{}", reply["text"].as_str().unwrap_or_default())?;
+            return Ok(out.flush()?);
+        }
+        CtlCommand::Stats { format: StatsFormat::Json } => (json!({ "command": "stats" }), pretty),
+        CtlCommand::Stats { format: StatsFormat::Text } => (json!({ "command": "stats" }), text::stats),
+        CtlCommand::Keyslots { all } => (json!({ "command": "keyslots", "all": all }), text::keyslots),
+        CtlCommand::Latency { switch } => (json!({ "command": "latency", "on": *switch == Switch::On }), |reply| {
+            format!("latencies are {}\n", if reply["on"] == true { "recorded" } else { "not recorded" })
+        }),
+        CtlCommand::Trace { command } => match command {
+            TraceCommand::On { file } => {
+                let file = std::path::absolute(file)?;
+                (json!({ "command": "trace", "action": "on", "file": file }), text::trace)
+            }
+            TraceCommand::Off => (json!({ "command": "trace", "action": "off" }), text::trace),
+            TraceCommand::Dump { format, .. } => {
+                let reply = client.ask(&json!({ "command": "trace", "action": "dump" }))?;
+                dump(Path::new(reply["file"].as_str().unwrap_or_default()), *format, &mut out)?;
+                return Ok(out.flush()?);
+            }
+        },
+        CtlCommand::ResetEngine => {
+            (json!({ "command": "reset-engine" }), |reply| format!("{} keys are lost\n", reply["lost_keys"]))
+        }
+        CtlCommand::Top { once, interval } => {
+            drop(out);
+            return top::run(&mut client, *once, *interval);
+        }
+    };
+    let reply = client.ask(&request)?;
+    write!(out, "{}", if args.json { pretty(&reply) } else { show(&reply) })?;
+    Ok(out.flush()?)
+}
+
+fn pretty(reply: &Value) -> String {
+    format!("{reply:#}\n")
+}
+
+fn dump(path: &Path, format: TraceFormat, out: &mut impl Write) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
+    let mut reader = Reader::new(BufReader::new(file)).with_context(|| format!("cannot read {}", path.display()))?;
+    let form = match format {
+        TraceFormat::Text => Form::Text,
+        TraceFormat::Jsonl => Form::JsonLines,
+        TraceFormat::Chrome => Form::Chrome,
+    };
+    Ok(print(&mut reader, form, out)?)
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A connection to a control socket.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use vhost_user_blk_crypto::control::VERSION;
+
+/// How long a device may think: resetting the engine waits for requests in flight.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    pub fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path)
+            .with_context(|| format!("no device answers at {}; was it started with --control?", path.display()))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Sends a request and returns the result in its reply.
+    pub fn ask(&mut self, request: &Value) -> Result<Value> {
+        let mut request = request.clone();
+        request["version"] = VERSION.into();
+        // A device that has turned us away has said why, and may have hung up already.
+        let sent = self.stream.get_mut().write_all(format!("{request}\n").as_bytes());
+        let mut line = String::new();
+        let read = self.stream.read_line(&mut line).context("the device does not answer")?;
+        if read == 0 {
+            sent?;
+            bail!("the device has hung up");
+        }
+        let mut reply: Value = serde_json::from_str(&line).context("the device's answer is not JSON")?;
+        if reply["ok"] != true {
+            bail!("the device says: {}", reply["error"]["message"].as_str().unwrap_or("nothing"));
+        }
+        Ok(reply["result"].take())
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `ctl top`: the difference between two looks, as a screen.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rustix::termios::tcgetwinsize;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::text::{list, number, table};
+
+/// Goes to another screen and hides the cursor (ECMA-48, xterm's private modes).
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+/// Undoes it.
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+/// The upper left corner; text replaces what was there.
+const HOME: &str = "\x1b[H";
+/// From here to the end of the line; of the screen.
+const CLEAR_LINE: &str = "\x1b[K";
+const CLEAR_REST: &str = "\x1b[J";
+
+/// All that a screen is made of.
+struct Look {
+    at: Instant,
+    stats: Value,
+    keyslots: Value,
+}
+
+impl Look {
+    fn take(client: &mut Client) -> Result<Self> {
+        let stats = client.ask(&json!({ "command": "stats" }))?;
+        let keyslots = client.ask(&json!({ "command": "keyslots" }))?;
+        Ok(Self { at: Instant::now(), stats, keyslots })
+    }
+}
+
+pub fn run(client: &mut Client, once: bool, interval: f64) -> Result<()> {
+    let interval = Duration::from_secs_f64(interval);
+    let mut out = std::io::stdout();
+    let mut before = Look::take(client)?;
+    if once || !out.is_terminal() {
+        std::thread::sleep(interval);
+        let now = Look::take(client)?;
+        out.write_all(screen(&before, &now).as_bytes())?;
+        return Ok(());
+    }
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&ended))?;
+    }
+    let _screen = Screen::enter()?;
+    while !ended.load(Ordering::Relaxed) {
+        let wake = Instant::now() + interval;
+        while Instant::now() < wake && !ended.load(Ordering::Relaxed) {
+            // A signal ends a sleep of the thread's only in the middle: short ones.
+            std::thread::sleep(Duration::from_millis(50).min(interval));
+        }
+        let now = Look::take(client)?;
+        let size = tcgetwinsize(&out)?;
+        let (rows, columns) = (usize::from(size.ws_row.max(2)), usize::from(size.ws_col.max(10)));
+        let mut frame = HOME.to_owned();
+        for line in screen(&before, &now).lines().take(rows - 1) {
+            let line: String = line.chars().take(columns).collect();
+            let _ = write!(frame, "{line}{CLEAR_LINE}\r\n"); // to a string
+        }
+        frame += CLEAR_REST;
+        out.write_all(frame.as_bytes())?;
+        out.flush()?;
+        before = now;
+    }
+    Ok(())
+}
+
+/// The other screen, until it is dropped.
+struct Screen;
+
+impl Screen {
+    fn enter() -> Result<Self> {
+        std::io::stdout().write_all(ENTER.as_bytes())?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // The terminal may be gone.
+        let _ = std::io::stdout().write_all(LEAVE.as_bytes()).and_then(|()| std::io::stdout().flush());
+    }
+}
+
+/// What two looks tell.
+fn screen(before: &Look, now: &Look) -> String {
+    let seconds = now.at.duration_since(before.at).as_secs_f64().max(1e-3);
+    let rate = |path: &str| {
+        let count = |look: &Look| look.stats.pointer(path).map_or(0, number);
+        count(now).saturating_sub(count(before)) as f64 / seconds
+    };
+    let mebi = |bytes: f64| format!("{:.1} MiB/s", bytes / f64::from(1 << 20));
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "keys       programmed {:.1}/s (replacing {:.1}/s), evicted {:.1}/s, lost {:.1}/s, hits {:.0}/s, NOKEY {:.0}/s",
+        rate("/keyslots/program"),
+        rate("/keyslots/replace"),
+        rate("/keyslots/evict"),
+        rate("/keyslots/lost"),
+        rate("/keyslots/hits"),
+        rate("/keyslots/nokey"),
+    );
+    let _ = writeln!(
+        out,
+        "throughput read {}, write {}, decrypted {}, encrypted {}",
+        mebi(rate("/bytes/in")),
+        mebi(rate("/bytes/out")),
+        mebi(rate("/bytes/crypto_in")),
+        mebi(rate("/bytes/crypto_out")),
+    );
+    if now.stats["latency"]["on"] == true {
+        let micros = |path: &str| now.stats.pointer(path).map_or(0, number) as f64 / 1000.0;
+        let _ = writeln!(
+            out,
+            "latency    request {:.0} us (99 %: {:.0}), disk {:.0}, crypto {:.0}, program {:.0}; medians since the start",
+            micros("/latency/request/p50_ns"),
+            micros("/latency/request/p99_ns"),
+            micros("/latency/disk/p50_ns"),
+            micros("/latency/crypto/p50_ns"),
+            micros("/latency/program/p50_ns"),
+        );
+    }
+    let _ = write!(out, "\n{}", queues(before, now, seconds));
+    let _ = write!(out, "\n{}", slots(before, now, seconds));
+    out
+}
+
+fn queues(before: &Look, now: &Look, seconds: f64) -> String {
+    let sum = |queue: &Value, name: &str| {
+        let types = queue["types"].as_object().into_iter().flat_map(|types| types.values());
+        types.map(|counters| number(&counters[name])).sum::<u64>()
+    };
+    let rows: Vec<_> = list(&now.stats["queues"])
+        .map(|queue| {
+            let then = list(&before.stats["queues"]).find(|then| then["queue"] == queue["queue"]);
+            let rate = |name: &str| {
+                let then = then.map_or(0, |then| sum(then, name));
+                sum(queue, name).saturating_sub(then) as f64 / seconds
+            };
+            vec![
+                format!("{}{}", queue["queue"], if queue["running"] == true { "" } else { " (stopped)" }),
+                format!("{:.0}", rate("requests")),
+                format!("{:.1}", rate("bytes") / f64::from(1 << 20)),
+                format!("{:.0}", rate("errors")),
+                sum(queue, "requests").to_string(),
+                sum(queue, "errors").to_string(),
+            ]
+        })
+        .collect();
+    table(&["queue", "requests/s", "MiB/s", "errors/s", "requests", "errors"], &rows)
+}
+
+/// The busiest first.
+fn slots(before: &Look, now: &Look, seconds: f64) -> String {
+    let mut rows: Vec<(u64, Vec<String>)> = list(&now.keyslots["keyslots"])
+        .map(|slot| {
+            let then = list(&before.keyslots["keyslots"]).find(|then| then["slot"] == slot["slot"]);
+            let hits = number(&slot["hits"]).saturating_sub(then.map_or(0, |then| number(&then["hits"])));
+            let cells = vec![
+                slot["slot"].to_string(),
+                format!("{:.0}", hits as f64 / seconds),
+                slot["hits"].to_string(),
+                slot["programs"].to_string(),
+                slot["generation"].to_string(),
+                slot["data_unit_size"].to_string(),
+                slot["dun_bytes"].to_string(),
+            ];
+            (hits, cells)
+        })
+        .collect();
+    rows.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
+    let rows: Vec<_> = rows.into_iter().map(|(_, cells)| cells).collect();
+    table(&["keyslot", "hits/s", "hits", "programs", "generation", "data unit", "DUN bytes"], &rows)
+}

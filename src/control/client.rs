@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One client: lines in, replies out, neither without bound.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use serde_json::Value;
+
+use super::{Error, MAX_LINE, command};
+
+/// How long a client may leave a reply unread.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes read at once.
+const CHUNK: usize = 4096;
+
+pub struct Client {
+    pub stream: UnixStream,
+    /// Bytes of a line that has not ended.
+    line: Vec<u8>,
+    /// A reply on its way. The next line is looked at when it has gone.
+    reply: VecDeque<u8>,
+    /// Since when the reply has not moved.
+    stuck_since: Option<Instant>,
+    /// Say the last words and hang up.
+    closing: bool,
+}
+
+/// Whether to go on with a client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    Go,
+    HangUp,
+}
+
+impl Client {
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, line: Vec::new(), reply: VecDeque::new(), stuck_since: None, closing: false })
+    }
+
+    /// What to wait for.
+    pub fn events(&self) -> PollFlags {
+        if self.reply.is_empty() { PollFlags::IN } else { PollFlags::OUT }
+    }
+
+    /// When to give up on it.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.stuck_since.map(|since| since + PATIENCE)
+    }
+
+    /// Turns a client away.
+    pub fn refuse(&mut self, error: Error) {
+        self.say(&command::reply(Err(error), Value::Null));
+        self.closing = true;
+    }
+
+    /// Reads, answers and writes as far as that goes without waiting.
+    pub fn serve(&mut self, answer: impl Fn(&[u8]) -> Value) -> Next {
+        if !self.reply.is_empty() {
+            return self.write();
+        }
+        let mut chunk = [0; CHUNK];
+        match (&self.stream).read(&mut chunk) {
+            Ok(0) => return Next::HangUp,
+            Ok(count) => self.line.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Err(error) if is_transient(&error) => return Next::Go,
+            Err(_) => return Next::HangUp,
+        }
+        self.answer_lines(&answer)
+    }
+
+    /// Answers the lines that are there, one after the other, as long as replies can be sent.
+    pub fn answer_lines(&mut self, answer: &impl Fn(&[u8]) -> Value) -> Next {
+        while self.reply.is_empty() && !self.closing {
+            let Some(end) = self.line.iter().position(|&byte| byte == b'\n') else {
+                if self.line.len() >= MAX_LINE {
+                    let message = format!("a line has more than {MAX_LINE} bytes");
+                    self.refuse(Error::new("too-long", message));
+                    break;
+                }
+                return Next::Go;
+            };
+            let rest = self.line.split_off(end + 1);
+            let line = std::mem::replace(&mut self.line, rest);
+            if !line.trim_ascii().is_empty() {
+                self.say(&answer(&line));
+                if self.write() == Next::HangUp {
+                    return Next::HangUp;
+                }
+            }
+        }
+        self.write()
+    }
+
+    fn say(&mut self, reply: &Value) {
+        self.reply.extend(reply.to_string().into_bytes());
+        self.reply.push_back(b'\n');
+        self.stuck_since = Some(Instant::now());
+    }
+
+    fn write(&mut self) -> Next {
+        while !self.reply.is_empty() {
+            match (&self.stream).write(self.reply.as_slices().0) {
+                Ok(0) => return Next::HangUp,
+                Ok(count) => {
+                    self.reply.drain(..count);
+                    self.stuck_since = Some(Instant::now());
+                }
+                Err(error) if is_transient(&error) => return Next::Go,
+                Err(_) => return Next::HangUp,
+            }
+        }
+        self.stuck_since = None;
+        if self.closing { Next::HangUp } else { Next::Go }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

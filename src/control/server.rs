@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The thread that serves the control socket.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use serde_json::Value;
+
+use super::client::{Client, Next};
+use super::{Controlled, Error, MAX_CLIENTS, command};
+use crate::queue::signal;
+use crate::vhost::remove_stale_socket;
+
+/// A running control socket. Dropping it ends the thread and removes the socket.
+pub struct Server {
+    shared: Arc<Shared>,
+    thread: Option<thread::JoinHandle<()>>,
+    path: PathBuf,
+}
+
+struct Shared {
+    stop: AtomicBool,
+    wake: File,
+}
+
+impl Server {
+    /// Listens at `path`, for this user only. `about` is added to what `status` says.
+    ///
+    /// # Errors
+    /// When something else than a socket that nobody listens to is there, or the socket cannot be made.
+    pub fn start(path: &Path, device: Arc<dyn Controlled>, about: Value) -> Result<Self> {
+        remove_stale_socket(path, "--control")?;
+        let listener = listen_privately(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), wake });
+        let thread = thread::Builder::new().name("control".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.run(&listener, &*device, &about)
+        })?;
+        Ok(Self { shared, thread: Some(thread), path: path.to_owned() })
+    }
+}
+
+/// The socket has its mode before it has a name, so there is no moment in which others could connect.
+fn listen_privately(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, 16)?;
+    Ok(socket.into())
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        signal(Some(&self.shared.wake));
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the control socket's thread has panicked; please report this");
+        }
+        // Somebody may have removed it before.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Shared {
+    fn run(&self, listener: &UnixListener, device: &dyn Controlled, about: &Value) {
+        let answer = |line: &[u8]| command::answer(device, about, line);
+        let mut clients: Vec<Client> = Vec::new();
+        while !self.stop.load(Ordering::Acquire) {
+            let ready = match self.wait(listener, &clients) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    log::error!("the control socket fails, it is closed: {error}");
+                    return;
+                }
+            };
+            let now = Instant::now();
+            let mut flags = ready.into_iter();
+            let accept = flags.next().is_some_and(|flags| !flags.is_empty());
+            clients.retain_mut(|client| {
+                let flags = flags.next().unwrap_or(PollFlags::empty());
+                if flags.is_empty() {
+                    return client.deadline().is_none_or(|deadline| now < deadline);
+                }
+                client.serve(answer) == Next::Go && client.answer_lines(&answer) == Next::Go
+            });
+            if accept {
+                Self::accept(listener, &mut clients);
+            }
+        }
+    }
+
+    /// Waits; tells what is ready: the listener, then each client.
+    fn wait(&self, listener: &UnixListener, clients: &[Client]) -> io::Result<Vec<PollFlags>> {
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+        fds.extend(clients.iter().map(|client| PollFd::new(&client.stream, client.events())));
+        let timeout = clients.iter().filter_map(Client::deadline).min().map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() } // seconds: at most 10
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => Ok(fds.iter().skip(1).map(PollFd::revents).collect()),
+            Err(rustix::io::Errno::INTR) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn accept(listener: &UnixListener, clients: &mut Vec<Client>) {
+        // One that has gone again, or no descriptors: whoever is there is served all the same.
+        let Ok((stream, _)) = listener.accept() else {
+            return thread::sleep(Duration::from_millis(10));
+        };
+        let Ok(mut client) = Client::new(stream) else { return };
+        if clients.len() < MAX_CLIENTS {
+            clients.push(client);
+        } else {
+            client.refuse(Error::new("busy", format!("{MAX_CLIENTS} clients are connected already")));
+            // A short line fits into an empty socket; if not, so be it.
+            let _ = client.answer_lines(&|_: &[u8]| Value::Null);
+        }
+    }
+}

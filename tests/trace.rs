@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Traces of the device in this process, read byte by byte as `docs/trace.md` describes the file, and by the program.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use common::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const RECORD: usize = 104;
+
+/// Little-endian.
+fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+    bytes[at..at + len].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// Header checked; records.
+fn records(path: &Path) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(path).expect("trace");
+    assert_eq!(&bytes[..8], b"VUBCTRAC");
+    assert_eq!((number(&bytes, 8, 4), number(&bytes, 12, 4), number(&bytes, 16, 4)), (1, 64, RECORD as u64));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("time").as_nanos() as u64;
+    assert!(number(&bytes, 24, 8) <= now && number(&bytes, 24, 8) > now - 600_000_000_000);
+    assert_eq!((bytes.len() - 64) % RECORD, 0);
+    bytes[64..].chunks(RECORD).map(<[u8]>::to_vec).collect()
+}
+
+/// A reset, so that the test knows all heads and generations; then requests of all kinds.
+fn some_requests(guest: &mut Guest) {
+    let control = guest.control();
+    guest.request(control, &Program::new(3, &key(1), 12).bytes(), 1).assert_only_status(OK);
+    guest.request(0, &crypto_write(16, 3, [u64::MAX, 0, 0, 0], &pattern(2, 4096)), 1).assert_only_status(OK);
+    guest.request(1, &crypto_header(CRYPTO_IN, 16, 2, [5, 6, 7, 8]), 512 + 1).assert_only_status(NOKEY);
+    guest.request(1, &header(IN, u64::MAX), 512 + 1).assert_only_status(IOERR);
+    assert_eq!(guest.request(1, &header(IN, 24), 1024 + 1).status, OK);
+    guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+    guest.request(0, &[1, 2, 3], 1);
+}
+
+#[test]
+fn a_record_for_each_request_with_all_that_is_promised() {
+    let directory = TempDir::new().expect("directory");
+    let path = directory.path().join("trace");
+    let mut guest = Guest::new();
+    some_requests(&mut guest); // before: not in the trace
+    let device = std::sync::Arc::clone(&guest.device);
+    device.observer().start_trace(&path).expect("trace");
+    some_requests(&mut guest);
+    let status = device.observer().sync_trace().expect("trace");
+    assert_eq!((status.records, status.dropped, status.error), (7, 0, None));
+    assert_eq!(records(&path).len(), 7, "what was asked for is in the file");
+    device.observer().stop_trace().expect("trace");
+    some_requests(&mut guest); // after
+    assert!(device.observer().trace_status().is_none());
+
+    let mut records = records(&path);
+    records.sort_by_key(|record| number(record, 0, 8));
+    assert_eq!(records.len(), 7);
+    let field = |record: usize, at, len| number(&records[record], at, len);
+    // offset of type, sector, bytes, queue, status, flags
+    let shape = |record| {
+        (field(record, 80, 4), field(record, 24, 8), field(record, 76, 4), field(record, 92, 2), field(record, 96, 1))
+    };
+    assert_eq!(shape(0), (30, 0, 0, 2, 0));
+    assert_eq!(shape(1), (27, 16, 4096, 0, 0));
+    assert_eq!(shape(2), (28, 16, 512, 1, 0xe0));
+    assert_eq!(shape(3), (0, 0, 0, 1, 1));
+    assert_eq!(shape(4), (0, 24, 1024, 1, 0));
+    assert_eq!(shape(5), (4, 0, 0, 0, 0));
+    assert_eq!(shape(6).4, 1);
+    let flags: Vec<u64> = (0..7).map(|record| field(record, 97, 1)).collect();
+    assert_eq!(flags, [0, 1, 0, 2, 0, 0, 2 | 4]);
+    // The key: slot, generation, DUN, data units.
+    assert_eq!((field(1, 84, 4), field(1, 32, 8), field(1, 88, 4)), (3, 2, 1));
+    assert_eq!([40, 48, 56, 64].map(|at| field(1, at, 8)), [u64::MAX, 0, 0, 0]);
+    assert_eq!(field(2, 84, 4), 0xffff_ffff, "found no key");
+    // Times: each in its stage, none longer than the whole.
+    let total = |record| field(record, 8, 8);
+    assert!((0..7).all(|record| total(record) > 0 && total(record) < 60_000_000_000));
+    assert!(field(0, 100, 4) > 0 && field(0, 100, 4) <= total(0), "program");
+    assert!(field(1, 72, 4) > 0 && field(1, 16, 8) > 0, "crypto and disk");
+    assert!(field(1, 72, 4) + field(1, 16, 8) <= total(1));
+    assert_eq!((field(3, 72, 4), field(3, 16, 8), field(3, 100, 4)), (0, 0, 0), "refused");
+    assert!(field(5, 16, 8) > 0, "flush");
+    // No data, no key.
+    let bytes = std::fs::read(&path).expect("trace");
+    for secret in [&key(1)[..], &pattern(2, 4096), &openssl_xts(&key(1), u128::from(u64::MAX), 4096, &pattern(2, 4096))]
+    {
+        assert!(secret.chunks_exact(8).all(|piece| !bytes.windows(8).any(|window| window == piece)));
+    }
+    // Private.
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("trace").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_file_that_is_no_trace_is_not_overwritten() {
+    let directory = TempDir::new().expect("directory");
+    let path = directory.path().join("file");
+    std::fs::write(&path, "precious").expect("file");
+    let mut guest = Guest::new();
+    let device = std::sync::Arc::clone(&guest.device);
+    assert!(device.observer().start_trace(&path).is_err());
+    assert_eq!(std::fs::read_to_string(&path).expect("file"), "precious");
+    // Old traces are, and a second trace ends the first.
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    for path in [&old, &new, &old] {
+        device.observer().start_trace(path).expect("trace");
+        some_requests(&mut guest);
+    }
+    device.observer().stop_trace().expect("trace");
+    assert_eq!((records(&old).len(), records(&new).len()), (7, 7));
+}
+
+fn dump(path: &Path, format: &str) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
+    command.args(["ctl", "trace", "dump", "--format", format]).arg(path).stdin(Stdio::null());
+    let Output { status, stdout, stderr } = command.output().expect("program");
+    (status.code(), String::from_utf8([stdout, stderr].concat()).expect("text"))
+}
+
+/// A trace made by hand, so that all output is known.
+fn golden() -> Vec<u8> {
+    let mut bytes = b"VUBCTRAC".to_vec();
+    for word in [1u32, 64, 104, 0] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.resize(64, 0);
+    let mut record = |words: [u64; 9], halves: [u32; 5], place: [u16; 2], end: [u8; 2], lane: u16, program: u32| {
+        words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        halves.iter().for_each(|half| bytes.extend(half.to_le_bytes()));
+        place.iter().for_each(|half| bytes.extend(half.to_le_bytes()));
+        bytes.extend(end);
+        bytes.extend(lane.to_le_bytes());
+        bytes.extend(program.to_le_bytes());
+    };
+    record([1_500, 9_999, 0, 0, 0, 0, 0, 0, 0], [0, 0, 30, u32::MAX, 0], [2, 1], [0, 0], 1, 7_650);
+    record([2_000_001_000, 12_345, 4_321, 2048, 5, 7, 0, 1, 0], [1_234, 4096, 28, 3, 1], [0, 9], [0, 1], 0, 0);
+    record([0, 12, 0, 0, 0, 0, 0, 0, 0], [0; 5], [0, 0], [0, 0x80], 0, 0);
+    record([2_000_002_000, 600, 0, 0, 0, 0, 0, 0, 0], [0, 0, 999, u32::MAX, 0], [1, 2], [2, 2], 0, 0);
+    // A record that is being written.
+    bytes.extend([0; 50]);
+    bytes
+}
+
+#[test]
+fn dumps_are_text_json_lines_or_chrome() {
+    let directory = TempDir::new().expect("directory");
+    let path = directory.path().join("trace");
+    std::fs::write(&path, golden()).expect("trace");
+    let (code, text) = dump(&path, "text");
+    let expected = "   0.000001500 q2 #1    keyslot_program  sector 0          bytes 0        OK 9.9 us, program 7.6 us\n   \
+         2.000001000 q0 #9    crypto_in        sector 2048       bytes 4096     slot 3 gen 5 dun \
+         0x100000000000000000000000000000007 units 1 OK 12.3 us, crypto 1.2 us, disk 4.3 us\n\
+         -- worker 0: 12 records lost --\n   \
+         2.000002000 q1 #2    other            sector 0          bytes 0        UNSUPP refused 0.6 us\n";
+    assert_eq!((code, text.as_str()), (Some(0), expected));
+
+    let (_, text) = dump(&path, "jsonl");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(
+        lines[1],
+        json!({"time_ns": 2_000_001_000u64, "queue": 0, "head": 9, "lane": 0, "type": "crypto_in", "type_number": 28,
+            "sector": 2048, "bytes": 4096, "slot": 3, "generation": 5, "dun": "0x100000000000000000000000000000007",
+            "data_units": 1, "status": "OK", "refused": false, "total_ns": 12_345, "program_ns": 0,
+            "crypto_ns": 1_234, "disk_ns": 4_321})
+    );
+    assert_eq!(lines[2], json!({"lost": 12, "lane": 0}));
+    assert_eq!((lines.len(), &lines[3]["type"], &lines[3]["type_number"]), (4, &json!("other"), &json!(999)));
+
+    let (_, text) = dump(&path, "chrome");
+    let events: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    let of = |phase: &str| events.iter().filter(|event| event["ph"] == phase).collect::<Vec<_>>();
+    assert_eq!(of("M").len(), 3, "a name for each queue");
+    let (begin, end) = (of("b"), of("e"));
+    assert_eq!((begin.len(), end.len()), (3, 3));
+    for (begin, end) in begin.iter().zip(&end) {
+        assert!(
+            ["cat", "name", "id", "pid", "tid"].iter().all(|name| begin[name] == end[name] && !begin[name].is_null())
+        );
+    }
+    assert_eq!((&begin[1]["ts"], &end[1]["ts"]), (&json!(2_000_001.0), &json!(2_000_013.345)));
+    assert_eq!(begin[1]["args"]["slot"], 3);
+
+    std::fs::write(&path, &golden()[..64]).expect("trace");
+    assert_eq!((dump(&path, "text").1, dump(&path, "jsonl").1), (String::new(), String::new()));
+    assert_eq!(serde_json::from_str::<Value>(&dump(&path, "chrome").1).expect("JSON"), json!([]));
+    std::fs::write(&path, "something else that is long enough to hold a header of sixty-four bytes").expect("file");
+    let (code, text) = dump(&path, "text");
+    assert!(code == Some(2) && text.contains("not a trace"), "{text}");
+}
