@@ -361,7 +361,8 @@ impl VirtioDevice for Device {
         self.observer.set_queue_running(queue, running);
     }
 
-    fn queue_broken(&self, _queue: usize) {
+    fn queue_broken(&self, queue: usize) {
+        self.observer.set_queue_running(queue, false);
         self.observer.count_broken_queue();
     }
 }

@@ -74,7 +74,7 @@ fn section(
 }
 
 fn latency(out: &mut String) {
-    *out += "\n## `latency`\n\nTimes of requests, in nanoseconds. Recorded while `on` is true: with `--latency`, after `ctl latency on`, and while\na trace is written; else no clock is read. Values are known to 3 %, `max_ns` exactly.\n\n| stage | what |\n|---|---|\n";
+    *out += "\n## `latency`\n\nTimes of requests, in nanoseconds. Recorded while `on` is true: with `--latency` or after `ctl latency on`. No clock\nis read while neither latencies nor a trace are wanted. Values are known to 3 %, `max_ns` exactly.\n\n| stage | what |\n|---|---|\n";
     for (field, _) in Latency::default().stages() {
         let _ = writeln!(out, "| `{}` | {} |", field.name, field.doc);
     }

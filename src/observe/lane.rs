@@ -82,6 +82,9 @@ impl Lane {
         if let Some(epoch) = self.observer.trace_epoch() {
             self.state.ring.get_or_init(Ring::default).push(&encode(record, times, self.state.number, epoch));
         }
+        if !self.observer.latency() {
+            return;
+        }
         let latency = self.state.latency.get_or_init(Latencies::default);
         latency.request.record(times.total);
         for (stage, histogram) in

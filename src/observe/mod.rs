@@ -11,6 +11,7 @@
 mod clock;
 mod counters;
 pub mod docs;
+mod groups;
 mod histogram;
 mod lane;
 pub mod prometheus;

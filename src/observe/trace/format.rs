@@ -69,6 +69,13 @@ pub fn encode(record: &Record, times: &Times, lane: u16, epoch: u64) -> [u64; RE
     ]
 }
 
+/// As the file has it.
+pub fn to_bytes(record: &[u64; RECORD_WORDS]) -> [u8; RECORD_BYTES] {
+    let mut bytes = [0; RECORD_BYTES];
+    bytes.chunks_exact_mut(8).zip(record).for_each(|(to, from)| to.copy_from_slice(&from.to_le_bytes()));
+    bytes
+}
+
 /// Stands for records that were lost.
 pub fn lost(lane: u16, count: u64) -> [u64; RECORD_WORDS] {
     let mut words = [0; RECORD_WORDS];

@@ -52,14 +52,16 @@ impl Ring {
     }
 
     /// Takes all records that are there; for the one reader. Returns how many there were.
-    pub fn drain(&self, mut take: impl FnMut(u64)) -> usize {
+    pub fn drain(&self, mut take: impl FnMut(&[u64; RECORD_WORDS])) -> usize {
         let drained = self.drained.0.load(Ordering::Relaxed);
         let pushed = self.pushed.0.load(Ordering::Acquire);
         let count = pushed.wrapping_sub(drained);
         for record in 0..count {
             let start = drained.wrapping_add(record) % CAPACITY * RECORD_WORDS;
-            let words = self.words.get(start..start + RECORD_WORDS).unwrap_or_default();
-            words.iter().for_each(|word| take(word.load(Ordering::Relaxed)));
+            let mut words = [0; RECORD_WORDS];
+            let place = self.words.get(start..start + RECORD_WORDS).unwrap_or_default();
+            words.iter_mut().zip(place).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
+            take(&words);
         }
         self.drained.0.store(pushed, Ordering::Release);
         count
@@ -84,14 +86,12 @@ mod tests {
             let writer = scope.spawn(|| (1..=RECORDS).for_each(|number| ring.push(&[number; RECORD_WORDS])));
             loop {
                 let ended = writer.is_finished();
-                let mut words = Vec::new();
-                ring.drain(|word| words.push(word));
-                for record in words.chunks(RECORD_WORDS) {
+                ring.drain(|record| {
                     assert!(record.iter().all(|word| *word == record[0]), "torn: {record:?}");
                     assert!(record[0] > last, "in order");
                     last = record[0];
                     seen += 1;
-                }
+                });
                 if ended {
                     break;
                 }
@@ -104,6 +104,6 @@ mod tests {
         assert_eq!(ring.dropped(), 5);
         assert_eq!(ring.drain(|_| ()), CAPACITY);
         ring.push(&[7; RECORD_WORDS]);
-        assert_eq!((ring.drain(|word| assert_eq!(word, 7)), ring.dropped()), (1, 5));
+        assert_eq!((ring.drain(|record| assert_eq!(record, &[7; RECORD_WORDS])), ring.dropped()), (1, 5));
     }
 }

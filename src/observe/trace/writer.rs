@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::format::{header, lost};
+use super::format::{header, lost, to_bytes};
 use super::{MAGIC, TraceStatus};
 use crate::observe::Observer;
 use crate::observe::lane::LaneState;
@@ -139,7 +139,7 @@ impl State {
             self.told.resize(number + 1, 0);
         }
         let buffer = &mut self.buffer;
-        let count = ring.drain(|word| buffer.extend_from_slice(&word.to_le_bytes()));
+        let count = ring.drain(|record| buffer.extend_from_slice(&to_bytes(record)));
         self.records += count as u64; // usize to u64 loses nothing
         let dropped = dropped(lane);
         if let Some(told) = self.told.get_mut(number)
@@ -148,7 +148,7 @@ impl State {
             let count = dropped.wrapping_sub(*told);
             *told = dropped;
             self.dropped += count;
-            lost(lane.number, count).iter().for_each(|word| self.buffer.extend_from_slice(&word.to_le_bytes()));
+            self.buffer.extend_from_slice(&to_bytes(&lost(lane.number, count)));
         }
     }
 }

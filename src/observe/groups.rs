@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The groups of counters, every one documented; `docs/statistics.md` is made from these comments.
+
+use serde::Serialize;
+
+/// A documented number: its name in JSON and what it means.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Name in its group.
+    pub name: &'static str,
+    /// What it counts.
+    pub doc: &'static str,
+}
+
+/// Without the mark of a name that would be a keyword.
+const fn plain(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+macro_rules! counters {
+    ($(#[doc = $about:literal])* $group:ident { $($(#[doc = $doc:literal])* $name:ident,)* }) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+        pub struct $group { $($(#[doc = $doc])* pub $name: u64,)* }
+
+        impl $group {
+            /// What the group is.
+            pub const ABOUT: &str = concat!($($about),*);
+            /// Its numbers, in the order of [`Self::values`].
+            pub const FIELDS: &[Field] = &[$(Field { name: plain(stringify!($name)), doc: concat!($($doc),*) },)*];
+
+            /// The numbers, in the order of [`Self::FIELDS`].
+            pub fn values(&self) -> impl Iterator<Item = (&'static Field, u64)> {
+                Self::FIELDS.iter().zip([$(self.$name),*])
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests that passed all checks of their form, by type, whether they then succeeded or not; and those that failed.
+    Requests {
+        /// IN.
+        r#in,
+        /// OUT.
+        out,
+        /// FLUSH.
+        flush,
+        /// GET_ID.
+        get_id,
+        /// DISCARD.
+        discard,
+        /// WRITE_ZEROES.
+        write_zeroes,
+        /// SECURE_ERASE.
+        secure_erase,
+        /// CRYPTO_IN.
+        crypto_in,
+        /// CRYPTO_OUT.
+        crypto_out,
+        /// Commands on the control virtqueue.
+        control,
+        /// Requests refused for their form with IOERR: out of range, not aligned, too short.
+        refused,
+        /// Requests of a type that the device does not know or that was not negotiated: UNSUPP.
+        unsupported,
+        /// Requests that passed the checks and failed with IOERR or UNSUPP.
+        failed,
+    }
+}
+counters! {
+    /// Bytes of successful requests.
+    Bytes {
+        /// IN.
+        r#in,
+        /// OUT.
+        out,
+        /// CRYPTO_IN.
+        crypto_in,
+        /// CRYPTO_OUT.
+        crypto_out,
+    }
+}
+counters! {
+    /// Data units of successful requests.
+    DataUnits {
+        /// CRYPTO_OUT.
+        encrypted,
+        /// CRYPTO_IN.
+        decrypted,
+    }
+}
+counters! {
+    /// Events of the keyslots.
+    Keyslots {
+        /// Successful KEYSLOT_PROGRAM commands.
+        program,
+        /// Those of `program` that took the place of another key. Linux reuses its least recently used slot like this,
+        /// without an evict command.
+        replace,
+        /// KEYSLOT_PROGRAM commands that failed.
+        program_failed,
+        /// KEYSLOT_EVICT commands that emptied a slot.
+        evict,
+        /// KEYSLOT_EVICT commands for a slot that was empty.
+        evict_empty,
+        /// Keys lost in a reset, when all queues were stopped (a paused machine, too) or with the frontend.
+        lost,
+        /// Encrypted requests that found a key in their slot.
+        hits,
+        /// Encrypted requests whose slot was empty.
+        nokey,
+        /// Programmed AES-XTS keys with two equal halves.
+        equal_halves,
+    }
+}
+counters! {
+    /// Commands for hardware-wrapped keys, whether they succeeded or not.
+    WrappedKeys {
+        /// GENERATE_KEY.
+        generate,
+        /// IMPORT_KEY.
+        import,
+        /// PREPARE_KEY.
+        prepare,
+        /// DERIVE_SW_SECRET.
+        derive_sw_secret,
+    }
+}
+counters! {
+    /// Events of the device.
+    Events {
+        /// Resets, by whatever means, and sessions that ended.
+        reset,
+        /// Resets of the engine alone (`ctl reset-engine`): all keys lost, all else goes on.
+        engine_reset,
+        /// Times that everything written was made durable: FLUSH, writes in write-through mode, and at exit.
+        flush,
+        /// Queues stopped because the driver broke the rules of the ring.
+        broken_queue,
+    }
+}
+counters! {
+    /// One type of request in one queue. Types that never came are left out.
+    QueueType {
+        /// Requests of the type, all of them.
+        requests,
+        /// Those that were refused for their form.
+        refused,
+        /// Those that ended with another status than OK, refused ones included.
+        errors,
+        /// Bytes of the successful ones: data, or the ranges of DISCARD, WRITE_ZEROES and SECURE_ERASE.
+        bytes,
+    }
+}
+counters! {
+    /// One queue, all types together.
+    QueueTotals {
+        /// Requests of a type that the device does not know or that was not negotiated: UNSUPP.
+        unsupported,
+        /// Encrypted requests whose slot was empty.
+        nokey,
+        /// Data units of successful CRYPTO_OUT.
+        encrypted,
+        /// Data units of successful CRYPTO_IN.
+        decrypted,
+    }
+}
