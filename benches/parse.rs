@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use vhost_user_blk_crypto::protocol::{CryptoMessage, RequestHeader, feature, request_type};
 use vhost_user_blk_crypto::queue::Chain;
-use vhost_user_blk_crypto::request::{Limits, QueueRole, parse};
+use vhost_user_blk_crypto::request::{CryptoAccess, Limits, QueueRole, parse};
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -100,6 +100,7 @@ fn main() {
             logical_block_size: 512,
             read_only: false,
             features: feature::CTRL_VQ | feature::INLINE_ENCRYPTION,
+            crypto: CryptoAccess::ControlQueue,
         };
         let mut head = || {
             queue.set_next_avail(0);

@@ -87,6 +87,8 @@ pub mod request_type {
     pub const IMPORT_KEY: u32 = 34;
     /// `CRYPTO_PREPARE_KEY` (hardware-wrapped keys).
     pub const PREPARE_KEY: u32 = 35;
+    /// `GET_CRYPTO_CHARACTERISTICS` *(ours)*: what the configuration space has at offset 96. In-band access only.
+    pub const GET_CRYPTO_CHARACTERISTICS: u32 = 0x1ce00;
 }
 
 /// The status byte that ends every request (virtio 1.4, 5.2.6).

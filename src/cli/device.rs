@@ -57,6 +57,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub wrapping_key_file: Option<PathBuf>,
 
+    /// Let a driver behind a frontend that does not pass inline encryption on (QEMU's vhost-user-blk-pci) use keyslots
+    /// by commands on its request queues
+    #[arg(long)]
+    pub in_band: bool,
+
     /// Threads that serve the request queues [default: one for each CPU, at most one for each queue]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
     pub workers: Option<u16>,
@@ -242,6 +247,7 @@ impl Args {
             writeback: args.cache != CacheMode::Writethrough,
             timing: engine.timing,
             keep_keys_on_reset: engine.keys_on_reset == KeysOnReset::Kept,
+            in_band: args.in_band,
         })
     }
 }

@@ -50,6 +50,15 @@ impl Device {
         raw | wrapped
     }
 
+    pub(super) fn characteristics(&self) -> CryptoCharacteristics {
+        CryptoCharacteristics {
+            max_slots: self.config.keyslots.into(),
+            max_dun_bytes: self.config.max_dun_bytes,
+            key_types: self.key_types(),
+            reserved: 0.into(),
+        }
+    }
+
     pub(super) fn config_bytes(&self) -> Vec<u8> {
         let config = &self.config;
         let block_sectors = (u64::from(config.logical_block_size) / SECTOR_SIZE) as u32; // at most 128
@@ -80,12 +89,7 @@ impl Device {
         space.max_secure_erase_sectors.set(erase_sectors);
         space.max_secure_erase_seg.set(erase_ranges);
         space.secure_erase_sector_alignment.set(block_sectors);
-        space.crypto = CryptoCharacteristics {
-            max_slots: config.keyslots.into(),
-            max_dun_bytes: config.max_dun_bytes,
-            key_types: self.key_types(),
-            reserved: 0.into(),
-        };
+        space.crypto = self.characteristics();
         space.as_bytes().to_vec()
     }
 

@@ -45,6 +45,7 @@ impl Device {
                 });
                 Ok(())
             }
+            ControlCommand::GetCharacteristics => reply_whole(reply, self.characteristics().as_bytes()),
             ControlCommand::Program(descriptor) => {
                 let result = self.program(&descriptor);
                 if result.is_err() {

@@ -26,7 +26,7 @@ use crate::observe::{Observer, Record, Stats};
 use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::ratelimit::RateLimit;
-use crate::request::{ControlCommand, Limits, QueueRole, Refusal, Reply, Request, parse};
+use crate::request::{ControlCommand, CryptoAccess, Limits, QueueRole, Refusal, Reply, Request, parse};
 use crate::vhost::{Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
@@ -66,6 +66,9 @@ pub struct DeviceConfig {
     /// Keys outlive a reset, new features and a stop of all queues. A frontend that goes takes them with it all the same:
     /// the next one may be another guest's.
     pub keep_keys_on_reset: bool,
+    /// A driver that negotiated neither the control virtqueue nor inline encryption may use keyslots in-band: it sends
+    /// the commands on its request queues.
+    pub in_band: bool,
 }
 
 /// A block device with inline encryption.
@@ -197,6 +200,17 @@ impl Device {
             logical_block_size: self.config.logical_block_size,
             read_only: self.disk.image().read_only(),
             features: self.features.load(Ordering::Acquire),
+            crypto: self.crypto_access(),
+        }
+    }
+
+    fn crypto_access(&self) -> CryptoAccess {
+        if self.negotiated(feature::INLINE_ENCRYPTION) {
+            CryptoAccess::ControlQueue
+        } else if self.config.in_band && !self.negotiated(feature::CTRL_VQ) {
+            CryptoAccess::InBand
+        } else {
+            CryptoAccess::None
         }
     }
 

@@ -57,6 +57,7 @@ fn sum(mut extents: impl Iterator<Item = Extent>) -> Option<Extent> {
 fn command_type(command: &ControlCommand) -> u32 {
     match command {
         ControlCommand::GetCryptoModes => request_type::GET_CRYPTO_MODES,
+        ControlCommand::GetCharacteristics => request_type::GET_CRYPTO_CHARACTERISTICS,
         ControlCommand::Program(_) => request_type::KEYSLOT_PROGRAM,
         ControlCommand::Evict { .. } => request_type::KEYSLOT_EVICT,
         ControlCommand::DeriveSwSecret(_) => request_type::DERIVE_SW_SECRET,

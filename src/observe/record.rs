@@ -66,10 +66,12 @@ kinds! {
     ImportKey = "import_key", request_type::IMPORT_KEY;
     /// PREPARE_KEY.
     PrepareKey = "prepare_key", request_type::PREPARE_KEY;
+    /// GET_CRYPTO_CHARACTERISTICS.
+    GetCharacteristics = "get_crypto_characteristics", request_type::GET_CRYPTO_CHARACTERISTICS;
 }
 
 impl Kind {
-    /// Whether it is a command of the control virtqueue.
+    /// Whether it is a command of the control virtqueue, or in-band.
     pub fn is_control(self) -> bool {
         self as usize >= Self::GetCryptoModes as usize && self != Self::Other
     }

@@ -28,6 +28,16 @@ pub enum ControlCommand {
     ImportKey(Box<KeyBlob>),
     /// PREPARE_KEY: a long-term wrapped key.
     PrepareKey(Box<KeyBlob>),
+    /// GET_CRYPTO_CHARACTERISTICS.
+    GetCharacteristics,
+}
+
+/// A command on a request queue.
+pub(super) fn parse_in_band(request_type: u32, payload: Segments<'_>) -> Result<ControlCommand, Refused> {
+    match request_type {
+        request_type::GET_CRYPTO_CHARACTERISTICS => Ok(ControlCommand::GetCharacteristics),
+        _ => parse(request_type, payload),
+    }
 }
 
 pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<ControlCommand, Refused> {

@@ -29,6 +29,20 @@ pub struct Limits {
     pub read_only: bool,
     /// Negotiated feature bits.
     pub features: u64,
+    /// How the driver may use keyslots.
+    pub crypto: CryptoAccess,
+}
+
+/// How a driver gets at the keyslots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CryptoAccess {
+    /// Not at all.
+    None,
+    /// By the feature: encrypted requests on the request queues, commands on the control virtqueue.
+    ControlQueue,
+    /// Encrypted requests and commands on any request queue, for drivers behind a frontend that does not pass the
+    /// feature on.
+    InBand,
 }
 
 impl Limits {
@@ -93,7 +107,7 @@ pub enum Request<'m> {
     WriteZeroes(Vec<ZeroRange>),
     /// SECURE_ERASE.
     SecureErase(Vec<Extent>),
-    /// A command of the control virtqueue.
+    /// A command of the control virtqueue, or one in-band.
     Control(ControlCommand),
 }
 
@@ -126,8 +140,10 @@ pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> (Reply<'
     }
     let parsed = match role {
         QueueRole::Request => parse_body(&header, readable, &reply, limits),
-        QueueRole::Control if !limits.has(feature::INLINE_ENCRYPTION) => Err(Status::Unsupp.into()),
-        QueueRole::Control => control::parse(request_type, readable).map(Request::Control),
+        QueueRole::Control if limits.crypto == CryptoAccess::ControlQueue => {
+            control::parse(request_type, readable).map(Request::Control)
+        }
+        QueueRole::Control => Err(Status::Unsupp.into()),
     };
     let parsed = parsed.map_err(|refused| match refused {
         Refused::Status(status) => refusal(status, false),
@@ -161,7 +177,7 @@ fn parse_body<'m>(
 ) -> Result<Request<'m>, Refused> {
     let crypto = match header.request_type.get() {
         request_type::CRYPTO_IN | request_type::CRYPTO_OUT => {
-            if !limits.has(feature::INLINE_ENCRYPTION) {
+            if limits.crypto == CryptoAccess::None {
                 return Err(Status::Unsupp.into());
             }
             let mut message = CryptoMessage::new_zeroed();
@@ -193,6 +209,7 @@ fn parse_body<'m>(
         request_type::SECURE_ERASE if limits.has(feature::SECURE_ERASE) => {
             Ok(Request::SecureErase(ranges::plain(data, limits, ERASE_LIMITS)?))
         }
+        other if limits.crypto == CryptoAccess::InBand => control::parse_in_band(other, data).map(Request::Control),
         _ => Err(Status::Unsupp.into()),
     }
 }
@@ -239,6 +256,7 @@ mod tests {
                 logical_block_size: block as u32,
                 read_only: false,
                 features: 0,
+                crypto: CryptoAccess::None,
             };
             let start = u128::from(sector) * 512;
             let inside = start + u128::from(len) <= u128::from(limits.capacity);

@@ -93,6 +93,7 @@ impl Default for Options {
                 writeback: true,
                 timing: Timing::default(),
                 keep_keys_on_reset: false,
+                in_band: false,
             },
             image_bytes: 8 << 20,
             block_device: None,

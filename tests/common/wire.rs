@@ -21,6 +21,11 @@ pub const CRYPTO_IN: u32 = 28;
 pub const GET_CRYPTO_MODES: u32 = 29;
 pub const PROGRAM: u32 = 30;
 pub const EVICT: u32 = 31;
+pub const DERIVE_SW_SECRET: u32 = 32;
+pub const GENERATE_KEY: u32 = 33;
+pub const IMPORT_KEY: u32 = 34;
+pub const PREPARE_KEY: u32 = 35;
+pub const GET_CRYPTO_CHARACTERISTICS: u32 = 0x1ce00;
 
 /// What came back in the writable part.
 #[derive(Debug, Clone, PartialEq, Eq)]

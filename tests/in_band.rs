@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! In-band access: keyslots without the feature bits, by commands on the request queues.
+
+mod common;
+
+use common::*;
+use proptest::prelude::*;
+use vhost_user_blk_crypto::device::DeviceConfig;
+use vhost_user_blk_crypto::protocol::feature;
+
+const CRYPTO_BITS: u64 = feature::CTRL_VQ | feature::INLINE_ENCRYPTION;
+
+fn options(in_band: bool, accept: u64) -> Options {
+    Options { config: DeviceConfig { in_band, ..Options::default().config }, accept, ..Options::default() }
+}
+
+fn in_band() -> Guest {
+    Guest::with(options(true, !CRYPTO_BITS))
+}
+
+fn characteristics() -> Vec<u8> {
+    header(GET_CRYPTO_CHARACTERISTICS, 0)
+}
+
+/// Every type that needs in-band access, as a request that is well-formed otherwise.
+fn crypto_requests() -> Vec<(Vec<u8>, usize)> {
+    let blob = |request_type| ([header(request_type, 0), vec![0; 132]].concat(), 133);
+    vec![
+        (crypto_write(0, 0, [0; 4], &[1; 4096]), 1),
+        (crypto_header(CRYPTO_IN, 0, 0, [0; 4]), 4097),
+        (header(GET_CRYPTO_MODES, 0), 9),
+        (Program::new(0, &key(1), 12).bytes(), 1),
+        (evict(0), 1),
+        blob(DERIVE_SW_SECRET),
+        blob(GENERATE_KEY),
+        blob(IMPORT_KEY),
+        blob(PREPARE_KEY),
+        (characteristics(), 9),
+    ]
+}
+
+#[test]
+fn the_characteristics_are_those_of_the_configuration_space() {
+    let mut guest = in_band();
+    let config = guest.get_config(96, 8);
+    assert_eq!(config, [4, 0, 16, 1, 0, 0, 0, 0]);
+    for queue in 0..2 {
+        let answer = guest.request(queue, &characteristics(), 9);
+        assert_eq!((answer.status, answer.used, &answer.data), (OK, 9, &config));
+    }
+    let answer = guest.request(0, &characteristics(), 13);
+    assert_eq!((answer.status, answer.used), (OK, 9));
+    assert_eq!(answer.data[..8], config);
+    // A reply that does not fit is not given.
+    guest.request(0, &characteristics(), 8).assert_only_status(IOERR);
+    guest.request(0, &characteristics(), 1).assert_only_status(IOERR);
+}
+
+#[test]
+fn keys_are_programmed_and_evicted_on_any_request_queue() {
+    let mut guest = in_band();
+    let plain = pattern(1, 4 * 4096);
+    for queue in 0..2 {
+        let modes = guest.request(queue, &header(GET_CRYPTO_MODES, 0), 9);
+        assert_eq!((modes.status, modes.data), (OK, [0u32.to_le_bytes(), 0x1fe00u32.to_le_bytes()].concat()));
+        let slot = queue as u32;
+        let write = crypto_write(64 * u64::from(slot), slot, [7, 0, 0, 0], &plain);
+        guest.request(queue, &write, 1).assert_only_status(NOKEY);
+        let key = key(slot.into());
+        guest.request(queue, &Program::new(slot, &key, 12).bytes(), 1).assert_only_status(OK);
+        // On the other queue, too.
+        guest.request(1 - queue, &write, 1).assert_only_status(OK);
+        let expected = openssl_xts(&key, 7, 4096, &plain);
+        assert!(guest.image_bytes(64 * 512 * u64::from(slot), plain.len()) == expected);
+        let read = crypto_header(CRYPTO_IN, 64 * u64::from(slot), slot, [7, 0, 0, 0]);
+        assert!(guest.request(queue, &read, plain.len() + 1).data == plain);
+        guest.request(1 - queue, &evict(slot), 1).assert_only_status(OK);
+        guest.request(queue, &write, 1).assert_only_status(NOKEY);
+    }
+    assert_eq!((guest.stat("keyslots.program"), guest.stat("keyslots.evict")), (2, 2));
+}
+
+#[test]
+fn hardware_wrapped_keys_in_band() {
+    let mut guest = Guest::with(Options { wrapped_keys: true, ..options(true, !CRYPTO_BITS) });
+    assert_eq!(guest.request(0, &characteristics(), 9).data[3], 3);
+    let command = |guest: &mut Guest, request_type, blob: &[u8], reply: usize| {
+        let answer = guest.request(1, &[&header(request_type, 0), blob].concat(), reply + 1);
+        assert_eq!((answer.status, answer.used as usize), (OK, reply + 1));
+        answer.data
+    };
+    let long_term = command(&mut guest, GENERATE_KEY, &[], 132);
+    let ephemeral = command(&mut guest, PREPARE_KEY, &long_term, 132);
+    command(&mut guest, DERIVE_SW_SECRET, &ephemeral, 32);
+    let size = u32::from_le_bytes(ephemeral[..4].try_into().expect("4 bytes")) as usize;
+    let program = Program { key_type: 2, ..Program::new(0, &ephemeral[4..4 + size], 12) };
+    guest.request(0, &program.bytes(), 1).assert_only_status(OK);
+    guest.request(1, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(OK);
+    assert_ne!(guest.image_bytes(0, 4096), [1; 4096]);
+}
+
+#[test]
+fn without_the_option_or_with_the_features_commands_are_unknown() {
+    for (in_band, accept) in [(false, !CRYPTO_BITS), (true, !feature::INLINE_ENCRYPTION), (false, !feature::CTRL_VQ)] {
+        let mut guest = Guest::with(options(in_band, accept));
+        guest.features &= !feature::INLINE_ENCRYPTION;
+        for (request, room) in crypto_requests() {
+            for queue in 0..2 {
+                guest.request(queue, &request, room).assert_only_status(UNSUPP);
+            }
+        }
+        guest.request(1, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+    }
+    // With both features the commands have a queue of their own; the one of in-band access is not known there either.
+    let mut guest = Guest::with(options(true, ALL_FEATURES));
+    let control = guest.control();
+    for (request, room) in crypto_requests().into_iter().skip(2) {
+        guest.request(0, &request, room).assert_only_status(UNSUPP);
+    }
+    guest.request(control, &characteristics(), 9).assert_only_status(UNSUPP);
+    guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
+    guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(OK);
+}
+
+/// A driver that accepts inline encryption without the control virtqueue has accepted neither.
+#[test]
+fn inline_encryption_alone_counts_as_neither() {
+    let mut guest = Guest::with(options(true, !feature::CTRL_VQ));
+    assert_eq!(guest.request(0, &characteristics(), 9).status, OK);
+}
+
+#[test]
+fn bad_commands_get_what_they_get_on_the_control_queue() {
+    let mut guest = in_band();
+    let good = Program::new(0, &key(1), 12);
+    for (bad, status) in [
+        (Program { mode: 2, ..good.clone() }, UNSUPP),
+        (Program { key_type: 2, ..good.clone() }, UNSUPP),
+        (Program { key_size: 63, ..good.clone() }, IOERR),
+        (Program { dun_bytes: 0, ..good.clone() }, IOERR),
+        (Program { slot: 4, ..good.clone() }, IOERR),
+    ] {
+        guest.request(0, &good.bytes(), 1).assert_only_status(OK);
+        guest.request(1, &bad.bytes(), 1).assert_only_status(status);
+        let expected = if bad.slot == 0 { NOKEY } else { OK };
+        guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(expected);
+    }
+    let answer = guest.request(0, &good.bytes()[..100], 1);
+    assert_eq!((answer.used, answer.status), (0, IOERR), "shorter than its size");
+    for unknown in [26, 36, 0x1cdff, 0x1ce01] {
+        guest.request(0, &header(unknown, 0), 513).assert_only_status(UNSUPP);
+    }
+}
+
+#[test]
+fn a_reset_empties_the_keyslots() {
+    let mut guest = in_band();
+    guest.request(0, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
+    guest.restart();
+    guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
+}
+
+/// Commands between requests of the same queue, all made available at once: each request is served with the key before
+/// or the key after, whole, and every command is answered.
+#[test]
+fn commands_in_the_midst_of_requests() {
+    let mut guest = Guest::with(Options { ring_size: 256, ..options(true, !CRYPTO_BITS) });
+    let keys = [key(1), key(2)];
+    let plain = pattern(5, 128 << 10);
+    let by_key = keys.map(|key| openssl_xts(&key, 0, 4096, &plain));
+    guest.request(0, &Program::new(0, &keys[0], 12).bytes(), 1).assert_only_status(OK);
+    for _ in 0..10 {
+        let mut sent = Vec::new();
+        for number in 0..24u64 {
+            let queue = (number % 2) as usize;
+            let request = if number % 3 == 2 {
+                Program::new(0, &keys[(number / 3 % 2) as usize], 12).bytes()
+            } else {
+                crypto_write(number * 256, 0, [0; 4], &plain)
+            };
+            sent.push((queue, guest.rings[queue].add(&guest.memory, &request, 1, &Cut::default())));
+        }
+        guest.rings[0].kick();
+        guest.rings[1].kick();
+        let mut returned = [Vec::new(), Vec::new()];
+        for &(queue, _) in &sent {
+            let (head, used) = guest.rings[queue].wait(&guest.memory);
+            assert_eq!(used, 1);
+            returned[queue].push(head);
+        }
+        for (number, (queue, buffers)) in sent.iter().enumerate() {
+            assert!(returned[*queue].contains(&buffers.head));
+            assert_eq!(guest.rings[*queue].read_writable(&guest.memory, buffers), [OK]);
+            guest.rings[*queue].free(buffers);
+            if number % 3 != 2 {
+                let image = guest.image_bytes(number as u64 * 256 * 512, plain.len());
+                assert!(by_key.contains(&image), "request {number} is not under one key");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    /// However the bytes of a command are cut into descriptors.
+    #[test]
+    fn commands_in_any_cut(
+        readable in proptest::collection::vec(1usize..60, 0..5),
+        writable in proptest::collection::vec(1usize..5, 0..3),
+        indirect in any::<bool>(),
+    ) {
+        let mut guest = in_band();
+        let cut = Cut { readable, writable, indirect };
+        let answer = guest.request_cut(0, &characteristics(), 9, &cut);
+        prop_assert_eq!((answer.status, answer.data), (OK, guest.get_config(96, 8)));
+        guest.request_cut(1, &Program::new(3, &key(9), 9).bytes(), 1, &cut).assert_only_status(OK);
+        let plain = pattern(9, 1024);
+        guest.request_cut(0, &crypto_write(2, 3, [1, 0, 0, 0], &plain), 1, &cut).assert_only_status(OK);
+        prop_assert!(guest.image_bytes(1024, 1024) == openssl_xts(&key(9), 1, 512, &plain));
+    }
+}
