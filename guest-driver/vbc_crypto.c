@@ -3,12 +3,20 @@
  * Inline encryption: a blk_crypto_profile whose keyslots are those of the
  * device, programmed and evicted over the control virtqueue.
  *
+ * In-band access.  Behind some VMMs a device cannot offer a control virtqueue.
+ * With in_band=1 such a device is asked whether it takes the commands on its
+ * request queues.  They go on the first one then, straight into the ring and not
+ * through blk-mq: requests may be frozen or quiesced, or may be waiting for the
+ * very key.  A ring that is full is waited for, which needs nothing but that the
+ * device ends requests, and it does that with or without a key.
+ *
  * Losing keys.  A device that was reset, or whose backend was restarted, has
  * empty keyslots.  After a reset of our own making vbc_crypto_resume() puts the
  * keys back before any request goes out.  Otherwise the first we hear of it is
  * a request that ends with NOKEY.  Such requests are collected and a work item
- * programs all keys anew, once for all of them, and then requeues them.  Each
- * is retried once: a second NOKEY is an I/O error.
+ * programs all keys anew, once for all of them, and then requeues them.  A
+ * backend may be restarted again meanwhile, so each is retried a few times; but
+ * only once when a key was refused.  After that NOKEY is an I/O error.
  *
  * That cannot deadlock: programming waits for the device alone, and the device
  * waits for no request that is collected here, as those have ended for it.
@@ -19,6 +27,8 @@
  */
 #include <linux/blk-crypto-profile.h>
 #include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -26,6 +36,17 @@
 
 #include "virtio_blk_crypto.h"
 #include "vbc_crypto.h"
+
+/* How often a request may come back NOKEY and be tried again */
+#define VBC_MAX_NOKEYS		8
+
+/* The most descriptors that a command takes: command, reply, status */
+#define VBC_CMD_DESCS		3
+
+static bool vbc_in_band;
+module_param_named(in_band, vbc_in_band, bool, 0644);
+MODULE_PARM_DESC(in_band,
+		 "Ask devices without a control virtqueue for inline encryption by commands on their request queues (default: no)");
 
 /* How long a removal lets an unanswered command go on */
 #define VBC_REMOVAL_GRACE_SECS	10
@@ -55,8 +76,10 @@ struct vbc_crypto {
 	struct completion done;
 	bool removing;
 
-	struct virtqueue *vq;
-	spinlock_t vq_lock;		/* serialises all use of vq */
+	/* Where commands go: the control virtqueue or, in-band, a request queue */
+	struct vbc_vq *vq;
+	struct vbc_vq ctrl_vq;
+	bool in_band;
 
 	/* Requests that ended with NOKEY */
 	spinlock_t nokey_lock;		/* guards nokey_list */
@@ -66,6 +89,8 @@ struct vbc_crypto {
 	u32 key_gen;
 	/* The task that is doing so, for its own eyes only */
 	struct task_struct *reprogrammer;
+	/* A key was refused the last time. */
+	bool key_refused;
 };
 
 static const struct {
@@ -94,14 +119,20 @@ struct vbc_crypto *vbc_crypto_from_profile(struct blk_crypto_profile *profile)
 }
 
 /* Legacy devices never get this far: see vbc_features_legacy. */
-bool vbc_has_crypto(struct virtio_device *vdev)
+bool vbc_has_ctrl_vq(struct virtio_device *vdev)
 {
 	return virtio_has_feature(vdev, VIRTIO_F_VERSION_1) &&
 	       virtio_has_feature(vdev, VBC_F_CTRL_VQ) &&
 	       virtio_has_feature(vdev, VBC_F_INLINE_ENCRYPTION);
 }
 
-/* The control virtqueue */
+bool vbc_may_have_crypto(struct virtio_device *vdev)
+{
+	return vbc_has_ctrl_vq(vdev) ||
+	       (vbc_in_band && virtio_has_feature(vdev, VIRTIO_F_VERSION_1));
+}
+
+/* Commands */
 
 void vbc_crypto_vq_done(struct virtqueue *vq)
 {
@@ -110,10 +141,30 @@ void vbc_crypto_vq_done(struct virtqueue *vq)
 	unsigned long flags;
 	unsigned int len;
 
-	spin_lock_irqsave(&vc->vq_lock, flags);
+	spin_lock_irqsave(&vc->ctrl_vq.lock, flags);
 	while (virtqueue_get_buf(vq, &len))
 		complete(&vc->done);
-	spin_unlock_irqrestore(&vc->vq_lock, flags);
+	spin_unlock_irqrestore(&vc->ctrl_vq.lock, flags);
+}
+
+/* Something came back on a request queue.  Return whether it is a command. */
+bool vbc_crypto_cmd_done(struct vbc_dev *vbc, const void *token)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	if (!vc || token != vc->cmd)
+		return false;
+
+	complete(&vc->done);
+	return true;
+}
+
+/* What requests must leave free in a ring */
+unsigned int vbc_crypto_reserved_descs(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	return vc && vc->in_band && vc->profile_valid ? VBC_CMD_DESCS : 0;
 }
 
 static int vbc_ctrl_wait(struct vbc_crypto *vc)
@@ -125,7 +176,7 @@ static int vbc_ctrl_wait(struct vbc_crypto *vc)
 	 * device takes, and a backend may be stopped for a while.
 	 */
 	while (!wait_for_completion_timeout(&vc->done, HZ)) {
-		if (virtqueue_is_broken(vc->vq))
+		if (virtqueue_is_broken(vc->vq->vq))
 			return -EIO;
 		if (READ_ONCE(vc->removing) &&
 		    ++grace >= VBC_REMOVAL_GRACE_SECS)
@@ -170,6 +221,36 @@ void vbc_ctrl_end(struct vbc_crypto *vc)
 	mutex_unlock(&vc->ctrl_lock);
 }
 
+static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
+			unsigned int nr_in)
+{
+	struct vbc_vq *vq = vc->vq;
+	bool notify;
+	int err;
+
+	for (;;) {
+		/*
+		 * GFP_ATOMIC for the lock's sake; if the indirect table cannot
+		 * be had, the ring itself has room for the one command that is
+		 * under way.
+		 */
+		spin_lock_irq(&vq->lock);
+		err = virtqueue_add_sgs(vq->vq, sgs, 1, nr_in, vc->cmd,
+					GFP_ATOMIC);
+		notify = !err && virtqueue_kick_prepare(vq->vq);
+		spin_unlock_irq(&vq->lock);
+		if (err != -ENOSPC || !vc->in_band)
+			break;
+
+		/* Requests that took their descriptors one by one */
+		fsleep(USEC_PER_MSEC);
+	}
+
+	if (notify)
+		virtqueue_notify(vq->vq);
+	return err;
+}
+
 /*
  * Send the command, of whose payload and reply the first @out_len and @in_len
  * bytes count, and wait for the answer.
@@ -180,7 +261,6 @@ int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 	struct scatterlist out, in, status, *sgs[3];
 	struct vbc_ctrl_cmd *cmd = vc->cmd;
 	unsigned int nr_in = 0;
-	bool notify;
 	int err;
 
 	lockdep_assert_held(&vc->ctrl_lock);
@@ -201,18 +281,9 @@ int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 
 	reinit_completion(&vc->done);
 
-	/*
-	 * GFP_ATOMIC for the lock's sake; if the indirect table cannot be had,
-	 * the ring itself has room for the one command that is under way.
-	 */
-	spin_lock_irq(&vc->vq_lock);
-	err = virtqueue_add_sgs(vc->vq, sgs, 1, nr_in, cmd, GFP_ATOMIC);
-	notify = !err && virtqueue_kick_prepare(vc->vq);
-	spin_unlock_irq(&vc->vq_lock);
+	err = vbc_ctrl_add(vc, sgs, nr_in);
 	if (err)
 		return err;
-	if (notify)
-		virtqueue_notify(vc->vq);
 
 	err = vbc_ctrl_wait(vc);
 	if (err) {
@@ -312,6 +383,7 @@ static int vbc_keyslot_program(struct blk_crypto_profile *profile,
 	 * leave it to the requests that use the slot to fail.
 	 */
 	if (err && READ_ONCE(vc->reprogrammer) == current) {
+		WRITE_ONCE(vc->key_refused, true);
 		dev_err_ratelimited(&vc->vdev->dev,
 				    "error %d putting a key back in keyslot %u\n",
 				    err, slot);
@@ -340,6 +412,7 @@ static const struct blk_crypto_ll_ops vbc_crypto_ops = {
 
 static void vbc_reprogram_all_keys(struct vbc_crypto *vc)
 {
+	WRITE_ONCE(vc->key_refused, false);
 	WRITE_ONCE(vc->reprogrammer, current);
 	blk_crypto_reprogram_all_keys(&vc->profile);
 	WRITE_ONCE(vc->reprogrammer, NULL);
@@ -385,13 +458,13 @@ bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
 	if (!vc || !vbr->encrypted)
 		return false;
 
-	if (vbr->retried) {
+	if (vbr->nokeys >= (READ_ONCE(vc->key_refused) ? 1 : VBC_MAX_NOKEYS)) {
 		dev_err_ratelimited(&vbc->vdev->dev,
 				    "keyslot %u is still empty after all keys were programmed\n",
 				    le32_to_cpu(vbr->msg.slot));
 		return false;
 	}
-	vbr->retried = true;
+	vbr->nokeys++;
 
 	spin_lock_irqsave(&vc->nokey_lock, flags);
 	list_add_tail(&rq->queuelist, &vc->nokey_list);
@@ -457,9 +530,10 @@ int vbc_crypto_alloc(struct vbc_dev *vbc)
 	}
 
 	vc->vdev = vbc->vdev;
+	vc->in_band = !vbc_has_ctrl_vq(vbc->vdev);
 	mutex_init(&vc->ctrl_lock);
 	init_completion(&vc->done);
-	spin_lock_init(&vc->vq_lock);
+	spin_lock_init(&vc->ctrl_vq.lock);
 	spin_lock_init(&vc->nokey_lock);
 	INIT_LIST_HEAD(&vc->nokey_list);
 	INIT_WORK(&vc->nokey_work, vbc_nokey_work_fn);
@@ -480,9 +554,38 @@ void vbc_crypto_free(struct vbc_dev *vbc)
 	kfree(vc);
 }
 
-void vbc_crypto_set_vq(struct vbc_dev *vbc, struct virtqueue *vq)
+void vbc_crypto_set_ctrl_vq(struct vbc_dev *vbc, struct virtqueue *vq)
 {
-	vbc->crypto->vq = vq;
+	vbc->crypto->ctrl_vq.vq = vq;
+	vbc->crypto->vq = &vbc->crypto->ctrl_vq;
+}
+
+void vbc_crypto_set_in_band_vq(struct vbc_dev *vbc)
+{
+	vbc->crypto->vq = &vbc->vqs[0];
+}
+
+static int vbc_get_characteristics(struct vbc_crypto *vc,
+				   struct vbc_characteristics *found)
+{
+	struct virtio_device *vdev = vc->vdev;
+	struct vbc_ctrl_cmd *cmd;
+	int err;
+
+	if (!vc->in_band) {
+		virtio_cread_bytes(vdev, offsetof(struct vbc_config, crypto),
+				   found, sizeof(*found));
+		return 0;
+	}
+
+	cmd = vbc_ctrl_begin(vc);
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
+	err = vbc_ctrl_exec(vc, VBC_T_GET_CRYPTO_CHARACTERISTICS, 0,
+			    sizeof(*found));
+	*found = cmd->reply.characteristics;
+	vbc_ctrl_end(vc);
+	return err;
 }
 
 static int vbc_get_modes(struct vbc_crypto *vc)
@@ -517,14 +620,18 @@ static int vbc_get_modes(struct vbc_crypto *vc)
 static int vbc_init_profile(struct vbc_crypto *vc)
 {
 	struct virtio_device *vdev = vc->vdev;
+	struct vbc_characteristics found;
 	unsigned int supported = 0;
 	u8 dun_bytes, key_types;
 	u16 slots;
 	int err;
 
-	virtio_cread_le(vdev, struct vbc_config, max_slots, &slots);
-	virtio_cread_le(vdev, struct vbc_config, max_dun_bytes, &dun_bytes);
-	virtio_cread_le(vdev, struct vbc_config, key_types, &key_types);
+	err = vbc_get_characteristics(vc, &found);
+	if (err)
+		return err;
+	slots = le16_to_cpu(found.max_slots);
+	dun_bytes = found.max_dun_bytes;
+	key_types = found.key_types;
 	if (!slots || !dun_bytes || dun_bytes > VBC_MAX_DUN_BYTES) {
 		dev_warn(&vdev->dev, "%u keyslots with %u bytes of DUN make no sense\n",
 			 slots, dun_bytes);
@@ -556,8 +663,11 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 /* What is left is a plain disk; the kernel encrypts where it is asked to. */
 static void vbc_drop_profile(struct vbc_crypto *vc, int err)
 {
-	dev_warn(&vc->vdev->dev, "inline encryption cannot be used (%d)\n",
-		 err);
+	if (vc->in_band && err == -EOPNOTSUPP)
+		dev_info(&vc->vdev->dev, "no inline encryption in-band\n");
+	else
+		dev_warn(&vc->vdev->dev,
+			 "inline encryption cannot be used (%d)\n", err);
 	if (vc->profile_valid)
 		blk_crypto_profile_destroy(&vc->profile);
 	vc->profile_valid = false;
@@ -683,7 +793,7 @@ void vbc_crypto_begin_removal(struct vbc_dev *vbc)
 
 bool vbc_crypto_is_broken(struct vbc_dev *vbc)
 {
-	return vbc->crypto && virtqueue_is_broken(vbc->crypto->vq);
+	return vbc->crypto && virtqueue_is_broken(vbc->crypto->vq->vq);
 }
 
 int vbc_crypto_module_init(void)

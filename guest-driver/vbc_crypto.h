@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What vbc_crypto.c and vbc_wrapped.c share: commands on the control virtqueue.
+ * What vbc_crypto.c and vbc_wrapped.c share: commands to the device.
  *
  *	cmd = vbc_ctrl_begin(vc);
  *	if (IS_ERR(cmd))
@@ -34,6 +34,7 @@ struct vbc_ctrl_cmd {
 
 	/* writable: kept off the cache lines of the readable part */
 	union {
+		struct vbc_characteristics characteristics;
 		struct vbc_crypto_modes modes;
 		struct vbc_key_blob blob;
 		struct vbc_sw_secret secret;

@@ -165,7 +165,7 @@ static int vbc_probe(struct virtio_device *vdev)
 	vdev->priv = vbc;
 	INIT_WORK(&vbc->config_work, vbc_config_work);
 
-	if (vbc_has_crypto(vdev)) {
+	if (vbc_may_have_crypto(vdev)) {
 		err = vbc_crypto_alloc(vbc);
 		if (err)
 			goto free;

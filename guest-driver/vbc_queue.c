@@ -181,7 +181,7 @@ static blk_status_t vbc_prep_rq(struct vbc_dev *vbc, struct request *rq)
 
 	/* A requeued request keeps this flag, and with it its history. */
 	if (!(rq->rq_flags & RQF_DONTPREP)) {
-		vbr->retried = false;
+		vbr->nokeys = 0;
 		rq->rq_flags |= RQF_DONTPREP;
 	}
 	vbr->status = VBC_STATUS_UNWRITTEN;
@@ -341,16 +341,20 @@ static void vbc_vq_done(struct virtqueue *vq)
 {
 	struct vbc_dev *vbc = vq->vdev->priv;
 	struct vbc_vq *vbq = &vbc->vqs[vq->index];
-	struct vbc_req *vbr;
 	unsigned long flags;
 	unsigned int len;
+	void *token;
 
 	spin_lock_irqsave(&vbq->lock, flags);
 	do {
 		virtqueue_disable_cb(vq);
-		while ((vbr = virtqueue_get_buf(vq, &len))) {
-			struct request *rq = blk_mq_rq_from_pdu(vbr);
+		while ((token = virtqueue_get_buf(vq, &len))) {
+			struct request *rq;
 
+			if (unlikely(vbc_crypto_cmd_done(vbc, token)))
+				continue;
+
+			rq = blk_mq_rq_from_pdu(token);
 			if (likely(!blk_should_fake_timeout(rq->q)))
 				blk_mq_complete_request(rq);
 		}
@@ -383,6 +387,7 @@ int vbc_init_vqs(struct vbc_dev *vbc)
 	struct irq_affinity desc = { };
 	struct virtqueue_info *info = NULL;
 	struct virtqueue **vqs = NULL;
+	bool ctrl_vq = vbc_has_ctrl_vq(vdev);
 	unsigned int offered, used, total, i;
 	u16 num_queues = 1;
 	int err;
@@ -410,7 +415,7 @@ int vbc_init_vqs(struct vbc_dev *vbc)
 	 * which they are set up.  So the unused ones are set up as well, but
 	 * without a callback, and so without an interrupt vector.
 	 */
-	total = vbc->crypto ? offered + 1 : used;
+	total = ctrl_vq ? offered + 1 : used;
 
 	vbc->vqs = kcalloc(used, sizeof(*vbc->vqs), GFP_KERNEL);
 	info = kcalloc(total, sizeof(*info), GFP_KERNEL);
@@ -430,7 +435,7 @@ int vbc_init_vqs(struct vbc_dev *vbc)
 	for (; i < total; i++)
 		info[i].name = "unused";
 
-	if (vbc->crypto) {
+	if (ctrl_vq) {
 		info[total - 1].name = "control";
 		info[total - 1].callback = vbc_crypto_vq_done;
 		/* Its vector is no part of the spreading over the CPUs. */
@@ -443,8 +448,10 @@ int vbc_init_vqs(struct vbc_dev *vbc)
 
 	for (i = 0; i < used; i++)
 		vbc->vqs[i].vq = vqs[i];
-	if (vbc->crypto)
-		vbc_crypto_set_vq(vbc, vqs[total - 1]);
+	if (ctrl_vq)
+		vbc_crypto_set_ctrl_vq(vbc, vqs[total - 1]);
+	else if (vbc->crypto)
+		vbc_crypto_set_in_band_vq(vbc);
 	vbc->nr_queues = used;
 out:
 	kfree(vqs);
@@ -468,6 +475,9 @@ void vbc_del_vqs(struct vbc_dev *vbc)
 unsigned int vbc_queue_depth(struct vbc_dev *vbc)
 {
 	unsigned int depth = vbc->vqs[0].vq->num_free;
+	unsigned int reserved = vbc_crypto_reserved_descs(vbc);
+
+	depth -= min(depth, reserved);
 
 	/* Without indirect descriptors each takes two at the least. */
 	if (!virtio_has_feature(vbc->vdev, VIRTIO_RING_F_INDIRECT_DESC))

@@ -5,7 +5,7 @@
  *   vbc_main.c    the life of a device: probe, removal, suspend
  *   vbc_queue.c   virtqueues and block requests
  *   vbc_disk.c    config space: limits, capacity, name, sysfs
- *   vbc_crypto.c  keyslots: blk_crypto_profile over the control virtqueue
+ *   vbc_crypto.c  keyslots: a blk_crypto_profile, and commands to the device
  *   vbc_wrapped.c hardware-wrapped keys: making them and preparing them
  *
  * Only the last two know keys (what they share is in vbc_crypto.h); they know
@@ -51,7 +51,7 @@ struct vbc_dev {
 	struct vbc_vq *vqs;
 	unsigned int nr_queues;		/* request queues in use */
 
-	/* NULL on a plain disk */
+	/* NULL on a disk that cannot be but plain */
 	struct vbc_crypto *crypto;
 
 	struct {
@@ -72,7 +72,7 @@ struct vbc_req {
 
 	u8 status;
 	bool encrypted;
-	bool retried;		/* came back NOKEY once already */
+	u8 nokeys;		/* how often it came back NOKEY */
 	u32 key_gen;		/* vbc_crypto.c: age of the keys it relied on */
 
 	struct sg_table sgt;
@@ -107,11 +107,15 @@ void vbc_free(struct vbc_dev *vbc);
 /* vbc_crypto.c */
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
 
-bool vbc_has_crypto(struct virtio_device *vdev);
+bool vbc_has_ctrl_vq(struct virtio_device *vdev);
+bool vbc_may_have_crypto(struct virtio_device *vdev);
 int vbc_crypto_alloc(struct vbc_dev *vbc);
 void vbc_crypto_free(struct vbc_dev *vbc);
-void vbc_crypto_set_vq(struct vbc_dev *vbc, struct virtqueue *vq);
+void vbc_crypto_set_ctrl_vq(struct vbc_dev *vbc, struct virtqueue *vq);
+void vbc_crypto_set_in_band_vq(struct vbc_dev *vbc);
 void vbc_crypto_vq_done(struct virtqueue *vq);
+bool vbc_crypto_cmd_done(struct vbc_dev *vbc, const void *token);
+unsigned int vbc_crypto_reserved_descs(struct vbc_dev *vbc);
 void vbc_crypto_init(struct vbc_dev *vbc);
 void vbc_crypto_adjust_limits(struct vbc_dev *vbc, struct queue_limits *lim);
 void vbc_crypto_register(struct vbc_dev *vbc);
@@ -131,7 +135,12 @@ static inline bool vbc_rq_is_encrypted(struct request *rq)
 
 #else /* CONFIG_BLK_INLINE_ENCRYPTION */
 
-static inline bool vbc_has_crypto(struct virtio_device *vdev)
+static inline bool vbc_has_ctrl_vq(struct virtio_device *vdev)
+{
+	return false;
+}
+
+static inline bool vbc_may_have_crypto(struct virtio_device *vdev)
 {
 	return false;
 }
@@ -143,10 +152,22 @@ static inline int vbc_crypto_alloc(struct vbc_dev *vbc)
 
 static inline void vbc_crypto_free(struct vbc_dev *vbc) { }
 
-static inline void vbc_crypto_set_vq(struct vbc_dev *vbc,
-				     struct virtqueue *vq) { }
+static inline void vbc_crypto_set_ctrl_vq(struct vbc_dev *vbc,
+					  struct virtqueue *vq) { }
+
+static inline void vbc_crypto_set_in_band_vq(struct vbc_dev *vbc) { }
 
 static inline void vbc_crypto_vq_done(struct virtqueue *vq) { }
+
+static inline bool vbc_crypto_cmd_done(struct vbc_dev *vbc, const void *token)
+{
+	return false;
+}
+
+static inline unsigned int vbc_crypto_reserved_descs(struct vbc_dev *vbc)
+{
+	return 0;
+}
 
 static inline void vbc_crypto_init(struct vbc_dev *vbc) { }
 

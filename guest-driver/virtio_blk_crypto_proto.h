@@ -26,7 +26,7 @@
 #define VBC_T_CRYPTO_OUT		27
 #define VBC_T_CRYPTO_IN			28
 
-/* Commands, on the control virtqueue only */
+/* Commands, on the control virtqueue; in-band, on any request queue */
 #define VBC_T_GET_CRYPTO_MODES		29
 #define VBC_T_KEYSLOT_PROGRAM		30
 #define VBC_T_KEYSLOT_EVICT		31
@@ -65,12 +65,16 @@
 /* Config space; the fields before are those of struct virtio_blk_config. */
 #define VBC_CONFIG_OFFSET		96
 
-struct vbc_config {
-	__u8 blk[VBC_CONFIG_OFFSET];
+struct vbc_characteristics {
 	__le16 max_slots;
 	__u8 max_dun_bytes;
 	__u8 key_types;
 	__le32 reserved;
+} __packed;
+
+struct vbc_config {
+	__u8 blk[VBC_CONFIG_OFFSET];
+	struct vbc_characteristics crypto;
 } __packed;
 
 /* Follows the header of a CRYPTO_IN or CRYPTO_OUT at once. */
@@ -110,7 +114,8 @@ struct vbc_crypto_modes {
 };
 
 static_assert(sizeof(struct virtio_blk_outhdr) == 16);
-static_assert(offsetof(struct vbc_config, max_slots) == VBC_CONFIG_OFFSET);
+static_assert(sizeof(struct vbc_characteristics) == 8);
+static_assert(offsetof(struct vbc_config, crypto) == VBC_CONFIG_OFFSET);
 static_assert(sizeof(struct vbc_config) == 104);
 static_assert(sizeof(struct vbc_crypto_msg) == 40);
 static_assert(sizeof(struct vbc_key_desc) == 152);

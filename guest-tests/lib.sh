@@ -51,6 +51,9 @@ load_driver() {
 	virtio_blk_crypto) unbind_driver virtio_blk ;;
 	esac
 	if [ -d "/sys/bus/virtio/drivers/$_name" ]; then
+		for _p in "$@"; do
+			echo "${_p#*=}" > "/sys/module/$_name/parameters/${_p%%=*}" || return 1
+		done
 		for _d in /sys/bus/virtio/devices/virtio*; do
 			[ "$(cat "$_d/device")" != 0x0002 ] || [ -e "$_d/driver" ] ||
 				echo "${_d##*/}" > "/sys/bus/virtio/drivers/$_name/bind" || return 1

@@ -26,7 +26,7 @@ pub struct Case {
     pub boots: u32,
     /// Size of the fresh image.
     pub image: u64,
-    /// Module to load first, or `none`.
+    /// Module to load first, with its parameters, or `none`.
     pub driver: String,
     /// How the device is attached.
     pub attach: Attach,
@@ -99,7 +99,8 @@ impl Case {
             "boots" => self.boots = value.parse().context("boots is a number")?,
             "image" => self.image = parse_size(value)?,
             "driver" => {
-                ensure!([MODULE, "virtio_blk", "none"].contains(&value), "driver is {MODULE}, virtio_blk or none");
+                let name = value.split_whitespace().next().unwrap_or_default();
+                ensure!([MODULE, "virtio_blk", "none"].contains(&name), "driver is {MODULE}, virtio_blk or none");
                 self.driver = value.to_owned();
             }
             "attach" => {

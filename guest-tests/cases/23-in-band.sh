@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: behind vhost-user-blk-pci, with in-band access, ext4 with -o inlinecrypt encrypts natively; the keys survive a freeze
+# attach: vhost-user-blk
+# driver: virtio_blk_crypto in_band=1
+# device: --in-band --keyslots 3 --max-dun-bytes 8 --key-types raw,wrapped
+# queues: 2
+# needs: fio CONFIG_HIBERNATION
+# check: fscrypt
+# stat: requests.crypto_out > 0
+# stat: requests.crypto_in > 0
+# stat: keyslots.replace > 0
+# stat: keyslots.nokey == 0
+# stat: requests.control > 0
+
+has_inline_encryption || fail "$BLOCK/queue/crypto is missing"
+[ "$(crypto_attr num_keyslots)" = 3 ] || fail "keyslots: $(crypto_attr num_keyslots)"
+[ "$(crypto_attr max_dun_bits)" = 64 ] || fail "bits of a data unit number: $(crypto_attr max_dun_bits)"
+[ "$(crypto_attr raw_keys)" = supported ] || fail "raw keys: $(crypto_attr raw_keys)"
+[ "$(crypto_attr hw_wrapped_keys)" = supported ] || fail 'no hardware-wrapped keys'
+[ "$(($(crypto_attr modes/AES-256-XTS)))" = $((0x1fe00)) ] || fail "data unit sizes: $(crypto_attr modes/AES-256-XTS)"
+
+make_files tree 0
+make_fs "$DISK"
+mount_fs "$DISK" "$MNT"
+encrypted_dir "$MNT/secret" one
+encrypted_dir "$MNT/sectors" one per-file 512
+cp -r "$OUT/plain/tree/." "$MNT/secret"
+drop_caches
+same_files "$OUT/plain/tree" "$MNT/secret"
+expect_native
+
+note 'commands of hardware-wrapped keys'
+blk-crypto-key "$DISK" generate /tmp/long-term
+blk-crypto-key "$DISK" prepare /tmp/long-term /tmp/ephemeral
+
+note 'commands among many requests: 8 files, 3 keyslots, a ring that is full'
+fio --name=pressure --directory="$MNT/sectors" --ioengine=libaio --iodepth=128 --numjobs=8 --size=2M --rw=randwrite \
+	--bs=512 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" ||
+	fail "fio: $(tail -n 30 "$OUT/fio.txt")"
+rm "$MNT"/sectors/*
+
+note 'freeze and restore with files open'
+consoles=/sys/bus/virtio/drivers/virtio_console
+ports=$(cd $consoles && ls -d virtio*)
+for port in $ports; do
+	echo "$port" > $consoles/unbind
+done
+give_ports_back() {
+	for port in $ports; do
+		echo "$port" > $consoles/bind
+	done
+}
+trap give_ports_back EXIT
+sync
+[ -z "$(sed 1d /proc/swaps)" ] || skip 'there is swap space: the machine would really go to sleep'
+echo shutdown > /sys/power/disk
+if echo disk > /sys/power/state; then
+	fail 'hibernated without swap space'
+fi
+dmesg | tail -n 40 | grep -q 'Cannot find swap device' || fail 'hibernation failed before the snapshot'
+echo 1 > /proc/sys/vm/drop_caches
+same_files "$OUT/plain/tree" "$MNT/secret"
+make_files tree/later 60 100 70000
+cp -r "$OUT/plain/tree/later" "$MNT/secret"
+drop_caches
+same_files "$OUT/plain/tree" "$MNT/secret"
+record "$MNT/secret" tree
+umount "$MNT"
+check_fs "$DISK"
+
+note 'the driver asks, and takes no for an answer'
+change_driver virtio_blk_crypto
+if has_inline_encryption; then
+	fail 'inline encryption without in_band=1'
+fi
