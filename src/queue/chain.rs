@@ -3,7 +3,7 @@
 //! A descriptor chain as two byte strings, however the driver cut them into descriptors (virtio 1.4, 2.7).
 
 use smallvec::SmallVec;
-use virtio_queue::DescriptorChain;
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
 /// Pieces of guest memory in a row. Most requests have few, which need no allocation.
@@ -140,12 +140,12 @@ impl<'m> Chain<'m> {
     /// [`ChainError`].
     pub fn walk(
         memory: &'m GuestMemoryMmap,
-        descriptors: DescriptorChain<&'m GuestMemoryMmap>,
+        descriptors: impl Iterator<Item = Descriptor>,
         max_descriptors: u16,
     ) -> Result<Self, ChainError> {
         let mut chain = Chain::default();
         let mut count = 0u16;
-        // virtio-queue's iterator ends both after the last descriptor and at a broken one. A chain is whole exactly
+        // The iterator ends both after the last descriptor and at a broken one. A chain is whole exactly
         // when the last descriptor that it yields names no next one.
         let mut whole = false;
         for descriptor in descriptors {

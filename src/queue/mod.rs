@@ -9,9 +9,16 @@
 //! - stopping a queue returns only when everything taken from it has been returned.
 //!
 //! A worker looks at guest memory only in a [`Turn`], and a turn lasts until all that was taken in it has been returned.
+//!
+//! With a [`QueueLog`] the queue goes on where a backend that was killed has left it: what that had taken and not returned
+//! is given out first.
 
 mod chain;
+mod heads;
+mod inflight;
+mod table;
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +29,10 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::ratelimit::RateLimit;
 pub use chain::{Chain, ChainError, Pieces, Segments};
+use heads::HeadSet;
+pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
+use inflight::{Recovery, crash_point};
+use table::Descriptors;
 
 /// The most chains that a worker takes from a queue at a time.
 pub const BATCH: usize = 32;
@@ -92,35 +103,10 @@ struct State {
     /// The retirement has not been counted yet.
     retirement_is_news: bool,
     in_flight: HeadSet,
-}
-
-/// Heads taken and not returned, a bit each.
-struct HeadSet(Box<[u64]>);
-
-impl HeadSet {
-    fn new(queue_size: u16) -> Self {
-        Self(vec![0; usize::from(queue_size).div_ceil(64)].into())
-    }
-
-    /// False when the head is there already, or is out of range.
-    fn insert(&mut self, head: u16) -> bool {
-        let bit = 1 << (head % 64);
-        self.0.get_mut(usize::from(head / 64)).is_some_and(|word| {
-            let new = *word & bit == 0;
-            *word |= bit;
-            new
-        })
-    }
-
-    fn remove(&mut self, head: u16) {
-        if let Some(word) = self.0.get_mut(usize::from(head / 64)) {
-            *word &= !(1 << (head % 64));
-        }
-    }
-
-    fn clear(&mut self) {
-        self.0.fill(0);
-    }
+    /// In-flight tracking.
+    log: Option<QueueLog>,
+    /// Heads that another backend had in flight, in the order in which they are given out.
+    resubmit: VecDeque<u16>,
 }
 
 impl Vring {
@@ -140,6 +126,8 @@ impl Vring {
             retired: None,
             retirement_is_news: false,
             in_flight: HeadSet::new(max_size),
+            log: None,
+            resubmit: VecDeque::new(),
         };
         Ok(Self { index, may_run: AtomicBool::new(false), state: Mutex::new(state), idle: Condvar::new() })
     }
@@ -186,12 +174,28 @@ impl Vring {
         self.lock().queue.set_event_idx(on);
     }
 
-    /// Sets the eventfd that the driver notifies with and starts the queue afresh. Returns the eventfd it had.
+    /// Sets the log of what is in flight, which counts from the next start on. False when the queue is started.
+    pub fn set_log(&self, log: Option<QueueLog>) -> bool {
+        let mut state = self.lock();
+        let stopped = !state.queue.ready();
+        if stopped {
+            state.log = log;
+        }
+        stopped
+    }
+
+    /// Sets the eventfd that the driver notifies with and starts the queue afresh, or where the log says that it was
+    /// left. Returns the eventfd it had.
     pub fn set_kick(&self, kick: Option<File>) -> Option<File> {
         self.lock().queue.set_ready(false);
         let mut state = self.wait_idle();
         state.queue.set_ready(kick.is_some());
         state.restart();
+        if kick.is_some()
+            && let Err(reason) = state.recover(self.index)
+        {
+            state.retire(self.index, reason);
+        }
         self.may_run.store(state.runs(), Ordering::Release);
         std::mem::replace(&mut state.kick, kick)
     }
@@ -234,7 +238,7 @@ impl Vring {
     }
 
     /// Stops the queue, waits until the worker has returned all that it took, and tells the index of the next
-    /// available chain. Gives back the notification eventfd, too.
+    /// available chain. Gives back the notification eventfd, too. What is still to be given out anew stays in the log.
     pub fn stop(&self) -> (u16, Option<File>) {
         self.lock().queue.set_ready(false);
         let mut state = self.wait_idle();
@@ -325,10 +329,11 @@ impl Turn<'_> {
         if !state.runs() {
             return false;
         }
-        state.queue.enable_notification(memory).unwrap_or_else(|_| {
+        let more = state.queue.enable_notification(memory).unwrap_or_else(|_| {
             state.retire(self.vring.index, "the ring cannot be accessed");
             false
-        })
+        });
+        more || !state.resubmit.is_empty()
     }
 
     /// Returns chains to the driver and interrupts it when it wants that.
@@ -337,8 +342,17 @@ impl Turn<'_> {
         let state = &mut *guard;
         for completion in completions {
             state.in_flight.remove(completion.head);
+            if let Some(log) = &state.log {
+                log.returning(completion.head);
+            }
             if state.queue.add_used(memory, completion.head, completion.written).is_err() {
                 state.retire(self.vring.index, "the used ring cannot be written");
+                // In the log it stays in flight.
+                continue;
+            }
+            if let Some(log) = &state.log {
+                crash_point();
+                log.returned(completion.head, state.queue.next_used());
             }
         }
         if !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true) {
@@ -369,15 +383,23 @@ impl State {
         self.queue.disable_notification(memory).map_err(|_| "the used ring cannot be written")?;
         let size = self.queue.size();
         let max_descriptors = self.queue.max_size();
+        let again = most.min(self.resubmit.len());
+        for head in self.resubmit.drain(..again) {
+            let descriptors = Descriptors::new(memory, GuestAddress(self.queue.desc_table()), size, head);
+            chains.push(TakenChain { head, chain: Chain::walk(memory, descriptors, max_descriptors) });
+        }
         let available =
             self.queue.iter(memory).map_err(|_| "the available index runs ahead by more than the queue size")?;
-        for descriptors in available.take(most) {
+        for descriptors in available.take(most - again) {
             let head = descriptors.head_index();
             if head >= size {
                 return Err("an available head is not in the descriptor table");
             }
             if !self.in_flight.insert(head) {
                 return Err("a head was made available that the device has not returned yet");
+            }
+            if let Some(log) = &mut self.log {
+                log.taken(head);
             }
             // An indirect chain may be as long as the device's largest queue, which is what `seg_max` is made from,
             // also on a queue that the driver made smaller.
@@ -405,6 +427,26 @@ impl State {
     fn restart(&mut self) {
         self.retired = None;
         self.in_flight.clear();
+        self.resubmit.clear();
+    }
+
+    /// Goes on where the log says that the queue was left.
+    fn recover(&mut self, index: usize) -> Result<(), &'static str> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let used = self.queue.next_used();
+        let Recovery::Resubmit(heads) = log.recover(self.queue.size(), used)? else { return Ok(()) };
+        if !heads.is_empty() {
+            log::info!("queue {index}: {} requests were in flight and are served again", heads.len());
+        }
+        // All that was taken has either been returned or is in flight. At most as many as the ring has descriptors.
+        self.queue.set_next_avail(used.wrapping_add(heads.len() as u16));
+        for &head in &heads {
+            self.in_flight.insert(head);
+        }
+        self.resubmit = heads.into();
+        // The backend before this one may have returned chains without a word.
+        signal(self.call.as_ref());
+        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ use super::memory::SharedMemory;
 use super::worker::{Worker, WorkerOptions};
 use super::{VirtioDevice, WorkerConfig};
 use crate::protocol::feature;
-use crate::queue::{Paused, RingAddresses, Vring};
+use crate::queue::{InflightRegion, Paused, RingAddresses, Vring, region_bytes};
 
 /// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
 const MAX_MEMORY_SLOTS: u64 = 509;
@@ -255,6 +255,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
     }
 
@@ -316,12 +317,31 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         self.memory.remove(region)
     }
 
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        unsupported("in-flight tracking")
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let (queues, size) = (wanted.num_queues, wanted.queue_size);
+        if usize::from(queues) > self.vrings.len() || size > self.device.queue_size() {
+            log::error!(
+                "the frontend wants to track {queues} queues of {size} entries; this device has {} of {} (--num-queues, \
+                 --queue-size)",
+                self.vrings.len(),
+                self.device.queue_size()
+            );
+            return Err(Error::InvalidParam);
+        }
+        let file = InflightRegion::create(queues, size).map_err(Error::ReqHandlerError)?;
+        Ok((VhostUserInflight::new(region_bytes(queues, size), 0, queues, size), file))
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        unsupported("in-flight tracking")
+    fn set_inflight_fd(&mut self, given: &VhostUserInflight, file: File) -> Result<()> {
+        let VhostUserInflight { mmap_size, mmap_offset, num_queues, queue_size } = *given;
+        let region = InflightRegion::map(file, mmap_offset, mmap_size, num_queues, queue_size)
+            .map_err(|error| Error::ReqHandlerError(io::Error::other(error)))?;
+        for vring in &self.vrings {
+            if !vring.set_log(region.queue(vring.index())) {
+                return unsupported("another in-flight region for a queue that runs");
+            }
+        }
+        Ok(())
     }
 
     fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
