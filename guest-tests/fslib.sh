@@ -359,6 +359,72 @@ freeze_and_restore() {
 	note 'frozen and restored'
 }
 
+# --- a device that is killed and started again -----------------------------------------------------------------------
+
+# begin_kills: asks the host to begin.
+begin_kills() {
+	local port
+	for port in /sys/class/virtio-ports/*; do
+		[ "$(cat "$port/name")" != progress ] || echo kill > "/dev/${port##*/}"
+	done
+}
+
+# kills_left: until the last device is there. Its serial number says which one it is.
+kills_left() {
+	[ "$(cat "$BLOCK/serial")" != "kill-$KILLS" ]
+}
+
+# fio_while_killed NAME OPTION...: writes and verifies, in the background.
+fio_while_killed() {
+	local name=$1
+	shift
+	fio --name="$name" --size=4M --rw=randwrite --verify=crc32c --verify_fatal=1 --group_reporting \
+		--output="$OUT/fio-$name.txt" "$@" &
+	running="$running $!"
+}
+
+# survive_kills: files, encrypted and not, and a part of the disk without a file system are written and verified while the
+# device is killed KILLS times.
+survive_kills() {
+	local round=0 one running engine=psync
+	if fio --enghelp | grep -qw libaio; then
+		engine=libaio
+	fi
+	make_files tree 0
+	make_fs "$DISK" 128M
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+	encrypted_dir "$MNT/sectors" two per-file 512
+	mkdir "$MNT/open"
+	begin_kills
+	while kills_left; do
+		round=$((round + 1)) running=
+		fio_while_killed direct --directory="$MNT/secret" --ioengine=$engine --iodepth=16 --bsrange=4k-64k --direct=1 --fsync=20
+		fio_while_killed buffered --directory="$MNT/sectors" --ioengine=psync --bsrange=512-32k --fdatasync=50 --end_fsync=1
+		fio_while_killed open --directory="$MNT/open" --ioengine=$engine --iodepth=8 --bs=4k --direct=1 --fsync=20
+		fio_while_killed raw --filename="$DISK" --offset=160M --ioengine=$engine --iodepth=8 --bsrange=4k-64k --direct=1 --fsync=20
+		cp -r "$OUT/plain/tree" "$MNT/secret/tree-$round"
+		drop_caches
+		same_files "$OUT/plain/tree" "$MNT/secret/tree-$round"
+		for one in $running; do
+			wait "$one" || { tail -n 40 "$OUT"/fio-*.txt; fail "fio in round $round"; }
+		done
+		rm -r "$MNT/secret/tree-$round" "$MNT/sectors"/* "$MNT/open"/* "$MNT/secret"/direct*
+	done
+	note "$round rounds"
+	cp -r "$OUT/plain/tree" "$MNT/secret/tree"
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret/tree"
+	expect_native
+	dmesg_has 'device lost its keys' || fail 'no key was ever lost'
+	if dmesg | grep -E 'I/O error|EXT4-fs error|is still empty'; then
+		fail 'the kernel saw an error'
+	fi
+	record "$MNT/secret/tree" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
 # --- the whole story, which several cases tell with other policies ---------------------------------------------------
 
 # ciphertext_case METHOD DATA_UNIT_SIZE [KEYS]: files written natively, read back from the disk, recorded for the host.

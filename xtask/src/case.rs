@@ -38,6 +38,10 @@ pub struct Case {
     pub queues: u16,
     /// Request queues and their size that QEMU is told alone: the device's personality must have the same.
     pub rings: Option<(u16, u16)>,
+    /// How often the device is killed and started again while the guest runs.
+    pub kills: u32,
+    /// Runs only when it is asked for.
+    pub long: bool,
     /// Whether the verifier runs over the image afterwards.
     pub check_fscrypt: bool,
     /// What must hold for the device's statistics.
@@ -66,6 +70,8 @@ impl Case {
             timeout: None,
             queues: 2,
             rings: None,
+            kills: 0,
+            long: false,
             check_fscrypt: false,
             stats: vec![],
         };
@@ -74,6 +80,10 @@ impl Case {
             case.header(key, value.trim()).with_context(|| format!("in the line `{line}`"))?;
         }
         ensure!(!case.description.is_empty(), "the header has no line `# case: what it shows`");
+        ensure!(
+            case.kills == 0 || case.attach == Attach::VhostUserBlk,
+            "QEMU reconnects to a device that was killed on vhost-user-blk only"
+        );
         ensure!(case.boots >= 1, "a case has at least one boot");
         if let Some((boot, _)) = case.device_in_boot.iter().find(|(boot, _)| !(1..=case.boots).contains(boot)) {
             bail!("`device-{boot}`, but the case has boots 1 to {}", case.boots);
@@ -117,6 +127,11 @@ impl Case {
                 let (queues, size) = value.split_once('x').context("rings is QUEUESxSIZE")?;
                 let number = |text: &str| text.trim().parse::<u16>().context("rings is QUEUESxSIZE");
                 self.rings = Some((number(queues)?, number(size)?));
+            }
+            "kills" => self.kills = value.parse().context("kills is a number")?,
+            "long" => {
+                ensure!(value == "yes", "a case is long: yes, or it is not");
+                self.long = true;
             }
             "check" => {
                 ensure!(value == "fscrypt", "the only check is fscrypt");
@@ -192,6 +207,15 @@ mod tests {
             ["image: 5X", "driver: ext4", "attach: nvme", "check: all", "stat: a ~ 1", "queues: -1", "rings: 32"]
         {
             assert!(parse(&format!("# case: x\n# {line}\n")).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn kills_need_a_frontend_that_reconnects() {
+        let case = parse("# case: x\n# attach: vhost-user-blk\n# kills: 10\n# long: yes\n").unwrap();
+        assert_eq!((case.kills, case.long), (10, true));
+        for lines in ["# kills: 10", "# attach: vhost-user-blk\n# kills: many", "# long: no"] {
+            assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
         }
     }
 

@@ -90,6 +90,9 @@ pub struct TestArgs {
     /// Only one half
     #[arg(long, value_enum)]
     pub only: Option<Half>,
+    /// Run the guest cases that take minutes, too
+    #[arg(long)]
+    pub long: bool,
     /// Keep the disk images of cases that passed, too
     #[arg(long)]
     pub keep: bool,

@@ -66,8 +66,22 @@ pub struct Options<'a> {
 impl Device {
     /// Starts it and waits until it listens.
     pub fn start(options: &Options) -> Result<Self> {
-        let socket = options.socket_dir.join("device.sock");
         let _ = fs::remove_file(options.log);
+        Self::start_logged(options)
+    }
+
+    /// Kills it and starts another one in its place. The first one must not have ended by itself.
+    pub fn kill_and_start(&mut self, options: &Options) -> Result<()> {
+        if let Some(status) = self.process.ended()? {
+            bail!("the device ended by itself ({status}):\n{}", process::tail(&self.log, 10));
+        }
+        self.process.kill()?;
+        *self = Self::start_logged(options)?;
+        Ok(())
+    }
+
+    fn start_logged(options: &Options) -> Result<Self> {
+        let socket = options.socket_dir.join("device.sock");
         let log = open_log(options.log)?;
         let mut program = command(options.program);
         program.arg("--socket-path").arg(&socket).arg("--blk-file").arg(options.image);

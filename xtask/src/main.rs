@@ -21,6 +21,7 @@ mod fstests_output;
 mod guest_root;
 mod job;
 mod kernel;
+mod kills;
 mod mirror;
 mod packages;
 mod paths;

@@ -145,6 +145,13 @@ impl Running {
         Ok(self.0.wait()?)
     }
 
+    /// Kills it, and waits until it is gone with all that it had started.
+    pub fn kill(&mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+
     /// Asks it to end with SIGTERM.
     pub fn terminate(&self) {
         if let Some(pid) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {

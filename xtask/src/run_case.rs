@@ -4,6 +4,7 @@
 use crate::case::Case;
 use crate::device::{self, Device};
 use crate::job::{self, Job};
+use crate::kills::{self, Kills};
 use crate::paths::Paths;
 use crate::process::tail;
 use crate::setup::Prepared;
@@ -140,26 +141,33 @@ fn boot(
     image: &Path,
 ) -> Result<(Ended, Result<()>)> {
     let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
+    let progress = scratch.path().join("progress");
     let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
     let job = Job {
         script: Some(&case.script),
         driver: &case.driver,
         module: prepared.module.as_ref().map(|m| m.file.as_path()),
         tools: Some(&prepared.programs.tools),
-        variables: vec![("CASE".into(), case.name.clone()), ("BOOT".into(), number.to_string())],
+        variables: vec![
+            ("CASE".into(), case.name.clone()),
+            ("BOOT".into(), number.to_string()),
+            ("KILLS".into(), case.kills.to_string()),
+        ],
         state: (number > 1).then(|| boot_dir(dir, number - 1).join("out").join(STATE)),
     };
     job.write(paths, &tar)?;
-    let device = Device::start(&device::Options {
+    let others = case.device_options(number, &dir.join(STATE));
+    let extra = if case.kills > 0 { kills::options_after(0, &others) } else { others.clone() };
+    let options = device::Options {
         program: &prepared.programs.device,
         image,
         queues: case.rings.is_none().then_some(case.queues),
-        extra: &case.device_options(number, &dir.join(STATE)),
+        extra: &extra,
         stats: &dir.join("stats.json"),
         log: &dir.join("device.log"),
         socket_dir: scratch.path(),
-    });
-    let device = match device {
+    };
+    let mut device = match Device::start(&options) {
         Ok(device) => device,
         Err(e) => return Ok((Ended::NotStarted, Err(e))),
     };
@@ -173,13 +181,24 @@ fn boot(
         attach: case.attach,
         queues,
         queue_size,
-        disks: &[&device.socket],
-        progress: None,
+        reconnect: case.kills > 0,
+        disks: &[&device.socket.clone()],
+        progress: (case.kills > 0).then_some(progress.as_path()),
         job: &tar,
         results: &results,
     };
-    let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case))?;
-    let device = device.finish();
+    let mut kills = Kills::new(case.kills, options, &others, &progress);
+    let mut killed = Ok(());
+    let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), || {
+        if killed.is_ok() {
+            killed = kills.step(&mut device);
+        }
+    })?;
+    // Why the guest ended early is the more telling reason.
+    if killed.is_ok() && matches!(ended, Ended::PoweredOff) {
+        killed = kills.finish();
+    }
+    let device = killed.and(device.finish());
     if results.exists() {
         job::unpack_results(&results, &dir.join("out"))?;
     }

@@ -48,7 +48,7 @@ fn guest(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<()> {
                 prepared.machine.accel.name()
             );
             for script in &scripts {
-                one(paths, &prepared, script, args.keep, report);
+                one(paths, &prepared, script, args, report);
             }
         }
         Err(e) => {
@@ -79,9 +79,13 @@ fn guest_name(script: &Path) -> String {
     format!("guest: {}", case::name(script))
 }
 
-fn one(paths: &Paths, prepared: &Prepared, script: &Path, keep: bool, report: &mut Report) {
+fn one(paths: &Paths, prepared: &Prepared, script: &Path, args: &TestArgs, report: &mut Report) {
     let name = guest_name(script);
-    let (run, took) = timed(&name, || run_case::run(paths, prepared, &Case::read(script)?, keep));
+    let case = match Case::read(script) {
+        Ok(case) if case.long && !args.long => return report.skip(&name, Duration::ZERO, "takes minutes: give --long"),
+        case => case,
+    };
+    let (run, took) = timed(&name, || run_case::run(paths, prepared, &case?, args.keep));
     match run {
         Err(e) => report.fail(&name, took, &format!("{e:#}")),
         Ok(run) => match run.outcome {

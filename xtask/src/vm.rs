@@ -2,6 +2,7 @@
 //! QEMU's command line, and running it to its end. `qemu/README.md` explains the same lines for use by hand.
 
 use crate::accel::Accelerator;
+use crate::kills::RECONNECT_MS;
 use crate::process::{Running, open_log};
 use crate::qemu::{GENERIC_DEVICE, Qemu};
 use anyhow::{Context, Result};
@@ -9,7 +10,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Size of the device's config space, crypto fields included.
 const CONFIG_SIZE: u32 = 104;
@@ -46,6 +47,8 @@ pub struct Vm<'a> {
     pub queues: u16,
     /// Descriptors of each queue.
     pub queue_size: u16,
+    /// Reconnect to a device that was killed and started again.
+    pub reconnect: bool,
     /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
     pub disks: &'a [&'a Path],
     /// Where what the guest writes to its port `progress` goes as it comes.
@@ -79,7 +82,8 @@ impl Vm<'_> {
         }
         qemu.args(["-device", "virtio-rng-pci"]);
         for (number, socket) in self.disks.iter().enumerate() {
-            qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},path="), socket));
+            let reconnect = if self.reconnect { format!("reconnect-ms={RECONNECT_MS},") } else { String::new() };
+            qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), socket));
             qemu.args(["-device", &self.disk(number)]);
         }
         qemu
@@ -108,9 +112,17 @@ impl Vm<'_> {
         Running::start(&mut qemu)
     }
 
-    /// As [`Self::start`], then waits for its end; it is killed at the time limit.
-    pub fn run(&self, console: &Path, log: &Path, limit: Duration) -> Result<Ended> {
-        Ok(self.start(console, log)?.wait_for(limit)?.map_or(Ended::TimedOut, Ended::with))
+    /// As [`Self::start`], then waits for its end; it is killed at the time limit. Calls `meanwhile` again and again.
+    pub fn run(&self, console: &Path, log: &Path, limit: Duration, mut meanwhile: impl FnMut()) -> Result<Ended> {
+        let mut guest = self.start(console, log)?;
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            if let Some(status) = guest.wait_for(Duration::from_millis(10))? {
+                return Ok(Ended::with(status));
+            }
+            meanwhile();
+        }
+        Ok(Ended::TimedOut)
     }
 
     /// Boots it with its console on this terminal.

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Killing the device while a guest runs, and starting it again.
+//!
+//! The guest says when to begin, on its port `progress`. It knows by the disk's serial number which device is there:
+//! `kill-0` the first one, `kill-1` the next, and so on.
+
+use crate::device::{Device, Options};
+use anyhow::{Result, ensure};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+/// The time from one start to the next kill, at the least and at the most. QEMU tries to reconnect every
+/// [`RECONNECT_MS`], so some devices are killed before they have been used.
+const PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(2500)];
+
+/// How often QEMU tries to reconnect.
+pub const RECONNECT_MS: u32 = 200;
+
+/// The options of the device that is started after so many kills.
+pub fn options_after(kills: u32, others: &[String]) -> Vec<String> {
+    [others, &["--serial".into(), format!("kill-{kills}")]].concat()
+}
+
+/// A case's kills.
+pub struct Kills<'a> {
+    options: Options<'a>,
+    others: &'a [String],
+    /// What the guest writes to its port.
+    signal: &'a Path,
+    wanted: u32,
+    done: u32,
+    next: Option<Instant>,
+    random: u64,
+}
+
+impl<'a> Kills<'a> {
+    /// `others`: the device's options without the serial number.
+    pub fn new(wanted: u32, options: Options<'a>, others: &'a [String], signal: &'a Path) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { options, others, signal, wanted, done: 0, next: None, random: now.as_nanos() as u64 | 1 }
+    }
+
+    /// Kills the device when its time has come. To be called often.
+    pub fn step(&mut self, device: &mut Device) -> Result<()> {
+        if self.done == self.wanted {
+            return Ok(());
+        }
+        match self.next {
+            None if fs::metadata(self.signal).is_ok_and(|found| found.len() > 0) => self.next = Some(self.moment()),
+            Some(moment) if Instant::now() >= moment => {
+                self.done += 1;
+                let extra = options_after(self.done, self.others);
+                device.kill_and_start(&Options { extra: &extra, ..self.options })?;
+                self.next = Some(self.moment());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// All of them must have happened when the guest has ended.
+    pub fn finish(&self) -> Result<()> {
+        ensure!(self.done == self.wanted, "the guest ended after {} of {} kills", self.done, self.wanted);
+        Ok(())
+    }
+
+    fn moment(&mut self) -> Instant {
+        // xorshift
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let range = PAUSE[1] - PAUSE[0];
+        Instant::now() + PAUSE[0] + range.mul_f64(self.random as f64 / u64::MAX as f64)
+    }
+}
