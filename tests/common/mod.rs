@@ -6,6 +6,7 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod machine;
 pub mod ring;
 pub mod wire;
 

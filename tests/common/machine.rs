@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A frontend that keeps its machine while the real program behind it is killed and started again, and a driver with books.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use vhost::vhost_user::message::{
+    VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
+};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost_user_blk_crypto::protocol::feature;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+
+use super::ring::{Buffers, PATIENCE};
+use super::*;
+
+pub const QUEUES: usize = 2;
+pub const RING: u16 = 64;
+const MEMORY: u64 = 48 << 20;
+pub const BLOCK: usize = 4096;
+pub const BLOCKS: u64 = 512;
+
+/// A frontend that keeps rings, guest memory and in-flight region while the device behind it comes and goes.
+pub struct Machine {
+    directory: tempfile::TempDir,
+    options: Vec<String>,
+    pub program: Option<Child>,
+    pub frontend: Option<Frontend>,
+    pub memory: GuestMemoryMmap,
+    memory_file: File,
+    pub rings: Vec<Ring>,
+    pub inflight: Option<(VhostUserInflight, File)>,
+}
+
+impl Machine {
+    pub fn new(options: &[&str]) -> Self {
+        // On the disk that the build is on, not in memory: there a flush means something.
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
+        File::create(directory.path().join("image")).expect("image").set_len(BLOCKS * BLOCK as u64).expect("image");
+        let memory_file: File =
+            rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd").into();
+        memory_file.set_len(MEMORY).expect("memfd");
+        let offset = FileOffset::new(memory_file.try_clone().expect("memfd"), 0);
+        let start = GuestAddress(MEMORY_START);
+        let memory = GuestMemoryMmap::from_ranges_with_files([(start, MEMORY as usize, Some(offset))]).expect("memory");
+        let rings = (0..QUEUES).map(|index| Ring::new(&memory, MEMORY_START, index, RING, true)).collect();
+        let mut machine = Self {
+            directory,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            program: None,
+            frontend: None,
+            memory,
+            memory_file,
+            rings,
+            inflight: None,
+        };
+        machine.start_program();
+        machine.connect();
+        machine
+    }
+
+    pub fn image(&self) -> PathBuf {
+        self.directory.path().join("image")
+    }
+
+    pub fn start_program(&mut self) {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
+        program.args(["--num-queues", "2", "--in-band", "--log-level", "warn"]);
+        program.arg("--socket-path").arg(self.directory.path().join("socket"));
+        program.arg("--blk-file").arg(self.image()).args(&self.options).stdin(Stdio::null());
+        self.program = Some(program.spawn().expect("program"));
+    }
+
+    /// What QEMU does when it has reconnected.
+    pub fn connect(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut frontend = loop {
+            match Frontend::connect(self.directory.path().join("socket"), QUEUES as u64) {
+                Ok(frontend) => break frontend,
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                Err(error) => panic!("cannot connect: {error}"),
+            }
+        };
+        frontend.set_owner().expect("SET_OWNER");
+        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        let offered = frontend.get_features().expect("GET_FEATURES");
+        let wanted = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD;
+        assert!(frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES").contains(wanted));
+        frontend.set_protocol_features(wanted).expect("SET_PROTOCOL_FEATURES");
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        let features = offered & !(feature::CTRL_VQ | feature::INLINE_ENCRYPTION) | protocol;
+        frontend.set_features(features).expect("SET_FEATURES");
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: MEMORY_START,
+            memory_size: MEMORY,
+            userspace_addr: USER_BASE,
+            mmap_offset: 0,
+            mmap_handle: self.memory_file.as_raw_fd(),
+        };
+        frontend.set_mem_table(&[region]).expect("SET_MEM_TABLE");
+        let (wanted, file) = self.inflight.get_or_insert_with(|| {
+            frontend.get_inflight_fd(&VhostUserInflight::new(0, 0, QUEUES as u16, RING)).expect("GET_INFLIGHT_FD")
+        });
+        frontend.set_inflight_fd(wanted, file.as_raw_fd()).expect("SET_INFLIGHT_FD");
+        for (index, ring) in self.rings.iter().enumerate() {
+            let config = VringConfigData {
+                queue_max_size: RING,
+                queue_size: RING,
+                flags: 0,
+                desc_table_addr: ring.descriptors - MEMORY_START + USER_BASE,
+                used_ring_addr: ring.used - MEMORY_START + USER_BASE,
+                avail_ring_addr: ring.avail - MEMORY_START + USER_BASE,
+                log_addr: None,
+            };
+            frontend.set_vring_num(index, RING).expect("SET_VRING_NUM");
+            // All that is known when GET_VRING_BASE was not answered.
+            frontend.set_vring_base(index, ring.used_index(&self.memory)).expect("SET_VRING_BASE");
+            frontend.set_vring_addr(index, &config).expect("SET_VRING_ADDR");
+            frontend.set_vring_kick(index, &ring.kick).expect("SET_VRING_KICK");
+            frontend.set_vring_call(index, &ring.call).expect("SET_VRING_CALL");
+            frontend.set_vring_err(index, &ring.err).expect("SET_VRING_ERR");
+            frontend.set_vring_enable(index, true).expect("SET_VRING_ENABLE");
+        }
+        self.frontend = Some(frontend);
+    }
+
+    /// SIGKILL. All that the program had started is over when this returns.
+    pub fn kill(&mut self) {
+        if let Some(mut program) = self.program.take() {
+            program.kill().expect("kill");
+            program.wait().expect("wait");
+        }
+        self.frontend = None;
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Requests of the test's driver.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    Write { block: u64, seed: u64 },
+    Read { block: u64 },
+    Flush,
+    Program { slot: u32 },
+}
+
+/// Blocks from here on are encrypted.
+const ENCRYPTED: u64 = BLOCKS / 2;
+
+fn slot(block: u64) -> u32 {
+    (block % 2) as u32
+}
+
+pub struct Driver {
+    /// In flight, by queue and head, with the time when it was sent.
+    pub sent: HashMap<(usize, u16), (Ask, Buffers, u64)>,
+    /// What each block holds, as far as it is known, and when that write was completed.
+    pub blocks: HashMap<u64, (u64, u64)>,
+    /// Blocks that requests in flight are about.
+    pub busy: Vec<u64>,
+    /// What is to be sent again.
+    pub again: Vec<Ask>,
+    pub completed: u64,
+    pub nokeys: u64,
+    /// Counts what is sent and what is completed.
+    time: u64,
+    /// When the last one of the completed flushes was sent: it covers all writes that had been completed then.
+    flushed: u64,
+}
+
+impl Driver {
+    pub fn new() -> Self {
+        Self {
+            sent: HashMap::new(),
+            blocks: HashMap::new(),
+            busy: Vec::new(),
+            again: Vec::new(),
+            completed: 0,
+            nokeys: 0,
+            time: 0,
+            flushed: 0,
+        }
+    }
+
+    /// Blocks that nothing in flight is about, with what they hold: those that a completed flush covers, and the others.
+    pub fn covered(&self) -> [Vec<(u64, u64)>; 2] {
+        let idle = self.blocks.iter().filter(|(block, _)| !self.busy.contains(block));
+        let (covered, open): (Vec<_>, Vec<_>) = idle.partition(|(_, (_, completed))| *completed < self.flushed);
+        [covered, open].map(|blocks| blocks.into_iter().map(|(&block, &(seed, _))| (block, seed)).collect())
+    }
+
+    /// Sends at random and takes what comes back, for so long.
+    pub fn work(&mut self, machine: &mut Machine, random: &mut impl FnMut(u64) -> u64, how_long: Duration) {
+        let until = Instant::now() + how_long;
+        while Instant::now() < until {
+            self.step(machine, random, true);
+        }
+    }
+
+    /// Takes what comes back until nothing is in flight, and nothing is to be sent again.
+    pub fn finish(&mut self, machine: &mut Machine, random: &mut impl FnMut(u64) -> u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.sent.is_empty() || !self.again.is_empty() {
+            assert!(Instant::now() < deadline, "requests are not answered: {:?}", self.sent);
+            self.step(machine, random, false);
+        }
+    }
+
+    /// Takes what has come back on all queues.
+    pub fn reap_all(&mut self, machine: &mut Machine) {
+        (0..QUEUES).for_each(|queue| self.reap(machine, queue));
+    }
+
+    fn step(&mut self, machine: &mut Machine, random: &mut impl FnMut(u64) -> u64, new: bool) {
+        for queue in 0..QUEUES {
+            let in_flight = self.sent.keys().filter(|(of, _)| *of == queue).count();
+            if in_flight < 16
+                && (new || !self.again.is_empty())
+                && let Some(ask) = self.choose(random)
+            {
+                self.send(machine, queue, ask);
+            }
+            self.reap(machine, queue);
+        }
+    }
+
+    /// What a block holds on the image.
+    pub fn expected(block: u64, seed: u64) -> Vec<u8> {
+        let plain = pattern(seed, BLOCK);
+        if block < ENCRYPTED { plain } else { openssl_xts(&key(slot(block).into()), block.into(), BLOCK, &plain) }
+    }
+
+    /// Asserts that the image has what it must.
+    pub fn check_image(machine: &Machine, blocks: &[(u64, u64)]) {
+        let image = File::open(machine.image()).expect("image");
+        for &(block, seed) in blocks {
+            let mut found = vec![0; BLOCK];
+            image.read_exact_at(&mut found, block * BLOCK as u64).expect("image");
+            assert!(found == Self::expected(block, seed), "block {block}");
+        }
+    }
+
+    pub fn bytes(ask: &Ask) -> (Vec<u8>, usize) {
+        let sector = |block: u64| block * BLOCK as u64 / 512;
+        match *ask {
+            Ask::Write { block, seed } if block < ENCRYPTED => (write_request(sector(block), &pattern(seed, BLOCK)), 1),
+            Ask::Write { block, seed } => {
+                (crypto_write(sector(block), slot(block), [block, 0, 0, 0], &pattern(seed, BLOCK)), 1)
+            }
+            Ask::Read { block } if block < ENCRYPTED => (header(IN, sector(block)), BLOCK + 1),
+            Ask::Read { block } => (crypto_header(CRYPTO_IN, sector(block), slot(block), [block, 0, 0, 0]), BLOCK + 1),
+            Ask::Flush => (header(FLUSH, 0), 1),
+            Ask::Program { slot } => (Program::new(slot, &key(slot.into()), 12).bytes(), 1),
+        }
+    }
+
+    pub fn send(&mut self, machine: &mut Machine, queue: usize, ask: Ask) {
+        let (readable, writable) = Self::bytes(&ask);
+        let buffers = machine.rings[queue].add(&machine.memory, &readable, writable, &Cut::default());
+        machine.rings[queue].kick();
+        self.time += 1;
+        assert!(self.sent.insert((queue, buffers.head), (ask, buffers, self.time)).is_none());
+    }
+
+    /// Something that disturbs nothing that is in flight.
+    pub fn choose(&mut self, random: &mut impl FnMut(u64) -> u64) -> Option<Ask> {
+        if let Some(ask) = self.again.pop() {
+            return Some(ask);
+        }
+        let block = random(BLOCKS);
+        if self.busy.contains(&block) {
+            return None;
+        }
+        let ask = match random(10) {
+            0 => return Some(Ask::Flush),
+            1 => return Some(Ask::Program { slot: random(2) as u32 }),
+            2..=4 if self.blocks.contains_key(&block) => Ask::Read { block },
+            _ => Ask::Write { block, seed: random(u64::MAX) },
+        };
+        self.busy.push(block);
+        Some(ask)
+    }
+
+    pub fn reap(&mut self, machine: &mut Machine, queue: usize) {
+        while let Some((head, used)) = machine.rings[queue].take_used(&machine.memory) {
+            let (ask, buffers, sent) = self.sent.remove(&(queue, head)).expect("a request in flight is returned, once");
+            let answer = Answer::new(used, machine.rings[queue].read_writable(&machine.memory, &buffers));
+            machine.rings[queue].free(&buffers);
+            if answer.status == NOKEY {
+                // The keys went with the program that was killed.
+                self.nokeys += 1;
+                let (Ask::Write { block, .. } | Ask::Read { block }) = ask else { panic!("{ask:?}") };
+                self.again.extend([ask, Ask::Program { slot: slot(block) }]);
+                continue;
+            }
+            assert_eq!(answer.status, OK, "{ask:?}");
+            self.completed += 1;
+            self.time += 1;
+            match ask {
+                Ask::Write { block, seed } => {
+                    self.blocks.insert(block, (seed, self.time));
+                    self.busy.retain(|&busy| busy != block);
+                }
+                Ask::Read { block } => {
+                    assert!(answer.data == pattern(self.blocks[&block].0, BLOCK), "block {block}");
+                    self.busy.retain(|&busy| busy != block);
+                }
+                Ask::Flush => self.flushed = self.flushed.max(sent),
+                Ask::Program { .. } => {}
+            }
+        }
+    }
+}
+
+/// Random numbers below a bound.
+pub fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed | 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) % below
+    }
+}
