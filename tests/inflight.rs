@@ -62,6 +62,17 @@ fn killed_with_helper_threads() {
 }
 
 #[test]
+fn killed_with_io_uring() {
+    survive(&["--aio", "io_uring"], &[End::Kill; 15], 6);
+}
+
+/// What the kernel still has of the program that was killed is over before the next one begins.
+#[test]
+fn killed_past_the_page_cache() {
+    survive(&["--cache", "none"], &[End::Kill; 15], 7);
+}
+
+#[test]
 fn killed_in_write_through_mode() {
     survive(&["--cache", "writethrough", "--workers", "1"], &[End::Kill; 15], 3);
 }
