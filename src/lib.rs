@@ -17,12 +17,13 @@
 //! | statistics | [`observe`] | numbers of requests | data, keys, guest memory |
 //! | the whole | [`device`] | the order of the stages; error to status | ring layout, messages |
 //!
-//! [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
+//! [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
 
 pub mod control;
 pub mod crypto;
 pub mod device;
 pub mod disk;
+pub mod faults;
 pub mod keyslot;
 pub mod observe;
 pub mod personality;

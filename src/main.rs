@@ -83,6 +83,7 @@ fn run(args: &Args) -> Result<()> {
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
     )?);
 
+    args.faults.add_to(device.faults());
     device.observer().set_latency(args.latency);
     if let Some(path) = &args.trace {
         let path = std::path::absolute(path)?;

@@ -382,3 +382,21 @@ fn control_socket_and_trace() {
     let (code, text) = ctl(&["status"]);
     assert!(code == Some(2) && text.contains("no device answers"), "{text}");
 }
+
+#[test]
+fn faults_are_checked_at_the_start() {
+    let files = Files::new();
+    let run = |fault: &str| {
+        output(
+            program().args(["--socket-path", "/nonexistent/socket", "--fault", fault, "--blk-file"]).arg(files.image()),
+        )
+    };
+    let (code, text) = run("io-error,op=flsh");
+    assert_eq!(code, Some(2));
+    assert!(text.contains("there is no operation \"flsh\"") && text.contains("write-zeroes"), "{text}");
+    let running = Running::start(&files, &["--fault", "delay=1ms,op=read", "--fault", "plaintext"]);
+    running.signal(signal_hook::consts::SIGTERM);
+    let (code, text) = running.finish();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("fault 2: plaintext") && text.contains("this device has faults"), "{text}");
+}

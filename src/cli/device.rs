@@ -15,6 +15,7 @@ use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
 
+use super::faults::FaultArgs;
 use super::number;
 use super::personality::PersonalityArgs;
 
@@ -123,6 +124,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub engine: PersonalityArgs,
+
+    #[command(flatten)]
+    pub faults: FaultArgs,
 }
 
 /// `--cache`.

@@ -4,6 +4,7 @@
 
 mod ctl;
 mod device;
+mod faults;
 mod inspect;
 mod number;
 pub mod personality;

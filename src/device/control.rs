@@ -51,14 +51,14 @@ impl Device {
                 if result.is_err() {
                     // Whatever the slot held, it does not hold what the driver wanted. A slot that does not exist is
                     // the error already.
-                    let _ = self.keyslots.evict(descriptor.slot.get());
+                    let _ = self.empty_slot(descriptor.slot.get());
                 }
                 let replaced = result.as_ref().ok().map(|&evicted| evicted == Evicted::Key);
                 self.observer.count_program(descriptor.slot.get(), replaced);
                 result.map(drop)
             }
             ControlCommand::Evict { slot } => {
-                let evicted = self.keyslots.evict(slot)?;
+                let evicted = self.empty_slot(slot)?;
                 self.observer.count_evict(slot, evicted == Evicted::Key);
                 Ok(())
             }
@@ -126,7 +126,9 @@ impl Device {
         }
         // Both values were bounded above: at most 31, and at most 255.
         let config = KeyConfig { data_unit_bits: data_unit_bits as u8, dun_bytes: dun_bytes as u8 };
-        Ok(self.keyslots.program(slot, key, config)?)
+        let replaced = self.keyslots.program(slot, key, config)?;
+        self.keep_key(slot, key)?;
+        Ok(replaced)
     }
 }
 

@@ -110,7 +110,7 @@ impl Controlled for Device {
     }
 
     fn reset_engine(&self) -> usize {
-        let lost = self.keyslots.clear();
+        let lost = self.empty_all_slots();
         self.observer.count_engine_reset(lost);
         lost
     }

@@ -8,17 +8,20 @@ use super::lane::Answer;
 use super::transfer::Moving;
 use super::{Device, DeviceLane, Failure};
 use crate::disk;
+use crate::faults::Fate;
 use crate::observe::{Kind, Record, Stage};
 use crate::protocol::Status;
 use crate::queue::Segments;
-use crate::request::{ControlCommand, Reply};
+use crate::request::{ControlCommand, Reply, Request};
 use crate::vhost::{Progress, Token};
 
 /// A request that waits for the disk, or until it is alone.
 pub struct Job<'m> {
-    reply: Reply<'m>,
-    work: Work<'m>,
-    record: Record,
+    pub(super) reply: Reply<'m>,
+    pub(super) work: Work<'m>,
+    pub(super) record: Record,
+    /// What faults have in mind with it.
+    pub(super) fate: Option<Box<Fate>>,
 }
 
 /// What is left to do.
@@ -38,6 +41,12 @@ pub(super) enum Work<'m> {
     },
     /// A command that may have to wait for requests which use a key.
     Control(ControlCommand),
+    /// Everything: a fault does not let it begin.
+    Stuck(Box<Request<'m>>, Box<Fate>),
+    /// Everything, after keys have been lost.
+    Lose(Box<Request<'m>>, Box<Fate>),
+    /// Nothing: a fault holds the answer back.
+    Over(Status),
 }
 
 /// How far a request has come.
@@ -55,19 +64,34 @@ impl Device {
     pub(super) fn settle<'m>(
         &self,
         lane: &mut DeviceLane,
+        token: Token,
         reply: Reply<'m>,
         record: &mut Record,
+        fate: Option<Box<Fate>>,
         next: Result<Next<'m>, Failure>,
     ) -> Progress<Job<'m>> {
         let status = match next {
             Ok(Next::Done) => Status::Ok,
-            Ok(Next::Wait(work)) => return Progress::Waiting(Job { reply, work, record: *record }),
-            Ok(Next::Alone(work)) => return Progress::Alone(Job { reply, work, record: *record }),
+            Ok(Next::Wait(work)) => return Progress::Waiting(Job { reply, work, record: *record, fate }),
+            Ok(Next::Alone(work)) => return Progress::Alone(Job { reply, work, record: *record, fate }),
             Err(failure) => {
                 super::report(&failure);
                 failure.status()
             }
         };
+        match fate {
+            None => Self::complete(lane, reply, record, status),
+            Some(fate) => self.end_struck(lane, token, reply, record, &fate, status),
+        }
+    }
+
+    /// The status is written, and all that there is to say about the request has been said.
+    pub(super) fn complete<'m>(
+        lane: &mut DeviceLane,
+        reply: Reply<'m>,
+        record: &mut Record,
+        status: Status,
+    ) -> Progress<Job<'m>> {
         record.finish(status);
         let written = reply.finish(status);
         lane.observe.finished(record);
@@ -82,11 +106,11 @@ impl Device {
         job: Job<'m>,
         answer: Option<Answer>,
     ) -> Progress<Job<'m>> {
-        let Job { mut reply, work, mut record } = job;
+        let Job { mut reply, work, mut record, fate } = job;
         match &answer {
             Some(Answer::Disk(_)) => record.watch.lap(Stage::Disk),
             // The emulated engine's time is not what we do, nor the disk.
-            Some(Answer::Time) => record.watch.lap(Stage::Other),
+            Some(Answer::Time | Answer::Held(_)) => record.watch.lap(Stage::Other),
             None => {}
         }
         let next = match (work, answer) {
@@ -104,16 +128,25 @@ impl Device {
             (Work::Later { written: false }, Some(Answer::Time)) => Ok(Next::Done),
             (Work::Control(command), None) => {
                 let latency = self.latency(&command);
-                let result = self.control(command, &mut reply);
+                let result = if fate.as_ref().is_some_and(|fate| fate.io_error) {
+                    Err(self.fail_command(&command))
+                } else {
+                    self.control(command, &mut reply)
+                };
                 if record.kind() == Kind::Program {
                     record.watch.lap(Stage::Program);
                 }
                 result.map(|()| self.after(lane, token, latency))
             }
+            (Work::Over(status), Some(Answer::Held(_))) => return Self::complete(lane, reply, &mut record, status),
+            (Work::Stuck(request, fate), Some(Answer::Held(how))) => {
+                return self.stuck(lane, token, (*request, reply, fate), record, how);
+            }
+            (Work::Lose(request, fate), None) => return self.lose(lane, token, *request, reply, record, fate),
             // Not how the worker calls this.
             _ => Err(Failure::Malformed),
         };
-        self.settle(lane, reply, &mut record, next)
+        self.settle(lane, token, reply, &mut record, fate, next)
     }
 
     /// Done, but not before this time has passed. Without a time the clock is not even looked at.

@@ -14,6 +14,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
+use super::held::{Held, Hold, Let};
 use crate::disk::{self, Disk};
 use crate::observe;
 use crate::vhost::{Lane, Token};
@@ -24,19 +25,34 @@ pub enum Answer {
     Disk(disk::Answer),
     /// The time has come.
     Time,
+    /// A fault does not hold it back any more.
+    Held(Let),
 }
 
 /// One worker's part of the device.
 pub struct DeviceLane {
     pub(super) disk: disk::Lane,
     pub(super) later: Later,
+    held: Held,
     pub(super) observe: observe::Lane,
     from_disk: Vec<(Token, disk::Answer)>,
 }
 
 impl DeviceLane {
     pub(super) fn new(disk: &Arc<Disk>, observe: observe::Lane) -> io::Result<Self> {
-        Ok(Self { disk: disk.lane()?, later: Later::new()?, observe, from_disk: Vec::new() })
+        Ok(Self { disk: disk.lane()?, later: Later::new()?, held: Held::default(), observe, from_disk: Vec::new() })
+    }
+
+    /// Holds a request back, for a fault.
+    pub(super) fn hold(&mut self, token: Token, queue: usize, hold: Hold) {
+        self.held.add(token, queue, hold);
+        self.stay_awake();
+    }
+
+    fn stay_awake(&mut self) {
+        if let Some(wake) = self.held.next_wake() {
+            self.later.at(NOBODY, wake);
+        }
     }
 }
 
@@ -55,6 +71,18 @@ impl Lane for DeviceLane {
         self.disk.answers(&mut self.from_disk);
         answers.extend(self.from_disk.drain(..).map(|(token, answer)| (token, Answer::Disk(answer))));
         self.later.take(answers);
+        if !self.held.is_empty() {
+            self.held.take(|token, how| answers.push((token, Answer::Held(how))));
+            self.stay_awake();
+        }
+    }
+
+    fn holds_back(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    fn release(&mut self, queue: usize) -> bool {
+        self.held.release(queue)
     }
 
     fn events(&self) -> Vec<BorrowedFd<'_>> {
@@ -70,6 +98,9 @@ pub(super) struct Later {
     /// Readable when the first is due.
     timer: OwnedFd,
 }
+
+/// The token of no request: its time only wakes the worker.
+const NOBODY: Token = Token::MAX;
 
 /// The most tokens that wait for a time.
 const MOST: usize = 256;

@@ -9,6 +9,8 @@
 mod config_space;
 mod control;
 mod controlled;
+mod faulty;
+mod held;
 mod job;
 mod lane;
 mod pace;
@@ -21,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::crypto::Engine;
 use crate::disk::{self, Disk, ZeroMode};
+use crate::faults::{Fate, Faults, KeepError};
 use crate::keyslot::KeyslotTable;
 use crate::observe::{Observer, Record, Stats};
 use crate::protocol::{ID_BYTES, Status, feature};
@@ -30,6 +33,7 @@ use crate::request::{ControlCommand, CryptoAccess, Limits, QueueRole, Refusal, R
 use crate::vhost::{Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
+pub use held::Let;
 pub use job::Job;
 use job::{Next, Work};
 pub use lane::{Answer, DeviceLane};
@@ -80,6 +84,8 @@ pub struct Device {
     wrapping: Option<Wrapping>,
     /// The engine's clock, when it is slow.
     pace: Option<Pace>,
+    /// What is to go wrong.
+    faults: Faults,
     observer: Arc<Observer>,
     /// Negotiated feature bits.
     features: AtomicU64,
@@ -105,6 +111,10 @@ enum Failure {
     #[error(transparent)]
     Wrap(#[from] WrapError),
     #[error(transparent)]
+    Keep(#[from] KeepError),
+    #[error("a fault has been asked for")]
+    Fault,
+    #[error(transparent)]
     Disk(#[from] io::Error),
 }
 
@@ -121,6 +131,8 @@ impl Failure {
             | Self::NoSuchSlot(_)
             | Self::Transfer(_)
             | Self::Wrap(_)
+            | Self::Keep(_)
+            | Self::Fault
             | Self::Disk(_) => Status::IoErr,
         }
     }
@@ -152,7 +164,8 @@ impl Device {
         let disk = Arc::new(disk);
         let pace = Pace::new(&config.timing);
         let features = AtomicU64::new(0);
-        Ok(Self { config, disk, keyslots, wrapping, pace, observer, features, writeback })
+        let faults = Faults::new();
+        Ok(Self { config, disk, keyslots, wrapping, pace, faults, observer, features, writeback })
     }
 
     /// What it was made from.
@@ -231,10 +244,17 @@ impl Device {
         request: Request<'m>,
         reply: &mut Reply<'m>,
         record: &mut Record,
+        fate: Option<&Fate>,
     ) -> Result<Next<'m>, Failure> {
         match request {
-            Request::Read { extent, crypto } => self.read(lane, token, extent, crypto, reply, record),
-            Request::Write { extent, crypto, data } => self.write(lane, token, extent, crypto, data, record),
+            Request::Read { extent, crypto } => {
+                let moving = self.moving(extent, crypto, record, fate)?;
+                self.read(lane, token, moving, reply, record)
+            }
+            Request::Write { extent, crypto, data } => {
+                let moving = self.moving(extent, crypto, record, fate)?;
+                self.write(lane, token, moving, data, record)
+            }
             Request::Flush => self.make_durable(lane, token),
             Request::GetId => {
                 let mut id = [0; ID_BYTES];
@@ -279,7 +299,7 @@ impl Device {
 
     /// The driver has reset the device or stopped all queues. Returns how many keys are lost.
     fn lose_keys(&self) -> usize {
-        if self.config.keep_keys_on_reset { 0 } else { self.keyslots.clear() }
+        if self.config.keep_keys_on_reset { 0 } else { self.empty_all_slots() }
     }
 }
 
@@ -325,7 +345,7 @@ impl VirtioDevice for Device {
     fn disconnected(&self) {
         self.features.store(0, Ordering::Release);
         self.writeback.store(self.config.writeback, Ordering::Release);
-        self.observer.count_reset(self.keyslots.clear());
+        self.observer.count_reset(self.empty_all_slots());
     }
 
     fn stopped(&self) {
@@ -349,8 +369,13 @@ impl VirtioDevice for Device {
         match parse(chain, self.role(queue), &self.limits()) {
             (mut reply, Ok(request)) => {
                 record.describe(&request);
-                let next = self.execute(lane, token, request, &mut reply, &mut record);
-                self.settle(lane, reply, &mut record, next)
+                if self.faults.armed()
+                    && let Some(fate) = self.fate(queue, &request)
+                {
+                    return self.start_struck(lane, token, request, reply, record, fate);
+                }
+                let next = self.execute(lane, token, request, &mut reply, &mut record, None);
+                self.settle(lane, token, reply, &mut record, None, next)
             }
             (reply, Err(refusal)) => {
                 record.describe_refusal(&refusal);

@@ -12,6 +12,7 @@ use super::job::{Next, Work};
 use super::{Device, DeviceLane, Failure};
 use crate::crypto::Dun;
 use crate::disk::{Answer, Direction, Transfer};
+use crate::faults::{BrokenEngine, Fate};
 use crate::keyslot::KeyHandle;
 use crate::observe::{CryptoUse, Record, Stage};
 use crate::queue::Segments;
@@ -21,6 +22,8 @@ use vm_memory::VolatileSlice;
 
 /// The key and the DUN of a request, checked against its length.
 pub(super) struct Inline {
+    /// In place of the healthy engine, for a fault. Goes before the key: it may have one of the same slot.
+    broken: Option<Box<BrokenEngine>>,
     key: KeyHandle,
     first: Dun,
 }
@@ -47,6 +50,10 @@ impl Inline {
     /// Decrypts what lies `offset` bytes into the request.
     fn decrypt(&self, offset: u64, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) -> Result<(), Failure> {
         let key = self.key.key();
+        if let Some(broken) = &self.broken {
+            broken.decrypt(&self.key, self.first, offset, from, to);
+            return Ok(());
+        }
         key.xts.decrypt_between(self.dun_at(offset)?, key.config.data_unit_bits, from, to);
         Ok(())
     }
@@ -54,6 +61,10 @@ impl Inline {
     /// Encrypts what lies `offset` bytes into the request.
     fn encrypt(&self, offset: u64, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) -> Result<(), Failure> {
         let key = self.key.key();
+        if let Some(broken) = &self.broken {
+            broken.encrypt(&self.key, self.first, offset, from, to);
+            return Ok(());
+        }
         key.xts.encrypt_between(self.dun_at(offset)?, key.config.data_unit_bits, from, to);
         Ok(())
     }
@@ -90,17 +101,24 @@ fn whole<'m>(segments: &Segments<'m>, len: u64) -> Result<crate::queue::Pieces<'
 
 impl Device {
     /// Takes the key that the slot holds now, and checks that the transfer goes with it.
-    fn moving(&self, extent: Extent, crypto: Option<CryptoTag>, record: &mut Record) -> Result<Moving, Failure> {
+    pub(super) fn moving(
+        &self,
+        extent: Extent,
+        crypto: Option<CryptoTag>,
+        record: &mut Record,
+        fate: Option<&Fate>,
+    ) -> Result<Moving, Failure> {
         let inline = match crypto {
             None => None,
             Some(tag) => {
+                let broken = self.faults.engine(fate, tag.slot);
                 let key = self.keyslots.acquire(tag.slot)?.ok_or(Failure::NoKey)?;
                 let first = Dun::new(tag.dun);
                 let config = key.key().config;
                 let units = extent.len >> config.data_unit_bits;
                 record.crypto = Some(CryptoUse { slot: tag.slot, generation: key.generation(), dun: tag.dun, units });
                 config.check(first, extent.len)?;
-                Some(Inline { key, first })
+                Some(Inline { broken, key, first })
             }
         };
         // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
@@ -115,14 +133,12 @@ impl Device {
         &self,
         lane: &mut DeviceLane,
         token: Token,
-        extent: Extent,
-        crypto: Option<CryptoTag>,
+        mut moving: Moving,
         reply: &mut Reply<'_>,
         record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
-        let mut moving = self.moving(extent, crypto, record)?;
         if self.read_at_once(lane, &moving, reply, record)? {
-            moving.done = extent.len;
+            moving.done = moving.extent.len;
         }
         self.read_on(lane, token, moving, reply, record)
     }
@@ -202,14 +218,12 @@ impl Device {
         &self,
         lane: &mut DeviceLane,
         token: Token,
-        extent: Extent,
-        crypto: Option<CryptoTag>,
+        mut moving: Moving,
         source: Segments<'m>,
         record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
-        let mut moving = self.moving(extent, crypto, record)?;
         if self.write_at_once(lane, &moving, &source, record)? {
-            moving.done = extent.len;
+            moving.done = moving.extent.len;
             // The key is not needed to make it durable.
             moving.inline = None;
         }

@@ -82,4 +82,5 @@ pub struct DeviceCounters {
     pub engine_reset: Counter,
     pub flush: Counter,
     pub broken_queue: Counter,
+    pub fault: Counter,
 }

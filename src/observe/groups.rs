@@ -108,7 +108,7 @@ counters! {
         evict,
         /// KEYSLOT_EVICT commands for a slot that was empty.
         evict_empty,
-        /// Keys lost in a reset, when all queues were stopped (a paused machine, too) or with the frontend.
+        /// Keys lost in a reset, when all queues were stopped (a paused machine, too), with the frontend or by a fault.
         lost,
         /// Encrypted requests that found a key in their slot.
         hits,
@@ -142,6 +142,8 @@ counters! {
         flush,
         /// Queues stopped because the driver broke the rules of the ring.
         broken_queue,
+        /// Requests that a fault has struck (`docs/faults.md`).
+        fault,
     }
 }
 counters! {

@@ -230,6 +230,16 @@ impl Observer {
         self.device.flush.add(1);
     }
 
+    /// A fault has struck a request.
+    pub fn count_fault(&self) {
+        self.device.fault.add(1);
+    }
+
+    /// Keys were lost by a fault.
+    pub fn count_lost(&self, keys: usize) {
+        self.device.lost.add(keys as u64); // usize to u64 loses nothing
+    }
+
     /// A queue was retired.
     pub fn count_broken_queue(&self) {
         self.device.broken_queue.add(1);

@@ -168,6 +168,7 @@ impl Observer {
                 engine_reset: device.engine_reset.get(),
                 flush: device.flush.get(),
                 broken_queue: device.broken_queue.get(),
+                fault: device.fault.get(),
             },
             latency: self.read_latency(),
             queues: queues.into_iter().filter(|queue| queue.running || !queue.types.is_empty()).collect(),

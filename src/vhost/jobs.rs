@@ -221,6 +221,10 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
     fn leave(&mut self) -> bool {
         let mut left = false;
         for queue in &mut self.queues {
+            if queue.in_flight > 0 && self.lane.holds_back() && queue.turn.as_ref().is_some_and(|turn| !turn.goes_on())
+            {
+                left |= self.lane.release(queue.vring.index());
+            }
             if queue.in_flight == 0 && queue.turn.as_ref().is_some_and(|turn| !turn.goes_on()) {
                 queue.turn = None;
                 self.turns -= 1;

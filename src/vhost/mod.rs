@@ -50,6 +50,15 @@ pub trait Lane: Send {
     fn submit(&mut self);
     /// Adds what has been answered to `answers`. Never waits.
     fn answers(&mut self, answers: &mut Vec<(Token, Self::Answer)>);
+    /// Whether it holds answers back at will: those that [`Lane::release`] is about.
+    fn holds_back(&self) -> bool {
+        false
+    }
+    /// Somebody waits until all chains of a queue have been returned: answers at once what is held back. Returns whether
+    /// there is anything.
+    fn release(&mut self, _queue: usize) -> bool {
+        false
+    }
     /// Descriptors that are readable when there are answers.
     fn events(&self) -> Vec<BorrowedFd<'_>>;
 }

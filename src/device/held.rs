@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Requests that a fault holds back: until a time, until others are held back with them, or until the fault is gone.
+//!
+//! Whoever stops a queue does not wait for them: see [`Held::release`].
+
+use std::time::{Duration, Instant};
+
+use crate::vhost::Token;
+
+/// How often is looked whether somebody has cleared a fault or stops a queue.
+const TICK: Duration = Duration::from_millis(20);
+/// How long completions are held back to be put in another order, when no more come.
+const GATHERING: Duration = Duration::from_millis(10);
+
+/// Until when a request is held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Until this time.
+    Until(Instant),
+    /// Until so many of its queue are held back like this; then the last one goes first. Or for some time.
+    Reorder(usize),
+    /// For good; but it is asked now and then.
+    Stuck,
+}
+
+/// Why a request is not held back any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Let {
+    /// What it was held back for is over, or is to be looked at again.
+    Go,
+    /// Somebody stops its queue, or changes what all queues work with.
+    End,
+}
+
+struct Entry {
+    token: Token,
+    queue: usize,
+    hold: Hold,
+    since: Instant,
+}
+
+/// What a worker holds back.
+#[derive(Default)]
+pub(super) struct Held {
+    entries: Vec<Entry>,
+    ready: Vec<(Token, Let)>,
+    /// When the worker will be awake to look here.
+    wake: Option<Instant>,
+}
+
+impl Held {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.ready.is_empty()
+    }
+
+    pub(super) fn add(&mut self, token: Token, queue: usize, hold: Hold) {
+        self.entries.push(Entry { token, queue, hold, since: Instant::now() });
+        if let Hold::Reorder(window) = hold {
+            let gathered = |entry: &Entry| entry.queue == queue && matches!(entry.hold, Hold::Reorder(_));
+            if self.entries.iter().filter(|entry| gathered(entry)).count() >= window {
+                self.let_go(Let::Go, gathered);
+            }
+        }
+    }
+
+    /// Ends the wait of all requests of a queue. Returns whether there were any.
+    pub(super) fn release(&mut self, queue: usize) -> bool {
+        self.let_go(Let::End, |entry| entry.queue == queue)
+    }
+
+    /// The last one first.
+    fn let_go(&mut self, how: Let, which: impl Fn(&Entry) -> bool) -> bool {
+        let before = self.ready.len();
+        self.ready.extend(self.entries.iter().rev().filter(|entry| which(entry)).map(|entry| (entry.token, how)));
+        self.entries.retain(|entry| !which(entry));
+        self.ready.len() > before
+    }
+
+    /// Names each request that is not held back any more.
+    pub(super) fn take(&mut self, mut answer: impl FnMut(Token, Let)) {
+        if !self.entries.is_empty() {
+            let now = Instant::now();
+            // Those that wait for a time, the earliest first.
+            let due = |entry: &Entry| matches!(entry.hold, Hold::Until(due) if due <= now);
+            let mut times: Vec<_> = self.entries.iter().filter(|entry| due(entry)).collect();
+            times.sort_by_key(|entry| match entry.hold {
+                Hold::Until(due) => due,
+                _ => now,
+            });
+            self.ready.extend(times.iter().map(|entry| (entry.token, Let::Go)));
+            self.entries.retain(|entry| !due(entry));
+            self.let_go(Let::Go, |entry| match entry.hold {
+                Hold::Until(_) => false,
+                Hold::Stuck => now >= entry.since + TICK,
+                Hold::Reorder(_) => now >= entry.since + GATHERING,
+            });
+        }
+        self.ready.drain(..).for_each(|(token, how)| answer(token, how));
+    }
+
+    /// The time at which somebody must look here again, if the worker is not known to be awake then.
+    pub(super) fn next_wake(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let times = self.entries.iter().map(|entry| match entry.hold {
+            Hold::Until(due) => due,
+            Hold::Reorder(_) => entry.since + GATHERING,
+            Hold::Stuck => now + TICK,
+        });
+        let next = times.min()?.min(now + TICK);
+        if self.wake.is_some_and(|wake| wake > now && wake <= next) {
+            return None;
+        }
+        self.wake = Some(next);
+        Some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(held: &mut Held) -> Vec<(Token, Let)> {
+        let mut taken = Vec::new();
+        held.take(|token, how| taken.push((token, how)));
+        taken
+    }
+
+    #[test]
+    fn a_full_window_goes_in_reverse_and_others_stay() {
+        let mut held = Held::default();
+        for token in 0..3 {
+            held.add(token, 0, Hold::Reorder(3));
+            held.add(10 + token, 1, Hold::Reorder(4));
+        }
+        assert_eq!(taken(&mut held), [(2, Let::Go), (1, Let::Go), (0, Let::Go)]);
+        assert!(held.release(1) && !held.release(1));
+        assert_eq!(taken(&mut held), [(12, Let::End), (11, Let::End), (10, Let::End)]);
+        assert!(held.is_empty());
+    }
+
+    #[test]
+    fn a_window_that_does_not_fill_goes_after_a_while() {
+        let mut held = Held::default();
+        held.add(1, 0, Hold::Reorder(64));
+        assert_eq!(taken(&mut held), []);
+        let wake = held.next_wake().expect("a time");
+        assert_eq!(held.next_wake(), None, "the worker will be awake");
+        std::thread::sleep(wake - Instant::now() + Duration::from_millis(1));
+        assert_eq!(taken(&mut held), [(1, Let::Go)]);
+        assert_eq!(held.next_wake(), None);
+    }
+
+    #[test]
+    fn times_come_in_their_order() {
+        let mut held = Held::default();
+        let now = Instant::now();
+        held.add(1, 0, Hold::Until(now + Duration::from_millis(3)));
+        held.add(2, 0, Hold::Until(now + Duration::from_millis(1)));
+        held.add(3, 0, Hold::Until(now + Duration::from_secs(60)));
+        std::thread::sleep(Duration::from_millis(4));
+        assert_eq!(taken(&mut held), [(2, Let::Go), (1, Let::Go)]);
+        assert!(held.release(0));
+        assert_eq!(taken(&mut held), [(3, Let::End)]);
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What happens to one request: all faults that strike it, together.
+
+use std::time::Duration;
+
+use super::kind::{Kind, Short};
+
+/// Keys that are lost before a request is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loss {
+    /// That of its own slot.
+    Slot,
+    /// All.
+    All,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fate {
+    /// Its queue.
+    pub queue: usize,
+    /// It waits until the fault with this number is gone.
+    pub stuck: Option<u64>,
+    /// Keys are lost before.
+    pub loss: Option<Loss>,
+    /// It fails.
+    pub io_error: bool,
+    /// Not all is transferred.
+    pub short: Option<Short>,
+    /// It meets a broken engine.
+    pub broken: Option<Breakage>,
+    /// It is completed later.
+    pub delay: Duration,
+    /// It is completed together with so many others, in another order.
+    pub reorder: Option<usize>,
+}
+
+/// Which key an engine uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhichKey {
+    /// The right one.
+    #[default]
+    Right,
+    /// Its halves swapped.
+    Swapped,
+    /// The one before.
+    Previous,
+}
+
+/// What is wrong with an engine. The default is a healthy one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Breakage {
+    /// Data units are not counted.
+    pub not_incremented: bool,
+    /// Numbers have 32 bits.
+    pub truncated: bool,
+    /// Numbers are big-endian.
+    pub big_endian: bool,
+    /// Binary logarithm of a wrong data unit size.
+    pub unit_bits: Option<u8>,
+    /// The key.
+    pub key: WhichKey,
+    /// Data goes past the engine.
+    pub plaintext: bool,
+    /// Data units whose numbers are multiples of the first have the bit flipped that the second names.
+    pub flip: Option<(u64, u32)>,
+}
+
+impl Fate {
+    pub(super) fn new(queue: usize) -> Self {
+        Self {
+            queue,
+            stuck: None,
+            loss: None,
+            io_error: false,
+            short: None,
+            broken: None,
+            delay: Duration::ZERO,
+            reorder: None,
+        }
+    }
+
+    /// Another fault strikes. Where two contradict each other the later one counts.
+    pub(super) fn add(&mut self, id: u64, kind: Kind) {
+        match kind {
+            Kind::IoError => self.io_error = true,
+            Kind::Delay(delay) => self.delay = self.delay.saturating_add(delay),
+            Kind::Reorder { window } => self.reorder = Some(window),
+            Kind::Short(short) => self.short = Some(short),
+            Kind::Stuck => self.stuck = Some(id),
+            Kind::LoseKey => self.loss = self.loss.max(Some(Loss::Slot)),
+            Kind::LoseAllKeys => self.loss = Some(Loss::All),
+            _ => self.broken.get_or_insert_default().add(kind),
+        }
+    }
+}
+
+impl Breakage {
+    fn add(&mut self, kind: Kind) {
+        match kind {
+            Kind::DunNotIncremented => self.not_incremented = true,
+            Kind::Dun32Bit => self.truncated = true,
+            Kind::DunByteOrder => self.big_endian = true,
+            Kind::DataUnit(bits) => self.unit_bits = Some(bits),
+            Kind::KeyHalvesSwapped => self.key = WhichKey::Swapped,
+            Kind::PreviousKey => self.key = WhichKey::Previous,
+            Kind::Plaintext => self.plaintext = true,
+            Kind::BitFlip { every, bit } => self.flip = Some((every, bit)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Faults on cue: what goes wrong, for which requests, and when. `docs/faults.md` has the grammar.
+//!
+//! This module decides; it changes no request. `device/faulty.rs` does what a [`Fate`] says, and [`BrokenEngine`] is the
+//! engine that stands in for the healthy one in a request that meets broken hardware. Without a fault a request costs one
+//! relaxed load of an atomic.
+
+mod broken;
+mod condition;
+mod fate;
+mod kept;
+mod kind;
+mod spec;
+mod words;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+pub use broken::BrokenEngine;
+pub use condition::{Op, Subject};
+pub use fate::{Breakage, Fate, Loss, WhichKey};
+pub use kept::{KeepError, KeptKeys};
+pub use kind::{Kind, Short};
+pub use spec::{Spec, SpecError};
+
+/// All faults of a device; they can be added and cleared while it serves requests.
+pub struct Faults {
+    /// Whether there is any.
+    armed: AtomicBool,
+    /// How often a fault has struck, those that have been cleared included.
+    struck: AtomicU64,
+    table: Mutex<Table>,
+    /// For engines that use a wrong key.
+    pub kept: KeptKeys,
+}
+
+#[derive(Default)]
+struct Table {
+    faults: Vec<Fault>,
+    last_id: u64,
+}
+
+struct Fault {
+    id: u64,
+    spec: Spec,
+    added: Instant,
+    matched: u64,
+    struck: u64,
+}
+
+/// A fault in the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FaultStatus {
+    /// Its number, which is not used again.
+    pub id: u64,
+    /// What it was added with.
+    pub spec: String,
+    /// Requests that fulfilled its conditions, but for `nth`, `count` and `probability`.
+    pub matched: u64,
+    /// Requests that it has struck.
+    pub struck: u64,
+}
+
+/// There is no fault of this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no fault {0}; list them to see those that there are")]
+pub struct NoSuchFault(pub u64);
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Faults {
+    /// No faults.
+    pub fn new() -> Self {
+        Self {
+            armed: AtomicBool::new(false),
+            struck: AtomicU64::new(0),
+            table: Mutex::default(),
+            kept: KeptKeys::new(),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a fault, for requests that come from now on. Returns its number.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn add(&self, spec: &str) -> Result<u64, SpecError> {
+        Ok(self.insert(spec.parse()?))
+    }
+
+    /// Adds a fault that has been parsed.
+    pub fn insert(&self, spec: Spec) -> u64 {
+        let mut table = self.table();
+        table.last_id += 1;
+        let id = table.last_id;
+        log::info!("fault {id}: {spec}");
+        table.faults.push(Fault { id, spec, added: Instant::now(), matched: 0, struck: 0 });
+        self.changed(&table);
+        id
+    }
+
+    /// The faults that there are, the oldest first. One whose `count` is used up is still there.
+    pub fn list(&self) -> Vec<FaultStatus> {
+        self.table().faults.iter().map(Fault::status).collect()
+    }
+
+    /// Removes a fault, or all. Returns how many.
+    ///
+    /// # Errors
+    /// [`NoSuchFault`].
+    pub fn clear(&self, id: Option<u64>) -> Result<usize, NoSuchFault> {
+        let mut table = self.table();
+        let before = table.faults.len();
+        table.faults.retain(|fault| id.is_some_and(|id| id != fault.id));
+        let cleared = before - table.faults.len();
+        self.changed(&table);
+        match id {
+            Some(id) if cleared == 0 => Err(NoSuchFault(id)),
+            _ => {
+                log::info!("{cleared} faults are cleared");
+                Ok(cleared)
+            }
+        }
+    }
+
+    fn changed(&self, table: &Table) {
+        self.kept.keep(table.faults.iter().any(|fault| fault.spec.kind.needs_kept_keys()));
+        self.armed.store(!table.faults.is_empty(), Ordering::Release);
+    }
+
+    /// Whether there is any fault.
+    #[inline]
+    pub fn armed(&self) -> bool {
+        // A request that comes while a fault is added may miss it.
+        self.armed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a fault is still there.
+    pub fn has(&self, id: u64) -> bool {
+        self.table().faults.iter().any(|fault| fault.id == id)
+    }
+
+    /// How often a fault has struck a request since the device was made.
+    pub fn struck(&self) -> u64 {
+        self.struck.load(Ordering::Relaxed)
+    }
+
+    /// Which faults strike a request that has come now. `None`: none.
+    pub fn strike(&self, subject: &Subject<'_>) -> Option<Box<Fate>> {
+        let mut fate = None;
+        for fault in &mut self.table().faults {
+            if fault.strikes(subject) {
+                self.struck.fetch_add(1, Ordering::Relaxed);
+                log::debug!("fault {} ({}) strikes: {subject:?}", fault.id, fault.spec);
+                fate.get_or_insert_with(|| Box::new(Fate::new(subject.queue))).add(fault.id, fault.spec.kind);
+            }
+        }
+        fate
+    }
+}
+
+impl Fault {
+    fn status(&self) -> FaultStatus {
+        FaultStatus { id: self.id, spec: self.spec.to_string(), matched: self.matched, struck: self.struck }
+    }
+
+    fn strikes(&mut self, subject: &Subject<'_>) -> bool {
+        let condition = &self.spec.condition;
+        if !condition.matches(subject) || self.added.elapsed() < condition.after {
+            return false;
+        }
+        self.matched += 1;
+        let strikes = condition.chosen(self.matched, self.struck);
+        self.struck += u64::from(strikes);
+        strikes
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Faults as text: `KIND[=VALUE][,NAME=VALUE]...`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::condition::{Condition, Op, Ops};
+use super::kind::{Kind, Short};
+use super::words::{duration, number, probability, range};
+
+/// A fault as a user describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    text: String,
+    /// What goes wrong.
+    pub(super) kind: Kind,
+    /// When.
+    pub(super) condition: Condition,
+}
+
+/// What is wrong with a specification, and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SpecError(pub(super) String);
+
+const KINDS: &str = "io-error, delay=TIME, reorder[=N], short[=BYTES], stuck, lose-key, lose-all-keys, dun-not-incremented, \
+    dun-32-bit, dun-byte-order, data-unit=BYTES, key-halves-swapped, previous-key, plaintext, bit-flip[=N]";
+const CONDITIONS: &str = "op, sector, slot, queue, nth, count, probability, seed, after";
+
+/// The most completions that are held back to be put in another order.
+const MOST_REORDERED: u64 = 64;
+
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Spec {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let mut words = text.split(',').map(|word| match word.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(value.trim())),
+            None => (word.trim(), None),
+        });
+        let (name, value) = words.next().unwrap_or_default();
+        let mut kind = kind(name, value)?;
+        let mut condition = Condition {
+            ops: kind.ops(),
+            encrypted_only: kind.encrypted_only(),
+            sectors: None,
+            slots: None,
+            queues: None,
+            nth: 1,
+            count: None,
+            probability: None,
+            seed: 0,
+            after: Duration::ZERO,
+        };
+        let mut seen = Vec::new();
+        for (name, value) in words {
+            if seen.contains(&name) {
+                return Err(SpecError(format!("{name} is given twice")));
+            }
+            seen.push(name);
+            let value = value.ok_or_else(|| SpecError(format!("{name:?} has no value; write {name}=VALUE")))?;
+            if !detail(&mut kind, name, value)? && !condition.set(name, value)? {
+                return Err(SpecError(format!("there is no condition {name:?}; there are {CONDITIONS}")));
+            }
+        }
+        if !condition.ops.is_in(kind.ops()) {
+            return Err(SpecError(format!("{text}: this fault strikes only {}", kind.ops_text())));
+        }
+        Ok(Self { text: text.into(), kind, condition })
+    }
+}
+
+fn kind(name: &str, value: Option<&str>) -> Result<Kind, SpecError> {
+    let needed = || value.ok_or_else(|| SpecError(format!("{name} needs a value; write {name}=VALUE")));
+    let or = |default: u64, allowed| value.map_or(Ok(default), |value| number(name, value, allowed));
+    let kind = match name {
+        "io-error" => Kind::IoError,
+        "delay" => return Ok(Kind::Delay(duration(name, needed()?)?)),
+        "reorder" => return Ok(Kind::Reorder { window: or(8, 2..=MOST_REORDERED)? as usize }), // at most 64
+        "short" => {
+            let bytes = value.map(|value| number(name, value, 0..=u64::MAX)).transpose()?;
+            return Ok(Kind::Short(Short { bytes, claims_success: false }));
+        }
+        "stuck" => Kind::Stuck,
+        "lose-key" => Kind::LoseKey,
+        "lose-all-keys" => Kind::LoseAllKeys,
+        "dun-not-incremented" => Kind::DunNotIncremented,
+        "dun-32-bit" => Kind::Dun32Bit,
+        "dun-byte-order" => Kind::DunByteOrder,
+        "data-unit" => {
+            let size = number(name, needed()?, 512..=65536)?;
+            if !size.is_power_of_two() {
+                return Err(SpecError(format!("data-unit={size}: not a power of two from 512 to 65536")));
+            }
+            return Ok(Kind::DataUnit(size.ilog2() as u8)); // at most 16
+        }
+        "key-halves-swapped" => Kind::KeyHalvesSwapped,
+        "previous-key" => Kind::PreviousKey,
+        "plaintext" => Kind::Plaintext,
+        "bit-flip" => return Ok(Kind::BitFlip { every: or(1, 1..=u64::MAX)?, bit: 0 }),
+        _ => return Err(SpecError(format!("there is no fault {name:?}; there are {KINDS}"))),
+    };
+    match value {
+        None => Ok(kind),
+        Some(value) => Err(SpecError(format!("{name}={value}: {name} has no value; write {name} alone"))),
+    }
+}
+
+/// What belongs to the kind and not to the conditions. False when it is nothing of the kind.
+fn detail(kind: &mut Kind, name: &str, value: &str) -> Result<bool, SpecError> {
+    match (kind, name) {
+        (Kind::Short(short), "status") => {
+            short.claims_success = match value {
+                "ok" => true,
+                "ioerr" => false,
+                _ => return Err(SpecError(format!("status={value}: write status=ok or status=ioerr"))),
+            };
+        }
+        (Kind::BitFlip { bit, .. }, "bit") => *bit = number(name, value, 0..=4095)? as u32, // fits
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+impl Condition {
+    /// False when there is no such condition.
+    fn set(&mut self, name: &str, value: &str) -> Result<bool, SpecError> {
+        match name {
+            "op" => self.ops = ops(value)?,
+            "sector" => self.sectors = Some(range(name, value)?),
+            "slot" => self.slots = Some(range(name, value)?),
+            "queue" => self.queues = Some(range(name, value)?),
+            "nth" => self.nth = number(name, value, 1..=u64::MAX)?,
+            "count" => self.count = Some(number(name, value, 1..=u64::MAX)?),
+            "probability" => self.probability = probability(name, value)?,
+            "seed" => self.seed = number(name, value, 0..=u64::MAX)?,
+            "after" => self.after = duration(name, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn ops(text: &str) -> Result<Ops, SpecError> {
+    let mut ops = Ops::default();
+    for name in text.split('+') {
+        match Op::ALL.iter().find(|op| op.name() == name) {
+            Some(op) => ops.add(*op),
+            None => {
+                let names: Vec<_> = Op::ALL.iter().map(|op| op.name()).collect();
+                return Err(SpecError(format!(
+                    "there is no operation {name:?}; there are {}, with a + between several",
+                    names.join(", ")
+                )));
+            }
+        }
+    }
+    Ok(ops)
+}
+
+#[cfg(test)]
+mod tests;
