@@ -454,3 +454,22 @@ ciphertext_case() {
 	umount "$MNT"
 	check_fs "$DISK"
 }
+
+# broken_case METHOD [unnoticed]: files written through an engine that is broken on purpose, recorded for the host, which
+# must find the ciphertext wrong. unnoticed: the defect undoes itself in reading, so that the guest finds its files intact.
+broken_case() {
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	make_files tree 0
+	encrypted_dir "$MNT/secret" one "$1"
+	cp -r "$OUT/plain/tree/." "$MNT/secret"
+	if [ "${2:-}" = unnoticed ]; then
+		drop_caches
+		same_files "$OUT/plain/tree" "$MNT/secret"
+		note 'the guest notices nothing'
+	fi
+	expect_native
+	record "$MNT/secret" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}

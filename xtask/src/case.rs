@@ -44,6 +44,8 @@ pub struct Case {
     pub long: bool,
     /// Whether the verifier runs over the image afterwards.
     pub check_fscrypt: bool,
+    /// What the verifier must find wrong: the device is broken on purpose.
+    pub wrong: Option<String>,
     /// What must hold for the device's statistics.
     pub stats: Vec<Assertion>,
 }
@@ -73,6 +75,7 @@ impl Case {
             kills: 0,
             long: false,
             check_fscrypt: false,
+            wrong: None,
             stats: vec![],
         };
         for line in text.lines().take_while(|l| l.starts_with('#') || l.trim().is_empty()) {
@@ -85,6 +88,10 @@ impl Case {
             "QEMU reconnects to a device that was killed on vhost-user-blk only"
         );
         ensure!(case.boots >= 1, "a case has at least one boot");
+        ensure!(
+            case.wrong.is_none() || case.check_fscrypt,
+            "`expect-wrong` is about `check: fscrypt`, which is missing"
+        );
         if let Some((boot, _)) = case.device_in_boot.iter().find(|(boot, _)| !(1..=case.boots).contains(boot)) {
             bail!("`device-{boot}`, but the case has boots 1 to {}", case.boots);
         }
@@ -136,6 +143,10 @@ impl Case {
             "check" => {
                 ensure!(value == "fscrypt", "the only check is fscrypt");
                 self.check_fscrypt = true;
+            }
+            "expect-wrong" => {
+                ensure!(!value.is_empty(), "expect-wrong says what the verifier must say");
+                self.wrong = Some(value.to_owned());
             }
             "stat" => self.stats.push(value.parse()?),
             // Other comments may have colons, too.
@@ -217,6 +228,14 @@ mod tests {
         for lines in ["# kills: 10", "# attach: vhost-user-blk\n# kills: many", "# long: no"] {
             assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
         }
+    }
+
+    #[test]
+    fn what_must_be_wrong() {
+        let case = parse("# case: x\n# check: fscrypt\n# expect-wrong: this is plaintext\n").unwrap();
+        assert_eq!(case.wrong.as_deref(), Some("this is plaintext"));
+        assert!(parse("# case: x\n# expect-wrong: this is plaintext\n").is_err());
+        assert!(parse("# case: x\n# check: fscrypt\n# expect-wrong:\n").is_err());
     }
 
     #[test]

@@ -269,9 +269,16 @@ fn judge_image(run: &mut CaseRun, case: &Case, prepared: &Prepared, image: &Path
         None => problems.push("the device left no readable statistics".to_owned()),
     }
     if case.check_fscrypt {
-        match verify::run(&prepared.programs.verifier, image, &run.dir.join("out"), &run.dir) {
-            Ok(verified) => run.verified = Some(verified),
-            Err(e) => problems.push(format!("{e:#}")),
+        let (program, results) = (&prepared.programs.verifier, run.dir.join("out"));
+        match &case.wrong {
+            None => match verify::run(program, image, &results, &run.dir) {
+                Ok(verified) => run.verified = Some(verified),
+                Err(e) => problems.push(format!("{e:#}")),
+            },
+            Some(wrong) => {
+                let found = verify::run_on_broken(program, image, &results, &run.dir, wrong);
+                problems.extend(found.err().map(|e| format!("{e:#}")));
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 //! The independent verifier: recomputes from the keys what the image must contain.
 
 use crate::process::{command, run_logged, tail};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,23 +24,78 @@ impl std::fmt::Display for Verified {
     }
 }
 
-/// Runs it over an image and the results of the case that wrote it.
-pub fn run(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<Verified> {
+/// Runs it. Returns whether all is well, what it found, and where its log is.
+fn verdict(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<(bool, Value, PathBuf)> {
     let (log, json): (PathBuf, PathBuf) = (dir.join("verify.log"), dir.join("verify.json"));
     for old in [&log, &json] {
         let _ = fs::remove_file(old);
     }
     let mut verify = command(program);
     verify.arg(image).arg(results).arg("--json").arg(&json);
-    if run_logged(&mut verify, &log).is_err() {
+    let verified = run_logged(&mut verify, &log).is_ok();
+    let text = match fs::read(&json) {
+        Ok(text) => text,
+        Err(_) => bail!("the verifier wrote no result:\n{}", tail(&log, 15)),
+    };
+    Ok((verified, serde_json::from_slice(&text).context("the verifier's result is no JSON")?, log))
+}
+
+/// Runs it over an image that must be wrong, and for this reason: in the verifier's own words about a data unit.
+pub fn run_on_broken(program: &Path, image: &Path, results: &Path, dir: &Path, reason: &str) -> Result<()> {
+    let (verified, value, log) = verdict(program, image, results, dir)?;
+    ensure!(!verified, "the device is broken, and the verifier has not noticed:\n{}", tail(&log, 15));
+    let list = |name: &str| value.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    // Names are encrypted by the guest's kernel: were they wrong, it would be for another reason.
+    ensure!(list("wrong_names").is_empty(), "names are wrong, which the device cannot have done:\n{}", tail(&log, 15));
+    let wrong = list("mismatches");
+    let said = |unit: &Value| unit.get("guess").and_then(Value::as_str).is_some_and(|guess| guess.contains(reason));
+    ensure!(wrong.iter().any(said), "the verifier did not find \"{reason}\", but:\n{}", tail(&log, 15));
+    Ok(())
+}
+
+/// Runs it over an image and the results of the case that wrote it.
+pub fn run(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<Verified> {
+    let (verified, value, log) = verdict(program, image, results, dir)?;
+    if !verified {
         bail!("the ciphertext on the image is not what it must be:\n{}", tail(&log, 15));
     }
-    let text = fs::read(&json).context("the verifier wrote no result")?;
-    let value: serde_json::Value = serde_json::from_slice(&text).context("the verifier's result is no JSON")?;
-    let number = |name: &str| value.get(name).and_then(serde_json::Value::as_u64);
+    let number = |name: &str| value.get(name).and_then(Value::as_u64);
     match (number("files"), number("data_units")) {
         (Some(files), Some(blocks)) if files > 0 && blocks > 0 => Ok(Verified { files, blocks }),
         (Some(_), Some(_)) => bail!("the verifier found nothing to verify"),
         _ => bail!("the verifier's result has no files and data_units"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A verifier that says this, with this exit status.
+    fn broken(said: &str, status: u8) -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("verifier");
+        fs::write(&program, format!("#!/bin/sh\necho '{said}' > \"$4\"\nexit {status}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        run_on_broken(&program, Path::new("image"), Path::new("results"), dir.path(), "plaintext")
+    }
+
+    #[test]
+    fn a_broken_device_must_be_found_out_for_the_right_reason() {
+        let wrong = |guess: &str| {
+            format!(
+                r#"{{"data_units": 9, "wrong_names": [], "mismatches": [{{"guess": "zeros"}}, {{"guess": "{guess}"}}]}}"#
+            )
+        };
+        broken(&wrong("this is plaintext"), 1).unwrap();
+        let error = |said: &str, status| broken(said, status).unwrap_err().to_string();
+        assert!(error(&wrong("this is plaintext"), 0).contains("has not noticed"));
+        assert!(error(&wrong("another key"), 1).contains("did not find"));
+        assert!(error(r#"{"mismatches": [], "plaintext_found": [{}]}"#, 1).contains("did not find"));
+        assert!(
+            error(r#"{"wrong_names": [{}], "mismatches": [{"guess": "plaintext"}]}"#, 1).contains("names are wrong")
+        );
+        assert!(error("not JSON", 1).contains("no JSON"));
     }
 }

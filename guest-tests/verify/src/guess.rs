@@ -92,6 +92,7 @@ impl<'a> Guesser<'a> {
         let mut list = Vec::new();
         if let Some(right) = right {
             list.push((right, " (the right one)"));
+            list.push((right.swap_bytes(), " (the right one, its bytes in reverse)"));
             for distance in 1..=u128::from(NEARBY) {
                 list.push((right.wrapping_add(distance), " (too high)"));
                 list.push((right.wrapping_sub(distance), " (too low)"));

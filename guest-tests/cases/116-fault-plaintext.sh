@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: broken hardware, and the verifier catches it: data goes past the engine
+# device: --fault plaintext
+# check: fscrypt
+# expect-wrong: this is plaintext
+# stat: events.fault > 0
+# stat: keyslots.nokey == 0
+
+broken_case per-file unnoticed
