@@ -172,7 +172,7 @@ fn mistakes_get_an_answer() {
         ("[]", "bad-request"),
         ("{}", "bad-request"),
         (r#"{"command": 1}"#, "bad-request"),
-        (r#"{"command": "fault"}"#, "unknown-command"),
+        (r#"{"command": "faults"}"#, "unknown-command"),
         (r#"{"command": "resize"}"#, "unknown-command"),
         (r#"{"command": "status", "version": 2}"#, "bad-version"),
         (r#"{"command": "status", "x": 1}"#, "bad-arguments"),
@@ -318,4 +318,40 @@ fn the_client_speaks_to_people_and_programs() {
     drop(setup.server.take());
     let (code, _, err) = setup.ctl(&["status"]);
     assert!(code == Some(2) && err.contains("no device answers at"), "{err}");
+}
+
+#[test]
+fn faults_come_and_go() {
+    let mut setup = Setup::new();
+    let flush = |setup: &mut Setup| setup.guest.request(0, &header(FLUSH, 0), 1).status;
+    assert_eq!(setup.ask(json!({"command": "fault", "action": "list"})), json!({ "faults": [] }));
+    let spec = "io-error,op=flush,count=1";
+    assert_eq!(setup.ask(json!({"command": "fault", "action": "add", "spec": spec})), json!({ "fault": 1 }));
+    assert_eq!([flush(&mut setup), flush(&mut setup)], [IOERR, OK]);
+    let expected = json!({ "faults": [{ "id": 1, "spec": spec, "matched": 2, "struck": 1 }] });
+    assert_eq!(setup.ask(json!({"command": "fault", "action": "list"})), expected);
+    assert_eq!(setup.ctl_ok(&["fault", "add", "io-error"]), "fault 2\n");
+    assert_eq!(flush(&mut setup), IOERR);
+    let list = setup.ctl_ok(&["fault", "list"]);
+    assert!(list.contains("\n1 io-error,op=flush,count=1 ") && list.lines().count() == 3, "{list}");
+    assert_eq!(setup.ctl_ok(&["fault", "clear", "2"]), "1 faults are cleared\n");
+    assert_eq!(flush(&mut setup), OK);
+    assert_eq!(setup.ask(json!({"command": "fault", "action": "clear"})), json!({ "cleared": 1 }));
+    assert_eq!(setup.ctl_ok(&["fault", "list"]), "there are no faults\n");
+
+    for arguments in [
+        r#""action":"add""#,
+        r#""action":"add","spec":"oops""#,
+        r#""action":"add","spec":"stuck","fault":1"#,
+        r#""action":"list","fault":1"#,
+        r#""action":"clear","fault":7"#,
+        r#""action":"clear","spec":"stuck""#,
+        r#""action":"heal""#,
+    ] {
+        let code = setup.error(&format!("{{\"command\":\"fault\",{arguments}}}"));
+        assert_eq!(code, "bad-arguments", "{arguments}");
+    }
+    let (code, _, err) = setup.ctl(&["fault", "add", "delay=5"]);
+    assert!(code != Some(0) && err.contains("5ms"), "{err}");
+    assert_eq!(setup.guest.stat("events.fault"), 2);
 }

@@ -48,6 +48,11 @@ pub enum CtlCommand {
         #[command(subcommand)]
         command: TraceCommand,
     },
+    /// Let something go wrong on cue, see docs/faults.md
+    Fault {
+        #[command(subcommand)]
+        command: FaultCommand,
+    },
     /// Lose all keys, as an engine that was reset; the guest's driver programs them again
     ResetEngine,
     /// Queues, keyslots and throughput, again and again
@@ -77,6 +82,22 @@ pub enum TraceCommand {
         /// Form of the trace
         #[arg(long, value_enum, value_name = "FORM", default_value_t = TraceFormat::Text)]
         format: TraceFormat,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FaultCommand {
+    /// Add a fault, for requests that come from now on
+    Add {
+        /// What goes wrong, and when: as --fault of the device
+        spec: String,
+    },
+    /// The faults that there are, and how often they have struck
+    List,
+    /// Remove a fault, or all; what is stuck goes on
+    Clear {
+        /// The fault's number
+        fault: Option<u64>,
     },
 }
 

@@ -11,7 +11,7 @@ pub mod personality;
 
 use clap::{CommandFactory, FromArgMatches, Subcommand};
 
-pub use ctl::{CtlArgs, CtlCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
+pub use ctl::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
 pub use device::{Args, CacheMode, DiscardMode};
 pub use inspect::InspectArgs;
 

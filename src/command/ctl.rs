@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use vhost_user_blk_crypto::observe::trace::Reader;
 use vhost_user_blk_crypto::observe::trace::print::{Form, print};
 
-use crate::cli::{CtlArgs, CtlCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
+use crate::cli::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
 use client::Client;
 
 pub fn run(args: &CtlArgs) -> Result<ExitCode> {
@@ -61,6 +61,17 @@ fn written(args: &CtlArgs) -> Result<()> {
                 let reply = client.ask(&json!({ "command": "trace", "action": "dump" }))?;
                 dump(Path::new(reply["file"].as_str().unwrap_or_default()), *format, &mut out)?;
                 return Ok(out.flush()?);
+            }
+        },
+        CtlCommand::Fault { command } => match command {
+            FaultCommand::Add { spec } => (json!({ "command": "fault", "action": "add", "spec": spec }), |reply| {
+                format!("fault {}\n", reply["fault"])
+            }),
+            FaultCommand::List => (json!({ "command": "fault", "action": "list" }), text::faults),
+            FaultCommand::Clear { fault } => {
+                (json!({ "command": "fault", "action": "clear", "fault": fault }), |reply| {
+                    format!("{} faults are cleared\n", reply["cleared"])
+                })
             }
         },
         CtlCommand::ResetEngine => {

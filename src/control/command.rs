@@ -64,6 +64,7 @@ pub const COMMANDS: &[(&str, Action)] = &[
         Ok(json!({ "on": on }))
     }),
     ("trace", |device, _, arguments| trace(device, parse(arguments)?)),
+    ("fault", |device, _, arguments| fault(device, parse(arguments)?)),
     ("reset-engine", |device, _, arguments| {
         let Nothing {} = parse(arguments)?;
         Ok(json!({ "lost_keys": device.reset_engine() }))
@@ -115,6 +116,32 @@ enum TraceAction {
     On,
     Off,
     Dump,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fault {
+    action: FaultAction,
+    spec: Option<String>,
+    fault: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FaultAction {
+    Add,
+    List,
+    Clear,
+}
+
+fn fault(device: &dyn Controlled, Fault { action, spec, fault }: Fault) -> Result<Value, Error> {
+    let wrong = |message: String| Error::new("bad-arguments", message);
+    match (action, spec, fault) {
+        (FaultAction::Add, Some(spec), None) => Ok(json!({ "fault": device.add_fault(&spec).map_err(wrong)? })),
+        (FaultAction::List, None, None) => Ok(json!({ "faults": value(&device.faults())? })),
+        (FaultAction::Clear, None, id) => Ok(json!({ "cleared": device.clear_faults(id).map_err(wrong)? })),
+        _ => Err(wrong("fault add takes a \"spec\", fault clear may take a \"fault\", nothing takes both".into())),
+    }
 }
 
 fn trace(device: &dyn Controlled, Trace { action, file }: Trace) -> Result<Value, Error> {

@@ -3,7 +3,7 @@
 //! The control socket: one JSON object per line and direction, described in `docs/control.md`.
 //!
 //! One thread serves all clients. It talks to the device through [`Controlled`] and never takes a lock that the data path
-//! takes; what clients may cost is bounded: their number, the length of a line, one reply each in memory, and the time
+//! takes (but that of the faults, if there are any); what clients may cost is bounded: their number, the length of a line, one reply each in memory, and the time
 //! that a client may leave a reply unread.
 
 mod client;
@@ -15,6 +15,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::faults::FaultStatus;
 use crate::observe::Stats;
 use crate::observe::trace::TraceStatus;
 
@@ -40,6 +41,18 @@ pub trait Controlled: Send + Sync + 'static {
     fn set_latency(&self, on: bool);
     /// Loses all keys, as an engine that was reset. Returns how many there were, when no request uses them any more.
     fn reset_engine(&self) -> usize;
+    /// Adds a fault, see `docs/faults.md`. Returns its number.
+    ///
+    /// # Errors
+    /// What is wrong with the description.
+    fn add_fault(&self, spec: &str) -> Result<u64, String>;
+    /// The faults that there are.
+    fn faults(&self) -> Vec<FaultStatus>;
+    /// Removes a fault, or all. Returns how many.
+    ///
+    /// # Errors
+    /// When there is none of this number.
+    fn clear_faults(&self, id: Option<u64>) -> Result<usize, String>;
     /// Starts a trace into a file, ending the one before.
     ///
     /// # Errors

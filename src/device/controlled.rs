@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::Device;
 use crate::control::{Controlled, Engine, Features, Image, KeyInfo, Keyslot, Queue, Status};
+use crate::faults::FaultStatus;
 use crate::observe::Stats;
 use crate::observe::trace::TraceStatus;
 use crate::protocol::feature;
@@ -113,6 +114,18 @@ impl Controlled for Device {
         let lost = self.empty_all_slots();
         self.observer.count_engine_reset(lost);
         lost
+    }
+
+    fn add_fault(&self, spec: &str) -> Result<u64, String> {
+        self.faults.add(spec).map_err(|error| error.to_string())
+    }
+
+    fn faults(&self) -> Vec<FaultStatus> {
+        self.faults.list()
+    }
+
+    fn clear_faults(&self, id: Option<u64>) -> Result<usize, String> {
+        self.faults.clear(id).map_err(|error| error.to_string())
     }
 
     fn start_trace(&self, file: &Path) -> io::Result<()> {

@@ -124,6 +124,19 @@ pub fn keyslots(reply: &Value) -> String {
     table(&["slot", "generation", "mode", "data unit", "DUN bytes", "hits", "programs", "evictions"], &rows)
 }
 
+pub fn faults(reply: &Value) -> String {
+    let rows: Vec<_> = list(&reply["faults"])
+        .map(|fault| {
+            vec![
+                format!("{} {}", fault["id"], plain(&fault["spec"])),
+                plain(&fault["matched"]),
+                plain(&fault["struck"]),
+            ]
+        })
+        .collect();
+    if rows.is_empty() { "there are no faults\n".into() } else { table(&["fault", "matched", "struck"], &rows) }
+}
+
 pub fn trace(reply: &Value) -> String {
     let error = reply["error"].as_str().map_or_else(String::new, |error| format!("; it has failed: {error}"));
     format!("{}: {} records, {} dropped{error}\n", plain(&reply["file"]), reply["records"], reply["dropped"])
