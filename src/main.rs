@@ -172,7 +172,7 @@ fn control(path: &Path, args: &Args, personality: &str, device: &Arc<Device>) ->
         "image": { "path": image },
         "options": device.settings(),
     });
-    control::Server::start(path, Arc::clone(device) as Arc<dyn control::Controlled>, about)
+    control::Server::start(control::Listener::at_path(path)?, Arc::clone(device) as Arc<dyn control::Controlled>, about)
 }
 
 fn listen(args: &Args) -> Result<Listen> {

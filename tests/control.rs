@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vhost_user_blk_crypto::control::{COMMANDS, MAX_CLIENTS, MAX_LINE, Server};
+use vhost_user_blk_crypto::control::{COMMANDS, Listener, MAX_CLIENTS, MAX_LINE, Server};
 use vhost_user_blk_crypto::crypto::Engine;
 
 struct Setup {
@@ -30,7 +30,8 @@ impl Setup {
         let directory = TempDir::new().expect("directory");
         let device = Arc::clone(&guest.device);
         let about = json!({ "version": "0", "image": { "path": "/image" } });
-        let server = Server::start(&directory.path().join("control"), device, about).expect("control socket");
+        let listener = Listener::at_path(&directory.path().join("control")).expect("control socket");
+        let server = Server::start(listener, device, about).expect("control socket");
         Self { guest, server: Some(server), directory }
     }
 
@@ -242,7 +243,8 @@ fn the_socket_is_private_and_goes_with_the_device() {
     assert_eq!(mode & 0o777, 0o600);
     let again = |path: &std::path::Path| {
         let device = Arc::clone(&setup.guest.device);
-        Server::start(path, device, Value::Null).map(drop).map_err(|error| error.to_string())
+        let started = Listener::at_path(path).and_then(|listener| Server::start(listener, device, Value::Null));
+        started.map(drop).map_err(|error| error.to_string())
     };
     assert!(again(&path).is_err_and(|error| error.contains("another program listens")));
     assert!(setup.ask(json!({"command": "status"})).is_object(), "still there");

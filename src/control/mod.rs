@@ -20,7 +20,7 @@ use crate::observe::Stats;
 use crate::observe::trace::TraceStatus;
 
 pub use command::{COMMANDS, Error};
-pub use server::Server;
+pub use server::{Listener, Server};
 
 /// Version of the protocol: raised when something that clients may rely on changes or goes.
 pub const VERSION: u32 = 1;

@@ -22,11 +22,16 @@ use super::{Controlled, Error, MAX_CLIENTS, command};
 use crate::queue::signal;
 use crate::vhost::remove_stale_socket;
 
+/// A control socket to which clients can connect; they wait until it is served. Dropping it removes the socket.
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
 /// A running control socket. Dropping it ends the thread and removes the socket.
 pub struct Server {
     shared: Arc<Shared>,
     thread: Option<thread::JoinHandle<()>>,
-    path: PathBuf,
 }
 
 struct Shared {
@@ -34,21 +39,39 @@ struct Shared {
     wake: File,
 }
 
-impl Server {
-    /// Listens at `path`, for this user only. `about` is added to what `status` says.
+impl Listener {
+    /// Listens at `path`, for this user only.
     ///
     /// # Errors
     /// When something else than a socket that nobody listens to is there, or the socket cannot be made.
-    pub fn start(path: &Path, device: Arc<dyn Controlled>, about: Value) -> Result<Self> {
+    pub fn at_path(path: &Path) -> Result<Self> {
         remove_stale_socket(path, "--control")?;
-        let listener = listen_privately(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        let socket = listen_privately(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        Ok(Self { socket, path: path.to_owned() })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Somebody may have removed it before.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Server {
+    /// Starts the thread that answers clients. `about` is added to what `status` says.
+    ///
+    /// # Errors
+    /// When the thread cannot be made.
+    pub fn start(listener: Listener, device: Arc<dyn Controlled>, about: Value) -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), wake });
         let thread = thread::Builder::new().name("control".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || shared.run(&listener, &*device, &about)
+            // The socket goes when the thread ends.
+            move || shared.run(&listener.socket, &*device, &about)
         })?;
-        Ok(Self { shared, thread: Some(thread), path: path.to_owned() })
+        Ok(Self { shared, thread: Some(thread) })
     }
 }
 
@@ -71,8 +94,6 @@ impl Drop for Server {
         {
             log::error!("the control socket's thread has panicked; please report this");
         }
-        // Somebody may have removed it before.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

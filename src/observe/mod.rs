@@ -121,11 +121,22 @@ impl Observer {
         self.wanted.load(Ordering::Relaxed) & LATENCY != 0
     }
 
+    /// From now on no files can be opened: all traces go to this one, which is opened here and stays open, or there are
+    /// none. Can be said once.
+    ///
+    /// # Errors
+    /// When the file cannot be made, or exists and is no trace.
+    pub fn only_trace_to(&self, file: Option<&Path>) -> io::Result<()> {
+        self.tracer.only(file)
+    }
+
     /// Starts a trace into a file, ending the one before.
     ///
     /// # Errors
-    /// When the file cannot be made or written, or exists and is no trace.
+    /// When the file cannot be made or written, or exists and is no trace; or it is not that of
+    /// [`Observer::only_trace_to`], in which case the trace before goes on.
     pub fn start_trace(self: &Arc<Self>, file: &Path) -> io::Result<()> {
+        self.tracer.check(file)?;
         self.wanted.fetch_and(!TRACE, Ordering::Relaxed);
         self.tracer.start(self, file)?;
         clock::prepare();

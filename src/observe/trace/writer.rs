@@ -4,10 +4,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,11 @@ const INTERVAL: Duration = Duration::from_millis(5);
 
 /// The trace of a device, if there is one.
 #[derive(Debug, Default)]
-pub struct Tracer(Mutex<Option<Trace>>);
+pub struct Tracer {
+    trace: Mutex<Option<Trace>>,
+    /// Set when files cannot be opened any more: the one that stays open, if any.
+    only: OnceLock<Option<(PathBuf, File)>>,
+}
 
 #[derive(Debug)]
 struct Trace {
@@ -50,10 +54,51 @@ struct State {
 }
 
 impl Tracer {
+    /// Opens no other file from now on.
+    pub fn only(&self, path: Option<&Path>) -> io::Result<()> {
+        let open = |path: &Path| {
+            let mut file = open(path)?;
+            check(&mut file)?;
+            Ok::<_, io::Error>((path.to_owned(), file))
+        };
+        let file = path.map(open).transpose()?;
+        self.only.set(file).map_err(|_| io::Error::other("the file of traces is settled already"))
+    }
+
+    /// Whether there can be a trace into this file, as far as that is known without opening it.
+    pub fn check(&self, path: &Path) -> io::Result<()> {
+        let how = "the sandbox lets the device open no file; ";
+        let error = match self.only.get() {
+            None => return Ok(()),
+            Some(None) => format!("{how}name it with --trace when you start the device, or use --sandbox none"),
+            Some(Some((only, file))) if only == path => match file.metadata()?.nlink() {
+                0 => format!("the file was removed, and {how}start it again, or use --sandbox none"),
+                _ => return Ok(()),
+            },
+            Some(Some((only, _))) => {
+                format!("{how}write to {}, which was named with --trace, or use --sandbox none", only.display())
+            }
+        };
+        Err(io::Error::other(error))
+    }
+
+    /// The file for a trace, empty.
+    fn file(&self, path: &Path) -> io::Result<File> {
+        let mut file = match self.only.get() {
+            Some(Some((_, file))) => file.try_clone()?,
+            _ => open(path)?,
+        };
+        if check(&mut file)? {
+            file.set_len(0)?;
+        }
+        Ok(file)
+    }
+
     /// Starts a trace, which ends the one before.
     pub fn start(&self, observer: &Arc<Observer>, path: &Path) -> io::Result<()> {
+        self.check(path)?;
         self.stop(observer);
-        let mut file = open(path)?;
+        let mut file = self.file(path)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64); // until 2554
         file.write_all(&header(now))?;
         // What an earlier trace has left behind is not of this one.
@@ -68,13 +113,13 @@ impl Tracer {
             let (sink, observer) = (Arc::clone(&sink), Arc::downgrade(observer));
             move || sink.run(&observer)
         })?;
-        *lock(&self.0) = Some(Trace { sink, thread });
+        *lock(&self.trace) = Some(Trace { sink, thread });
         Ok(())
     }
 
     /// Ends the trace; the workers must have been told before.
     pub fn stop(&self, observer: &Observer) -> Option<TraceStatus> {
-        let Trace { sink, thread } = lock(&self.0).take()?;
+        let Trace { sink, thread } = lock(&self.trace).take()?;
         sink.stop.store(true, Ordering::Release);
         thread.thread().unpark();
         if thread.join().is_err() {
@@ -86,14 +131,14 @@ impl Tracer {
 
     /// Empties the rings now.
     pub fn sync(&self, observer: &Observer) -> Option<TraceStatus> {
-        let sink = lock(&self.0).as_ref().map(|trace| Arc::clone(&trace.sink))?;
+        let sink = lock(&self.trace).as_ref().map(|trace| Arc::clone(&trace.sink))?;
         sink.drain(observer);
         Some(sink.status())
     }
 
     /// How it stands.
     pub fn status(&self) -> Option<TraceStatus> {
-        lock(&self.0).as_ref().map(|trace| trace.sink.status())
+        lock(&self.trace).as_ref().map(|trace| trace.sink.status())
     }
 }
 
@@ -157,19 +202,24 @@ fn dropped(lane: &LaneState) -> u64 {
     lane.ring.get().map_or(0, super::Ring::dropped)
 }
 
-/// A new file for this user only; or one that is empty or an old trace, which is replaced.
+/// What is there, or a new file for this user only.
 fn open(path: &Path) -> io::Result<File> {
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.is_file() {
-        let mut start = Vec::new();
-        (&file).take(MAGIC.len() as u64).read_to_end(&mut start)?;
-        if !start.is_empty() && start != MAGIC {
-            return Err(io::Error::other("the file exists and is no trace; name another one"));
-        }
-        file.rewind()?;
-        file.set_len(0)?;
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Makes sure that a file is empty or an old trace, and goes to its start; `false` for what is no file, such as a pipe.
+fn check(file: &mut File) -> io::Result<bool> {
+    if !file.metadata()?.is_file() {
+        return Ok(false);
     }
-    Ok(file)
+    file.rewind()?;
+    let mut start = Vec::new();
+    Read::take(&mut *file, MAGIC.len() as u64).read_to_end(&mut start)?;
+    if !start.is_empty() && start != MAGIC {
+        return Err(io::Error::other("the file exists and is no trace; name another one"));
+    }
+    file.rewind()?;
+    Ok(true)
 }
 
 /// Nothing here is left half-changed by a panic.
