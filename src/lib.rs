@@ -15,6 +15,7 @@
 //! | disk | [`disk`] | offsets, bytes, flush | keys, DUNs, virtio |
 //! | control socket | [`control`] | JSON, clients | how a device works |
 //! | statistics | [`observe`] | numbers of requests | data, keys, guest memory |
+//! | least privilege | [`sandbox`] | system calls, paths | everything else |
 //! | the whole | [`device`] | the order of the stages; error to status | ring layout, messages |
 //!
 //! [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
@@ -31,6 +32,7 @@ pub mod protocol;
 pub mod queue;
 pub mod ratelimit;
 pub mod request;
+pub mod sandbox;
 pub mod secret;
 pub mod vhost;
 pub mod wrapped;

@@ -4,6 +4,7 @@
 
 mod cli;
 mod command;
+mod stats_file;
 
 use std::io::Write;
 use std::path::Path;
@@ -14,11 +15,13 @@ use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use cli::{Args, CacheMode, DiscardMode, Invocation};
+use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode};
+use stats_file::StatsFile;
 use vhost_user_blk_crypto::control;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
-use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
+use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
+use vhost_user_blk_crypto::sandbox::Sandbox;
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
 use vhost_user_blk_crypto::wrapped::Wrapping;
@@ -65,6 +68,8 @@ fn run(args: &Args) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     // Before there are keys.
     forbid_core_dumps().context("cannot turn core dumps off")?;
+    // What this process makes is for its owner alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
 
     let engine = args.engine.resolve()?;
     let config = args.device_config(&engine)?;
@@ -72,6 +77,8 @@ fn run(args: &Args) -> Result<()> {
     let disk = disk(args, &config)?;
     let wrapping = wrapping(args, &engine)?;
     let listen = listen(args)?;
+    let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
+    let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
     let banner = banner(args, &disk, &engine.name, &config);
     if config.keep_keys_on_reset {
         log::warn!(
@@ -84,15 +91,19 @@ fn run(args: &Args) -> Result<()> {
     )?);
 
     args.faults.add_to(device.faults());
-    device.observer().set_latency(args.latency);
-    if let Some(path) = &args.trace {
-        let path = std::path::absolute(path)?;
-        device.observer().start_trace(&path).with_context(|| format!("cannot write a trace to {}", path.display()))?;
-    }
-    // Dropped last: a client may look at the device until its end.
-    let _control = args.control.as_deref().map(|path| control(path, args, &engine.name, &device)).transpose()?;
-
+    let about = about(args, &engine.name, &device)?;
+    let trace = args.trace.as_deref().map(std::path::absolute).transpose()?;
     let stop = Arc::new(Stop::new()?);
+    sandbox(args, &device, trace.as_deref())?;
+
+    // Threads begin here, in the sandbox.
+    device.observer().set_latency(args.latency);
+    if let Some(path) = &trace {
+        device.observer().start_trace(path).with_context(|| cannot_trace(path))?;
+    }
+    // Ends last: a client may look at the device until its end.
+    let controlled = Arc::clone(&device) as Arc<dyn control::Controlled>;
+    let _control = control.map(|listener| control::Server::start(listener, controlled, about)).transpose()?;
     let handle = signals.handle();
     let watcher = std::thread::Builder::new().name("signals".into()).spawn({
         let stop = Arc::clone(&stop);
@@ -111,7 +122,7 @@ fn run(args: &Args) -> Result<()> {
 
     log::info!("{banner}");
     let served = Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, || {
-        if let Err(error) = write_stats(args, &device) {
+        if let Some(Err(error)) = stats.as_ref().map(|stats| stats.write(&device)) {
             log::warn!("{error:#}");
         }
     });
@@ -121,7 +132,7 @@ fn run(args: &Args) -> Result<()> {
 
     // Everything that was completed is on the disk before the exit status says that all is well.
     let flushed = device.flush().context("the image could not be flushed");
-    let written = write_stats(args, &device);
+    let written = stats.map_or(Ok(()), |stats| stats.write(&device));
     if let Some(error) = device.observer().stop_trace().and_then(|trace| trace.error) {
         log::warn!("the trace is not complete: {error}");
     }
@@ -163,16 +174,20 @@ fn wrapping(args: &Args, engine: &Personality) -> Result<Option<Wrapping>> {
     Ok(Some(Wrapping::new(args.wrapping_key_file.as_deref())?))
 }
 
-fn control(path: &Path, args: &Args, personality: &str, device: &Arc<Device>) -> Result<control::Server> {
+/// What the control socket's `status` says of the program.
+fn about(args: &Args, personality: &str, device: &Device) -> Result<serde_json::Value> {
     let image = args.blk_file.as_deref().map(std::path::absolute).transpose()?;
-    let about = serde_json::json!({
+    Ok(serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "engine": { "personality": personality },
         "image": { "path": image },
         "options": device.settings(),
-    });
-    control::Server::start(control::Listener::at_path(path)?, Arc::clone(device) as Arc<dyn control::Controlled>, about)
+    }))
+}
+
+fn cannot_trace(path: &Path) -> String {
+    format!("cannot write a trace to {}", path.display())
 }
 
 fn listen(args: &Args) -> Result<Listen> {
@@ -205,8 +220,25 @@ fn banner(args: &Args, disk: &Disk, engine: &str, config: &DeviceConfig) -> Stri
     )
 }
 
-fn write_stats(args: &Args, device: &Device) -> Result<()> {
-    let Some(path) = &args.stats else { return Ok(()) };
-    let text = serde_json::to_string_pretty(&device.stats()).context("cannot write the counters as JSON")?;
-    std::fs::write(path, text + "\n").with_context(|| format!("cannot write the counters to {}", path.display()))
+/// Gives up what serving frontends does not need. All else must be open, and there must be no other thread.
+fn sandbox(args: &Args, device: &Device, trace: Option<&Path>) -> Result<()> {
+    if args.sandbox == SandboxMode::None {
+        log::warn!(
+            "the sandbox is off: an error in this program could be used against everything that its user may do"
+        );
+        return Ok(());
+    }
+    device.observer().only_trace_to(trace).with_context(|| cannot_trace(trace.unwrap_or(Path::new(""))))?;
+    let mut sandbox = Sandbox::new().io_uring(device.aio() == Aio::IoUring);
+    for path in [&args.socket_path, &args.control].into_iter().flatten() {
+        sandbox = sandbox.remove_file(path);
+    }
+    let missing = sandbox.apply().context("cannot start the sandbox; --sandbox none goes without")?;
+    for part in &missing {
+        log::warn!("the sandbox lacks {part}");
+    }
+    if args.sandbox == SandboxMode::Require && !missing.is_empty() {
+        bail!("the sandbox is not complete, and --sandbox require does not go on without; --sandbox on does");
+    }
+    Ok(())
 }

@@ -70,7 +70,7 @@ pub enum CtlCommand {
 pub enum TraceCommand {
     /// Start a trace into a file, which the device writes
     On {
-        /// A new file, or an old trace, which is replaced
+        /// A new file, or an old trace, which is replaced; of a device in its sandbox, the file of its option --trace
         file: PathBuf,
     },
     /// End the trace

@@ -118,6 +118,11 @@ pub struct Args {
     #[arg(long)]
     pub latency: bool,
 
+    /// Give up all that is not needed once everything is open (capabilities, files, system calls); require: exit when the
+    /// system lacks a part of that, on: go on without it
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = SandboxMode::On)]
+    pub sandbox: SandboxMode,
+
     /// What to log on standard error: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value_t = log::LevelFilter::Info)]
     pub log_level: log::LevelFilter,
@@ -127,6 +132,17 @@ pub struct Args {
 
     #[command(flatten)]
     pub faults: FaultArgs,
+}
+
+/// `--sandbox`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SandboxMode {
+    /// As far as the system can
+    On,
+    /// Not at all
+    None,
+    /// Wholly, or the program does not start
+    Require,
 }
 
 /// `--cache`.

@@ -12,7 +12,7 @@ pub mod personality;
 use clap::{CommandFactory, FromArgMatches, Subcommand};
 
 pub use ctl::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
-pub use device::{Args, CacheMode, DiscardMode};
+pub use device::{Args, CacheMode, DiscardMode, SandboxMode};
 pub use inspect::InspectArgs;
 
 /// What the program is to do.

@@ -183,6 +183,11 @@ impl Device {
         &self.observer
     }
 
+    /// How data is moved to the disk.
+    pub fn aio(&self) -> disk::Aio {
+        self.disk.aio()
+    }
+
     /// Makes everything durable that the guest has written.
     ///
     /// # Errors

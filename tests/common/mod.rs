@@ -56,6 +56,9 @@ pub struct Options {
     pub wrapped_keys: bool,
     pub disk: DiskKind,
     pub workers: WorkerConfig,
+    /// Where a device in a process of its own listens, with the same configuration; the device in this process then stands
+    /// idle, on memory.
+    pub socket: Option<std::path::PathBuf>,
 }
 
 /// What the image is and how data gets there.
@@ -105,6 +108,7 @@ impl Default for Options {
             wrapped_keys: false,
             disk: DiskKind::File(Aio::Sync),
             workers: WorkerConfig { workers: 2, ..WorkerConfig::default() },
+            socket: None,
         }
     }
 }
@@ -190,6 +194,12 @@ impl Guest {
 
     /// Connects a frontend that has done nothing yet.
     pub fn connect(&mut self) {
+        if let Some(socket) = &self.options.socket {
+            let ours = UnixStream::connect(socket).expect("device");
+            self.connection = Some(ours.try_clone().expect("socket"));
+            self.frontend = Some(Frontend::from_stream(ours, self.device_queues() as u64));
+            return;
+        }
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         let device = Arc::clone(&self.device);
         let stop = Arc::clone(&self.stop);

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Landlock: which files can be opened, made, removed. Also no TCP, no abstract Unix sockets and no signals outside.
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, Compatible as _, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
+
+use super::{Access, Missing, Sandbox, SandboxError};
+
+/// The version whose restrictions are asked for, of Linux 6.12. Older kernels have less of them.
+const VERSION: ABI = ABI::V6;
+
+/// What is lost with an older version, by version of the kernel.
+fn lost(version: ABI) -> &'static str {
+    match version {
+        ABI::Unsupported => "everything",
+        ABI::V1 | ABI::V2 => "truncating files by path, TCP, ioctls of devices, signals and abstract sockets",
+        ABI::V3 => "TCP, ioctls of devices, signals and abstract sockets",
+        ABI::V4 => "ioctls of devices, signals and abstract sockets",
+        _ => "signals and abstract sockets",
+    }
+}
+
+fn rights(access: Access) -> BitFlags<AccessFs> {
+    match access {
+        Access::Read => AccessFs::ReadFile | AccessFs::ReadDir,
+        Access::Write => AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg,
+        Access::Remove => AccessFs::RemoveFile.into(),
+    }
+}
+
+/// Puts the calling thread and those to come under the sandbox's rules, as far as the kernel can.
+pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxError> {
+    let mut rules = Vec::new();
+    for (path, access) in &sandbox.rules {
+        let metadata = std::fs::metadata(path);
+        let metadata = metadata.map_err(|error| SandboxError::Path { path: path.clone(), error })?;
+        let mut rights = rights(*access);
+        if !metadata.is_dir() {
+            // Landlock refuses the others for files.
+            rights &= AccessFs::from_file(VERSION);
+        }
+        let fd = PathFd::new(path)
+            .map_err(|error| SandboxError::Path { path: path.clone(), error: std::io::Error::other(error) })?;
+        rules.push(PathBeneath::new(fd, rights));
+    }
+    let status = build(rules).map_err(Box::new)?;
+    Ok(match (status.ruleset, status.landlock) {
+        (RulesetStatus::FullyEnforced, _) => None,
+        (_, LandlockStatus::NotImplemented) => Some("Landlock: the kernel does not have it (Linux 5.13 and newer do)"),
+        (_, LandlockStatus::NotEnabled) => Some("Landlock: the kernel has it switched off (see its option lsm=)"),
+        _ => None,
+    }
+    .map(str::to_owned)
+    .or_else(|| match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } if effective_abi < VERSION => Some(format!(
+            "Landlock: that of the kernel has version {}; {} are not restricted by it (Linux 6.12 has all)",
+            effective_abi as i32,
+            lost(effective_abi)
+        )),
+        _ => None,
+    })
+    .map(Missing))
+}
+
+fn build(rules: Vec<PathBeneath<PathFd>>) -> Result<landlock::RestrictionStatus, landlock::RulesetError> {
+    Ruleset::default()
+        .set_compatibility(landlock::CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(VERSION))?
+        .handle_access(AccessNet::from_all(VERSION))?
+        .scope(Scope::from_all(VERSION))?
+        .create()?
+        .add_rules(rules.into_iter().map(Ok::<_, landlock::RulesetError>))?
+        .restrict_self()
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The bound on memory that ARCHITECTURE.md and THREATS.md promise, measured under the largest requests.
+
+use libtest_mimic::Trial;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::common::ring::{Descriptor, INDIRECT, NEXT, WRITE};
+use crate::common::*;
+use crate::program::Device;
+
+/// Threads that serve queues: two workers, and one for the last queue.
+const WORKERS: u64 = 3;
+/// KiB for each: buffers of 12 MiB, and at most 32 chains of 256 descriptors for each of its queues, and stack.
+const WORKER_KIB: u64 = 14 << 10;
+/// KiB for the rest: the program, the allocator's slack, 16 helper threads.
+const OTHER_KIB: u64 = 16 << 10;
+
+/// Requests in flight for each queue.
+const DEPTH: usize = 120;
+/// Descriptors of data in each: as many as the device takes beside header and status.
+const PIECES: usize = 254;
+
+/// Private memory of the process, KiB.
+fn private(device: &Device) -> u64 {
+    device.status("RssAnon")[0].trim_end_matches(" kB").trim().parse().expect("a number")
+}
+
+/// Requests of 7 MiB each, made of pieces of guest memory that all of them share.
+fn flood(guest: &mut Guest, request_type: u32, queue: usize) -> usize {
+    let ring = &mut guest.rings[queue];
+    let sizes = [28 << 10; PIECES];
+    let data = ring.allocate(28 << 10);
+    let request = [crypto_header(request_type, 0, 2, [1, 0, 0, 0])].concat();
+    let header_len = if request_type == IN || request_type == OUT { 16 } else { 56 };
+    let header = ring.allocate(header_len);
+    guest.memory.write_slice(&request[..header_len], GuestAddress(header)).expect("header");
+    let write = if matches!(request_type, IN | CRYPTO_IN) { WRITE } else { 0 };
+    for head in 0..DEPTH as u16 {
+        let status = ring.allocate(1);
+        let table = ring.allocate(16 * (PIECES + 2)).next_multiple_of(16);
+        ring.allocate(16);
+        let mut place = 0;
+        let mut add = |address, len, flags| {
+            ring.write_descriptor(&guest.memory, table, place, Descriptor { address, len, flags, next: place + 1 });
+            place += 1;
+        };
+        add(header, header_len as u32, NEXT);
+        sizes.iter().for_each(|&len| add(data, len, NEXT | write));
+        add(status, 1, WRITE);
+        let whole = Descriptor { address: table, len: 16 * u32::from(place), flags: INDIRECT, next: 0 };
+        ring.write_descriptor(&guest.memory, ring.descriptors, head, whole);
+        ring.publish(&guest.memory, head);
+    }
+    ring.kick();
+    DEPTH
+}
+
+fn under_a_flood(options: &'static [&str]) {
+    let device = Device::start(&[&["--workers", "2"], options].concat(), |_| {});
+    let mut guest = device.guest();
+    let control = guest.control();
+    guest.request(control, &Program::new(2, &key(1), 12).bytes(), 1).assert_only_status(OK);
+    let mut most = 0;
+    for request_type in [CRYPTO_OUT, CRYPTO_IN, OUT, IN] {
+        let mut left = [0, 1].map(|queue| flood(&mut guest, request_type, queue));
+        while left != [0, 0] {
+            for queue in [0, 1] {
+                while guest.rings[queue].take_used(&guest.memory).is_some() {
+                    left[queue] -= 1;
+                }
+            }
+            most = most.max(private(&device));
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    let bound = WORKERS * WORKER_KIB + OTHER_KIB;
+    println!("{options:?}: {most} KiB of private memory at the most, the bound is {bound} KiB");
+    assert!(most < bound, "{most} KiB of private memory, the bound is {bound} KiB");
+    drop(guest);
+    let counters = device.finish();
+    let sent = 2 * DEPTH as u64;
+    assert_eq!(counters["bytes"]["crypto_out"], sent * PIECES as u64 * (28 << 10));
+    assert_eq!(counters["bytes"]["in"], sent * PIECES as u64 * (28 << 10));
+}
+
+pub fn trials() -> Vec<Trial> {
+    let ways: [(&str, &[&str]); 3] =
+        [("sync", &["--aio", "sync"]), ("io_uring", &["--aio", "io_uring"]), ("threads", &["--aio", "threads"])];
+    ways.map(|(name, options)| {
+        let obstacle = crate::program::obstacle(options);
+        super::trial(format!("memory::{name}"), obstacle, || under_a_flood(options))
+    })
+    .into()
+}
