@@ -13,6 +13,10 @@ use vm_memory::GuestMemoryMmap;
 use super::{Lane, Progress, Token, VirtioDevice};
 use crate::queue::{BATCH, Completion, TakenChain, Turn, Vring};
 
+/// Chains that are done are returned in portions of this many at the most: the driver works on the first ones while
+/// the next ones are served. A sleeping driver is woken more often for that, which on idle cores pays.
+const PORTION: usize = 8;
+
 type Answer<D> = <<D as VirtioDevice>::Lane as Lane>::Answer;
 
 /// A worker's queues in one stretch of work, and the chains in flight.
@@ -154,6 +158,9 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
                 let Some(queue) = self.queues.get_mut(place) else { return };
                 queue.in_flight -= 1;
                 queue.done.push(Completion { head, written });
+                if queue.done.len() >= PORTION {
+                    self.give_back(place);
+                }
             }
             Progress::Waiting(job) => self.keep(token, job),
             Progress::Alone(job) => {
