@@ -94,11 +94,8 @@ impl Device {
         let (request, reply, mut fate) = job;
         match how {
             Let::End => self.settle(lane, token, reply, &mut record, None, Err(Failure::Fault)),
-            Let::Go if fate.stuck.is_some_and(|id| self.faults.has(id)) => {
-                self.start_struck(lane, token, request, reply, record, fate)
-            }
             Let::Go => {
-                fate.stuck = None;
+                fate.stuck = fate.stuck.filter(|&id| self.faults.has(id));
                 self.start_struck(lane, token, request, reply, record, fate)
             }
         }

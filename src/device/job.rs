@@ -124,8 +124,7 @@ impl Device {
                 answer.result.map_err(Failure::from).and_then(|()| self.commit(lane, token))
             }
             (Work::Flush, Some(Answer::Disk(answer))) => self.flushed(answer),
-            (Work::Later { written: true }, Some(Answer::Time)) => self.commit(lane, token),
-            (Work::Later { written: false }, Some(Answer::Time)) => Ok(Next::Done),
+            (Work::Later { written }, Some(Answer::Time)) => self.data_moved(lane, token, None, written),
             (Work::Control(command), None) => {
                 let latency = self.latency(&command);
                 let result = if fate.as_ref().is_some_and(|fate| fate.io_error) {
@@ -156,6 +155,24 @@ impl Device {
         }
         lane.later.at(token, Instant::now() + time);
         Next::Wait(Work::Later { written: false })
+    }
+
+    /// All data is where it belongs: done, but not before the emulated engine is, and for a write durable if need be.
+    pub(super) fn data_moved<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        due: Option<Instant>,
+        written: bool,
+    ) -> Result<Next<'m>, Failure> {
+        match due {
+            Some(due) if due > Instant::now() => {
+                lane.later.at(token, due);
+                Ok(Next::Wait(Work::Later { written }))
+            }
+            _ if written => self.commit(lane, token),
+            _ => Ok(Next::Done),
+        }
     }
 
     /// After a change of the image: durable now, in write-through mode.

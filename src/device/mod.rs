@@ -302,6 +302,12 @@ impl Device {
         }
     }
 
+    /// What the driver has negotiated and chosen counts no more.
+    fn forget_driver(&self) {
+        self.features.store(0, Ordering::Release);
+        self.writeback.store(self.config.writeback, Ordering::Release);
+    }
+
     /// The driver has reset the device or stopped all queues. Returns how many keys are lost.
     fn lose_keys(&self) -> usize {
         if self.config.keep_keys_on_reset { 0 } else { self.empty_all_slots() }
@@ -342,14 +348,12 @@ impl VirtioDevice for Device {
     }
 
     fn reset(&self) {
-        self.features.store(0, Ordering::Release);
-        self.writeback.store(self.config.writeback, Ordering::Release);
+        self.forget_driver();
         self.observer.count_reset(self.lose_keys());
     }
 
     fn disconnected(&self) {
-        self.features.store(0, Ordering::Release);
-        self.writeback.store(self.config.writeback, Ordering::Release);
+        self.forget_driver();
         self.observer.count_reset(self.empty_all_slots());
     }
 

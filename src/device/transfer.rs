@@ -192,13 +192,7 @@ impl Device {
                 None => return Ok(Next::Wait(Work::Read(moving))),
             }
         }
-        match moving.due {
-            Some(due) if due > Instant::now() => {
-                lane.later.at(token, due);
-                Ok(Next::Wait(Work::Later { written: false }))
-            }
-            _ => Ok(Next::Done),
-        }
+        self.data_moved(lane, token, moving.due, false)
     }
 
     pub(super) fn read_answered<'m>(
@@ -296,13 +290,7 @@ impl Device {
                 None => return Ok(Next::Wait(Work::Write(moving, source))),
             }
         }
-        match moving.due {
-            Some(due) if due > Instant::now() => {
-                lane.later.at(token, due);
-                Ok(Next::Wait(Work::Later { written: true }))
-            }
-            _ => self.commit(lane, token),
-        }
+        self.data_moved(lane, token, moving.due, true)
     }
 
     pub(super) fn write_answered<'m>(

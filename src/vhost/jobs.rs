@@ -228,17 +228,19 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
     fn leave(&mut self) -> bool {
         let mut left = false;
         for queue in &mut self.queues {
-            if queue.in_flight > 0 && self.lane.holds_back() && queue.turn.as_ref().is_some_and(|turn| !turn.goes_on())
-            {
-                left |= self.lane.release(queue.vring.index());
+            // Asking a queue takes its lock; one with chains that nobody holds back goes on until they are done.
+            if queue.in_flight > 0 && !self.lane.holds_back() || queue.turn.as_ref().is_none_or(Turn::goes_on) {
+                continue;
             }
-            if queue.in_flight == 0 && queue.turn.as_ref().is_some_and(|turn| !turn.goes_on()) {
-                queue.turn = None;
-                self.turns -= 1;
-                left = true;
-                if queue.vring.newly_retired() {
-                    self.device.queue_broken(queue.vring.index());
-                }
+            if queue.in_flight > 0 {
+                left |= self.lane.release(queue.vring.index());
+                continue;
+            }
+            queue.turn = None;
+            self.turns -= 1;
+            left = true;
+            if queue.vring.newly_retired() {
+                self.device.queue_broken(queue.vring.index());
             }
         }
         left
