@@ -12,7 +12,7 @@ use openssl::cipher::Cipher;
 use openssl::cipher_ctx::CipherCtx;
 use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
 use vhost_user_blk_crypto::keyslot::{KeyConfig, KeyslotTable};
-use vhost_user_blk_crypto::secret::with_wiped_stack;
+use vhost_user_blk_crypto::secret::{PROGRAM_STACK, with_wiped_stack};
 use vm_memory::VolatileSlice;
 
 const ROUNDS: usize = 15;
@@ -272,7 +272,7 @@ fn keyslots(engines: &[Engine]) {
         let nanoseconds = rates(&mut [
             Box::new(|| drop(black_box(XtsKey::new(engine, black_box(&key))))),
             Box::new(program),
-            Box::new(|| with_wiped_stack(program)),
+            Box::new(|| with_wiped_stack::<PROGRAM_STACK, _>(program)),
             Box::new(|| drop(black_box(table.acquire(3)))),
         ]);
         let [expand, program, wiped, acquire] =

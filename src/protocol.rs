@@ -168,6 +168,14 @@ pub struct KeyDescriptor {
     pub slot: U32,
     /// The key, `key_size` bytes.
     pub bytes: [u8; MAX_KEY_BYTES],
+    /// What the key is for.
+    pub usage: KeyUse,
+}
+
+/// What a key is for: the end of a [`KeyDescriptor`].
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct KeyUse {
     /// Key bytes in use.
     pub key_size: U32,
     /// One of [`crypto_mode`].
@@ -191,11 +199,7 @@ impl std::fmt::Debug for KeyDescriptor {
         f.debug_struct("KeyDescriptor")
             .field("slot", &self.slot.get())
             .field("bytes", &format_args!("[redacted]"))
-            .field("key_size", &self.key_size.get())
-            .field("crypto_mode", &self.crypto_mode.get())
-            .field("key_type", &self.key_type.get())
-            .field("data_unit_size_bits", &self.data_unit_size_bits.get())
-            .field("dun_bytes", &self.dun_bytes.get())
+            .field("usage", &self.usage)
             .finish()
     }
 }

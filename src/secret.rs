@@ -89,29 +89,34 @@ impl Drop for Unmap {
     }
 }
 
-/// Bytes of stack that [`with_wiped_stack`] wipes: several times what expanding or unwrapping a key takes.
-const WIPED_STACK: usize = 64 << 10;
-
-/// Calls `action`, which works on secrets, and then overwrites the part of the stack that it used.
+/// Calls `action`, which works on secrets, and then overwrites `STACK` bytes of the stack from here on: as many as the
+/// action may have used.
 ///
 /// Values that are moved leave copies behind which no destructor sees; expanded keys are returned by value from the
 /// crates that expand them. So this surrounds every command that has to do with keys.
-pub fn with_wiped_stack<R>(action: impl FnOnce() -> R) -> R {
+pub fn with_wiped_stack<const STACK: usize, R>(action: impl FnOnce() -> R) -> R {
     #[inline(never)]
     fn below<R>(action: impl FnOnce() -> R) -> R {
         action()
     }
     #[inline(never)]
-    fn wipe() {
+    fn wipe<const STACK: usize>() {
         // Its frame lies where the frames of `below` were. Filled at once: wiping word by word takes longer than
         // programming a key. That the compiler leaves it, the test below checks.
-        let frame = [0u8; WIPED_STACK];
+        let frame = [0u8; STACK];
         std::hint::black_box(&frame);
     }
     let result = below(action);
-    wipe();
+    wipe::<STACK>();
     result
 }
+
+/// For [`with_wiped_stack`]: enough for a raw key to be expanded and put in its place. Code that is not optimised takes
+/// more.
+pub const PROGRAM_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } else { 16 << 10 };
+
+/// For [`with_wiped_stack`]: enough for all that is done with keys, several times what unwrapping one takes.
+pub const COMMAND_STACK: usize = 64 << 10;
 
 /// Keeps secrets out of core dumps and away from other processes of the same user.
 ///
@@ -154,9 +159,9 @@ mod tests {
         program().expect("slot");
         // That the test can find what it looks for: a round key is the key itself, and moves leave it behind.
         let without = pieces_on_the_stack(&*key);
-        with_wiped_stack(program).expect("slot");
+        with_wiped_stack::<PROGRAM_STACK, _>(program).expect("slot");
         assert_eq!(pieces_on_the_stack(&*key), 0, "(without wiping there were {without})");
-        with_wiped_stack(|| {
+        with_wiped_stack::<COMMAND_STACK, _>(|| {
             let wrapping = crate::wrapped::Wrapping::new(None).expect("wrapping keys");
             let blob = wrapping.import(&key[..32]).expect("import");
             let blob = wrapping.prepare(&blob).expect("prepare");

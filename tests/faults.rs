@@ -244,6 +244,7 @@ fn a_stuck_request_goes_on_when_the_fault_is_cleared() {
     assert_eq!(write(&mut guest, 8, 2), OK, "the rest of the queue goes on");
     guest.rings[0].assert_silent(&guest.memory);
     assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
+    assert_eq!(program(&mut guest, 0, 1), OK, "commands go on");
     clear(&guest);
     assert_eq!(next(&mut guest, 0), stuck.head);
     assert_eq!(status(&guest, 0, &stuck), OK);

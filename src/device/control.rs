@@ -7,23 +7,57 @@ use std::time::Duration;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Device, Failure};
+use super::job::Next;
+use super::{Device, DeviceLane, Failure};
 use crate::crypto::KEY_BYTES;
+use crate::faults::Fate;
 use crate::keyslot::{Evicted, KeyConfig};
-use crate::protocol::{AES_256_XTS_KEY_BYTES, KeyBlob, KeyDescriptor, crypto_mode, key_type};
-use crate::request::{ControlCommand, Reply};
-use crate::secret::with_wiped_stack;
+use crate::observe::{Kind, Record, Stage};
+use crate::protocol::{AES_256_XTS_KEY_BYTES, KeyBlob, crypto_mode, key_type};
+use crate::request::{ControlCommand, Programming, Reply};
+use crate::secret::{COMMAND_STACK, PROGRAM_STACK, with_wiped_stack};
+use crate::vhost::Token;
 use crate::wrapped::{Blob, Wrapping};
 
 const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 
 impl Device {
-    pub(super) fn control(&self, command: ControlCommand, reply: &mut Reply<'_>) -> Result<(), Failure> {
-        with_wiped_stack(|| self.command(command, reply))
+    /// Whether a command has to wait for requests that use a key: some of them may be this worker's.
+    pub(super) fn must_wait(&self, command: &ControlCommand<'_>) -> bool {
+        match command {
+            ControlCommand::Program(Programming { slot, .. }) | ControlCommand::Evict { slot } => {
+                self.keyslots.is_in_use(*slot)
+            }
+            _ => false,
+        }
+    }
+
+    /// Does what a command says, and takes the time for it that the emulated hardware takes.
+    pub(super) fn control<'m>(
+        &self,
+        lane: &mut DeviceLane,
+        token: Token,
+        command: ControlCommand<'m>,
+        reply: &mut Reply<'m>,
+        record: &mut Record,
+        fate: Option<&Fate>,
+    ) -> Result<Next<'m>, Failure> {
+        let latency = self.latency(&command);
+        let result = if fate.is_some_and(|fate| fate.io_error) {
+            Err(self.fail_command(&command))
+        } else if is_raw(&command) {
+            with_wiped_stack::<PROGRAM_STACK, _>(|| self.command(command, reply))
+        } else {
+            with_wiped_stack::<COMMAND_STACK, _>(|| self.command(command, reply))
+        };
+        if record.kind() == Kind::Program {
+            record.watch.lap(Stage::Program);
+        }
+        result.map(|()| self.after(lane, token, latency))
     }
 
     /// What the emulated hardware takes for a command.
-    pub(super) fn latency(&self, command: &ControlCommand) -> Duration {
+    fn latency(&self, command: &ControlCommand<'_>) -> Duration {
         match command {
             ControlCommand::Program(_) => self.config.timing.program,
             ControlCommand::Evict { .. } => self.config.timing.evict,
@@ -31,7 +65,7 @@ impl Device {
         }
     }
 
-    fn command(&self, command: ControlCommand, reply: &mut Reply<'_>) -> Result<(), Failure> {
+    fn command(&self, command: ControlCommand<'_>, reply: &mut Reply<'_>) -> Result<(), Failure> {
         match command {
             ControlCommand::GetCryptoModes => {
                 let mut modes = [U32::ZERO; crypto_mode::TABLE_LEN];
@@ -46,15 +80,15 @@ impl Device {
                 Ok(())
             }
             ControlCommand::GetCharacteristics => reply_whole(reply, self.characteristics().as_bytes()),
-            ControlCommand::Program(descriptor) => {
-                let result = self.program(&descriptor);
+            ControlCommand::Program(programming) => {
+                let result = self.program(&programming);
                 if result.is_err() {
                     // Whatever the slot held, it does not hold what the driver wanted. A slot that does not exist is
                     // the error already.
-                    let _ = self.empty_slot(descriptor.slot.get());
+                    let _ = self.empty_slot(programming.slot);
                 }
                 let replaced = result.as_ref().ok().map(|&evicted| evicted == Evicted::Key);
-                self.observer.count_program(descriptor.slot.get(), replaced);
+                self.observer.count_program(programming.slot, replaced);
                 result.map(drop)
             }
             ControlCommand::Evict { slot } => {
@@ -85,32 +119,33 @@ impl Device {
         self.wrapping.as_ref().ok_or(Failure::Unsupported)
     }
 
-    fn program(&self, descriptor: &KeyDescriptor) -> Result<Evicted, Failure> {
-        let slot = descriptor.slot.get();
+    fn program(&self, programming: &Programming<'_>) -> Result<Evicted, Failure> {
+        let Programming { slot, usage, .. } = *programming;
         if slot >= u32::from(self.config.keyslots) {
             return Err(crate::keyslot::NoSuchSlot.into());
         }
-        if descriptor.crypto_mode.get() != crypto_mode::AES_256_XTS {
+        if usage.crypto_mode.get() != crypto_mode::AES_256_XTS {
             return Err(Failure::Unsupported);
         }
-        let wrapping = match descriptor.key_type.get() {
+        let wrapping = match usage.key_type.get() {
             key_type::RAW if self.config.raw_keys => None,
             key_type::HW_WRAPPED => Some(self.wrapping()?),
             _ => return Err(Failure::Unsupported),
         };
-        let data_unit_bits = descriptor.data_unit_size_bits.get();
+        let data_unit_bits = usage.data_unit_size_bits.get();
         let unit = 1u32.checked_shl(data_unit_bits).ok_or(Failure::Unsupported)?;
         if self.config.data_unit_mask & unit == 0 {
             return Err(Failure::Unsupported);
         }
-        let dun_bytes = descriptor.dun_bytes.get();
+        let dun_bytes = usage.dun_bytes.get();
         if dun_bytes > u32::from(self.config.max_dun_bytes) {
             return Err(Failure::Unsupported);
         }
         if dun_bytes == 0 {
             return Err(Failure::Malformed);
         }
-        let bytes = usize::try_from(descriptor.key_size.get()).ok().and_then(|size| descriptor.bytes.get(..size));
+        let key = programming.read_key();
+        let bytes = usize::try_from(usage.key_size.get()).ok().and_then(|size| key.get(..size));
         let bytes = bytes.ok_or(Failure::Malformed)?;
         let derived;
         let key: &[u8; KEY_BYTES] = match wrapping {
@@ -130,6 +165,11 @@ impl Device {
         self.keep_key(slot, key)?;
         Ok(replaced)
     }
+}
+
+/// Whether it is a raw key that goes into a slot.
+fn is_raw(command: &ControlCommand<'_>) -> bool {
+    matches!(command, ControlCommand::Program(key) if key.usage.key_type.get() == key_type::RAW)
 }
 
 fn reply_blob(reply: &mut Reply<'_>, blob: &Blob) -> Result<(), Failure> {

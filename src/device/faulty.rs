@@ -49,7 +49,7 @@ impl Device {
                 extents = &ranges;
                 (Op::WriteZeroes, None)
             }
-            Request::Control(ControlCommand::Program(descriptor)) => (Op::Program, Some(descriptor.slot.get())),
+            Request::Control(ControlCommand::Program(programming)) => (Op::Program, Some(programming.slot)),
             Request::Control(ControlCommand::Evict { slot }) => (Op::Evict, Some(*slot)),
             Request::GetId | Request::Control(_) => return None,
         };
@@ -155,11 +155,11 @@ impl Device {
     }
 
     /// A program or evict command that fails.
-    pub(super) fn fail_command(&self, command: &ControlCommand) -> Failure {
-        if let ControlCommand::Program(descriptor) = command {
+    pub(super) fn fail_command(&self, command: &ControlCommand<'_>) -> Failure {
+        if let ControlCommand::Program(programming) = command {
             // As when programming fails otherwise. A slot that does not exist is no concern here.
-            let _ = self.empty_slot(descriptor.slot.get());
-            self.observer.count_program(descriptor.slot.get(), None);
+            let _ = self.empty_slot(programming.slot);
+            self.observer.count_program(programming.slot, None);
         }
         Failure::Fault
     }

@@ -9,7 +9,7 @@ use super::transfer::Moving;
 use super::{Device, DeviceLane, Failure};
 use crate::disk;
 use crate::faults::Fate;
-use crate::observe::{Kind, Record, Stage};
+use crate::observe::{Record, Stage};
 use crate::protocol::Status;
 use crate::queue::Segments;
 use crate::request::{ControlCommand, Reply, Request};
@@ -40,7 +40,7 @@ pub(super) enum Work<'m> {
         written: bool,
     },
     /// A command that may have to wait for requests which use a key.
-    Control(ControlCommand),
+    Control(ControlCommand<'m>),
     /// Everything: a fault does not let it begin.
     Stuck(Box<Request<'m>>, Box<Fate>),
     /// Everything, after keys have been lost.
@@ -126,16 +126,7 @@ impl Device {
             (Work::Flush, Some(Answer::Disk(answer))) => self.flushed(answer),
             (Work::Later { written }, Some(Answer::Time)) => self.data_moved(lane, token, None, written),
             (Work::Control(command), None) => {
-                let latency = self.latency(&command);
-                let result = if fate.as_ref().is_some_and(|fate| fate.io_error) {
-                    Err(self.fail_command(&command))
-                } else {
-                    self.control(command, &mut reply)
-                };
-                if record.kind() == Kind::Program {
-                    record.watch.lap(Stage::Program);
-                }
-                result.map(|()| self.after(lane, token, latency))
+                self.control(lane, token, command, &mut reply, &mut record, fate.as_deref())
             }
             (Work::Over(status), Some(Answer::Held(_))) => return Self::complete(lane, reply, &mut record, status),
             (Work::Stuck(request, fate), Some(Answer::Held(how))) => {
@@ -149,7 +140,7 @@ impl Device {
     }
 
     /// Done, but not before this time has passed. Without a time the clock is not even looked at.
-    fn after<'m>(&self, lane: &mut DeviceLane, token: Token, time: Duration) -> Next<'m> {
+    pub(super) fn after<'m>(&self, lane: &mut DeviceLane, token: Token, time: Duration) -> Next<'m> {
         if time.is_zero() {
             return Next::Done;
         }

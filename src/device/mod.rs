@@ -29,7 +29,7 @@ use crate::observe::{Observer, Record, Stats};
 use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::ratelimit::RateLimit;
-use crate::request::{ControlCommand, CryptoAccess, Limits, QueueRole, Refusal, Reply, Request, parse};
+use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request, parse};
 use crate::vhost::{Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
@@ -279,11 +279,9 @@ impl Device {
             Request::SecureErase(extents) => self.change(lane, token, move |image| {
                 extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
             }),
-            // These wait for the requests that use the slot's old key, some of which this lane may have.
-            Request::Control(command @ (ControlCommand::Program(_) | ControlCommand::Evict { .. })) => {
-                Ok(Next::Alone(Work::Control(command)))
-            }
-            Request::Control(command) => self.control(command, reply).map(|()| Next::Done),
+            // Linux never lets a command meet requests that use the slot's old key.
+            Request::Control(command) if self.must_wait(&command) => Ok(Next::Alone(Work::Control(command))),
+            Request::Control(command) => self.control(lane, token, command, reply, record, fate),
         }
     }
 

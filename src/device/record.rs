@@ -54,7 +54,7 @@ fn sum(mut extents: impl Iterator<Item = Extent>) -> Option<Extent> {
     Some(Extent { offset: first.offset, len })
 }
 
-fn command_type(command: &ControlCommand) -> u32 {
+fn command_type(command: &ControlCommand<'_>) -> u32 {
     match command {
         ControlCommand::GetCryptoModes => request_type::GET_CRYPTO_MODES,
         ControlCommand::GetCharacteristics => request_type::GET_CRYPTO_CHARACTERISTICS,

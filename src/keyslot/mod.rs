@@ -82,6 +82,12 @@ impl KeyslotTable {
         Ok(self.slot(slot)?.acquire())
     }
 
+    /// Whether requests use the key in a slot, for whom programming and evicting would wait. One that does not exist
+    /// is not in use.
+    pub fn is_in_use(&self, slot: u32) -> bool {
+        self.slot(slot).is_ok_and(|slot| slot.is_in_use())
+    }
+
     /// Puts a key into a slot; returns, when no request uses the old key any more, whether there was one.
     ///
     /// # Errors

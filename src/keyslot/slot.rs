@@ -135,6 +135,12 @@ impl Slot {
         }
     }
 
+    /// Whether requests use the key that the slot holds now.
+    pub(super) fn is_in_use(&self) -> bool {
+        let state = self.state.load(SeqCst);
+        state != 0 && self.cell(state).users.load(SeqCst) != 0
+    }
+
     /// Whether there is anything but zeroes in each cell.
     #[cfg(test)]
     pub(super) fn cells_in_use(&self) -> [bool; 2] {

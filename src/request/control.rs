@@ -2,19 +2,41 @@
 
 //! Commands of the control virtqueue, as the driver sent them. What the device offers is checked where it is known.
 
+use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
+use zeroize::Zeroizing;
 
 use super::{Refused, read_front};
-use crate::protocol::{KeyBlob, KeyDescriptor, Status, request_type};
+use crate::protocol::{KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, request_type};
 use crate::queue::Segments;
+
+/// The payload of KEYSLOT_PROGRAM: what the key is for, and the key where the driver has put it.
+#[derive(Debug)]
+pub struct Programming<'m> {
+    /// Keyslot; not known to exist.
+    pub slot: u32,
+    /// What the key is for; nothing of it is checked.
+    pub usage: KeyUse,
+    key: Segments<'m>,
+}
+
+impl Programming<'_> {
+    /// Copies the key from guest memory. To be called once, where the copy is wiped.
+    pub fn read_key(&self) -> Zeroizing<[u8; MAX_KEY_BYTES]> {
+        let mut key = Zeroizing::new([0; MAX_KEY_BYTES]);
+        // It is as long as that: see `programming`.
+        self.key.copy_to(0, &mut *key);
+        key
+    }
+}
 
 /// A command. The key material in it is wiped when it is dropped.
 #[derive(Debug)]
-pub enum ControlCommand {
+pub enum ControlCommand<'m> {
     /// GET_CRYPTO_MODES.
     GetCryptoModes,
     /// KEYSLOT_PROGRAM.
-    Program(Box<KeyDescriptor>),
+    Program(Programming<'m>),
     /// KEYSLOT_EVICT: only the slot counts.
     Evict {
         /// Keyslot; not known to exist.
@@ -33,18 +55,18 @@ pub enum ControlCommand {
 }
 
 /// A command on a request queue.
-pub(super) fn parse_in_band(request_type: u32, payload: Segments<'_>) -> Result<ControlCommand, Refused> {
+pub(super) fn parse_in_band(request_type: u32, payload: Segments<'_>) -> Result<ControlCommand<'_>, Refused> {
     match request_type {
         request_type::GET_CRYPTO_CHARACTERISTICS => Ok(ControlCommand::GetCharacteristics),
         _ => parse(request_type, payload),
     }
 }
 
-pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<ControlCommand, Refused> {
+pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<ControlCommand<'_>, Refused> {
     match request_type {
         request_type::GET_CRYPTO_MODES => Ok(ControlCommand::GetCryptoModes),
-        request_type::KEYSLOT_PROGRAM => Ok(ControlCommand::Program(descriptor(&mut payload)?)),
-        request_type::KEYSLOT_EVICT => Ok(ControlCommand::Evict { slot: descriptor(&mut payload)?.slot.get() }),
+        request_type::KEYSLOT_PROGRAM => Ok(ControlCommand::Program(programming(payload)?)),
+        request_type::KEYSLOT_EVICT => Ok(ControlCommand::Evict { slot: programming(payload)?.slot }),
         request_type::DERIVE_SW_SECRET => Ok(ControlCommand::DeriveSwSecret(blob(&mut payload)?)),
         request_type::GENERATE_KEY => Ok(ControlCommand::GenerateKey),
         request_type::IMPORT_KEY => Ok(ControlCommand::ImportKey(blob(&mut payload)?)),
@@ -58,8 +80,14 @@ fn blob(payload: &mut Segments<'_>) -> Result<Box<KeyBlob>, Refused> {
     if read_front(payload, blob.as_mut_bytes()) { Ok(blob) } else { Err(Refused::TooShort) }
 }
 
-fn descriptor(payload: &mut Segments<'_>) -> Result<Box<KeyDescriptor>, Refused> {
-    // On the heap from the start, so that no copy of the key stays behind on the stack.
-    let mut descriptor = KeyDescriptor::new_box_zeroed().map_err(|_| Status::IoErr)?;
-    if read_front(payload, descriptor.as_mut_bytes()) { Ok(descriptor) } else { Err(Refused::TooShort) }
+fn programming(mut payload: Segments<'_>) -> Result<Programming<'_>, Refused> {
+    let mut payload = payload.take_front(size_of::<KeyDescriptor>() as u64); // 152
+    let (mut slot, mut usage) = (U32::ZERO, KeyUse::new_zeroed());
+    let whole = read_front(&mut payload, slot.as_mut_bytes());
+    let key = payload.take_front(MAX_KEY_BYTES as u64);
+    if whole && read_front(&mut payload, usage.as_mut_bytes()) {
+        Ok(Programming { slot: slot.get(), usage, key })
+    } else {
+        Err(Refused::TooShort)
+    }
 }

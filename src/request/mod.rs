@@ -14,7 +14,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::protocol::{CryptoMessage, RequestHeader, SECTOR_SHIFT, Status, feature, request_type};
 use crate::queue::{Chain, Segments};
 
-pub use control::ControlCommand;
+pub use control::{ControlCommand, Programming};
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::Reply;
 
@@ -108,7 +108,7 @@ pub enum Request<'m> {
     /// SECURE_ERASE.
     SecureErase(Vec<Extent>),
     /// A command of the control virtqueue, or one in-band.
-    Control(ControlCommand),
+    Control(ControlCommand<'m>),
 }
 
 /// Why a chain is not a request. `request_type` for the statistics: `None` when there is not even a header.

@@ -66,7 +66,7 @@ pub trait Lane: Send {
 /// How the worker threads behave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// Threads that serve the request queues; the last queue has a thread of its own.
+    /// Threads that serve the queues.
     pub workers: usize,
     /// The longest time to look for more work before going to sleep. 0: never look.
     pub poll: Duration,

@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
@@ -45,15 +44,9 @@ impl<D: VirtioDevice> Session<D> {
             .collect::<io::Result<Vec<_>>>()?;
         let mut workers = Vec::new();
         let shares = share(&vrings, config.workers);
-        let last = shares.len().saturating_sub(1);
         for (number, vrings) in shares.into_iter().enumerate() {
-            let options = if number == last && number > 0 {
-                // Commands are rare; there is nothing to gain by polling for them.
-                WorkerOptions { name: "control".into(), poll: Duration::ZERO, cpu: None }
-            } else {
-                let cpu = config.cpus.get(number % config.cpus.len().max(1)).copied();
-                WorkerOptions { name: format!("worker {number}"), poll: config.poll, cpu }
-            };
+            let cpu = config.cpus.get(number % config.cpus.len().max(1)).copied();
+            let options = WorkerOptions { name: format!("worker {number}"), poll: config.poll, cpu };
             workers.push(Worker::start(options, Arc::clone(&device), memory.handle(), vrings)?);
         }
         Ok(Self { device, memory, vrings, workers, owned: false })
@@ -103,8 +96,9 @@ impl<D: VirtioDevice> Session<D> {
     }
 }
 
-/// The queues of each thread: the last queue, where commands may have to wait for requests, has its own; the others are
-/// dealt out.
+/// The queues of each thread, dealt out. The last queue, which may be the control virtqueue, goes to the thread that has
+/// the least to do, before its other queues: drivers wait for a command before they send the request that needs it. A
+/// thread of its own would be woken for each command, and then another one for that request.
 fn share(vrings: &[Arc<Vring>], workers: usize) -> Vec<Vec<Arc<Vring>>> {
     let Some((last, requests)) = vrings.split_last() else { return Vec::new() };
     let workers = workers.clamp(1, requests.len().max(1));
@@ -114,8 +108,9 @@ fn share(vrings: &[Arc<Vring>], workers: usize) -> Vec<Vec<Arc<Vring>>> {
             share.push(Arc::clone(vring));
         }
     }
-    shares.push(vec![Arc::clone(last)]);
-    shares.retain(|share| !share.is_empty());
+    if let Some(share) = shares.last_mut() {
+        share.insert(0, Arc::clone(last));
+    }
     shares
 }
 

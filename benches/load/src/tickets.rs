@@ -4,8 +4,8 @@
 
 use anyhow::{Context, Result, ensure};
 use vhost_user_blk_crypto::protocol::{
-    AES_256_XTS_KEY_BYTES, CryptoMessage, KeyDescriptor, MAX_KEY_BYTES, RequestHeader, SECTOR_SHIFT, crypto_mode,
-    key_type, request_type,
+    AES_256_XTS_KEY_BYTES, CryptoMessage, KeyDescriptor, KeyUse, MAX_KEY_BYTES, RequestHeader, SECTOR_SHIFT,
+    crypto_mode, key_type, request_type,
 };
 use vm_memory::VolatileMemory;
 use zerocopy::IntoBytes;
@@ -82,11 +82,13 @@ pub fn program(memory: &Memory, ring: &mut Ring<'_>, ticket: u16, crypto: Crypto
     let descriptor = KeyDescriptor {
         slot: crypto.slot.into(),
         bytes,
-        key_size: (key.len() as u32).into(),
-        crypto_mode: crypto_mode::AES_256_XTS.into(),
-        key_type: key_type::RAW.into(),
-        data_unit_size_bits: crypto.unit_bits.into(),
-        dun_bytes: 8.into(),
+        usage: KeyUse {
+            key_size: (key.len() as u32).into(),
+            crypto_mode: crypto_mode::AES_256_XTS.into(),
+            key_type: key_type::RAW.into(),
+            data_unit_size_bits: crypto.unit_bits.into(),
+            dun_bytes: 8.into(),
+        },
     };
     let header = RequestHeader { request_type: request_type::KEYSLOT_PROGRAM.into(), ..Default::default() };
     let at = Memory::header(CONTROL, ticket);

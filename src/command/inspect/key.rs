@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
-use vhost_user_blk_crypto::secret::{SecretBox, with_wiped_stack};
+use vhost_user_blk_crypto::secret::{COMMAND_STACK, SecretBox, with_wiped_stack};
 
 /// An expanded key in locked memory.
 pub struct Key(SecretBox<Option<XtsKey>>);
@@ -55,7 +55,7 @@ pub fn read(path: &Path) -> Result<Key> {
         );
     }
     let mut expanded = SecretBox::new(None).with_context(memory)?;
-    with_wiped_stack(|| *expanded = Some(XtsKey::new(Engine::detect(), &key)));
+    with_wiped_stack::<COMMAND_STACK, _>(|| *expanded = Some(XtsKey::new(Engine::detect(), &key)));
     Ok(Key(expanded))
 }
 
