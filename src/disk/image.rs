@@ -109,6 +109,20 @@ impl Image {
         self.mapping.as_ref()?.to_write(offset, len)
     }
 
+    /// Fetches the first bytes of what will be read in place.
+    pub fn will_read(&self, offset: u64, len: u64) {
+        if let Some(mapping) = &self.mapping {
+            mapping.will_read(offset, len);
+        }
+    }
+
+    /// Fetches the first bytes of what will be written in place.
+    pub fn will_write(&self, offset: u64, len: u64) {
+        if let Some(mapping) = &self.mapping {
+            mapping.will_write(offset, len);
+        }
+    }
+
     /// Whether what was done in place has worked. It has not when somebody has truncated the image, or there was no
     /// space; then it must be done again by other means.
     pub fn in_place_is_sound(&self) -> bool {
@@ -148,7 +162,21 @@ impl Image {
     pub fn write_from(&self, offset: u64, pieces: &[VolatileSlice<'_>]) -> io::Result<()> {
         vectored::all(offset, pieces, io::ErrorKind::WriteZero, |offset, rest| {
             vectored::write(&self.file, offset, rest)
-        })
+        })?;
+        self.was_written(offset, pieces.iter().map(VolatileSlice::len).sum());
+        Ok(())
+    }
+
+    fn was_written(&self, offset: u64, len: usize) {
+        if let Some(mapping) = &self.mapping {
+            mapping.was_written(offset, len);
+        }
+    }
+
+    fn was_discarded(&self, offset: u64, len: u64) {
+        if let Some(mapping) = &self.mapping {
+            mapping.was_discarded(offset, len);
+        }
     }
 
     /// Fills `data` from `offset` on.
@@ -164,7 +192,9 @@ impl Image {
     /// # Errors
     /// The system's.
     pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)?;
+        self.was_written(offset, data.len());
+        Ok(())
     }
 
     /// Makes everything written so far durable.
@@ -191,6 +221,7 @@ impl Image {
     /// # Errors
     /// The system's.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.was_discarded(offset, len);
         Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
     }
 
@@ -203,6 +234,7 @@ impl Image {
             ZeroMode::MayDeallocate if self.can_discard => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
             _ => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
         };
+        self.was_discarded(offset, len);
         match fallocate(&self.file, flags, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
                 self.write_zero_bytes(offset, len)

@@ -167,6 +167,20 @@ impl Lane {
         if self.disk.aio == Aio::Sync { self.image().write_in_place(offset, len) } else { None }
     }
 
+    /// Bytes are going to be read: where that is done in place, the first of them are fetched into the CPU's caches.
+    pub fn will_read(&self, offset: u64, len: u64) {
+        if self.disk.aio == Aio::Sync {
+            self.image().will_read(offset, len);
+        }
+    }
+
+    /// The same for bytes that are going to be written.
+    pub fn will_write(&self, offset: u64, len: u64) {
+        if self.disk.aio == Aio::Sync {
+            self.image().will_write(offset, len);
+        }
+    }
+
     /// Moves data between guest memory and the image without a buffer, where that can be done here and now. False:
     /// use [`Lane::transfer`].
     ///

@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::settled::Settled;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -25,19 +26,43 @@ pub struct Mapping {
     watched: &'static Watched,
     /// The file lives in memory (tmpfs), so its pages are there.
     in_memory: bool,
-    writable: bool,
+    writable: Writable,
+}
+
+/// Which bytes of a mapping are written in place.
+#[derive(Debug)]
+enum Writable {
+    No,
+    Settled(Settled),
+    All,
+}
+
+/// Which bytes of a mapping are to be written in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// None.
+    Never,
+    /// Those of a file in memory where it is the fastest way. Of another file none: there, each write-back is followed by
+    /// page faults.
+    WhereItPays,
+    /// All: for a file that holds nothing yet, and is written by nobody else.
+    Always,
 }
 
 impl Mapping {
-    /// Maps the first `len` bytes of a file. It should be `writable` only where most pages are written more than once: the
-    /// first time costs a page fault, which is more than a system call that writes.
+    /// Maps the first `len` bytes of a file.
     ///
     /// # Errors
     /// The system's; or there are too many mappings already.
-    pub fn new(file: &File, len: u64, writable: bool) -> io::Result<Self> {
+    pub fn new(file: &File, len: u64, writing: Writing) -> io::Result<Self> {
         let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| u64::try_from(system.f_type) == Ok(TMPFS_MAGIC));
+        let writable = match writing {
+            Writing::Always => Writable::All,
+            Writing::WhereItPays if in_memory => Settled::new(len).map_or(Writable::No, Writable::Settled),
+            Writing::Never | Writing::WhereItPays => Writable::No,
+        };
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        let protection = libc::PROT_READ | if matches!(writable, Writable::No) { 0 } else { libc::PROT_WRITE };
         let region = MmapRegionBuilder::new(len)
             .with_mmap_prot(protection)
             .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
@@ -58,7 +83,39 @@ impl Mapping {
     /// A range to write, where storing is as good as writing. What was written counts only if [`Mapping::is_sound`]
     /// afterwards.
     pub fn to_write(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
-        if self.writable { self.range(offset, len) } else { None }
+        match &self.writable {
+            Writable::All => self.range(offset, len),
+            Writable::Settled(settled) if settled.has(offset, len) => self.range(offset, len),
+            Writable::Settled(_) | Writable::No => None,
+        }
+    }
+
+    /// A range has been written by a system call.
+    pub fn was_written(&self, offset: u64, len: usize) {
+        if let Writable::Settled(settled) = &self.writable {
+            settled.written(offset, len, |offset, len| self.range(offset, usize::try_from(len).ok()?));
+        }
+    }
+
+    /// A range has been given back to the file system.
+    pub fn was_discarded(&self, offset: u64, len: u64) {
+        if let Writable::Settled(settled) = &self.writable {
+            settled.forget(offset, len);
+        }
+    }
+
+    /// Bytes are going to be read: the first of them are fetched.
+    pub fn will_read(&self, offset: u64, len: u64) {
+        if let Some(start) = self.range(offset, at_most(len, FETCHED)) {
+            fetch(&start);
+        }
+    }
+
+    /// Bytes are going to be written: the first of them are fetched.
+    pub fn will_write(&self, offset: u64, len: u64) {
+        if let Some(start) = self.to_write(offset, at_most(len, FETCHED)) {
+            fetch(&start);
+        }
     }
 
     fn range(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
@@ -82,11 +139,34 @@ impl Drop for Mapping {
     }
 }
 
+/// Bytes that are fetched ahead: the rest of a longer request comes by itself, as the CPU notices the pattern.
+const FETCHED: usize = 4096;
+
+fn at_most(len: u64, most: usize) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX).min(most)
+}
+
+/// Has the CPU fetch bytes that will be used soon. Besides the bytes that is their translation, which takes longer: with
+/// virtual machines it is a walk through two page tables.
+fn fetch(range: &VolatileSlice<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let start = range.ptr_guard().as_ptr();
+        for line in (0..range.len()).step_by(64) {
+            // SAFETY: a prefetch has no effect but on the caches, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = range;
+}
+
 /// Pages that are looked up in one system call: as many as a long request has.
 const MOST_PAGES: usize = 512;
 
 /// Whether the pages of a mapping of a file are in the page cache (`mincore(2)`).
-fn is_resident(range: &VolatileSlice<'_>) -> bool {
+pub(super) fn is_resident(range: &VolatileSlice<'_>) -> bool {
     let page = rustix::param::page_size();
     let address = range.ptr_guard().as_ptr() as usize;
     let start = address & !(page - 1);
@@ -206,8 +286,8 @@ mod tests {
     fn a_truncated_file_breaks_the_mapping_and_nothing_else() {
         for directory in [std::env::temp_dir().to_string_lossy().as_ref(), "/dev/shm"] {
             let file = file(directory, 1 << 20);
-            let mapping = Mapping::new(&file, 1 << 20, true).expect("mapping");
-            let other = Mapping::new(&file, 4096, true).expect("mapping");
+            let mapping = Mapping::new(&file, 1 << 20, Writing::Always).expect("mapping");
+            let other = Mapping::new(&file, 4096, Writing::Always).expect("mapping");
             let range = mapping.range(512 << 10, 8192).expect("sound");
             let mut bytes = [1u8; 8192];
             file.set_len(4096).expect("truncated");
@@ -223,13 +303,49 @@ mod tests {
     #[test]
     fn only_a_writable_mapping_is_written_in_place() {
         let file = file("/dev/shm", 8192);
-        assert!(Mapping::new(&file, 8192, true).expect("mapping").to_write(0, 512).is_some());
-        assert!(Mapping::new(&file, 8192, false).expect("mapping").to_write(0, 512).is_none());
+        assert!(Mapping::new(&file, 8192, Writing::Always).expect("mapping").to_write(0, 512).is_some());
+        assert!(Mapping::new(&file, 8192, Writing::Never).expect("mapping").to_write(0, 512).is_none());
+    }
+
+    #[test]
+    fn a_file_in_memory_is_written_in_place_where_it_was_written_twice() {
+        const LEN: u64 = 1 << 20;
+        let sectors = |file: &File| std::os::unix::fs::MetadataExt::blocks(&file.metadata().expect("file"));
+        let memory = file("/dev/shm", LEN);
+        let mapping = Mapping::new(&memory, LEN, Writing::WhereItPays).expect("mapping");
+        let write = |offset: u64, len: usize| {
+            std::os::unix::fs::FileExt::write_all_at(&memory, &vec![5; len], offset).expect("write");
+            mapping.was_written(offset, len);
+        };
+        write(0, 4096);
+        write(4096, 4096);
+        write(0, 4096);
+        assert!(mapping.to_write(0, 512).is_none(), "the rest of the block is a hole");
+        assert_eq!(sectors(&memory), 16, "which stays one");
+        write(0, 128 << 10);
+        assert!(mapping.to_write(0, 64 << 10).is_some() && mapping.to_write(0, 128 << 10).is_none());
+        write(0, 128 << 10);
+        assert!(mapping.to_write(512, 128 << 10).is_none(), "it is longer than what was written");
+        let range = mapping.to_write(512, (128 << 10) - 512).expect("settled");
+        range.copy_from(&[9u8; 4096]);
+        let mut bytes = [0; 4096];
+        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, 512).expect("read");
+        assert_eq!(bytes, [9; 4096]);
+        mapping.was_discarded(64 << 10, 4096);
+        assert!(mapping.to_write(0, 64 << 10).is_some() && mapping.to_write(0, 65 << 10).is_none());
+
+        let other = tempfile::tempfile().expect("file");
+        other.set_len(LEN).expect("size");
+        let mapping = Mapping::new(&other, LEN, Writing::WhereItPays).expect("mapping");
+        if !mapping.in_memory {
+            (0..3).for_each(|_| mapping.was_written(0, 128 << 10));
+            assert!(mapping.to_write(0, 512).is_none());
+        }
     }
 
     #[test]
     fn ranges_end_with_the_file() {
-        let mapping = Mapping::new(&file("/dev/shm", 8192), 8192, true).expect("mapping");
+        let mapping = Mapping::new(&file("/dev/shm", 8192), 8192, Writing::Always).expect("mapping");
         assert!(mapping.to_read(4096, 4096).is_some());
         assert!(mapping.to_read(4096, 4097).is_none());
         assert!(mapping.to_read(u64::MAX, 1).is_none());

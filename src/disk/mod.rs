@@ -11,6 +11,7 @@ mod image;
 mod lane;
 mod mapping;
 mod open;
+mod settled;
 mod uring;
 mod vectored;
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, major, minor};
 
 use super::Image;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Writing};
 use crate::protocol::SECTOR_SIZE;
 
 /// How to open an image.
@@ -168,8 +168,9 @@ impl OpenOptions {
             && !self.read_only
             && if is_block_device { block_device_discards(&file) } else { file_system_punches_holes(&file, len) };
         let can_secure_erase = !self.read_only && is_block_device && block_device_erases(&file);
+        let writing = if self.read_only { Writing::Never } else { Writing::WhereItPays };
         let mapping = (!self.direct && !is_block_device)
-            .then(|| Mapping::new(&file, len, false))
+            .then(|| Mapping::new(&file, len, writing))
             .and_then(|mapping| mapping.inspect_err(|error| log::debug!("the image is not mapped: {error}")).ok());
         let image = Image {
             file,
@@ -204,7 +205,8 @@ impl OpenOptions {
         let file = rustix::fs::memfd_create("image", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
         let file = File::from(file);
         file.set_len(len).map_err(failed)?;
-        let mapping = Some(Mapping::new(&file, len, !self.read_only).map_err(failed)?);
+        let writing = if self.read_only { Writing::Never } else { Writing::Always };
+        let mapping = Some(Mapping::new(&file, len, writing).map_err(failed)?);
         Ok(Image {
             file,
             len,
