@@ -6,6 +6,7 @@
 //! ([`crypto`](crate::crypto)) -> **disk** ([`disk`](crate::disk)) -> reply -> queue. A request that waits for the disk is
 //! a [`Job`] meanwhile.
 
+mod accept;
 mod config_space;
 mod control;
 mod controlled;
@@ -29,10 +30,11 @@ use crate::observe::{Observer, Record, Stats};
 use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::ratelimit::RateLimit;
-use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request, parse};
+use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request};
 use crate::vhost::{Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
+pub use accept::Accepted;
 pub use held::Let;
 pub use job::Job;
 use job::{Next, Work};
@@ -314,6 +316,7 @@ impl Device {
 
 impl VirtioDevice for Device {
     type Lane = DeviceLane;
+    type Accepted<'m> = Accepted<'m>;
     type Job<'m> = Job<'m>;
 
     fn features(&self) -> u64 {
@@ -364,33 +367,16 @@ impl VirtioDevice for Device {
         DeviceLane::new(&self.disk, self.observer.lane())
     }
 
-    fn start<'m>(
-        &self,
-        lane: &mut DeviceLane,
-        queue: usize,
-        head: u16,
-        token: Token,
-        chain: Chain<'m>,
-    ) -> Progress<Job<'m>> {
-        let mut record = Record::new(queue, head, lane.observe.stopwatch());
-        match parse(chain, self.role(queue), &self.limits()) {
-            (mut reply, Ok(request)) => {
-                record.describe(&request);
-                if self.faults.armed()
-                    && let Some(fate) = self.fate(queue, &request)
-                {
-                    return self.start_struck(lane, token, request, reply, record, fate);
-                }
-                let next = self.execute(lane, token, request, &mut reply, &mut record, None);
-                self.settle(lane, token, reply, &mut record, None, next)
-            }
-            (reply, Err(refusal)) => {
-                record.describe_refusal(&refusal);
-                let written = Self::refuse(reply, refusal);
-                lane.observe.finished(&record);
-                Progress::Done(written)
-            }
-        }
+    fn accept<'m>(&self, lane: &mut DeviceLane, queue: usize, head: u16, chain: Chain<'m>) -> Accepted<'m> {
+        self.accept_chain(lane, queue, head, chain)
+    }
+
+    fn announce(&self, lane: &DeviceLane, accepted: &Accepted<'_>) {
+        Self::announce(lane, accepted);
+    }
+
+    fn start<'m>(&self, lane: &mut DeviceLane, token: Token, accepted: Self::Accepted<'m>) -> Progress<Self::Job<'m>> {
+        self.start_accepted(lane, token, accepted)
     }
 
     fn resume<'m>(

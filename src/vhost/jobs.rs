@@ -11,12 +11,17 @@ use slab::Slab;
 use vm_memory::GuestMemoryMmap;
 
 use super::{Lane, Progress, Token, VirtioDevice};
-use crate::queue::{BATCH, Completion, TakenChain, Turn, Vring};
+use crate::queue::{BATCH, ChainError, Completion, TakenChain, Turn, Vring};
 
 /// Chains that are done are returned in portions of this many at the most: the driver works on the first ones while
 /// the next ones are served. A sleeping driver is woken more often for that, which on idle cores pays.
 const PORTION: usize = 8;
 
+/// How many chains ahead the device is told which one comes.
+const AHEAD: usize = 2;
+
+/// Something that the device has looked at, or a chain that is broken.
+type Accepted<'m, D> = Result<<D as VirtioDevice>::Accepted<'m>, ChainError>;
 type Answer<D> = <<D as VirtioDevice>::Lane as Lane>::Answer;
 
 /// A worker's queues in one stretch of work, and the chains in flight.
@@ -31,6 +36,8 @@ pub struct Hand<'w, 'm, D: VirtioDevice> {
     /// Jobs that wait until nothing else is in hand.
     alone: Vec<Token>,
     chains: Vec<TakenChain<'m>>,
+    /// What the device has made of them, by head.
+    accepted: Vec<(u16, Accepted<'m, D>)>,
     answers: Vec<(Token, Answer<D>)>,
 }
 
@@ -70,9 +77,9 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             .zip(turns)
             .map(|(vring, turn)| QueueInHand { vring, turn, in_flight: 0, done: Vec::new() })
             .collect();
-        let (chains, answers) = (Vec::with_capacity(BATCH), Vec::new());
-        let alone = Vec::new();
-        Self { device, lane, memory, queues, turns: at_turn, jobs: Slab::new(), alone, chains, answers }
+        let (chains, accepted) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let (alone, answers, jobs) = (Vec::new(), Vec::new(), Slab::new());
+        Self { device, lane, memory, queues, turns: at_turn, jobs, alone, chains, accepted, answers }
     }
 
     /// Whether every chain has been returned.
@@ -122,27 +129,45 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             self.turns += usize::from(queue.turn.is_some());
         }
         let Some(turn) = &queue.turn else { return false };
-        let mut chains = std::mem::take(&mut self.chains);
-        turn.take(self.memory, room, &mut chains);
-        let progress = !chains.is_empty();
-        for taken in chains.drain(..) {
-            self.start(place, taken);
+        turn.take(self.memory, room, &mut self.chains);
+        let index = queue.vring.index();
+        let mut accepted = std::mem::take(&mut self.accepted);
+        for TakenChain { head, chain } in self.chains.drain(..) {
+            accepted.push((head, chain.map(|chain| self.device.accept(self.lane, index, head, chain))));
         }
-        self.chains = chains;
+        let progress = !accepted.is_empty();
+        for (_, soon) in accepted.iter().take(AHEAD) {
+            self.announce(soon);
+        }
+        let mut rest = accepted.drain(..);
+        while let Some((head, next)) = rest.next() {
+            if let Some((_, soon)) = rest.as_slice().get(AHEAD - 1) {
+                self.announce(soon);
+            }
+            self.start(place, head, next);
+        }
+        drop(rest);
+        self.accepted = accepted;
         self.give_back(place);
         progress
     }
 
-    fn start(&mut self, place: usize, taken: TakenChain<'m>) {
+    fn announce(&self, accepted: &Accepted<'m, D>) {
+        if let Ok(accepted) = accepted {
+            self.device.announce(self.lane, accepted);
+        }
+    }
+
+    fn start(&mut self, place: usize, head: u16, accepted: Accepted<'m, D>) {
         let Some(queue) = self.queues.get_mut(place) else { return };
         queue.in_flight += 1;
         let entry = self.jobs.vacant_entry();
         let token = entry.key();
-        entry.insert(InFlight { place, head: taken.head, job: None });
-        let progress = match taken.chain {
-            Ok(chain) => self.device.start(self.lane, queue.vring.index(), taken.head, token, chain),
+        entry.insert(InFlight { place, head, job: None });
+        let progress = match accepted {
+            Ok(accepted) => self.device.start(self.lane, token, accepted),
             Err(error) => {
-                log::debug!("queue {}: head {}: {error}", queue.vring.index(), taken.head);
+                log::debug!("queue {}: head {head}: {error}", queue.vring.index());
                 queue.vring.retire("a descriptor chain is broken");
                 Progress::Done(0)
             }

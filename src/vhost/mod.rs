@@ -78,6 +78,8 @@ pub struct WorkerConfig {
 pub trait VirtioDevice: Send + Sync + 'static {
     /// One worker's part of the device.
     type Lane: Lane;
+    /// A chain that has been looked at.
+    type Accepted<'m>;
     /// A chain that waits.
     type Job<'m>;
 
@@ -104,15 +106,12 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// # Errors
     /// When there is no memory, or no way to the disk.
     fn lane(&self) -> io::Result<Self::Lane>;
-    /// Begins to serve the chain at `head`. Must not panic, whatever the guest sent.
-    fn start<'m>(
-        &self,
-        lane: &mut Self::Lane,
-        queue: usize,
-        head: u16,
-        token: Token,
-        chain: Chain<'m>,
-    ) -> Progress<Self::Job<'m>>;
+    /// Looks at the chain at `head`. Must not panic, whatever the guest sent.
+    fn accept<'m>(&self, lane: &mut Self::Lane, queue: usize, head: u16, chain: Chain<'m>) -> Self::Accepted<'m>;
+    /// It is about to be started, after a few others: what it needs may be fetched.
+    fn announce(&self, lane: &Self::Lane, accepted: &Self::Accepted<'_>);
+    /// Begins to serve a chain. Must not panic, whatever the guest sent.
+    fn start<'m>(&self, lane: &mut Self::Lane, token: Token, accepted: Self::Accepted<'m>) -> Progress<Self::Job<'m>>;
     /// Goes on with a chain: with the lane's answer, or with none when the job asked to be alone.
     fn resume<'m>(
         &self,

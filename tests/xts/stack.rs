@@ -123,7 +123,8 @@ pub fn no_key_stays_on_the_stack_of_a_command(engine: Engine) {
     wipe();
     assert_eq!(found(&round_keys), 0, "the test itself leaves round keys");
     // The second queue is the control virtqueue.
-    let progress = device.start(&mut lane, 1, 0, 0, chain);
+    let accepted = device.accept(&mut lane, 1, 0, chain);
+    let progress = device.start(&mut lane, 0, accepted);
     assert_eq!(found(&round_keys), 0);
     assert!(matches!(progress, Progress::Done(1)));
     assert_eq!(guest.read_obj::<u8>(GuestAddress(1024)).expect("status"), Status::Ok as u8);
