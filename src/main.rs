@@ -12,12 +12,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode};
 use stats_file::StatsFile;
-use vhost_user_blk_crypto::control;
+use vhost_user_blk_crypto::control::{self, Resized};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
@@ -65,7 +65,7 @@ fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> s
 
 fn run(args: &Args) -> Result<()> {
     // Before there is a socket: whoever sees that may send a signal, and expect a clean end.
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     // Before there are keys.
     forbid_core_dumps().context("cannot turn core dumps off")?;
     // What this process makes is for its owner alone.
@@ -106,9 +106,9 @@ fn run(args: &Args) -> Result<()> {
     let _control = control.map(|listener| control::Server::start(listener, controlled, about)).transpose()?;
     let handle = signals.handle();
     let watcher = std::thread::Builder::new().name("signals".into()).spawn({
-        let stop = Arc::clone(&stop);
+        let (stop, device) = (Arc::clone(&stop), Arc::clone(&device));
         move || {
-            let mut signals = signals.forever();
+            let mut signals = signals.forever().filter(|&signal| signal != SIGHUP || look_at_the_size(&device));
             if let Some(signal) = signals.next() {
                 log::info!("signal {signal}: finishing requests in flight, then exiting (again to exit at once)");
                 stop.request();
@@ -156,6 +156,16 @@ fn disk(args: &Args, config: &DeviceConfig) -> Result<Disk> {
         bail!("{} cannot give space back; use --discard auto or off", image_name(args));
     }
     Disk::new(image, args.aio.choice()).context("io_uring cannot be used here; use --aio threads or sync")
+}
+
+/// SIGHUP. False: there is nothing else to be done for this signal.
+fn look_at_the_size(device: &Device) -> bool {
+    match device.resize(None) {
+        Ok(Resized { reason: Some(reason), .. }) => log::warn!("the frontend does not know of the new size: {reason}"),
+        Ok(_) => {}
+        Err(error) => log::warn!("the disk keeps its size: {error}"),
+    }
+    false
 }
 
 fn image_name(args: &Args) -> String {

@@ -5,10 +5,10 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::*;
-use vhost_user_blk_crypto::disk::{Aio, OpenError, OpenOptions};
+use vhost_user_blk_crypto::disk::{Aio, OpenError, OpenOptions, ResizeError};
 use vhost_user_blk_crypto::protocol::feature;
 
 fn block_device() -> PathBuf {
@@ -22,6 +22,16 @@ fn everything_on_a_block_device() {
     for disk in [DiskKind::File(Aio::Sync), DiskKind::File(Aio::IoUring), DiskKind::Direct(Aio::IoUring)] {
         on_a_block_device(Options { block_device: Some(device.clone()), disk, ..Options::default() });
     }
+}
+
+/// Enlarges a loop device by its file. `None` for others.
+fn enlarge(device: &Path, bytes: u64) -> Option<u64> {
+    let name = device.file_name()?.to_str()?;
+    let file = std::fs::read_to_string(format!("/sys/class/block/{name}/loop/backing_file")).ok()?;
+    std::fs::File::options().write(true).open(file.trim_end()).expect("file").set_len(bytes).expect("size");
+    let status = std::process::Command::new("losetup").arg("--set-capacity").arg(device).status().expect("losetup");
+    assert!(status.success());
+    Some(bytes / 512)
 }
 
 fn on_a_block_device(options: Options) {
@@ -46,6 +56,16 @@ fn on_a_block_device(options: Options) {
     if guest.features & feature::DISCARD != 0 {
         guest.request(0, &[header(DISCARD, 0), range(0, 8, 0)].concat(), 1).assert_only_status(OK);
         assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
+    }
+    // Its size is its owner's, and seen when we are told to look.
+    assert!(matches!(guest.device.resize(Some((sectors + 8) * 512)), Err(ResizeError::NotOurs { .. })));
+    assert_eq!(guest.device.resize(None).expect("size").bytes, sectors * 512);
+    if let Some(sectors) = enlarge(&device, sectors * 512 + (1 << 20)) {
+        assert_eq!(guest.device.resize(None).expect("size").bytes, sectors * 512);
+        let plain = pattern(1, 8192);
+        guest.request(1, &crypto_write(sectors - 16, 0, [5, 0, 0, 0], &plain), 1).assert_only_status(OK);
+        guest.request(1, &header(FLUSH, 0), 1).assert_only_status(OK);
+        assert!(guest.image_bytes((sectors - 16) * 512, 8192) == openssl_xts(&key, 5, 4096, &plain));
     }
     // One writer, also of a block device.
     let open = OpenOptions { read_only: false, discard: true, direct: false, logical_block_size: 512 };

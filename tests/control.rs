@@ -174,7 +174,8 @@ fn mistakes_get_an_answer() {
         ("{}", "bad-request"),
         (r#"{"command": 1}"#, "bad-request"),
         (r#"{"command": "faults"}"#, "unknown-command"),
-        (r#"{"command": "resize"}"#, "unknown-command"),
+        (r#"{"command": "resize", "bytes": "8M"}"#, "bad-arguments"),
+        (r#"{"command": "resize", "bytes": 1000}"#, "failed"),
         (r#"{"command": "status", "version": 2}"#, "bad-version"),
         (r#"{"command": "status", "x": 1}"#, "bad-arguments"),
         (r#"{"command": "stats", "format": "xml"}"#, "bad-arguments"),
@@ -320,6 +321,26 @@ fn the_client_speaks_to_people_and_programs() {
     drop(setup.server.take());
     let (code, _, err) = setup.ctl(&["status"]);
     assert!(code == Some(2) && err.contains("no device answers at"), "{err}");
+}
+
+#[test]
+fn sizes_in_words_and_numbers() {
+    let mut setup = Setup::new();
+    let result = json!({"bytes": 8 << 20, "before": 8 << 20, "frontend": "unchanged"});
+    assert_eq!(setup.ask(json!({"command": "resize"})), result);
+    let out = setup.ctl_ok(&["resize", "9M"]);
+    assert!(out.starts_with("9437184 bytes, before 8388608; the frontend was not told: it has opened no"), "{out}");
+    assert_eq!(setup.ctl_ok(&["resize"]), "9437184 bytes, as before\n");
+    assert_eq!(setup.ask(json!({"command": "status"}))["image"]["bytes"], 9 << 20);
+    let (code, _, err) = setup.ctl(&["resize", "8M"]);
+    assert!(code != Some(0) && err.contains("while a frontend is connected"), "{err}");
+    setup.guest.disconnect();
+    assert_eq!(setup.ctl_ok(&["resize", "0xa00000"]), "10485760 bytes, before 9437184; no frontend is connected\n");
+    let image = std::fs::File::options().write(true).open(setup.guest.image_path()).expect("image");
+    image.set_len(4 << 20).expect("size");
+    let result = json!({"bytes": 4 << 20, "before": 10 << 20, "frontend": "not-connected"});
+    assert_eq!(setup.ask(json!({"command": "resize", "bytes": null})), result);
+    assert_ne!(setup.ctl(&["resize", "0"]).0, Some(0));
 }
 
 #[test]

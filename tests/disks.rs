@@ -186,6 +186,77 @@ fn more_requests_than_buffers() {
     }
 }
 
+/// An image that grows while requests are in flight: whole at once for all queues, and every way to the disk reaches the new
+/// part, also in one request with the old one.
+#[test]
+fn a_larger_image() {
+    for kind in KINDS {
+        let mut guest = Guest::with(options(kind));
+        program(&mut guest, 1, 12);
+        let plain = pattern(1, 1 << 20);
+        let cipher = openssl_xts(&key(), 7, 4096, &plain);
+        let mut bytes = DISK;
+        for round in 0..12u64 {
+            let (before, half) = (bytes, plain.len() as u64 / 2);
+            // So many bytes at a time that a mapping has to be made anew, or has room already.
+            bytes += if round % 3 == 0 { 4096 * 129 } else { 4 << 20 };
+            let across = (before - half) / 512;
+            let write = crypto_write(across, 1, [7, 0, 0, 0], &plain);
+            guest.request(0, &write, 1).assert_only_status(IOERR);
+            let old = (0..20).map(|n| (write_request(n * 8, &pattern(round * 20 + n, 4096)), 1)).collect::<Vec<_>>();
+            let in_flight: Vec<_> =
+                old.iter().map(|(write, _)| guest.rings[0].add(&guest.memory, write, 1, &Cut::default())).collect();
+            guest.rings[0].kick();
+            let wanted = if round % 2 == 0 || kind == DiskKind::Memory {
+                Some(bytes)
+            } else {
+                std::fs::File::options()
+                    .write(true)
+                    .open(guest.image_path())
+                    .expect("image")
+                    .set_len(bytes)
+                    .expect("size");
+                None
+            };
+            let resized = guest.device.resize(wanted).expect("resized");
+            assert_eq!((resized.before, resized.bytes), (before, bytes));
+            for buffers in &in_flight {
+                guest.rings[0].wait(&guest.memory);
+                guest.rings[0].free(buffers);
+            }
+            assert!(in_flight.iter().all(|it| guest.rings[0].read_writable(&guest.memory, it) == [OK]), "{kind:?}");
+            assert_eq!(guest.capacity(), bytes);
+            let last = bytes / 512 - 8;
+            for queue in [1, 0] {
+                // Nobody has written there.
+                let read = guest.request(queue, &header(IN, last), 4097);
+                assert!(read.status == OK && read.data == [0; 4096], "{kind:?}");
+                guest.request(queue, &header(IN, last), 4609).assert_only_status(IOERR);
+                guest.request(queue, &write, 1).assert_only_status(OK);
+                let read = guest.request(queue, &crypto_header(CRYPTO_IN, across, 1, [7, 0, 0, 0]), plain.len() + 1);
+                assert!(read.status == OK && read.data == plain, "{kind:?}");
+                let read = guest.request(queue, &header(IN, across), plain.len() + 1);
+                assert!(read.status == OK && read.data == cipher, "{kind:?}");
+                guest.request(queue, &header(FLUSH, 0), 1).assert_only_status(OK);
+            }
+            if kind != DiskKind::Memory {
+                assert!(guest.image_bytes(across * 512, plain.len()) == cipher, "{kind:?}");
+            }
+            guest.request(1, &write_request(last, &[1; 4096]), 1).assert_only_status(OK);
+            for (kind, flag) in [(WRITE_ZEROES, 0), (DISCARD, 0)] {
+                guest.request(1, &[header(kind, 0), range(last, 8, flag)].concat(), 1).assert_only_status(OK);
+                guest.request(0, &[header(kind, 0), range(last + 1, 8, flag)].concat(), 1).assert_only_status(IOERR);
+            }
+        }
+        guest.disconnect();
+        guest.connect();
+        guest.start();
+        assert_eq!(guest.capacity(), bytes, "{kind:?}");
+        let read = guest.request(0, &header(IN, 0), 4097);
+        assert!(read.data == pattern(11 * 20, 4096), "{kind:?}");
+    }
+}
+
 /// A truncated image: IOERR for what is gone, nothing of other requests in the answer, and the rest goes on.
 #[test]
 fn a_truncated_image_gives_errors() {

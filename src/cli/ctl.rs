@@ -55,6 +55,12 @@ pub enum CtlCommand {
     },
     /// Lose all keys, as an engine that was reset; the guest's driver programs them again
     ResetEngine,
+    /// Take over the size that the image has now (as the signal SIGHUP), and tell the guest
+    Resize {
+        /// Enlarge a regular file or a memory disk to this before: bytes, with K, M, G or T
+        #[arg(value_name = "SIZE", value_parser = super::number::nonzero_size)]
+        size: Option<u64>,
+    },
     /// Queues, keyslots and throughput, again and again
     Top {
         /// Print once and exit (the default when standard output is no terminal)

@@ -77,6 +77,7 @@ fn written(args: &CtlArgs) -> Result<()> {
         CtlCommand::ResetEngine => {
             (json!({ "command": "reset-engine" }), |reply| format!("{} keys are lost\n", reply["lost_keys"]))
         }
+        CtlCommand::Resize { size } => (json!({ "command": "resize", "bytes": size }), text::resize),
         CtlCommand::Top { once, interval } => {
             drop(out);
             return top::run(&mut client, *once, *interval);

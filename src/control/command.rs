@@ -69,6 +69,10 @@ pub const COMMANDS: &[(&str, Action)] = &[
         let Nothing {} = parse(arguments)?;
         Ok(json!({ "lost_keys": device.reset_engine() }))
     }),
+    ("resize", |device, _, arguments| {
+        let Resize { bytes } = parse(arguments)?;
+        value(&device.resize(bytes).map_err(|message| Error::new("failed", message))?)
+    }),
 ];
 
 #[derive(Deserialize)]
@@ -101,6 +105,12 @@ struct Keyslots {
 #[serde(deny_unknown_fields)]
 struct Switch {
     on: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resize {
+    bytes: Option<u64>,
 }
 
 #[derive(Deserialize)]

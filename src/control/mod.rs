@@ -41,6 +41,11 @@ pub trait Controlled: Send + Sync + 'static {
     fn set_latency(&self, on: bool);
     /// Loses all keys, as an engine that was reset. Returns how many there were, when no request uses them any more.
     fn reset_engine(&self) -> usize;
+    /// Takes over the size that the image has now, or enlarges it to `bytes` before.
+    ///
+    /// # Errors
+    /// Why the disk keeps its size.
+    fn resize(&self, bytes: Option<u64>) -> Result<Resized, String>;
     /// Adds a fault, see `docs/faults.md`. Returns its number.
     ///
     /// # Errors
@@ -137,6 +142,34 @@ pub struct Queue {
     pub queue: usize,
     /// `request` or `control`.
     pub role: &'static str,
+}
+
+/// Answer to `resize`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Resized {
+    /// The size now.
+    pub bytes: u64,
+    /// The size before.
+    pub before: u64,
+    /// Whether the frontend knows.
+    pub frontend: FrontendKnows,
+    /// Why it was not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Whether the frontend knows of a new size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrontendKnows {
+    /// It was told, and tells the guest.
+    Told,
+    /// It is connected, and could not be told.
+    NotTold,
+    /// There is none.
+    NotConnected,
+    /// There was nothing to tell: the size is the same.
+    Unchanged,
 }
 
 /// What is known of a keyslot. Never a key.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::Device;
-use crate::control::{Controlled, Engine, Features, Image, KeyInfo, Keyslot, Queue, Status};
+use crate::control::{Controlled, Engine, Features, Image, KeyInfo, Keyslot, Queue, Resized, Status};
 use crate::faults::FaultStatus;
 use crate::observe::Stats;
 use crate::observe::trace::TraceStatus;
@@ -114,6 +114,10 @@ impl Controlled for Device {
         let lost = self.empty_all_slots();
         self.observer.count_engine_reset(lost);
         lost
+    }
+
+    fn resize(&self, bytes: Option<u64>) -> Result<Resized, String> {
+        Device::resize(self, bytes).map_err(|error| error.to_string())
     }
 
     fn add_fault(&self, spec: &str) -> Result<u64, String> {

@@ -16,6 +16,7 @@ mod job;
 mod lane;
 mod pace;
 mod record;
+mod resize;
 mod transfer;
 
 use std::io;
@@ -31,7 +32,7 @@ use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::ratelimit::RateLimit;
 use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request};
-use crate::vhost::{Progress, Token, VirtioDevice};
+use crate::vhost::{Notifier, Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
 pub use accept::Accepted;
@@ -41,6 +42,7 @@ use job::{Next, Work};
 pub use lane::{Answer, DeviceLane};
 use pace::Pace;
 pub use pace::Timing;
+use resize::Audience;
 
 /// What a device is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -93,6 +95,8 @@ pub struct Device {
     features: AtomicU64,
     /// The `writeback` field of the configuration space.
     writeback: AtomicBool,
+    /// Who is told of a new size.
+    audience: Audience,
 }
 
 /// Why a request was not done.
@@ -166,8 +170,8 @@ impl Device {
         let disk = Arc::new(disk);
         let pace = Pace::new(&config.timing);
         let features = AtomicU64::new(0);
-        let faults = Faults::new();
-        Ok(Self { config, disk, keyslots, wrapping, pace, faults, observer, features, writeback })
+        let (faults, audience) = (Faults::new(), Audience::default());
+        Ok(Self { config, disk, keyslots, wrapping, pace, faults, observer, features, writeback, audience })
     }
 
     /// What it was made from.
@@ -348,6 +352,18 @@ impl VirtioDevice for Device {
         self.write_config_bytes(offset, data);
     }
 
+    fn connected(&self) {
+        self.audience.set_connected(true);
+    }
+
+    fn set_notifier(&self, notifier: Notifier) {
+        self.audience.set_notifier(notifier);
+    }
+
+    fn hung_up(&self) {
+        self.audience.set_connected(false);
+    }
+
     fn reset(&self) {
         self.forget_driver();
         self.observer.count_reset(self.lose_keys());
@@ -391,6 +407,9 @@ impl VirtioDevice for Device {
 
     fn queue_running(&self, queue: usize, running: bool) {
         self.observer.set_queue_running(queue, running);
+        if running {
+            self.audience.queue_started();
+        }
     }
 
     fn queue_broken(&self, queue: usize) {

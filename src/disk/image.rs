@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -20,7 +20,8 @@ use super::vectored;
 #[derive(Debug)]
 pub struct Image {
     pub(super) file: File,
-    pub(super) len: u64,
+    /// Changed by [`Image::resize`] only.
+    pub(super) len: AtomicU64,
     pub(super) read_only: bool,
     pub(super) can_discard: bool,
     pub(super) can_secure_erase: bool,
@@ -57,14 +58,14 @@ struct Zeroes([u8; ZERO_STEP]);
 static ZEROES: Zeroes = Zeroes([0; ZERO_STEP]);
 
 impl Image {
-    /// Bytes; a multiple of 512.
+    /// Bytes; a multiple of 512. It may grow at any time ([`Image::resize`]), and shrinks only while nobody uses it.
     pub fn len(&self) -> u64 {
-        self.len
+        self.len.load(Ordering::Acquire)
     }
 
     /// Whether there are no bytes: never the case for an image that was opened.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Whether writes are refused.

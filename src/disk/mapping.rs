@@ -27,6 +27,8 @@ pub struct Mapping {
     /// The file lives in memory (tmpfs), so its pages are there.
     in_memory: bool,
     writable: Writable,
+    /// Of the whole file again, when that has become larger: whoever uses this one is not disturbed.
+    larger: OnceLock<Box<Mapping>>,
 }
 
 /// Which bytes of a mapping are written in place.
@@ -56,6 +58,10 @@ impl Mapping {
     /// The system's; or there are too many mappings already.
     pub fn new(file: &File, len: u64, writing: Writing) -> io::Result<Self> {
         let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| u64::try_from(system.f_type) == Ok(TMPFS_MAGIC));
+        Self::map(file, len, in_memory, writing)
+    }
+
+    fn map(file: &File, len: u64, in_memory: bool, writing: Writing) -> io::Result<Self> {
         let writable = match writing {
             Writing::Always => Writable::All,
             Writing::WhereItPays if in_memory => Settled::new(len).map_or(Writable::No, Writable::Settled),
@@ -70,30 +76,33 @@ impl Mapping {
             .build()
             .map_err(io::Error::other)?;
         let watched = watch(region.as_ptr() as usize, len)?;
-        Ok(Self { region, watched, in_memory, writable })
+        Ok(Self { region, watched, in_memory, writable, larger: OnceLock::new() })
     }
 
     /// A range to read, if it can be read without waiting for the storage, as far as the system can tell. What was read
     /// counts only if [`Mapping::is_sound`] afterwards.
     pub fn to_read(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
-        let range = self.range(offset, len)?;
+        let range = self.with(offset, len)?.range(offset, len)?;
         (self.in_memory || is_resident(&range)).then_some(range)
     }
 
     /// A range to write, where storing is as good as writing. What was written counts only if [`Mapping::is_sound`]
     /// afterwards.
     pub fn to_write(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
-        match &self.writable {
-            Writable::All => self.range(offset, len),
-            Writable::Settled(settled) if settled.has(offset, len) => self.range(offset, len),
+        let this = self.with(offset, len)?;
+        match &this.writable {
+            Writable::All => this.range(offset, len),
+            Writable::Settled(settled) if settled.has(offset, len) => this.range(offset, len),
             Writable::Settled(_) | Writable::No => None,
         }
     }
 
     /// A range has been written by a system call.
     pub fn was_written(&self, offset: u64, len: usize) {
-        if let Writable::Settled(settled) = &self.writable {
-            settled.written(offset, len, |offset, len| self.range(offset, usize::try_from(len).ok()?));
+        if let Some(this) = self.with(offset, len)
+            && let Writable::Settled(settled) = &this.writable
+        {
+            settled.written(offset, len, |offset, len| this.range(offset, usize::try_from(len).ok()?));
         }
     }
 
@@ -102,11 +111,15 @@ impl Mapping {
         if let Writable::Settled(settled) = &self.writable {
             settled.forget(offset, len);
         }
+        if let Some(larger) = self.larger.get() {
+            larger.was_discarded(offset, len);
+        }
     }
 
     /// Bytes are going to be read: the first of them are fetched.
     pub fn will_read(&self, offset: u64, len: u64) {
-        if let Some(start) = self.range(offset, at_most(len, FETCHED)) {
+        let len = at_most(len, FETCHED);
+        if let Some(start) = self.with(offset, len).and_then(|this| this.range(offset, len)) {
             fetch(&start);
         }
     }
@@ -125,10 +138,45 @@ impl Mapping {
         self.region.get_slice(usize::try_from(offset).ok()?, len).ok()
     }
 
+    /// The mapping that has a range: this one, or a larger one.
+    fn with(&self, offset: u64, len: usize) -> Option<&Self> {
+        let end = usize::try_from(offset).ok()?.checked_add(len)?;
+        if end <= self.region.size() { Some(self) } else { self.larger.get()?.with(offset, len) }
+    }
+
+    /// Also covers what the file has up to `len` bytes.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub fn extend(&self, file: &File, len: u64) -> io::Result<()> {
+        if len <= self.region.size() as u64 {
+            return Ok(());
+        }
+        match self.larger.get() {
+            Some(larger) => larger.extend(file, len),
+            None => {
+                // With room for more, so that a file that grows often does not need many. Nobody asks for what is past the
+                // end of the file.
+                let ample = len.max((self.region.size() as u64).saturating_mul(2)); // usize to u64 loses nothing
+                // What is settled there is found out anew.
+                let writing = match self.writable {
+                    Writable::No => Writing::Never,
+                    Writable::Settled(_) => Writing::WhereItPays,
+                    Writable::All => Writing::Always,
+                };
+                let map = |len| Self::map(file, len, self.in_memory, writing);
+                let larger = map(ample).or_else(|_| map(len))?;
+                // Callers do not extend at the same time; if they did, the second mapping would be for nothing.
+                let _ = self.larger.set(Box::new(larger));
+                Ok(())
+            }
+        }
+    }
+
     /// Whether no access has failed so far.
     pub fn is_sound(&self) -> bool {
         // The access is in this thread, and so was the signal.
-        !self.watched.broken.load(Ordering::Relaxed)
+        !self.watched.broken.load(Ordering::Relaxed) && self.larger.get().is_none_or(|larger| larger.is_sound())
     }
 }
 
@@ -349,5 +397,31 @@ mod tests {
         assert!(mapping.to_read(4096, 4096).is_some());
         assert!(mapping.to_read(4096, 4097).is_none());
         assert!(mapping.to_read(u64::MAX, 1).is_none());
+    }
+
+    #[test]
+    fn a_mapping_grows_with_its_file() {
+        let file = file("/dev/shm", 8192);
+        let mapping = Mapping::new(&file, 8192, Writing::Always).expect("mapping");
+        let before = mapping.to_write(0, 8192).expect("range");
+        for bytes in [12288, 4096, 1 << 20] {
+            file.set_len(bytes.max(8192)).expect("size");
+            mapping.extend(&file, bytes).expect("extended");
+        }
+        // Old and new part together, and what was handed out before is the same memory.
+        let after = mapping.to_write(4096, (1 << 20) - 4096).expect("range");
+        after.copy_from(&[7u8; 8192]);
+        let mut bytes = [0u8; 8192];
+        before.copy_to(&mut bytes[..]);
+        assert!(bytes[..4096] == [0; 4096] && bytes[4096..] == [7; 4096]);
+        assert!(mapping.to_read(0, 1 << 30).is_none());
+        // Broken at one end: not used at all any more.
+        file.set_len(8192).expect("truncated");
+        mapping
+            .with(512 << 10, 512)
+            .and_then(|mapping| mapping.range(512 << 10, 512))
+            .expect("sound")
+            .copy_to(&mut bytes[..512]);
+        assert!(!mapping.is_sound() && mapping.to_read(0, 512).is_none());
     }
 }

@@ -11,6 +11,7 @@ mod image;
 mod lane;
 mod mapping;
 mod open;
+mod resize;
 mod settled;
 mod uring;
 mod vectored;
@@ -22,6 +23,7 @@ pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
 pub use lane::{Aio, Answer, Direction, Lane, Transfer};
 pub use open::{OpenError, OpenOptions};
+pub use resize::ResizeError;
 
 /// An image and the way to it.
 pub struct Disk {

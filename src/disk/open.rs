@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, major, minor};
@@ -174,7 +174,7 @@ impl OpenOptions {
             .and_then(|mapping| mapping.inspect_err(|error| log::debug!("the image is not mapped: {error}")).ok());
         let image = Image {
             file,
-            len,
+            len: AtomicU64::new(len),
             read_only: self.read_only,
             can_discard,
             can_secure_erase,
@@ -209,7 +209,7 @@ impl OpenOptions {
         let mapping = Some(Mapping::new(&file, len, writing).map_err(failed)?);
         Ok(Image {
             file,
-            len,
+            len: AtomicU64::new(len),
             read_only: self.read_only,
             can_discard: self.discard && !self.read_only,
             can_secure_erase: false,
@@ -232,7 +232,7 @@ impl Image {
         let mut buffer = pool.take(block.into()).ok_or(io::ErrorKind::OutOfMemory)?;
         // The last block: its offset is as little aligned as any.
         let data = super::lane::front_mut(&mut buffer, block as usize)?; // u32 to usize loses nothing
-        self.read(self.len - u64::from(block), data)
+        self.read(self.len() - u64::from(block), data)
     }
 }
 

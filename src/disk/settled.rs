@@ -37,7 +37,6 @@ impl Settled {
     /// Nothing is settled. `None` for an image that is too large.
     pub fn new(len: u64) -> Option<Self> {
         let blocks = usize::try_from(len.div_ceil(BLOCK)).ok().filter(|_| len <= LARGEST)?;
-        // Pages of zeroes, which take no memory until they are written.
         Some(Self { blocks: std::iter::repeat_with(|| AtomicU8::new(state::UNKNOWN)).take(blocks).collect() })
     }
 
@@ -67,9 +66,10 @@ impl Settled {
 
     /// The pages of a range may be gone.
     pub fn forget(&self, offset: u64, len: u64) {
-        if let Some((_, blocks)) = self.blocks(offset, usize::try_from(len).unwrap_or(usize::MAX)) {
-            blocks.iter().for_each(|block| block.store(state::UNKNOWN, Ordering::Relaxed));
-        }
+        let Ok(first) = usize::try_from(offset / BLOCK) else { return };
+        let count = usize::try_from(len.div_ceil(BLOCK)).unwrap_or(usize::MAX).saturating_add(1);
+        // Some of it may lie in a larger mapping.
+        self.blocks.iter().skip(first).take(count).for_each(|block| block.store(state::UNKNOWN, Ordering::Relaxed));
     }
 
     /// The blocks that a range touches, and the number of the first one.
@@ -105,7 +105,9 @@ mod tests {
         assert!(!settled.has(4 * BLOCK, 512) && !settled.has(4 * BLOCK - 512, 1024));
         assert!(!settled.has(u64::MAX, 1) && !settled.has(u64::MAX - 511, usize::MAX));
         settled.forget(BLOCK, 512);
-        assert!(!settled.has(BLOCK - 512, 1024) && settled.has(2 * BLOCK, 512));
+        assert!(settled.has(0, 512) && !settled.has(BLOCK - 512, 1024) && settled.has(3 * BLOCK, 512));
+        settled.forget(3 * BLOCK, u64::MAX);
+        assert!(!settled.has(3 * BLOCK, 512));
         assert!(Settled::new(LARGEST + 512).is_none());
     }
 }

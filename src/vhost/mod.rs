@@ -7,6 +7,7 @@
 //! This is built on the `vhost` crate's request-handler trait, not on `vhost-user-backend`: that framework cannot serve
 //! a socket that is connected already (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
 
+mod channel;
 mod jobs;
 mod listen;
 mod memory;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use crate::queue::Chain;
 
+pub use channel::{Notifier, Told};
 pub use listen::{Listen, remove_stale_socket};
 pub use serve::{ServeError, Server, Stop};
 
@@ -95,6 +97,12 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn config(&self) -> Vec<u8>;
     /// The driver writes the configuration space.
     fn write_config(&self, offset: u32, data: &[u8]);
+    /// Somebody has connected, who may become a frontend.
+    fn connected(&self);
+    /// The frontend can be told of changes in the configuration space, by this.
+    fn set_notifier(&self, notifier: Notifier);
+    /// The connection has ended, after [`VirtioDevice::disconnected`].
+    fn hung_up(&self);
     /// The driver has reset the device. No queue has work in flight.
     fn reset(&self);
     /// The frontend has gone or given the device up; the next one may be another guest's. No queue has work in flight.

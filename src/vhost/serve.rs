@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostUserError};
 
 use super::session::Session;
-use super::{Listen, VirtioDevice, WorkerConfig};
+use super::{Listen, VirtioDevice, WorkerConfig, channel};
 use crate::queue::signal;
 
 /// Why serving ended early.
@@ -153,6 +153,7 @@ impl<D: VirtioDevice> Server<D> {
         self.stop.set_connection(Some(stream.try_clone().map_err(ServeError::Accept)?));
         let session =
             Arc::new(Mutex::new(Session::new(Arc::clone(&self.device), &self.workers).map_err(ServeError::Session)?));
+        let connection = stream.try_clone().map_err(ServeError::Accept)?;
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let mut ended = Ended::Unused;
         let result = loop {
@@ -160,7 +161,19 @@ impl<D: VirtioDevice> Server<D> {
             if self.stop.requested() {
                 break Ok(());
             }
-            match messages.handle_request() {
+            let given = match channel::take(&connection) {
+                Ok(given) => given,
+                Err(_) if self.stop.requested() => break Ok(()),
+                Err(error) => break Err(ServeError::Frontend(VhostUserError::SocketError(error))),
+            };
+            let handled = match given {
+                Some(given) => {
+                    let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                    session.set_channel(given, &connection).map_err(VhostUserError::SocketBroken)
+                }
+                None => messages.handle_request(),
+            };
+            match handled {
                 Ok(()) if ended == Ended::Unused => {
                     log::info!("a frontend has connected");
                     ended = Ended::Gone;

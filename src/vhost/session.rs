@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use vhost::VhostUserMemoryRegionBase;
@@ -14,6 +15,7 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
+use super::channel::{Given, Notifier};
 use super::memory::SharedMemory;
 use super::worker::{Worker, WorkerOptions};
 use super::{VirtioDevice, WorkerConfig};
@@ -30,6 +32,7 @@ pub struct Session<D: VirtioDevice> {
     vrings: Vec<Arc<Vring>>,
     workers: Vec<Worker>,
     owned: bool,
+    protocol_features: VhostUserProtocolFeatures,
 }
 
 impl<D: VirtioDevice> Session<D> {
@@ -49,7 +52,30 @@ impl<D: VirtioDevice> Session<D> {
             let options = WorkerOptions { name: format!("worker {number}"), poll: config.poll, cpu };
             workers.push(Worker::start(options, Arc::clone(&device), memory.handle(), vrings)?);
         }
-        Ok(Self { device, memory, vrings, workers, owned: false })
+        device.connected();
+        let protocol_features = VhostUserProtocolFeatures::empty();
+        Ok(Self { device, memory, vrings, workers, owned: false, protocol_features })
+    }
+
+    /// The frontend gives its backend channel (SET_BACKEND_REQ_FD).
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn set_channel(&self, given: Given, connection: &UnixStream) -> io::Result<()> {
+        let negotiated = |features| self.protocol_features.contains(features);
+        let confirms = negotiated(VhostUserProtocolFeatures::REPLY_ACK);
+        let wanted = VhostUserProtocolFeatures::BACKEND_REQ;
+        let taken = given.socket.is_ok() && negotiated(wanted);
+        given.answer(connection, confirms, taken)?;
+        match given.socket {
+            // Without CONFIG there is nothing to be told.
+            Ok(socket) if negotiated(wanted | VhostUserProtocolFeatures::CONFIG) => {
+                self.device.set_notifier(Notifier::new(socket, confirms));
+            }
+            Ok(_) => log::debug!("the frontend's backend channel is of no use with what it has negotiated"),
+            Err(error) => log::warn!("the frontend's backend channel cannot be used: {error}"),
+        }
+        Ok(())
     }
 
     fn vring(&self, index: impl TryInto<usize>) -> Result<&Arc<Vring>> {
@@ -119,6 +145,7 @@ impl<D: VirtioDevice> Drop for Session<D> {
         self.stop_all();
         self.workers.clear();
         self.device.disconnected();
+        self.device.hung_up();
     }
 }
 
@@ -249,12 +276,14 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
     }
 
-    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
+        self.protocol_features = VhostUserProtocolFeatures::from_bits_truncate(features);
         Ok(())
     }
 
@@ -288,6 +317,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         Ok(())
     }
 
+    /// Not reached but with a header that came in pieces: see [`channel`](super::channel).
     fn set_backend_req_fd(&mut self, _backend: Backend) {}
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

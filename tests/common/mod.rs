@@ -52,6 +52,8 @@ pub struct Options {
     /// Request queues that the driver uses; with crypto, the control queue is one more.
     pub queues: usize,
     pub ring_size: u16,
+    /// What the frontend negotiates of the protocol besides what it must have.
+    pub protocol: VhostUserProtocolFeatures,
     /// Offer hardware-wrapped keys.
     pub wrapped_keys: bool,
     pub disk: DiskKind,
@@ -105,6 +107,7 @@ impl Default for Options {
             accept: ALL_FEATURES,
             queues: 2,
             ring_size: 64,
+            protocol: VhostUserProtocolFeatures::empty(),
             wrapped_keys: false,
             disk: DiskKind::File(Aio::Sync),
             workers: WorkerConfig { workers: 2, ..WorkerConfig::default() },
@@ -218,6 +221,11 @@ impl Guest {
         usize::from(self.options.config.num_queues) + 1
     }
 
+    /// Bytes of the disk, as the driver sees them.
+    pub fn capacity(&mut self) -> u64 {
+        u64::from_le_bytes(self.get_config(0, 8).try_into().expect("8 bytes")) * 512
+    }
+
     pub fn frontend(&mut self) -> &mut Frontend {
         self.frontend.as_mut().expect("connected")
     }
@@ -235,8 +243,10 @@ impl Guest {
         let offered = frontend.get_features().expect("GET_FEATURES");
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         assert!(offered & protocol != 0);
-        let wanted =
-            VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::RESET_DEVICE;
+        let wanted = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | self.options.protocol;
         assert!(frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES").contains(wanted));
         frontend.set_protocol_features(wanted).expect("SET_PROTOCOL_FEATURES");
         assert_eq!(frontend.get_queue_num().expect("GET_QUEUE_NUM"), self.options.config.num_queues as u64 + 1);
@@ -365,10 +375,18 @@ impl Guest {
         json.pointer(&pointer).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("no counter {path}"))
     }
 
+    /// Also for others who have the frontend.
+    fn hang_up(&mut self) {
+        self.frontend = None;
+        if let Some(connection) = self.connection.take() {
+            // It may be closed already.
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
     /// Hangs up, as a frontend that dies, and waits until the device has noticed.
     pub fn disconnect(&mut self) {
-        self.frontend = None;
-        self.connection = None;
+        self.hang_up();
         if let Some(server) = self.server.take() {
             server.join().expect("the session ends without a panic");
         }
@@ -377,8 +395,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.frontend = None;
-        self.connection = None;
+        self.hang_up();
         if let Some(server) = self.server.take()
             && server.join().is_err()
             && !std::thread::panicking()

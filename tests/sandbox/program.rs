@@ -3,13 +3,18 @@
 //! The program itself: what the system says of it, and that it does its work with every way to the disk.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 
 use crate::common::*;
@@ -335,6 +340,55 @@ fn truncated_image() {
     device.finish();
 }
 
+/// The image gets larger: by the device, by its owner with a signal and by its owner with a command. With a frontend that has
+/// a backend channel, and on tmpfs, where a new part is mapped.
+fn another_size(options: &[&str], in_memory: bool) {
+    let directory = tempfile::TempDir::new_in(if in_memory { "/dev/shm" } else { "/tmp" }).expect("directory");
+    let control = directory.path().join("control").display().to_string();
+    let all = [&["--sandbox", "require", "--control", &control][..], options].concat();
+    let device = Device::start_in(directory, &all, |_| {});
+    let mut guest = Guest::with(Options {
+        socket: Some(device.path("socket")),
+        disk: DiskKind::Memory,
+        protocol: VhostUserProtocolFeatures::BACKEND_REQ,
+        ..Options::default()
+    });
+    let (mut ours, theirs) = UnixStream::pair().expect("channel");
+    guest.frontend().set_backend_request_fd(&theirs).expect("SET_BACKEND_REQ_FD");
+    guest.frontend().get_features().expect("GET_FEATURES");
+    let sizes = if options.contains(&"--blk-ram") { 1 } else { 3 };
+    for size in (1..=sizes).map(|number| DISK + number * (5 << 20)) {
+        let words = match size - DISK {
+            0x50_0000 => Some(vec!["resize".to_owned(), size.to_string()]),
+            0xa0_0000 => Some(vec!["resize".to_owned()]),
+            _ => None,
+        };
+        if size > DISK + 0x50_0000 {
+            File::options().write(true).open(device.path("image")).expect("image").set_len(size).expect("size");
+        }
+        match words {
+            Some(words) => {
+                let (code, text) = ctl(&device, &words.iter().map(String::as_str).collect::<Vec<_>>());
+                assert!(code == Some(0) && text.contains("the frontend was told"), "{text}");
+            }
+            None => {
+                let pid = rustix::process::Pid::from_child(&device.child);
+                rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("kill");
+            }
+        }
+        let mut message = [0; 12];
+        ours.read_exact(&mut message).expect("message");
+        assert_eq!(message, [2u32, 1, 0].map(u32::to_ne_bytes).concat()[..]);
+        assert_eq!(guest.capacity(), size);
+        let (last, data) = (size / 512 - 16, pattern(size, 8192));
+        guest.request(0, &write_request(last, &data), 1).assert_only_status(OK);
+        assert!(guest.request(1, &header(IN, last), 8193).data == data);
+        exercise(&mut guest, false);
+    }
+    drop(guest);
+    device.finish();
+}
+
 pub fn trials() -> Vec<Trial> {
     let ways: &[(&str, &[&str])] = &[
         ("sync", &["--aio", "sync"]),
@@ -356,6 +410,11 @@ pub fn trials() -> Vec<Trial> {
         super::trial("program::no_trace_was_named", None, no_trace_was_named),
         super::trial("program::truncated_image", None, truncated_image),
     ];
+    for (name, options) in &ways[..6] {
+        let name = format!("program::another_size_{name}");
+        trials.push(super::trial(name, obstacle(options), || another_size(options, false)));
+    }
+    trials.push(super::trial("program::another_size_mapped", None, || another_size(&["--aio", "sync"], true)));
     for (name, options) in ways {
         trials.push(super::trial(format!("program::{name}"), obstacle(options), || all_requests(options)));
     }

@@ -141,3 +141,13 @@ pub fn trace(reply: &Value) -> String {
     let error = reply["error"].as_str().map_or_else(String::new, |error| format!("; it has failed: {error}"));
     format!("{}: {} records, {} dropped{error}\n", plain(&reply["file"]), reply["records"], reply["dropped"])
 }
+
+pub fn resize(reply: &Value) -> String {
+    let sizes = format!("{} bytes, before {}", reply["bytes"], reply["before"]);
+    match reply["frontend"].as_str() {
+        Some("told") => format!("{sizes}; the frontend was told\n"),
+        Some("not-told") => format!("{sizes}; the frontend was not told: {}\n", plain(&reply["reason"])),
+        Some("unchanged") => format!("{} bytes, as before\n", reply["bytes"]),
+        _ => format!("{sizes}; no frontend is connected\n"),
+    }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Another size of the disk, while it is in use.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Device;
+use crate::control::{FrontendKnows, Resized};
+use crate::disk::ResizeError;
+use crate::vhost::{Notifier, Told};
+
+/// Who has to hear of a new size. Its lock is held while the size changes: nobody connects meanwhile.
+#[derive(Default)]
+pub struct Audience(Mutex<Frontend>);
+
+#[derive(Default)]
+struct Frontend {
+    connected: bool,
+    notifier: Option<Arc<Notifier>>,
+    /// The size has changed while no queue ran.
+    missed: bool,
+}
+
+impl Audience {
+    fn with<T>(&self, action: impl FnOnce(&mut Frontend) -> T) -> T {
+        action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Somebody has connected, or hung up.
+    pub fn set_connected(&self, connected: bool) {
+        self.with(|frontend| *frontend = Frontend { connected, ..Frontend::default() });
+    }
+
+    /// The frontend can be told.
+    pub fn set_notifier(&self, notifier: Notifier) {
+        self.with(|frontend| frontend.notifier = Some(Arc::new(notifier)));
+    }
+
+    /// A queue has been started: tells the frontend again what it may have missed. QEMU's vhost-user-blk gives the guest what it
+    /// has read when it connected, and listens to no change before the driver is there.
+    pub fn queue_started(&self) {
+        let missed = self.with(|frontend| std::mem::take(&mut frontend.missed).then(|| frontend.notifier.clone()));
+        if let Some(notifier) = missed.flatten() {
+            notifier.config_changed_meanwhile();
+        }
+    }
+}
+
+impl Device {
+    /// Takes over the size that the image has now, or enlarges the image to `bytes` before. All queues serve requests for the
+    /// new size at once; then the frontend is told, if it can be. Requests in flight are what they were.
+    ///
+    /// # Errors
+    /// When the image cannot have this size, or would shrink with a frontend connected.
+    pub fn resize(&self, bytes: Option<u64>) -> Result<Resized, ResizeError> {
+        let block = self.config.logical_block_size;
+        let (sizes, connected, notifier) = self.audience.with(|frontend| {
+            let sizes = self.disk.image().resize(bytes, block, !frontend.connected)?;
+            frontend.missed |= sizes.0 != sizes.1 && self.observer.running_queues().next().is_none();
+            Ok::<_, ResizeError>((sizes, frontend.connected, frontend.notifier.clone()))
+        })?;
+        let (before, bytes) = sizes;
+        // Without the lock: the frontend asks for the configuration space before it answers, and may hang up instead.
+        let (frontend, reason) = match notifier {
+            _ if before == bytes => (FrontendKnows::Unchanged, None),
+            _ if !connected => (FrontendKnows::NotConnected, None),
+            None => {
+                let reason = "it has opened no backend channel; the guest sees the new size after its next reset";
+                (FrontendKnows::NotTold, Some(reason.to_owned()))
+            }
+            Some(notifier) => match notifier.config_changed() {
+                Ok(Told::Confirmed | Told::Sent) => (FrontendKnows::Told, None),
+                Err(error) => (FrontendKnows::NotTold, Some(error.to_string())),
+            },
+        };
+        if before != bytes {
+            log::info!("the disk has {bytes} bytes now, before it had {before}");
+        }
+        Ok(Resized { bytes, before, frontend, reason })
+    }
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The backend channel: a second socket, by which the frontend can be told something unasked.
+//!
+//! The `vhost` crate takes the socket (SET_BACKEND_REQ_FD) but cannot send the one message that a block device has for it,
+//! VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, and does not give it away. So that request is taken from the connection here, before
+//! the crate sees it. QEMU's docs/interop/vhost-user.rst has the layout of all messages: a header of three 32-bit numbers
+//! (request, flags, size of what follows), in the host's byte order.
+
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recv, recvmsg, send,
+    sockopt,
+};
+
+/// VHOST_USER_SET_BACKEND_REQ_FD, a request of the frontend.
+const SET_BACKEND_REQ_FD: u32 = 21;
+/// VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, a request of the backend.
+const CONFIG_CHANGE_MSG: u32 = 2;
+/// Version of the protocol, in the flags.
+const VERSION: u32 = 1;
+const VERSION_MASK: u32 = 3;
+const REPLY: u32 = 1 << 2;
+const NEED_REPLY: u32 = 1 << 3;
+
+/// How long a frontend may take to confirm a message.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A header, as it is on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Header {
+    request: u32,
+    flags: u32,
+    size: u32,
+}
+
+impl Header {
+    const BYTES: usize = 12;
+
+    fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        for (to, from) in bytes.chunks_exact_mut(4).zip([self.request, self.flags, self.size]) {
+            to.copy_from_slice(&from.to_ne_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
+        let number = u32::from_ne_bytes;
+        Self { request: number([a, b, c, d]), flags: number([e, f, g, h]), size: number([i, j, k, l]) }
+    }
+}
+
+/// A reply, or the body of one: a header and one number, 0 for success.
+fn reply(request: u32, value: u64) -> Vec<u8> {
+    [&Header { request, flags: VERSION | REPLY, size: 8 }.to_bytes()[..], &value.to_ne_bytes()].concat()
+}
+
+fn wrong(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// The frontend has sent the socket of its backend channel.
+pub struct Given {
+    /// The socket, if it is one.
+    pub socket: io::Result<UnixStream>,
+    need_reply: bool,
+}
+
+impl Given {
+    /// Answers the frontend, if it wants that: whether the socket was taken.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn answer(&self, connection: &UnixStream, replies_are_negotiated: bool, taken: bool) -> io::Result<()> {
+        if !self.need_reply || !replies_are_negotiated {
+            return Ok(());
+        }
+        let mut connection = connection;
+        connection.write_all(&reply(SET_BACKEND_REQ_FD, u64::from(!taken)))
+    }
+}
+
+/// Waits for the next message of the frontend. Takes it if it has the socket of a backend channel; anything else, the end of
+/// the connection among it, is left for whoever reads the connection.
+///
+/// # Errors
+/// When such a message is broken: the connection cannot be used any more.
+pub fn take(connection: &UnixStream) -> io::Result<Option<Given>> {
+    let mut request = [0; 4];
+    // A header that comes in pieces is left to the crate, which then has a channel that cannot be used. No frontend does
+    // that.
+    match rustix::io::retry_on_intr(|| recv(connection, &mut request[..], RecvFlags::PEEK)) {
+        Ok((4, _)) if u32::from_ne_bytes(request) == SET_BACKEND_REQ_FD => {}
+        _ => return Ok(None),
+    }
+    let mut bytes = [0; Header::BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        recvmsg(connection, &mut [io::IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let sockets = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let socket = sockets.flatten().last();
+    let mut rest = connection;
+    rest.read_exact(bytes.get_mut(received.bytes..).unwrap_or_default())?;
+    let header = Header::from_bytes(bytes);
+    if header.flags & (VERSION_MASK | REPLY) != VERSION || header.size != 0 {
+        return Err(wrong("a request to set up the backend channel is malformed"));
+    }
+    let socket = socket.ok_or_else(|| wrong("the backend channel is missing")).and_then(stream);
+    Ok(Some(Given { socket, need_reply: header.flags & NEED_REPLY != 0 }))
+}
+
+/// It must be a connected socket of the right kind: anything else could block or not tell where messages end.
+fn stream(socket: OwnedFd) -> io::Result<UnixStream> {
+    let kind = (sockopt::socket_domain(&socket)?, sockopt::socket_type(&socket)?);
+    if kind != (AddressFamily::UNIX, SocketType::STREAM) {
+        return Err(wrong("the backend channel is not a Unix stream socket"));
+    }
+    Ok(socket.into())
+}
+
+/// Whether the frontend knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It has confirmed the message.
+    Confirmed,
+    /// The message was sent; it confirms none.
+    Sent,
+}
+
+/// Tells a frontend by its backend channel that the configuration space has changed.
+pub struct Notifier {
+    channel: Mutex<Channel>,
+}
+
+struct Channel {
+    socket: UnixStream,
+    /// The frontend confirms messages (VHOST_USER_PROTOCOL_F_REPLY_ACK).
+    confirms: bool,
+    /// Messages that it has not confirmed yet: their replies come in order.
+    open: u32,
+    /// Something has gone wrong with what is read from it: where the next reply begins is not known.
+    broken: bool,
+}
+
+impl Notifier {
+    /// With the socket that the frontend gave; `confirms` when VHOST_USER_PROTOCOL_F_REPLY_ACK was negotiated.
+    pub fn new(socket: UnixStream, confirms: bool) -> Self {
+        Self { channel: Mutex::new(Channel { socket, confirms, open: 0, broken: false }) }
+    }
+
+    /// Tells the frontend, and waits for its reply if there is one. The frontend may ask for the configuration space before
+    /// it replies, so this must not be called by the thread that serves its requests, nor with a lock that this one takes.
+    ///
+    /// # Errors
+    /// When the channel is closed or full, when the frontend refuses, or when it does not reply in time.
+    pub fn config_changed(&self) -> io::Result<Told> {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.send_config_changed()?;
+        channel.wait_for_reply()
+    }
+
+    /// Tells the frontend and waits for nothing: for the thread that serves its requests.
+    pub fn config_changed_meanwhile(&self) {
+        // If somebody is telling it at this moment, that will do.
+        if let Ok(mut channel) = self.channel.try_lock()
+            && let Err(error) = channel.send_config_changed()
+        {
+            log::warn!("the frontend cannot be told that the disk has another size: {error}");
+        }
+    }
+}
+
+impl Channel {
+    fn send_config_changed(&mut self) -> io::Result<()> {
+        if self.broken {
+            return Err(wrong("the backend channel is broken"));
+        }
+        let flags = VERSION | if self.confirms { NEED_REPLY } else { 0 };
+        let message = Header { request: CONFIG_CHANGE_MSG, flags, size: 0 }.to_bytes();
+        let sent = send(&self.socket, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        if sent != message.len() {
+            return Err(wrong("the backend channel is full"));
+        }
+        self.open = self.open.saturating_add(self.confirms.into());
+        Ok(())
+    }
+
+    fn wait_for_reply(&mut self) -> io::Result<Told> {
+        if !self.confirms {
+            return Ok(Told::Sent);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let value = self.read_reply(deadline)?;
+            self.open = self.open.saturating_sub(1);
+            match (self.open, value) {
+                (0, 0) => return Ok(Told::Confirmed),
+                (0, _) => return Err(io::Error::other("it refuses the message")),
+                // The reply to an older message, for which nobody waits any more.
+                _ => {}
+            }
+        }
+    }
+
+    fn read_reply(&mut self, deadline: Instant) -> io::Result<u64> {
+        let mut bytes = [0; Header::BYTES + 8];
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            if !self.readable(deadline)? {
+                self.broken = done > 0;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it has not replied within 5 seconds"));
+            }
+            match recv(&self.socket, rest, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(io::ErrorKind::ConnectionReset.into()),
+                Ok((read, _)) => done += read,
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (header, value) = bytes.split_at(Header::BYTES);
+        let expected = Header { request: CONFIG_CHANGE_MSG, flags: VERSION | REPLY, size: 8 };
+        if header.first_chunk().is_none_or(|header| Header::from_bytes(*header) != expected) {
+            self.broken = true;
+            return Err(wrong("its reply is malformed"));
+        }
+        Ok(value.first_chunk().map_or(0, |value| u64::from_ne_bytes(*value)))
+    }
+
+    /// Waits; false when it is too late.
+    fn readable(&self, deadline: Instant) -> io::Result<bool> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

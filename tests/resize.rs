@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Another size of the disk while a frontend is connected. The other end of the backend channel is the `vhost` crate's.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use common::*;
+use vhost::VhostBackend;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
+use vhost::vhost_user::{
+    Frontend, FrontendReqHandler, HandlerResult, VhostUserFrontend, VhostUserFrontendReqHandlerMut,
+};
+use vhost_user_blk_crypto::control::FrontendKnows;
+use vhost_user_blk_crypto::disk::{OpenOptions, ResizeError};
+
+const MIB: u64 = 1 << 20;
+const CHANNEL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::BACKEND_REQ;
+const CONFIRMING: VhostUserProtocolFeatures = CHANNEL.union(VhostUserProtocolFeatures::REPLY_ACK);
+
+/// What QEMU does with the message: it asks for the configuration space before it confirms.
+struct Listener {
+    frontend: Frontend,
+    /// Sectors that were told; `u64::MAX` makes it refuse.
+    sectors: Arc<AtomicU64>,
+}
+
+impl VhostUserFrontendReqHandlerMut for Listener {
+    fn handle_config_change(&mut self) -> HandlerResult<u64> {
+        if self.sectors.load(Ordering::SeqCst) == u64::MAX {
+            return Err(std::io::Error::from_raw_os_error(libc::EIO));
+        }
+        let (_, bytes) = self.frontend.get_config(0, 8, VhostUserConfigFlags::empty(), &[0; 8]).expect("GET_CONFIG");
+        self.sectors.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Ordering::SeqCst);
+        Ok(0)
+    }
+}
+
+fn with(protocol: VhostUserProtocolFeatures) -> Guest {
+    Guest::with(Options { protocol, ..Options::default() })
+}
+
+/// Gives the device a channel and listens at it until the device hangs up.
+fn listen(guest: &mut Guest, confirms: bool) -> (Arc<AtomicU64>, JoinHandle<()>) {
+    let sectors = Arc::new(AtomicU64::new(0));
+    let listener = Listener { frontend: guest.frontend().clone(), sectors: Arc::clone(&sectors) };
+    let mut handler = FrontendReqHandler::new(Arc::new(Mutex::new(listener))).expect("channel");
+    handler.set_reply_ack_flag(confirms);
+    give(guest, &handler.get_tx_raw_fd());
+    let thread = std::thread::spawn(move || {
+        // Also after a refusal.
+        while !matches!(handler.handle_request(), Err(vhost::vhost_user::Error::Disconnected)) {}
+    });
+    (sectors, thread)
+}
+
+fn give(guest: &mut Guest, channel: &dyn AsRawFd) {
+    let frontend = guest.frontend();
+    frontend.set_backend_request_fd(channel).expect("SET_BACKEND_REQ_FD");
+    // Without confirmations: this one has a reply, and comes after it.
+    frontend.get_features().expect("GET_FEATURES");
+}
+
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + ring::PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn the_frontend_is_told() {
+    for protocol in [CONFIRMING, CHANNEL] {
+        let mut guest = with(protocol);
+        let confirms = protocol == CONFIRMING;
+        if confirms {
+            guest.frontend().set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        }
+        let (sectors, _thread) = listen(&mut guest, confirms);
+        for mib in [9, 10, 64] {
+            let resized = guest.device.resize(Some(mib * MIB)).expect("resized");
+            assert_eq!((resized.frontend, resized.reason), (FrontendKnows::Told, None));
+            // Confirmed: it has done so already.
+            if !confirms {
+                wait_for(|| sectors.load(Ordering::SeqCst) == mib * 2048);
+            }
+            assert_eq!(sectors.load(Ordering::SeqCst), mib * 2048);
+            guest.request(0, &write_request(mib * 2048 - 1, &[1; 512]), 1).assert_only_status(OK);
+        }
+        sectors.store(0, Ordering::SeqCst);
+        assert_eq!(guest.device.resize(None).expect("resized").frontend, FrontendKnows::Unchanged);
+        assert_eq!(sectors.load(Ordering::SeqCst), 0);
+        if confirms {
+            sectors.store(u64::MAX, Ordering::SeqCst);
+            let resized = guest.device.resize(Some(65 * MIB)).expect("resized");
+            assert_eq!((resized.frontend, resized.bytes), (FrontendKnows::NotTold, 65 * MIB));
+            assert!(resized.reason.is_some_and(|reason| reason.contains("refuses")));
+        }
+    }
+}
+
+/// Without a channel the driver finds the new size when it looks.
+#[test]
+fn a_frontend_that_cannot_be_told() {
+    for (protocol, give_one) in [
+        (VhostUserProtocolFeatures::empty(), false),
+        (CONFIRMING, false),
+        // One that it has hung up.
+        (CONFIRMING, true),
+    ] {
+        let mut guest = with(protocol);
+        if give_one {
+            give(&mut guest, &UnixStream::pair().expect("pair").0);
+        }
+        let resized = guest.device.resize(Some(9 * MIB)).expect("resized");
+        assert_eq!(resized.frontend, FrontendKnows::NotTold);
+        assert!(resized.reason.is_some_and(|reason| give_one || reason.contains("next reset")));
+        assert_eq!(guest.capacity(), 9 * MIB);
+        guest.request(1, &write_request(9 * 2048 - 1, &[1; 512]), 1).assert_only_status(OK);
+    }
+}
+
+/// A frontend that was told when no queue ran is told again when one starts: QEMU's vhost-user-blk does not listen before.
+#[test]
+fn what_was_missed_is_told_again() {
+    let mut guest = with(CONFIRMING);
+    let (sectors, _thread) = listen(&mut guest, true);
+    guest.reset();
+    sectors.store(u64::MAX, Ordering::SeqCst);
+    assert_eq!(guest.device.resize(Some(9 * MIB)).expect("resized").frontend, FrontendKnows::NotTold);
+    sectors.store(0, Ordering::SeqCst);
+    guest.set_features_again();
+    guest.start_rings();
+    wait_for(|| sectors.load(Ordering::SeqCst) == 9 * 2048);
+    // The reply to that was nobody's; the next one's is found.
+    sectors.store(0, Ordering::SeqCst);
+    assert_eq!(guest.device.resize(Some(10 * MIB)).expect("resized").frontend, FrontendKnows::Told);
+    sectors.store(0, Ordering::SeqCst);
+    guest.restart();
+    guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+    assert_eq!(sectors.load(Ordering::SeqCst), 0, "nothing was missed");
+}
+
+/// Replies that are late, malformed, in pieces, or never come, and a channel that is full.
+#[test]
+fn replies_that_are_not_as_they_should_be() {
+    let reply = |flags: u32, value: u64| {
+        [&2u32.to_ne_bytes()[..], &flags.to_ne_bytes(), &8u32.to_ne_bytes(), &value.to_ne_bytes()].concat()
+    };
+    let mut guest = with(CONFIRMING);
+    let (mut ours, theirs) = UnixStream::pair().expect("pair");
+    give(&mut guest, &theirs);
+    let mut mib = 8;
+    let mut resize = |expected: Option<&str>| {
+        mib += 1;
+        let resized = guest.device.resize(Some(mib * MIB)).expect("resized");
+        match (expected, &resized.reason) {
+            (None, None) => assert_eq!(resized.frontend, FrontendKnows::Told),
+            (Some(words), Some(reason)) => assert!(reason.contains(words), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    // Before it was asked: the reply to the next message.
+    ours.write_all(&reply(5, 0)).expect("channel");
+    resize(None);
+    let mut header = [0; 12];
+    ours.read_exact(&mut header).expect("message");
+    assert_eq!(header, [[2u32, 9, 0].map(u32::to_ne_bytes).concat()].concat()[..]);
+    resize(Some("not replied within 5 seconds"));
+    // That to the late one, and the one to this one in pieces.
+    ours.write_all(&reply(5, 1)).expect("channel");
+    let (front, back) = (reply(5, 0)[..15].to_vec(), reply(5, 0)[15..].to_vec());
+    let mut channel = ours.try_clone().expect("channel");
+    let pieces = std::thread::spawn(move || {
+        channel.write_all(&front).expect("channel");
+        std::thread::sleep(Duration::from_millis(100));
+        channel.write_all(&back).expect("channel");
+    });
+    resize(None);
+    pieces.join().expect("written");
+    // No reply, by its flags: from here on nothing can be understood.
+    ours.write_all(&reply(1, 0)).expect("channel");
+    resize(Some("malformed"));
+    ours.write_all(&reply(5, 0)).expect("channel");
+    resize(Some("broken"));
+    // Another channel, which nobody reads: it does not hold the device up.
+    let (ours, theirs) = UnixStream::pair().expect("pair");
+    theirs.set_nonblocking(true).expect("pair");
+    while (&theirs).write(&[0; 1000]).is_ok() {}
+    while (&theirs).write(&[0; 1]).is_ok() {}
+    give(&mut guest, &theirs);
+    let start = Instant::now();
+    assert_eq!(guest.device.resize(Some(32 * MIB)).expect("resized").frontend, FrontendKnows::NotTold);
+    assert!(start.elapsed() < Duration::from_secs(4));
+    drop(ours);
+}
+
+/// What is not a channel is refused or ends the session; the device goes on.
+#[test]
+fn channels_that_are_none() {
+    let mut guest = with(CONFIRMING);
+    guest.frontend().set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+    let file = tempfile::tempfile().expect("file");
+    assert!(guest.frontend().set_backend_request_fd(&file).is_err());
+    let datagrams = std::os::unix::net::UnixDatagram::pair().expect("pair").0;
+    assert!(guest.frontend().set_backend_request_fd(&datagrams).is_err());
+    assert_eq!(guest.device.resize(Some(9 * MIB)).expect("resized").frontend, FrontendKnows::NotTold);
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+    // Without a descriptor, with a body, as a reply, and cut off.
+    for bytes in [
+        [21u32, 1, 0].map(u32::to_ne_bytes).concat(),
+        [21u32, 1, 8, 0, 0].map(u32::to_ne_bytes).concat(),
+        [21u32, 5, 0].map(u32::to_ne_bytes).concat(),
+        [21u32, 2, 0].map(u32::to_ne_bytes).concat(),
+        21u32.to_ne_bytes().to_vec(),
+    ] {
+        guest.connection.as_mut().expect("connected").write_all(&bytes).expect("sent");
+        guest.disconnect();
+        guest.connect();
+        guest.start();
+        guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+    }
+    // Not negotiated.
+    guest.disconnect();
+    let mut guest = with(VhostUserProtocolFeatures::REPLY_ACK);
+    let mut message = [21u32, 9, 0].map(u32::to_ne_bytes).concat();
+    let connection = guest.connection.as_mut().expect("connected");
+    connection.write_all(&message).expect("sent");
+    message.resize(20, 0);
+    connection.read_exact(&mut message).expect("reply");
+    assert_eq!(message, [[21u32, 5, 8].map(u32::to_ne_bytes).concat(), 1u64.to_ne_bytes().to_vec()].concat());
+}
+
+#[test]
+fn shrinking_waits_until_nobody_uses_the_disk() {
+    let mut guest = with(CONFIRMING);
+    let image = std::fs::File::options().write(true).open(guest.image_path()).expect("image");
+    image.set_len(4 * MIB).expect("size");
+    let error = guest.device.resize(None).expect_err("in use");
+    assert!(matches!(error, ResizeError::InUse { before, bytes } if (before, bytes) == (8 * MIB, 4 * MIB)), "{error}");
+    assert!(matches!(guest.device.resize(Some(4 * MIB)), Err(ResizeError::InUse { .. })));
+    assert_eq!(guest.capacity(), 8 * MIB);
+    guest.disconnect();
+    let resized = guest.device.resize(None).expect("resized");
+    assert_eq!((resized.bytes, resized.frontend), (4 * MIB, FrontendKnows::NotConnected));
+    guest.connect();
+    guest.start();
+    assert_eq!(guest.capacity(), 4 * MIB);
+    guest.request(0, &header(IN, 4 * 2048), 513).assert_only_status(IOERR);
+    guest.request(0, &write_request(4 * 2048 - 1, &[1; 512]), 1).assert_only_status(OK);
+    // As large as before: what is there now is the new part.
+    assert_eq!(guest.device.resize(Some(8 * MIB)).expect("resized").before, 4 * MIB);
+    let read = guest.request(0, &header(IN, 4 * 2048), 513);
+    assert!(read.status == OK && read.data == [0; 512]);
+}
+
+#[test]
+fn sizes_that_cannot_be() {
+    let mut options = Options::default();
+    options.config.logical_block_size = 4096;
+    options.config.physical_block_size = 4096;
+    let mut guest = Guest::with(options);
+    let set = |bytes: u64| {
+        std::fs::File::options().write(true).open(guest.image_path()).expect("image").set_len(bytes).expect("size");
+    };
+    set(8 * MIB + 512);
+    let error = guest.device.resize(None).expect_err("blocks");
+    assert!(error.to_string().contains(&(8 * MIB + 4096).to_string()), "{error}");
+    assert!(matches!(guest.device.resize(Some(9 * MIB + 1)), Err(ResizeError::Blocks { .. })));
+    set(0);
+    assert!(matches!(guest.device.resize(None), Err(ResizeError::Empty)));
+    set(16 * MIB);
+    // Not of its own accord.
+    assert_eq!(guest.capacity(), 8 * MIB);
+    assert!(matches!(guest.device.resize(Some(9 * MIB)), Err(ResizeError::Cut { image, .. }) if image == 16 * MIB));
+    assert!(matches!(guest.device.resize(Some(1 << 63)), Err(ResizeError::System(_))));
+    assert_eq!(std::fs::metadata(guest.image_path()).expect("image").len(), 16 * MIB);
+    assert_eq!(guest.capacity(), 8 * MIB);
+}
+
+/// Of a read-only image the owner's changes are seen; it is not enlarged here. A memory disk has no other owner.
+#[test]
+fn images_of_others_and_of_nobody() {
+    let mut guest = Guest::with(Options { read_only: true, ..Options::default() });
+    assert!(matches!(guest.device.resize(Some(9 * MIB)), Err(ResizeError::NotOurs { .. })));
+    std::fs::File::options().write(true).open(guest.image_path()).expect("image").set_len(9 * MIB).expect("size");
+    assert_eq!(guest.device.resize(None).expect("resized").bytes, 9 * MIB);
+    assert_eq!(guest.request(0, &header(IN, 9 * 2048 - 1), 513).status, OK);
+    for read_only in [false, true] {
+        let open = OpenOptions { read_only, discard: true, direct: false, logical_block_size: 512 };
+        let image = open.in_memory(MIB).expect("memory");
+        assert_eq!(image.resize(None, 512, true).expect("size"), (MIB, MIB));
+        assert_eq!(image.resize(Some(2 * MIB), 512, false).expect("size"), (MIB, 2 * MIB));
+        assert!(matches!(image.resize(Some(MIB), 512, true), Err(ResizeError::Cut { .. })));
+    }
+}
+
+/// All queues busy while the disk grows again and again: no request inside the size that was known fails.
+#[test]
+fn growing_under_load() {
+    let mut guest = with(CONFIRMING);
+    let (told, _thread) = listen(&mut guest, true);
+    told.store(8 * 2048, Ordering::SeqCst);
+    let memory = guest.memory.clone();
+    let mut rings = std::mem::take(&mut guest.rings);
+    rings.truncate(2);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (queue, ring) in rings.iter_mut().enumerate() {
+            let (memory, told, stop) = (&memory, &told, &stop);
+            scope.spawn(move || {
+                let mut round = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    round += 1;
+                    // The last blocks of what the frontend has heard of, one for each queue.
+                    let sector = told.load(Ordering::SeqCst) - 16 + queue as u64 * 8;
+                    let data = pattern(round, 4096);
+                    let mut exchange = |readable: &[u8], writable| {
+                        let buffers = ring.add(memory, readable, writable, &Cut::default());
+                        ring.kick();
+                        ring.wait(memory);
+                        let bytes = ring.read_writable(memory, &buffers);
+                        ring.free(&buffers);
+                        bytes
+                    };
+                    assert_eq!(exchange(&write_request(sector, &data), 1), [OK], "sector {sector}");
+                    let read = exchange(&header(IN, sector), 4097);
+                    assert!(read[..4096] == data && read[4096] == OK, "sector {sector}");
+                }
+            });
+        }
+        for step in 1..200 {
+            let resized = guest.device.resize(Some(8 * MIB + step * 28672)).expect("resized");
+            assert_eq!(resized.frontend, FrontendKnows::Told);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
