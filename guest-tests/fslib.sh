@@ -359,6 +359,27 @@ freeze_and_restore() {
 	note 'frozen and restored'
 }
 
+# --- what the host does meanwhile -------------------------------------------------------------------------------------
+
+# host_step: has the host do the next step of the case's header. It does so soon, not at once.
+host_step() {
+	local port
+	for port in /sys/class/virtio-ports/*; do
+		[ "$(cat "$port/name")" != progress ] || echo next > "/dev/${port##*/}"
+	done
+}
+
+# wait_for_size BYTES: until the disk has so many.
+wait_for_size() {
+	local tries=0
+	while [ "$(blockdev --getsize64 "$DISK")" != "$1" ]; do
+		[ $tries -lt 300 ] || fail "the disk has $(blockdev --getsize64 "$DISK") bytes, not $1"
+		tries=$((tries + 1))
+		sleep 0.1
+	done
+	note "the disk has $1 bytes"
+}
+
 # --- a device that is killed and started again -----------------------------------------------------------------------
 
 # begin_kills: asks the host to begin.
@@ -470,6 +491,64 @@ broken_case() {
 	fi
 	expect_native
 	record "$MNT/secret" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# resize_case: the disk grows from 128 to 256 and 320 MiB while files on it are written and verified. The steps on the host are
+# those of the cases: larger by ctl, not smaller, and larger by its owner, with a signal.
+resize_case() {
+	local size fio file last at new
+	make_files tree 0
+	# Longer than what ext4 keeps back when all space is taken.
+	make_files tree/long 100 $((8 << 20))
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+	encrypted_dir "$MNT/busy" two per-file 512
+	# Space for fio, before all is taken.
+	for file in 0 1 2 3; do
+		fallocate -l 4M "$MNT/busy/busy.$file.0"
+	done
+	while [ ! -e /tmp/enough ]; do
+		fio --name=busy --directory="$MNT/busy" --rw=randrw --bsrange=4k-64k --size=4M --numjobs=4 --ioengine=libaio \
+			--iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" || exit 1
+	done &
+	fio=$!
+	# All that is free: what comes later has no other place than the new part.
+	dd if=/dev/zero of="$MNT/filler" bs=1M status=none 2> /dev/null || true
+	last=$((128 << 20))
+	for size in 256 320; do
+		host_step
+		[ $size = 256 ] || { host_step; host_step; }
+		wait_for_size $((size << 20))
+		[ "$(blockdev --getsize64 "$DISK")" = $((size << 20)) ]
+		resize2fs "$DISK"
+		cp -r "$OUT/plain/tree" "$MNT/secret/tree-$size"
+		sync
+		file=$(find "$MNT/secret/tree-$size/long" -type f)
+		new=0
+		for at in $(seq 0 1048576 7340032); do
+			[ "$(physical "$file" "$at")" -lt $last ] || new=$((new + 1))
+		done
+		[ $new -gt 0 ] || fail "$file is not in the new part of the disk"
+		note "$file: $new of 8 MiB are in the new part of the disk"
+		dd if=/dev/zero of="$MNT/filler-$size" bs=1M status=none 2> /dev/null || true
+		last=$((size << 20))
+	done
+	: > /tmp/enough
+	wait $fio || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
+	rm "$MNT"/busy/*
+	drop_caches
+	for size in 256 320; do
+		same_files "$OUT/plain/tree" "$MNT/secret/tree-$size"
+	done
+	expect_native
+	if dmesg | grep -E 'I/O error|EXT4-fs error'; then
+		fail 'the kernel saw an error'
+	fi
+	record "$MNT/secret/tree-256" tree
+	record "$MNT/secret/tree-320" tree
 	umount "$MNT"
 	check_fs "$DISK"
 }

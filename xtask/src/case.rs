@@ -2,6 +2,7 @@
 //! A guest case: a shell script whose header comments say what it needs. `guest-tests/README.md` documents the header.
 
 use crate::driver::MODULE;
+use crate::host_steps::Step;
 use crate::stats::Assertion;
 use crate::vm::Attach;
 use anyhow::{Context, Result, bail, ensure};
@@ -40,6 +41,8 @@ pub struct Case {
     pub rings: Option<(u16, u16)>,
     /// How often the device is killed and started again while the guest runs.
     pub kills: u32,
+    /// What the host does when the guest asks for it, in this order.
+    pub host: Vec<Step>,
     /// Runs only when it is asked for.
     pub long: bool,
     /// Whether the verifier runs over the image afterwards.
@@ -73,6 +76,7 @@ impl Case {
             queues: 2,
             rings: None,
             kills: 0,
+            host: vec![],
             long: false,
             check_fscrypt: false,
             wrong: None,
@@ -86,6 +90,10 @@ impl Case {
         ensure!(
             case.kills == 0 || case.attach == Attach::VhostUserBlk,
             "QEMU reconnects to a device that was killed on vhost-user-blk only"
+        );
+        ensure!(
+            case.host.is_empty() || case.kills == 0 && case.boots == 1,
+            "steps on the host need a device that stays"
         );
         ensure!(case.boots >= 1, "a case has at least one boot");
         ensure!(
@@ -136,6 +144,7 @@ impl Case {
                 self.rings = Some((number(queues)?, number(size)?));
             }
             "kills" => self.kills = value.parse().context("kills is a number")?,
+            "host" => self.host.push(value.parse()?),
             "long" => {
                 ensure!(value == "yes", "a case is long: yes, or it is not");
                 self.long = true;
@@ -228,6 +237,15 @@ mod tests {
         for lines in ["# kills: 10", "# attach: vhost-user-blk\n# kills: many", "# long: no"] {
             assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
         }
+    }
+
+    #[test]
+    fn steps_on_the_host_need_a_device_that_stays() {
+        assert_eq!(parse("# case: x\n# host: hangup\n# host: ctl resize => told\n").unwrap().host.len(), 2);
+        for lines in ["# host: nothing", "# host: hangup\n# boots: 2"] {
+            assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
+        }
+        assert!(parse("# case: x\n# host: hangup\n# attach: vhost-user-blk\n# kills: 1\n").is_err());
     }
 
     #[test]

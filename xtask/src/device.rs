@@ -46,6 +46,7 @@ pub struct Device {
 }
 
 /// How a device is started.
+#[derive(Clone, Copy)]
 pub struct Options<'a> {
     /// The built program.
     pub program: &'a Path,
@@ -78,6 +79,11 @@ impl Device {
         self.process.kill()?;
         *self = Self::start_logged(options)?;
         Ok(())
+    }
+
+    /// Sends it SIGHUP.
+    pub fn hang_up(&self) -> Result<()> {
+        self.process.hang_up()
     }
 
     fn start_logged(options: &Options) -> Result<Self> {

@@ -19,6 +19,7 @@ mod fstests_build;
 mod fstests_guest;
 mod fstests_output;
 mod guest_root;
+mod host_steps;
 mod job;
 mod kernel;
 mod kills;

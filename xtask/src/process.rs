@@ -152,6 +152,12 @@ impl Running {
         Ok(())
     }
 
+    /// Sends it SIGHUP.
+    pub fn hang_up(&self) -> Result<()> {
+        let pid = rustix::process::Pid::from_raw(self.0.id().cast_signed()).context("it has no process number")?;
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::HUP)?)
+    }
+
     /// Asks it to end with SIGTERM.
     pub fn terminate(&self) {
         if let Some(pid) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {

@@ -3,6 +3,7 @@
 
 use crate::case::Case;
 use crate::device::{self, Device};
+use crate::host_steps::{self, HostSteps};
 use crate::job::{self, Job};
 use crate::kills::{self, Kills};
 use crate::paths::Paths;
@@ -156,7 +157,11 @@ fn boot(
         state: (number > 1).then(|| boot_dir(dir, number - 1).join("out").join(STATE)),
     };
     job.write(paths, &tar)?;
-    let others = case.device_options(number, &dir.join(STATE));
+    let mut others = case.device_options(number, &dir.join(STATE));
+    let control = scratch.path().join("control");
+    if !case.host.is_empty() {
+        others.extend(host_steps::control_options(&control));
+    }
     let extra = if case.kills > 0 { kills::options_after(0, &others) } else { others.clone() };
     let options = device::Options {
         program: &prepared.programs.device,
@@ -183,22 +188,23 @@ fn boot(
         queue_size,
         reconnect: case.kills > 0,
         disks: &[&device.socket.clone()],
-        progress: (case.kills > 0).then_some(progress.as_path()),
+        progress: (case.kills > 0 || !case.host.is_empty()).then_some(progress.as_path()),
         job: &tar,
         results: &results,
     };
     let mut kills = Kills::new(case.kills, options, &others, &progress);
-    let mut killed = Ok(());
+    let mut steps = HostSteps::new(&case.host, options, control, &progress, dir.join("host.log"));
+    let mut disturbed = Ok(());
     let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), || {
-        if killed.is_ok() {
-            killed = kills.step(&mut device);
+        if disturbed.is_ok() {
+            disturbed = kills.step(&mut device).and_then(|()| steps.step(&device));
         }
     })?;
     // Why the guest ended early is the more telling reason.
-    if killed.is_ok() && matches!(ended, Ended::PoweredOff) {
-        killed = kills.finish();
+    if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) {
+        disturbed = kills.finish().and_then(|()| steps.finish());
     }
-    let device = killed.and(device.finish());
+    let device = disturbed.and(device.finish());
     if results.exists() {
         job::unpack_results(&results, &dir.join("out"))?;
     }
