@@ -113,10 +113,17 @@ pub fn with_wiped_stack<const STACK: usize, R>(action: impl FnOnce() -> R) -> R 
 
 /// For [`with_wiped_stack`]: enough for a raw key to be expanded and put in its place. Code that is not optimised takes
 /// more.
-pub const PROGRAM_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } else { 16 << 10 };
+pub const PROGRAM_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } else { 8 << 10 };
 
 /// For [`with_wiped_stack`]: enough for all that is done with keys, several times what unwrapping one takes.
 pub const COMMAND_STACK: usize = 64 << 10;
+
+/// Overwrites a secret with zeroes, at the speed of `memset`.
+pub fn wipe<T: zeroize::DefaultIsZeroes>(secret: &mut [T]) {
+    secret.fill(T::default());
+    // Somebody may look at it, as far as the compiler knows.
+    std::hint::black_box(secret);
+}
 
 /// Keeps secrets out of core dumps and away from other processes of the same user.
 ///

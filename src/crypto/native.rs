@@ -3,7 +3,6 @@
 //! A key schedule and the kernel that works with it.
 
 use vm_memory::VolatileSlice;
-use zeroize::Zeroize;
 
 use super::pieces::{Cipher, Direction};
 use super::tweak::{StartTweaks, TWEAKS_AT_ONCE};
@@ -25,11 +24,22 @@ pub(super) struct Schedule {
     pub tweak: RoundKeys,
 }
 
+impl Schedule {
+    const BLANK: Self = {
+        const NONE: RoundKeys = [[0; 4]; 15];
+        Self { encrypt: NONE, decrypt: NONE, tweak: NONE }
+    };
+
+    fn wipe(&mut self) {
+        crate::secret::wipe(self.encrypt.as_flattened_mut());
+        crate::secret::wipe(self.decrypt.as_flattened_mut());
+        crate::secret::wipe(self.tweak.as_flattened_mut());
+    }
+}
+
 impl Drop for Schedule {
     fn drop(&mut self) {
-        self.encrypt.zeroize();
-        self.decrypt.zeroize();
-        self.tweak.zeroize();
+        self.wipe();
     }
 }
 
@@ -69,15 +79,27 @@ pub(super) struct Native {
 }
 
 impl Native {
-    /// Expands a key for the kernel of an engine, which [`Engine::kernel`](super::Engine::kernel) gives out only if this
+    /// Room for a key for the kernel of an engine, which [`Engine::kernel`](super::Engine::kernel) gives out only if this
     /// CPU can run it.
-    #[inline]
-    pub fn new(kernel: &'static Kernel, key: &[u8; KEY_BYTES]) -> Self {
-        const NONE: RoundKeys = [[0; 4]; 15];
-        let mut this = Self { kernel, schedule: Schedule { encrypt: NONE, decrypt: NONE, tweak: NONE } };
-        // SAFETY: the CPU can run the kernel (see above).
-        unsafe { (kernel.expand)(&mut this.schedule, key) };
-        this
+    pub fn blank(kernel: &'static Kernel) -> Self {
+        Self { kernel, schedule: Schedule::BLANK }
+    }
+
+    /// Expands a key, in its place.
+    pub fn set(&mut self, key: &[u8; KEY_BYTES]) {
+        // SAFETY: the CPU can run the kernel, or there were no `Native`.
+        unsafe { (self.kernel.expand)(&mut self.schedule, key) };
+    }
+
+    #[cfg(test)]
+    pub fn is_blank(&self) -> bool {
+        let Schedule { encrypt, decrypt, tweak } = &self.schedule;
+        [encrypt, decrypt, tweak].iter().all(|keys| keys.as_flattened().iter().all(|&word| word == 0))
+    }
+
+    /// Forgets the key.
+    pub fn wipe(&mut self) {
+        self.schedule.wipe();
     }
 }
 

@@ -24,6 +24,11 @@ pub(super) struct Portable {
 }
 
 impl Portable {
+    /// Room for a key.
+    pub fn blank() -> Self {
+        Self::new(&[0; KEY_BYTES])
+    }
+
     /// Expands a key.
     pub fn new(key: &[u8; KEY_BYTES]) -> Self {
         let (data, tweak) = <&Array<u8, U64>>::from(key).split_ref::<U32>();

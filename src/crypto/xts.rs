@@ -41,11 +41,46 @@ impl std::fmt::Debug for XtsKey {
 
 impl XtsKey {
     /// Expands a key for an engine; for [`Engine::Portable`] when this CPU cannot run that one.
-    #[inline]
     pub fn new(engine: Engine, key: &[u8; KEY_BYTES]) -> Self {
+        let mut this = Self::blank(engine);
+        this.set(key);
+        this
+    }
+
+    /// Room for a key: a key of zeroes, or no key at all.
+    pub fn blank(engine: Engine) -> Self {
         match engine.kernel() {
-            Some(kernel) => Self { engine, expanded: Expanded::Native(Native::new(kernel, key)) },
-            None => Self { engine: Engine::Portable, expanded: Expanded::Portable(Portable::new(key)) },
+            Some(kernel) => Self { engine, expanded: Expanded::Native(Native::blank(kernel)) },
+            None => Self { engine: Engine::Portable, expanded: Expanded::Portable(Portable::blank()) },
+        }
+    }
+
+    /// Puts another key in the place of this one, where it lies.
+    pub fn set(&mut self, key: &[u8; KEY_BYTES]) {
+        match &mut self.expanded {
+            Expanded::Native(native) => native.set(key),
+            Expanded::Portable(portable) => *portable = Portable::new(key),
+        }
+    }
+
+    /// Forgets the key. What is left is as [`XtsKey::blank`] makes it.
+    pub fn wipe(&mut self) {
+        match &mut self.expanded {
+            Expanded::Native(native) => native.wipe(),
+            Expanded::Portable(portable) => *portable = Portable::blank(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_blank(&self) -> bool {
+        match &self.expanded {
+            Expanded::Native(native) => native.is_blank(),
+            Expanded::Portable(_) => {
+                let [mut ours, mut blank] = [[0; BLOCK_BYTES]; 2];
+                self.encrypt(Dun::new([0; 4]), 4, &mut ours);
+                Self::blank(self.engine).encrypt(Dun::new([0; 4]), 4, &mut blank);
+                ours == blank
+            }
         }
     }
 

@@ -56,7 +56,6 @@ pub struct NoSuchSlot;
 /// All keyslots of a device.
 pub struct KeyslotTable {
     slots: Box<[Arc<slot::Slot>]>,
-    engine: Engine,
     next_generation: AtomicU64,
 }
 
@@ -66,8 +65,8 @@ impl KeyslotTable {
     /// # Errors
     /// When the memory cannot be had or not be locked.
     pub fn new(slots: u16, engine: Engine) -> io::Result<Self> {
-        let slots = (0..slots).map(|_| slot::Slot::new().map(Arc::new)).collect::<io::Result<_>>()?;
-        Ok(Self { slots, engine, next_generation: AtomicU64::new(1) })
+        let slots = (0..slots).map(|_| slot::Slot::new(engine).map(Arc::new)).collect::<io::Result<_>>()?;
+        Ok(Self { slots, next_generation: AtomicU64::new(1) })
     }
 
     fn slot(&self, slot: u32) -> Result<&Arc<slot::Slot>, NoSuchSlot> {
@@ -94,7 +93,7 @@ impl KeyslotTable {
     /// [`NoSuchSlot`].
     pub fn program(&self, slot: u32, key: &[u8; KEY_BYTES], config: KeyConfig) -> Result<Evicted, NoSuchSlot> {
         let slot = self.slot(slot)?;
-        Ok(slot.program(self.next_generation.fetch_add(1, Ordering::Relaxed), self.engine, key, config))
+        Ok(slot.program(self.next_generation.fetch_add(1, Ordering::Relaxed), key, config))
     }
 
     /// Empties a slot; returns when no request uses its key any more.

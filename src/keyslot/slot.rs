@@ -8,7 +8,6 @@
 
 use std::cell::UnsafeCell;
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -28,8 +27,8 @@ pub struct ProgrammedKey {
 struct Cell {
     /// Requests that use the key. Besides, for a moment, requests that looked at an older state and step back.
     users: AtomicU32,
-    /// Initialised exactly while the slot's state names this cell, or its last users have not gone yet.
-    key: UnsafeCell<MaybeUninit<ProgrammedKey>>,
+    /// Blank unless the slot's state names this cell, or its last users have not gone yet.
+    key: UnsafeCell<ProgrammedKey>,
 }
 
 /// A keyslot.
@@ -62,8 +61,10 @@ pub enum Evicted {
 
 impl Slot {
     /// An empty slot in locked memory.
-    pub(super) fn new() -> io::Result<Self> {
-        let cell = || Cell { users: AtomicU32::new(0), key: UnsafeCell::new(MaybeUninit::zeroed()) };
+    pub(super) fn new(engine: Engine) -> io::Result<Self> {
+        let blank =
+            || ProgrammedKey { xts: XtsKey::blank(engine), config: KeyConfig { data_unit_bits: 0, dun_bytes: 0 } };
+        let cell = || Cell { users: AtomicU32::new(0), key: UnsafeCell::new(blank()) };
         Ok(Self {
             state: AtomicU64::new(0),
             cells: SecretBox::new([cell(), cell()])?,
@@ -75,13 +76,15 @@ impl Slot {
     }
 
     /// Puts a key into the slot. Returns whether it replaced one, after the old key's last request has gone.
-    pub(super) fn program(&self, generation: u64, engine: Engine, key: &[u8; KEY_BYTES], config: KeyConfig) -> Evicted {
+    pub(super) fn program(&self, generation: u64, key: &[u8; KEY_BYTES], config: KeyConfig) -> Evicted {
         let _control = lock(&self.control);
         let old = self.state.load(SeqCst);
         let spare = if old == 0 { 0 } else { (old & 1) ^ 1 };
         // SAFETY: the state does not name this cell, and its former users were waited for when it was retired, so
         // nobody reads it (see the `Sync` impl); `control` keeps other writers out.
-        unsafe { (*self.cell(spare).key.get()).write(ProgrammedKey { xts: XtsKey::new(engine, key), config }) };
+        let cell = unsafe { &mut *self.cell(spare).key.get() };
+        cell.xts.set(key);
+        cell.config = config;
         self.state.store(generation << 1 | spare, SeqCst);
         self.retire(old)
     }
@@ -107,15 +110,8 @@ impl Slot {
             }
             self.draining.store(false, SeqCst);
         }
-        // SAFETY: the cell is initialised (the state named it), is not named any more, and has no users; so this is
-        // the only reference. The key is dropped once and the bytes are plain memory afterwards.
-        unsafe {
-            let key = &mut *cell.key.get();
-            key.assume_init_drop();
-            // The schedule is wiped already; this is for the rest of it, in one go.
-            key.as_mut_ptr().write_bytes(0, 1);
-            std::hint::black_box(key);
-        }
+        // SAFETY: no state names the cell any more, and it has no users; so this is the only reference.
+        unsafe { &mut *cell.key.get() }.xts.wipe();
         Evicted::Key
     }
 
@@ -141,16 +137,12 @@ impl Slot {
         state != 0 && self.cell(state).users.load(SeqCst) != 0
     }
 
-    /// Whether there is anything but zeroes in each cell.
+    /// Whether there is a key in each cell.
     #[cfg(test)]
     pub(super) fn cells_in_use(&self) -> [bool; 2] {
         let _control = lock(&self.control);
-        [0, 1].map(|index| {
-            let start = self.cell(index).key.get().cast::<u8>();
-            // SAFETY: the cell's bytes are initialised, by the mapping's zeroes at the least, and `control` keeps them
-            // from changing. Padding is read byte by byte through a pointer, never as a value.
-            (0..size_of::<ProgrammedKey>()).any(|at| unsafe { start.add(at).read_volatile() } != 0)
-        })
+        // SAFETY: `control` keeps others from writing.
+        [0, 1].map(|index| !unsafe { &*self.cell(index).key.get() }.xts.is_blank())
     }
 
     fn cell(&self, state: u64) -> &Cell {
@@ -182,9 +174,9 @@ pub struct KeyHandle {
 impl KeyHandle {
     /// The key.
     pub fn key(&self) -> &ProgrammedKey {
-        // SAFETY: the handle was given out with the state naming this cell after `users` was raised, so the cell is
-        // initialised and stays so, unchanged, until the handle is dropped (see the `Sync` impl of `Slot`).
-        unsafe { (*self.slot.cell(self.state).key.get()).assume_init_ref() }
+        // SAFETY: the handle was given out with the state naming this cell after `users` was raised, so the cell stays
+        // unchanged until the handle is dropped (see the `Sync` impl of `Slot`).
+        unsafe { &*self.slot.cell(self.state).key.get() }
     }
 
     /// Which programming of the slot this key is; rises with every program command of the device.
