@@ -6,6 +6,8 @@ mod ctl;
 mod device;
 mod faults;
 mod inspect;
+#[cfg(test)]
+mod man;
 mod number;
 pub mod personality;
 

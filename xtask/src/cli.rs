@@ -28,6 +28,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Install and build everything that the other commands need, run nothing
     Setup(GuestArgs),
+    /// Make the manual pages in `man/` anew
+    Man,
     /// Delete what was downloaded and built outside `target/`
     CleanCache,
 }

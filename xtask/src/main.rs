@@ -23,6 +23,7 @@ mod host_steps;
 mod job;
 mod kernel;
 mod kills;
+mod man;
 mod mirror;
 mod packages;
 mod paths;
@@ -70,6 +71,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
             println!("everything is ready: try `cargo xtask demo`");
             Ok(true)
         }
+        cli::Command::Man => man::run(&paths),
         cli::Command::CleanCache => {
             cache::clean(&paths)?;
             Ok(true)
