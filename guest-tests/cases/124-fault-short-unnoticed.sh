@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: broken hardware, and the verifier catches it: half of each write is lost, and the device says that all is well
+# device: --fault short,op=write,slot=0-31,status=ok
+# check: fscrypt
+# expect-wrong: these are zeros: never written
+# stat: events.fault > 0
+# stat: requests.failed == 0
+# stat: keyslots.nokey == 0
+
+broken_case per-file
