@@ -6,7 +6,6 @@ use std::io;
 use std::mem::size_of;
 use std::ptr::NonNull;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
 use zeroize::Zeroize;
 
 /// One value in whole pages of its own.
@@ -27,20 +26,15 @@ impl<T> SecretBox<T> {
     /// What `mmap`, `mlock` or `madvise` say; `mlock` fails when `RLIMIT_MEMLOCK` is too small.
     pub fn new(value: T) -> io::Result<Self> {
         const { assert!(align_of::<T>() <= 4096, "a page is the largest alignment of a mapping") };
-        let mapped = size_of::<T>().max(1).next_multiple_of(rustix::param::page_size());
-        // SAFETY: a fresh private mapping at an address of the kernel's choice aliases nothing.
-        let address = unsafe {
-            mmap_anonymous(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
-        };
+        let mapped = size_of::<T>().max(1).next_multiple_of(system::page_size());
+        let address = system::map(mapped)?;
         let value_at = NonNull::new(address.cast::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
         // From here on dropping `this` unmaps. The zero bytes of a fresh mapping become a `T` below, before any return
         // but the error ones, where `T`'s own drop must not run: hence the guard.
         let guard = Unmap { address, mapped };
         // SAFETY: the range is the mapping made above.
         unsafe {
-            mlock(address, mapped)?;
-            madvise(address, mapped, Advice::LinuxDontDump)?;
-            madvise(address, mapped, Advice::LinuxWipeOnFork)?;
+            system::protect(address, mapped)?;
             // SAFETY: the mapping is large enough and, being page-aligned, aligned for `T`.
             value_at.write(value);
         }
@@ -83,9 +77,74 @@ struct Unmap {
 
 impl Drop for Unmap {
     fn drop(&mut self) {
-        // SAFETY: the range is one whole mapping of ours, and its owner is gone. Unmapping unlocks it, too. A failure
-        // would leave memory mapped, which harms nothing.
-        let _ = unsafe { munmap(self.address, self.mapped) };
+        // SAFETY: the range is one whole mapping of ours, and its owner is gone.
+        unsafe { system::unmap(self.address, self.mapped) };
+    }
+}
+
+/// Pages from the system.
+#[cfg(not(miri))]
+mod system {
+    use std::ffi::c_void;
+    use std::io;
+
+    pub use rustix::param::page_size;
+
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+
+    pub fn map(len: usize) -> io::Result<*mut c_void> {
+        // SAFETY: a fresh private mapping at an address of the kernel's choice aliases nothing.
+        Ok(unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)? })
+    }
+
+    /// # Safety
+    /// The range must be a mapping of [`map`].
+    pub unsafe fn protect(address: *mut c_void, len: usize) -> io::Result<()> {
+        // SAFETY: the caller's promise; none of these changes what is in memory.
+        unsafe {
+            mlock(address, len)?;
+            madvise(address, len, Advice::LinuxDontDump)?;
+            madvise(address, len, Advice::LinuxWipeOnFork)?;
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// The range must be a mapping of [`map`] that nothing uses any more.
+    pub unsafe fn unmap(address: *mut c_void, len: usize) {
+        // SAFETY: the caller's promise. Unmapping unlocks it, too. A failure would leave memory mapped, which harms
+        // nothing.
+        let _ = unsafe { munmap(address, len) };
+    }
+}
+
+/// Miri, which checks what is done with the memory, knows none of these calls.
+#[cfg(miri)]
+mod system {
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::ffi::c_void;
+    use std::io;
+
+    pub fn page_size() -> usize {
+        4096
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::from_size_align(len, page_size()).expect("whole pages")
+    }
+
+    pub fn map(len: usize) -> io::Result<*mut c_void> {
+        // SAFETY: `len` is not 0.
+        Ok(unsafe { alloc_zeroed(layout(len)) }.cast())
+    }
+
+    pub unsafe fn protect(_: *mut c_void, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub unsafe fn unmap(address: *mut c_void, len: usize) {
+        // SAFETY: made by `map` with the same layout, and not used any more.
+        unsafe { dealloc(address.cast(), layout(len)) };
     }
 }
 

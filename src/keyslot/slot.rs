@@ -8,8 +8,19 @@
 
 use std::cell::UnsafeCell;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+
+// What decides in which order threads go on; the tests in `interleavings` take that into their own hands.
+#[cfg(all(test, shuttle))]
+use shuttle::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
+#[cfg(not(all(test, shuttle)))]
+use std::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
 
 use super::KeyConfig;
 use crate::crypto::{Engine, KEY_BYTES, XtsKey};

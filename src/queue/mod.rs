@@ -468,3 +468,28 @@ pub fn signal(event: Option<&File>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every head of the smallest and largest queues, in and out of range.
+    #[test]
+    fn a_head_is_in_the_set_once() {
+        for size in [1u16, 2, 64, 128, 1024, 32768] {
+            let mut set = HeadSet::new(size);
+            for head in 0..size {
+                assert!(set.insert(head) && !set.insert(head), "{size} {head}");
+            }
+            // What is out of range is refused by the caller, and by the set from the next word on.
+            (size.max(64)..=u16::MAX).for_each(|head| assert!(!set.insert(head), "{size} {head}"));
+            for head in 0..size {
+                set.remove(head);
+                assert!(set.insert(head), "{size} {head}");
+            }
+            set.remove(u16::MAX);
+            set.clear();
+            assert!((0..size).all(|head| set.insert(head)));
+        }
+    }
+}

@@ -241,6 +241,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Every place and length on small disks and around the largest numbers, against a list of the sectors there are.
+    #[test]
+    fn every_transfer_of_small_disks() {
+        for (block, blocks) in [(512, 1u64), (512, 5), (1024, 3), (4096, 1), (4096, 2)] {
+            let capacity = block * blocks;
+            let limits = Limits {
+                capacity,
+                logical_block_size: block as u32,
+                read_only: false,
+                features: 0,
+                crypto: CryptoAccess::None,
+            };
+            let top = |n: u64| u64::MAX - n;
+            let sectors = (0..20).chain((0..20).map(top)).chain((50..64).flat_map(|bit| [1 << bit, (1 << bit) - 1]));
+            let lens = (0..capacity + 1025).chain((0..1025).map(top)).chain((9..64).map(|bit| 1 << bit));
+            for (sector, len) in sectors.flat_map(|sector| lens.clone().map(move |len| (sector, len))) {
+                // Block by block: the first must begin at a block, and all must be there.
+                let first = (0..=blocks).find(|n| n * block == sector.wrapping_mul(512) && sector < 1 << 20);
+                let count = (0..=blocks).find(|n| n * block == len);
+                let fits = first.zip(count).filter(|(first, count)| first + count <= blocks);
+                let expected = fits.map(|(first, count)| Extent { offset: first * block, len: count * block });
+                assert_eq!(limits.transfer(sector, len).ok(), expected, "{block} {blocks} {sector} {len}");
+            }
+        }
+    }
+
     proptest! {
         /// The same rule in 128 bits, where nothing overflows.
         #[test]

@@ -23,6 +23,7 @@ use std::time::Duration;
 use crate::queue::Chain;
 
 pub use channel::{Notifier, Told};
+pub use jobs::{Hand, begin};
 pub use listen::{Listen, remove_stale_socket};
 pub use serve::{ServeError, Server, Stop};
 

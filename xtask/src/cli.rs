@@ -24,6 +24,8 @@ pub enum Command {
     Shell(ShellArgs),
     /// Run tests of an xfstests checkout of your own on two disks of the device
     Fstests(FstestsArgs),
+    /// Run the fuzz targets, one after the other
+    Fuzz(FuzzArgs),
     /// Measure the device beside qemu-storage-daemon, in one interleaved run
     Bench(BenchArgs),
     /// Install and build everything that the other commands need, run nothing
@@ -98,6 +100,20 @@ pub struct TestArgs {
     /// Keep the disk images of cases that passed, too
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `fuzz`
+#[derive(Args)]
+pub struct FuzzArgs {
+    /// How long each target runs
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub seconds: u32,
+    /// Only these targets [default: all]
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Afterwards add to the corpus in the repository what reaches code that it does not reach yet
+    #[arg(long)]
+    pub merge: bool,
 }
 
 /// The halves of `test`.

@@ -18,6 +18,7 @@ mod fstests;
 mod fstests_build;
 mod fstests_guest;
 mod fstests_output;
+mod fuzz;
 mod guest_root;
 mod host_steps;
 mod job;
@@ -65,6 +66,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Test(options) => test::run(&paths, &options),
         cli::Command::Shell(options) => shell::run(&paths, &options),
         cli::Command::Fstests(options) => fstests::run(&paths, &options),
+        cli::Command::Fuzz(options) => fuzz::run(&paths, &options),
         cli::Command::Bench(options) => bench::run(&paths, &options),
         cli::Command::Setup(options) => {
             setup::prepare(&paths, &options)?;

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The device with its disk in memory, and queues, driven by the calling thread as a worker drives them.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use vhost_user_blk_crypto::crypto::Engine;
+use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
+use vhost_user_blk_crypto::queue::{InflightRegion, RingAddresses, Vring, region_bytes};
+use vhost_user_blk_crypto::vhost::{Hand, VirtioDevice, begin};
+use vhost_user_blk_crypto::wrapped::Wrapping;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::books::Books;
+use crate::disks::DiskKind;
+use crate::layout::{self, Descriptor, FILL, INDIRECT, NEXT, Ring, WRITE};
+use crate::meddled::{Meddled, Poke, SlowLane};
+use crate::wire::Request;
+
+/// Request queues; the control virtqueue comes after them.
+pub const REQUEST_QUEUES: usize = 2;
+pub const CONTROL: usize = REQUEST_QUEUES;
+pub const QUEUES: usize = REQUEST_QUEUES + 1;
+pub const KEYSLOTS: u16 = 3;
+/// The largest queue of the device.
+pub const QUEUE_SIZE: u16 = 64;
+/// Data units on offer: 512 and 4096 bytes.
+pub const DATA_UNITS: u32 = 0x1200;
+pub const MAX_DUN_BYTES: u8 = 16;
+/// `VIRTIO_BLK_F_CTRL_VQ` and `VIRTIO_BLK_F_INLINE_ENCRYPTION`: a driver without them uses keyslots in-band.
+pub const CRYPTO_BITS: u64 = 3 << 22;
+/// `VIRTIO_F_EVENT_IDX`.
+const EVENT_IDX: u64 = 1 << 29;
+/// Longer than this nothing takes but what never ends, even on a machine that has other things to do.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a request is cut into descriptors.
+#[derive(Debug, Clone, Default)]
+pub struct Cut {
+    pub lengths: Vec<u32>,
+    pub indirect: bool,
+}
+
+impl<'a> Arbitrary<'a> for Cut {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let count = if u.ratio(1, 2)? { 0 } else { u.int_in_range(1..=6)? };
+        let lengths = (0..count).map(|_| u.int_in_range(1..=600)).collect::<Result<_>>()?;
+        Ok(Self { lengths, indirect: u.arbitrary()? })
+    }
+}
+
+/// What the frontend does while the device works.
+pub enum Demand {
+    /// Stops a queue, and starts it where it was.
+    Restart(usize),
+    /// New features, which is a reset.
+    Features(u64),
+}
+
+/// A guest with running queues.
+pub struct Guest {
+    pub device: Arc<Meddled>,
+    pub memory: GuestMemoryMmap,
+    pub rings: Vec<Ring>,
+    pub vrings: Vec<Arc<Vring>>,
+    pub books: Books,
+    /// Where the device goes on in each available ring.
+    pub bases: [u16; QUEUES],
+    /// Bytes of the disk.
+    pub disk: u64,
+    /// The frontend's in-flight region, and whether it is used.
+    inflight: (File, Arc<InflightRegion>, bool),
+    lane: Option<SlowLane>,
+    next_buffer: u64,
+}
+
+thread_local! {
+    /// Keyslots in locked memory and the engine take long to make; a reset makes the device as good as new.
+    static GUESTS: RefCell<[Option<Guest>; 3]> = const { RefCell::new([None, None, None]) };
+}
+
+/// What a guest is booted with.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    pub features: u64,
+    /// Descriptors of each queue.
+    pub size: u16,
+    pub disk: DiskKind,
+    /// In-flight tracking.
+    pub tracked: bool,
+}
+
+impl Setting {
+    /// All features, on a disk that answers at once.
+    pub fn plain(size: u16) -> Self {
+        Self { features: u64::MAX, size, disk: DiskKind::Memory, tracked: false }
+    }
+}
+
+/// Gives `action` a guest as after boot.
+pub fn with_guest<R>(setting: Setting, action: impl FnOnce(&mut Guest) -> R) -> R {
+    // Taken out, so that one that has panicked is not used again.
+    let place = setting.disk as usize;
+    let mut guest = GUESTS.with_borrow_mut(|guests| guests[place].take()).unwrap_or_else(|| Guest::new(setting.disk));
+    guest.boot(setting);
+    let result = action(&mut guest);
+    GUESTS.with_borrow_mut(|guests| guests[place] = Some(guest));
+    result
+}
+
+impl Guest {
+    fn new(kind: DiskKind) -> Self {
+        let config = DeviceConfig {
+            keyslots: KEYSLOTS,
+            crypto_engine: Engine::detect(),
+            raw_keys: true,
+            data_unit_mask: DATA_UNITS,
+            max_dun_bytes: MAX_DUN_BYTES,
+            num_queues: REQUEST_QUEUES as u16,
+            queue_size: QUEUE_SIZE,
+            serial: "fuzz".into(),
+            logical_block_size: 512,
+            physical_block_size: 512,
+            writeback: true,
+            timing: Timing::default(),
+            keep_keys_on_reset: false,
+            in_band: true,
+        };
+        let wrapping = Wrapping::new(None).expect("wrapping keys");
+        let device = Device::new(config, Some(wrapping), kind.disk()).expect("device");
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(layout::START), layout::BYTES)]).expect("memory");
+        let device = Meddled::new(device, memory.clone());
+        let lane = device.lane().expect("lane");
+        let vrings = (0..QUEUES).map(|index| Arc::new(Vring::new(index, QUEUE_SIZE).expect("queue"))).collect();
+        let file = InflightRegion::create(QUEUES as u16, QUEUE_SIZE).expect("region");
+        let bytes = region_bytes(QUEUES as u16, QUEUE_SIZE);
+        let twin = file.try_clone().expect("region");
+        let region = InflightRegion::map(twin, 0, bytes, QUEUES as u16, QUEUE_SIZE).expect("region");
+        Self {
+            device: Arc::new(device),
+            memory,
+            rings: Vec::new(),
+            vrings,
+            books: Books::default(),
+            bases: [0; QUEUES],
+            disk: kind.bytes(),
+            inflight: (file, region, false),
+            lane: Some(lane),
+            next_buffer: layout::BUFFERS,
+        }
+    }
+
+    fn boot(&mut self, setting: Setting) {
+        self.device.forget();
+        self.next_buffer = layout::BUFFERS;
+        self.memory.write_slice(&[0; layout::BYTES], GuestAddress(layout::START)).expect("memory");
+        self.inflight.2 = setting.tracked;
+        if setting.tracked {
+            let bytes = region_bytes(QUEUES as u16, QUEUE_SIZE) as usize;
+            self.inflight.0.write_all_at(&vec![0; bytes], 0).expect("region");
+        }
+        self.set_features(setting.features);
+        self.rings = (0..QUEUES).map(|index| Ring::new(index, setting.size)).collect();
+        self.books = Books::new(QUEUES);
+        self.bases = [0; QUEUES];
+        for queue in 0..QUEUES {
+            self.start(queue);
+        }
+    }
+
+    /// A reset, then these of the offered features.
+    pub fn set_features(&mut self, features: u64) {
+        self.device.set_features(features & self.device.features());
+        self.vrings.iter().for_each(|vring| vring.set_event_idx(features & EVENT_IDX != 0));
+    }
+
+    /// Starts a queue where it was stopped.
+    pub fn start(&mut self, queue: usize) {
+        let (ring, vring) = (self.rings[queue], &self.vrings[queue]);
+        vring.set_kick(None);
+        assert!(vring.set_size(ring.size));
+        // The driver may have left anything in the used index; a frontend sets the queue up with what is there.
+        let addresses = RingAddresses {
+            descriptor_table: GuestAddress(ring.descriptors()),
+            avail_ring: GuestAddress(ring.avail()),
+            used_ring: GuestAddress(ring.used()),
+        };
+        assert!(vring.set_addresses(&self.memory, addresses));
+        vring.set_next_avail(self.bases[queue]);
+        assert!(vring.set_log(self.inflight.2.then(|| self.inflight.1.queue(queue)).flatten()));
+        vring.set_kick(Some(eventfd()));
+        vring.set_enabled(true);
+    }
+
+    /// The frontend, or whoever has its memory, changes the in-flight region.
+    pub fn poke_region(&self, at: u64, bytes: &[u8]) {
+        let room = region_bytes(QUEUES as u16, QUEUE_SIZE).saturating_sub(at);
+        let fits = bytes.len().min(room as usize);
+        self.inflight.0.write_all_at(&bytes[..fits], at).expect("region");
+    }
+
+    /// The guest changes its memory like this while the device works.
+    pub fn meddle_later(&self, pokes: &[Poke]) {
+        self.device.meddle_later(pokes);
+    }
+
+    /// Does what a worker does, until there is nothing left. Everything that was taken must be returned.
+    pub fn work(&mut self) {
+        self.work_while(|_| None);
+    }
+
+    /// The same, with something done by driver and frontend before each step until there is nothing more of it.
+    pub fn work_while(&mut self, mut next: impl FnMut(&mut Self) -> Option<Option<Demand>>) {
+        let mut stretches = 0;
+        while !self.stretch(&mut next) {
+            stretches += 1;
+            assert!(stretches < 1000, "the device goes on for ever");
+        }
+        self.look();
+        self.books.check_complete();
+    }
+
+    /// One stretch of a worker's work. Returns true when there is nothing left to do.
+    fn stretch(&mut self, next: &mut impl FnMut(&mut Self) -> Option<Option<Demand>>) -> bool {
+        let vrings = self.vrings.clone();
+        let Some(turns) = begin(&vrings) else { return true };
+        let (device, memory) = (Arc::clone(&self.device), self.memory.clone());
+        device.check_idle();
+        let mut lane = self.lane.take().expect("not at work");
+        let mut hand = Hand::new(&*device, &mut lane, &memory, &vrings, turns);
+        let mut steps = 0;
+        let all_done = loop {
+            let more = match next(self) {
+                Some(Some(demand)) => {
+                    if !self.demand(&mut hand, demand) {
+                        break false;
+                    }
+                    true
+                }
+                Some(None) => true,
+                None => false,
+            };
+            let found = hand.step();
+            self.look();
+            if hand.is_over() {
+                break false;
+            }
+            if !(more || found || hand.arm()) && hand.is_empty() {
+                break true;
+            }
+            steps += 1;
+            assert!(steps < 20_000, "the device goes on for ever");
+        };
+        assert!(hand.is_empty(), "chains are left");
+        drop(hand);
+        device.check_idle();
+        self.lane = Some(lane);
+        all_done
+    }
+
+    /// Has a thread of the frontend's make a demand, which waits for the worker. False when the hand is over.
+    fn demand(&mut self, hand: &mut Hand<'_, '_, Meddled>, demand: Demand) -> bool {
+        let thread = match demand {
+            Demand::Restart(queue) => {
+                let vring = Arc::clone(&self.vrings[queue]);
+                let stopping = Arc::clone(&vring);
+                let thread = thread::spawn(move || Some((queue, stopping.stop().0)));
+                while vring.started() {
+                    thread::yield_now();
+                }
+                thread
+            }
+            Demand::Features(features) => {
+                let (vrings, device) = (self.vrings.clone(), Arc::clone(&self.device));
+                thread::spawn(move || {
+                    let paused: Vec<_> = vrings.iter().map(|vring| vring.pause()).collect();
+                    device.set_features(features & device.features());
+                    drop(paused);
+                    vrings.iter().for_each(|vring| vring.set_event_idx(features & EVENT_IDX != 0));
+                    None
+                })
+            }
+        };
+        let start = Instant::now();
+        while !thread.is_finished() && !hand.is_over() {
+            if !hand.step() {
+                thread::yield_now();
+            }
+            self.look();
+            assert!(start.elapsed() < PATIENCE, "who stops a queue waits for ever");
+        }
+        if let Some((queue, next_avail)) = thread.join().expect("no panic") {
+            self.bases[queue] = next_avail;
+            self.start(queue);
+            self.device.mended(queue);
+        }
+        !hand.is_over()
+    }
+
+    /// The driver takes what has come back: later the used ring may have been overwritten.
+    fn look(&mut self) {
+        for queue in 0..QUEUES {
+            self.books.look_at(queue, &self.rings[queue], &self.memory, self.device.is_broken(queue));
+        }
+    }
+
+    /// The frontend stops a queue that is idle, and starts it where it was.
+    pub fn restart(&mut self, queue: usize) {
+        (self.bases[queue], _) = self.vrings[queue].stop();
+        self.start(queue);
+        self.device.mended(queue);
+    }
+
+    /// Room for a buffer; old ones are overwritten after a while.
+    fn allocate(&mut self, bytes: u64) -> u64 {
+        let end = layout::START + layout::BYTES as u64;
+        if self.next_buffer + bytes > end {
+            self.next_buffer = layout::BUFFERS;
+        }
+        let at = self.next_buffer;
+        self.next_buffer += bytes + 3;
+        at
+    }
+
+    /// Writes a request into memory and makes it available under `head`. Returns where its room is.
+    pub fn add(&mut self, queue: usize, head: u16, request: &Request, cut: &Cut) -> u64 {
+        let readable = self.allocate(request.readable.len() as u64);
+        layout::poke(&self.memory, readable, &request.readable);
+        let room = self.allocate(request.room.into());
+        layout::poke(&self.memory, room, &vec![FILL; request.room as usize]);
+        let mut descriptors = Vec::new();
+        let mut lengths = cut.lengths.iter().copied();
+        for (mut at, mut left, flags) in [(readable, request.readable.len() as u32, 0), (room, request.room, WRITE)] {
+            while left > 0 {
+                let len = lengths.next().unwrap_or(left).min(left);
+                descriptors.push(Descriptor { address: at, len, flags, next: 0 });
+                at += u64::from(len);
+                left -= len;
+            }
+        }
+        self.add_chain(queue, head, descriptors, cut.indirect);
+        room
+    }
+
+    /// A request for plain data of `count` times the same piece of memory: long, in little memory.
+    pub fn add_long(&mut self, queue: usize, head: u16, write: bool, count: u16, piece: u32) {
+        let header = self.allocate(16);
+        layout::poke(&self.memory, header, &[u8::from(write), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let data = self.allocate(piece.into());
+        let status = self.allocate(1);
+        let flags = if write { 0 } else { WRITE };
+        let mut descriptors = vec![Descriptor { address: header, len: 16, flags: 0, next: 0 }];
+        descriptors.extend((0..count).map(|_| Descriptor { address: data, len: piece, flags, next: 0 }));
+        descriptors.push(Descriptor { address: status, len: 1, flags: WRITE, next: 0 });
+        self.add_chain(queue, head, descriptors, true);
+    }
+
+    /// Writes descriptors, linked in this order, and makes them available.
+    fn add_chain(&mut self, queue: usize, head: u16, descriptors: Vec<Descriptor>, indirect: bool) {
+        let mut ring = self.rings[queue];
+        let size = ring.size;
+        let (table, first) = if indirect { (ring.indirect(head), 0) } else { (ring.descriptors(), head) };
+        let count = descriptors.len();
+        for (number, mut descriptor) in descriptors.into_iter().enumerate() {
+            let place = |number: usize| if indirect { number as u16 } else { (first + number as u16) % size };
+            if number + 1 < count {
+                descriptor.flags |= NEXT;
+                descriptor.next = place(number + 1);
+            }
+            ring.write_descriptor(&self.memory, table, place(number), descriptor);
+        }
+        if indirect {
+            let whole = Descriptor { address: table, len: 16 * count as u32, flags: INDIRECT, next: 0 };
+            ring.write_descriptor(&self.memory, ring.descriptors(), head, whole);
+        }
+        self.books.sent(queue, head);
+        ring.publish(&self.memory, head);
+        self.rings[queue] = ring;
+    }
+
+    /// One request from beginning to end, on a ring in good order. Returns the status and the data before it, and
+    /// checks the used ring. The request has room for a status and is not empty.
+    pub fn request(&mut self, queue: usize, request: &Request, cut: &Cut) -> (u8, Vec<u8>) {
+        let before = self.rings[queue].used_index(&self.memory);
+        let room = self.add(queue, 0, request, cut);
+        self.work();
+        let ring = self.rings[queue];
+        assert_eq!(ring.used_index(&self.memory), before.wrapping_add(1), "one head came back");
+        let (head, len) = ring.used_entry(&self.memory, before);
+        assert_eq!(head, 0);
+        assert!(len <= request.room);
+        let mut bytes = vec![0; request.room as usize];
+        self.memory.read_slice(&mut bytes, GuestAddress(room)).expect("room");
+        let status = bytes.pop().expect("room for a status");
+        (status, bytes)
+    }
+}
+
+pub fn eventfd() -> File {
+    use std::os::fd::OwnedFd;
+    let fd: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("eventfd");
+    fd.into()
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Commands and encrypted requests in any order, beside a model of a few lines that encrypts with OpenSSL.
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use openssl::symm::{Cipher, Crypter, Mode};
+
+use crate::disks::DiskKind;
+use crate::guest::{CONTROL, CRYPTO_BITS, Cut, DATA_UNITS, Guest, KEYSLOTS, MAX_DUN_BYTES, Setting, with_guest};
+use crate::wire::{IOERR, NOKEY, OK, Program, Request, UNSUPP, all, header, key, number};
+
+/// Of the smallest disk.
+const SECTORS: u64 = 128;
+
+#[derive(Debug, Arbitrary)]
+struct Input {
+    disk: DiskKind,
+    /// Commands go to the request queues.
+    in_band: bool,
+    /// When the disk's answers arrive.
+    looks: [u8; 8],
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Program(Program),
+    Evict(u32),
+    Transfer {
+        write: bool,
+        sector: u64,
+        len: u32,
+        crypto: Option<(u32, [u64; 4])>,
+        seed: u8,
+    },
+    /// A driver that goes and comes again.
+    Reset,
+}
+
+impl<'a> Arbitrary<'a> for Op {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        Ok(match u.int_in_range(0..=15)? {
+            0..=3 => Self::Program(Program::arbitrary(u)?),
+            4 => Self::Evict(number(u, 4)? as u32),
+            5 => Self::Reset,
+            _ => {
+                let plain = u.ratio(1, 5)?;
+                let dun = if u.arbitrary()? { edge(u)? } else { [number(u, 9)?, number(u, 2)?, 0, number(u, 1)?] };
+                Self::Transfer {
+                    write: u.arbitrary()?,
+                    sector: number(u, SECTORS)?,
+                    len: if u.ratio(1, 10)? { u.int_in_range(0..=9000)? } else { 512 * u.int_in_range(0..=24)? },
+                    crypto: if plain { None } else { Some((number(u, 4)? as u32, dun)) },
+                    seed: u.arbitrary()?,
+                }
+            }
+        })
+    }
+}
+
+/// A DUN of which few more fit in a number of bytes.
+fn edge(u: &mut Unstructured<'_>) -> Result<[u64; 4]> {
+    let size = if u.ratio(1, 5)? { u.int_in_range(1..=32)? } else { *u.choose(&[1, 2, 4, 8, 16])? };
+    let mut bytes = [0; 32];
+    bytes[..size].fill(0xff);
+    bytes[0] -= u.int_in_range(0..=20u8)?;
+    Ok(std::array::from_fn(|word| u64::from_le_bytes(std::array::from_fn(|i| bytes[8 * word + i]))))
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy)]
+struct Key {
+    key: [u8; 64],
+    unit: usize,
+    dun_bytes: usize,
+}
+
+struct Model {
+    slots: [Option<Key>; KEYSLOTS as usize],
+    disk: Vec<u8>,
+}
+
+impl Model {
+    fn program(&mut self, program: &Program) -> Vec<u8> {
+        let mut refusals = Vec::new();
+        let unit = 1u32.checked_shl(program.unit_bits).unwrap_or(0);
+        let wrapped = program.key_type == 2;
+        let unsupported = program.mode != 1
+            || !(program.key_type == 1 || wrapped)
+            || unit & DATA_UNITS == 0
+            || program.dun_bytes > MAX_DUN_BYTES.into();
+        if unsupported {
+            refusals.push(UNSUPP);
+        }
+        // A wrapped key would have to be one that the device has made.
+        if wrapped || program.key_size != 64 || program.dun_bytes == 0 || program.slot >= KEYSLOTS.into() {
+            refusals.push(IOERR);
+        }
+        if let Some(slot) = self.slots.get_mut(program.slot as usize) {
+            // After a failure a slot is empty, whatever was in it.
+            *slot = refusals.is_empty().then(|| Key {
+                key: key(program.key),
+                unit: unit as usize,
+                dun_bytes: program.dun_bytes as usize,
+            });
+        }
+        if refusals.is_empty() { vec![OK] } else { refusals }
+    }
+
+    /// The status, and what is read.
+    fn transfer(&mut self, write: bool, sector: u64, data: &[u8], crypto: Option<(u32, [u64; 4])>) -> (u8, Vec<u8>) {
+        let (start, len) = (u128::from(sector) * 512, data.len());
+        if !len.is_multiple_of(512) || start + len as u128 > self.disk.len() as u128 {
+            return (IOERR, vec![]);
+        }
+        let key = match crypto {
+            None => None,
+            Some((slot, dun)) => match self.slots.get(slot as usize) {
+                None => return (IOERR, vec![]),
+                Some(None) => return (NOKEY, vec![]),
+                Some(Some(key)) if fits(key, dun, len) => Some((key, dun)),
+                Some(Some(_)) => return (IOERR, vec![]),
+            },
+        };
+        let at = start as usize..start as usize + len;
+        let crypt = |mode, data: &[u8]| key.map_or_else(|| data.to_vec(), |(key, dun)| xts(mode, key, dun, data));
+        if write {
+            let bytes = crypt(Mode::Encrypt, data);
+            self.disk[at].copy_from_slice(&bytes);
+            (OK, vec![])
+        } else {
+            (OK, crypt(Mode::Decrypt, &self.disk[at]))
+        }
+    }
+}
+
+/// Whether the data is whole data units whose numbers fit in the slot's DUN size.
+fn fits(key: &Key, dun: [u64; 4], len: usize) -> bool {
+    if len == 0 || !len.is_multiple_of(key.unit) {
+        return false;
+    }
+    // Schoolbook addition over bytes.
+    let mut carry = len / key.unit - 1;
+    let last: Vec<u8> = dun
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .map(|byte| {
+            let sum = usize::from(byte) + carry;
+            carry = sum >> 8;
+            sum as u8
+        })
+        .collect();
+    carry == 0 && last[key.dun_bytes..].iter().all(|&byte| byte == 0)
+}
+
+fn xts(mode: Mode, key: &Key, dun: [u64; 4], data: &[u8]) -> Vec<u8> {
+    let dun = u128::from(dun[1]) << 64 | u128::from(dun[0]);
+    let unit = |(number, piece): (usize, &[u8])| {
+        let tweak = (dun + number as u128).to_le_bytes();
+        let mut crypter = Crypter::new(Cipher::aes_256_xts(), mode, &key.key, Some(&tweak)).expect("OpenSSL");
+        let mut out = vec![0; piece.len() + 16];
+        let len = crypter.update(piece, &mut out).expect("OpenSSL");
+        out.truncate(len);
+        out
+    };
+    data.chunks(key.unit).enumerate().flat_map(unit).collect()
+}
+
+struct Run<'g> {
+    guest: &'g mut Guest,
+    model: Model,
+    in_band: bool,
+}
+
+fn check(run: &mut Run<'_>, number: usize, op: &Op, cut: &Cut) {
+    let Run { guest, model, in_band } = run;
+    let commands = if *in_band { number / 2 % 2 } else { CONTROL };
+    match op {
+        Op::Program(program) => {
+            let request = Request { readable: [header(30, 0), program.bytes()].concat(), room: 1 };
+            let expected = model.program(program);
+            let (status, _) = guest.request(commands, &request, cut);
+            assert!(expected.contains(&status), "{op:?}: {status}, not {expected:?}");
+        }
+        Op::Evict(slot) => {
+            // Only the slot counts.
+            let request =
+                Request { readable: [header(31, 0), slot.to_le_bytes().into(), vec![0x77; 148]].concat(), room: 1 };
+            let expected = match model.slots.get_mut(*slot as usize) {
+                Some(slot) => {
+                    *slot = None;
+                    OK
+                }
+                None => IOERR,
+            };
+            assert_eq!(guest.request(commands, &request, cut).0, expected, "{op:?}");
+        }
+        Op::Transfer { write, sector, len, crypto, seed } => {
+            let data: Vec<u8> = (0..*len).map(|i| (i as u8).wrapping_mul(*seed) ^ (i >> 8) as u8).collect();
+            let request_type = match (crypto, write) {
+                (None, false) => 0,
+                (None, true) => 1,
+                (Some(_), true) => 27,
+                (Some(_), false) => 28,
+            };
+            let mut readable = header(request_type, *sector);
+            if let Some((slot, dun)) = crypto {
+                readable.extend(slot.to_le_bytes());
+                readable.extend([0xa5; 4]);
+                dun.iter().for_each(|word| readable.extend(word.to_le_bytes()));
+            }
+            let room = if *write { 1 } else { len + 1 };
+            if *write {
+                readable.extend(&data);
+            }
+            let (status, read) = guest.request(number % 2, &Request { readable, room }, cut);
+            let (expected, bytes) = model.transfer(*write, *sector, &data, *crypto);
+            assert_eq!(status, expected, "{op:?}");
+            if expected == OK && !write {
+                assert!(read == bytes, "{op:?}: wrong data");
+            } else {
+                assert!(read.iter().all(|&byte| byte == crate::layout::FILL), "{op:?}: a failed request has written");
+            }
+        }
+        Op::Reset => {
+            guest.set_features(features(*in_band));
+            model.slots = [None; KEYSLOTS as usize];
+        }
+    }
+}
+
+fn features(in_band: bool) -> u64 {
+    if in_band { !CRYPTO_BITS } else { u64::MAX }
+}
+
+/// A run.
+pub fn run(bytes: &[u8]) {
+    let mut u = Unstructured::new(bytes);
+    let Ok(Input { disk, in_band, looks }) = Input::arbitrary(&mut u) else { return };
+    let ops = all::<(Op, Cut)>(u, 40);
+    with_guest(Setting { features: features(in_band), disk, ..Setting::plain(32) }, |guest| {
+        // The disk may have been written in the run before.
+        let sectors = guest.disk as u32 / 512;
+        let range = [&0u64.to_le_bytes()[..], &sectors.to_le_bytes(), &[0; 4]].concat();
+        let request = Request { readable: [header(13, 0), range].concat(), room: 1 };
+        assert_eq!(guest.request(0, &request, &Cut::default()).0, OK);
+        let model = Model { slots: [None; KEYSLOTS as usize], disk: vec![0; guest.disk as usize] };
+        let mut run = Run { guest, model, in_band };
+        for (number, (op, cut)) in ops.iter().enumerate() {
+            run.guest.device.schedule(&looks);
+            check(&mut run, number, op, cut);
+        }
+    });
+}

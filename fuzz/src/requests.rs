@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Single requests, whatever their bytes, room, descriptors and the negotiated features: what parsing lets through is in
+//! order, by the rules of the protocol in numbers too large to overflow.
+
+use arbitrary::{Arbitrary, Unstructured};
+use vhost_user_blk_crypto::request::{CryptoAccess, Extent, Limits, QueueRole, Request as Parsed, parse};
+
+use crate::guest::{Cut, Guest, Setting, with_guest};
+use crate::wire::{GET_CRYPTO_CHARACTERISTICS, Request, all};
+
+#[derive(Debug, Arbitrary)]
+struct Input {
+    features: u64,
+    all_features: bool,
+    capacity_blocks: u16,
+    block: Block,
+    read_only: bool,
+    control: bool,
+    crypto: Crypto,
+}
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Crypto {
+    None,
+    ControlQueue,
+    InBand,
+}
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Block {
+    Bytes512,
+    Bytes4096,
+    Bytes65536,
+}
+
+fn check_extent(extent: &Extent, limits: &Limits) {
+    assert!(u128::from(extent.offset) + u128::from(extent.len) <= u128::from(limits.capacity), "{extent:?} {limits:?}");
+    let block = u64::from(limits.logical_block_size);
+    assert!(extent.offset.is_multiple_of(block) && extent.len.is_multiple_of(block), "{extent:?} {limits:?}");
+}
+
+fn check(request: &Parsed<'_>, bytes: &[u8], room: u32, limits: &Limits, role: QueueRole) {
+    let word = |at: usize| bytes.get(at..at + 4).map(|word| u32::from_le_bytes(word.try_into().expect("4 bytes")));
+    let request_type = word(0).expect("a header");
+    let writes = |limits: &Limits| assert!(!limits.read_only, "a write to a read-only disk");
+    let has = |bit: u32| limits.features >> bit & 1 != 0;
+    match (role, matches!(request, Parsed::Control(_))) {
+        (QueueRole::Control, command) => assert!(command && limits.crypto == CryptoAccess::ControlQueue),
+        (QueueRole::Request, true) => assert_eq!(limits.crypto, CryptoAccess::InBand),
+        (QueueRole::Request, false) => {}
+    }
+    match request {
+        Parsed::Read { extent, crypto } => {
+            assert_eq!(request_type, if crypto.is_some() { 28 } else { 0 });
+            assert_eq!(extent.len, u64::from(room) - 1);
+            check_extent(extent, limits);
+        }
+        Parsed::Write { extent, crypto, data } => {
+            let header = if crypto.is_some() { 56 } else { 16 };
+            assert_eq!(request_type, if crypto.is_some() { 27 } else { 1 });
+            assert_eq!(extent.len, bytes.len() as u64 - header);
+            assert_eq!(data.len(), extent.len);
+            let mut copy = vec![0; bytes.len()];
+            let len = data.copy_to(0, &mut copy);
+            assert_eq!(&copy[..len], &bytes[header as usize..]);
+            check_extent(extent, limits);
+            writes(limits);
+        }
+        Parsed::Flush => assert_eq!(request_type, 4),
+        Parsed::GetId => assert_eq!(request_type, 8),
+        Parsed::Discard(extents) => {
+            assert!(request_type == 11 && has(13) && extents.len() <= 64);
+            extents.iter().for_each(|extent| check_extent(extent, limits));
+            writes(limits);
+        }
+        Parsed::WriteZeroes(ranges) => {
+            assert!(request_type == 13 && has(14) && ranges.len() <= 1);
+            ranges.iter().for_each(|range| check_extent(&range.extent, limits));
+            writes(limits);
+        }
+        Parsed::SecureErase(extents) => {
+            assert!(request_type == 14 && has(16) && extents.len() <= 1);
+            extents.iter().for_each(|extent| check_extent(extent, limits));
+            writes(limits);
+        }
+        Parsed::Control(_) => {
+            let in_band = request_type == GET_CRYPTO_CHARACTERISTICS && role == QueueRole::Request;
+            assert!((29..=35).contains(&request_type) || in_band);
+        }
+    }
+    if let Parsed::Read { crypto: Some(tag), .. } | Parsed::Write { crypto: Some(tag), .. } = request {
+        assert_ne!(limits.crypto, CryptoAccess::None, "encryption was not negotiated");
+        assert_eq!(Some(tag.slot), word(16));
+        let words: Vec<u8> = tag.dun.iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(words, bytes[24..56]);
+    }
+}
+
+/// Takes the request off the ring without the device.
+fn parse_on(guest: &mut Guest, request: &Request, cut: &Cut, role: QueueRole, limits: &Limits) {
+    if request.readable.is_empty() && request.room == 0 {
+        return;
+    }
+    guest.add(0, 0, request, cut);
+    let turn = guest.vrings[0].begin().expect("the queue runs");
+    let mut chains = Vec::new();
+    turn.take(&guest.memory, 1, &mut chains);
+    assert_eq!(chains.len(), 1);
+    for taken in chains {
+        let chain = taken.chain.expect("whole");
+        assert_eq!((chain.readable.len(), chain.writable.len()), (request.readable.len() as u64, request.room.into()));
+        let (reply, parsed) = parse(chain, role, limits);
+        let written = match parsed {
+            Ok(parsed) => {
+                check(&parsed, &request.readable, request.room, limits, role);
+                reply.finish(vhost_user_blk_crypto::protocol::Status::Ok)
+            }
+            Err(refusal) if refusal.malformed => reply.finish_malformed(refusal.status),
+            Err(refusal) => {
+                assert!(request.readable.len() >= 16 && request.room >= 1);
+                reply.finish(refusal.status)
+            }
+        };
+        assert!(written <= request.room.min(1));
+        let completion = vhost_user_blk_crypto::queue::Completion { head: taken.head, written };
+        turn.give_back(&guest.memory, &[completion]);
+    }
+}
+
+/// A run.
+pub fn run(bytes: &[u8]) {
+    let mut u = Unstructured::new(bytes);
+    let Ok(input) = Input::arbitrary(&mut u) else { return };
+    let requests = all::<(Request, Cut)>(u, 20);
+    let block = match input.block {
+        Block::Bytes512 => 512,
+        Block::Bytes4096 => 4096,
+        Block::Bytes65536 => 65536,
+    };
+    let limits = Limits {
+        capacity: (u64::from(input.capacity_blocks) + 1) * u64::from(block),
+        logical_block_size: block,
+        read_only: input.read_only,
+        features: if input.all_features { u64::MAX } else { input.features },
+        crypto: match input.crypto {
+            Crypto::None => CryptoAccess::None,
+            Crypto::ControlQueue => CryptoAccess::ControlQueue,
+            Crypto::InBand => CryptoAccess::InBand,
+        },
+    };
+    let role = if input.control { QueueRole::Control } else { QueueRole::Request };
+    with_guest(Setting::plain(16), |guest| {
+        for (request, cut) in &requests {
+            parse_on(guest, request, cut, role, &limits);
+        }
+    });
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The slot under a scheduler that chooses which thread goes on at every access to an atomic, a lock or a condition. All
+//! of the slot's accesses are sequentially consistent, so that is all that can happen. A lost wake-up is found as a deadlock.
+//!
+//! `RUSTFLAGS=--cfg=shuttle cargo test --lib interleavings`
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use shuttle::thread;
+
+use super::slot::{KeyHandle, Slot};
+use super::{Dun, Engine, Evicted, KEY_BYTES, KeyConfig};
+
+const CONFIG: KeyConfig = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
+
+/// A slot, and how many requests hold the key of each generation. The counters are no points where a thread may stop.
+struct Watched {
+    slot: Arc<Slot>,
+    holders: [AtomicU32; 8],
+}
+
+impl Watched {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { slot: Arc::new(Slot::new().expect("memory")), holders: Default::default() })
+    }
+
+    fn holders(&self, generation: u64) -> &AtomicU32 {
+        &self.holders[generation as usize]
+    }
+
+    /// Programs a key whose bytes are its generation.
+    fn program(&self, generation: u64) -> Evicted {
+        let evicted = self.slot.program(generation, Engine::Portable, &[generation as u8; KEY_BYTES], CONFIG);
+        // Older keys are gone: nobody has one.
+        for old in 1..generation {
+            assert_eq!(self.holders(old).load(Ordering::Relaxed), 0, "generation {old} is in use after {generation}");
+        }
+        evicted
+    }
+
+    fn evict(&self, newest: u64) -> Evicted {
+        let evicted = self.slot.evict();
+        for old in 1..=newest {
+            assert_eq!(self.holders(old).load(Ordering::Relaxed), 0, "generation {old} is in use after an evict");
+        }
+        evicted
+    }
+
+    /// A request: takes the key, lets others go on, uses it.
+    fn request(&self) -> Option<u64> {
+        let handle = self.slot.acquire()?;
+        let generation = handle.generation();
+        self.holders(generation).fetch_add(1, Ordering::Relaxed);
+        assert_eq!(fingerprint(&handle), expected(generation));
+        thread::yield_now();
+        assert_eq!(fingerprint(&handle), expected(generation), "the key has changed under a request");
+        self.holders(generation).fetch_sub(1, Ordering::Relaxed);
+        Some(generation)
+    }
+}
+
+fn fingerprint(handle: &KeyHandle) -> [u8; 16] {
+    let mut block = [0; 16];
+    handle.key().xts.encrypt(Dun::new([0; 4]), 4, &mut block);
+    block
+}
+
+fn expected(generation: u64) -> [u8; 16] {
+    thread_local! {
+        static KNOWN: std::cell::RefCell<std::collections::HashMap<u64, [u8; 16]>> = std::cell::RefCell::default();
+    }
+    KNOWN.with_borrow_mut(|known| {
+        *known.entry(generation).or_insert_with(|| {
+            let mut block = [0; 16];
+            let key = crate::crypto::XtsKey::new(Engine::Portable, &[generation as u8; KEY_BYTES]);
+            key.encrypt(Dun::new([0; 4]), 4, &mut block);
+            block
+        })
+    })
+}
+
+/// One request beside one command.
+fn one_of_each(command: fn(&Watched)) {
+    let watched = Watched::new();
+    watched.program(1);
+    let request = thread::spawn({
+        let watched = Arc::clone(&watched);
+        move || watched.request()
+    });
+    command(&watched);
+    assert!(matches!(request.join().expect("no panic"), None | Some(1 | 2)));
+    watched.evict(2);
+    assert_eq!(watched.slot.cells_in_use(), [false, false]);
+}
+
+fn busy() {
+    let watched = Watched::new();
+    let requests: Vec<_> = (0..2)
+        .map(|_| {
+            let watched = Arc::clone(&watched);
+            thread::spawn(move || {
+                let seen: Vec<_> = (0..3).filter_map(|_| watched.request()).collect();
+                assert!(seen.is_sorted(), "an older key after a newer one: {seen:?}");
+            })
+        })
+        .collect();
+    for generation in [1, 2, 3] {
+        watched.program(generation);
+    }
+    watched.evict(3);
+    watched.program(4);
+    requests.into_iter().for_each(|request| request.join().expect("no panic"));
+    watched.evict(4);
+    assert_eq!(watched.slot.cells_in_use(), [false, false]);
+}
+
+/// There are millions of orders even of one request and one command. Random ones, and those that need few switches at
+/// certain places (PCT), which is what defects of this kind need.
+fn orders(test: impl Fn() + Send + Sync + Copy + 'static) {
+    shuttle::check_random(test, 10_000);
+    for switches in 1..=4 {
+        shuttle::check_pct(test, 3_000, switches);
+    }
+}
+
+#[test]
+fn a_request_and_an_evict() {
+    orders(|| one_of_each(|watched| assert_eq!(watched.evict(1), Evicted::Key)));
+}
+
+#[test]
+fn a_request_and_a_program() {
+    orders(|| one_of_each(|watched| assert_eq!(watched.program(2), Evicted::Key)));
+}
+
+#[test]
+fn many_requests_and_commands() {
+    orders(busy);
+}
