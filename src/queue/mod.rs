@@ -426,6 +426,7 @@ impl State {
 
     fn restart(&mut self) {
         self.retired = None;
+        self.retirement_is_news = false;
         self.in_flight.clear();
         self.resubmit.clear();
     }

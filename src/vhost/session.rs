@@ -259,7 +259,12 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         let vring = self.vring(index)?;
         let old = vring.set_kick(Some(kick));
         self.unwatch(vring, old.as_ref());
-        self.watch(vring)
+        self.watch(vring)?;
+        // Its in-flight region made no sense. No worker takes a turn at such a queue, so none would tell.
+        if vring.newly_retired() {
+            self.device.queue_broken(vring.index());
+        }
+        Ok(())
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {

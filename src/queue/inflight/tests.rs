@@ -407,3 +407,26 @@ fn regions_are_as_large_as_they_say() {
     }
     assert!(file().set_len(0).is_err(), "sealed");
 }
+
+/// A queue that is retired when it is started is reported once, and not when it is started again in good order.
+#[test]
+fn a_queue_with_a_bad_region_is_reported_once() {
+    let world = World::new(0);
+    drop(world.backend());
+    world.region.store(VERSION_AT, 7u16.to_le());
+    let vring = Vring::new(0, SIZE).expect("queue");
+    let rings = RingAddresses { descriptor_table: TABLE, avail_ring: AVAIL, used_ring: USED };
+    assert!(vring.set_size(SIZE) && vring.set_addresses(&world.memory, rings));
+    vring.set_enabled(true);
+    for (version, looked_at) in [(7u16, true), (7, false), (VERSION, true)] {
+        world.region.store(VERSION_AT, version.to_le());
+        vring.stop();
+        assert!(vring.set_log(world.region.queue(0)));
+        vring.set_kick(Some(event()));
+        assert_eq!(vring.begin().is_some(), version == VERSION);
+        if looked_at {
+            assert_eq!(vring.newly_retired(), version != VERSION);
+            assert!(!vring.newly_retired());
+        }
+    }
+}
