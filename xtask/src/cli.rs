@@ -24,8 +24,10 @@ pub enum Command {
     Shell(ShellArgs),
     /// Run tests of an xfstests checkout of your own on two disks of the device
     Fstests(FstestsArgs),
-    /// Run the fuzz targets, one after the other
+    /// Run the fuzz targets, two at a time
     Fuzz(FuzzArgs),
+    /// Run what has `unsafe` under Miri, and keyslots under a scheduler that chooses the order of threads; takes minutes
+    Miri,
     /// Measure the device beside qemu-storage-daemon, in one interleaved run
     Bench(BenchArgs),
     /// Install and build everything that the other commands need, run nothing
@@ -105,12 +107,12 @@ pub struct TestArgs {
 /// `fuzz`
 #[derive(Args)]
 pub struct FuzzArgs {
+    /// Only this target (may be repeated) [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub target: Vec<String>,
     /// How long each target runs
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
-    /// Only these targets [default: all]
-    #[arg(value_name = "TARGET")]
-    pub targets: Vec<String>,
     /// Afterwards add to the corpus in the repository what reaches code that it does not reach yet
     #[arg(long)]
     pub merge: bool,

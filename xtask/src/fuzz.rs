@@ -8,17 +8,21 @@ use crate::device::cargo;
 use crate::paths::Paths;
 use crate::process::{self, command, run_logged};
 use crate::report::Report;
-use crate::ui::timed;
+use crate::ui::{line, timed};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The programs, as `fuzz/Cargo.toml` names them.
-const TARGETS: [&str; 4] = ["virtqueues", "requests", "keyslots", "config_space"];
+const TARGETS: [&str; 5] = ["virtqueues", "keyslots", "requests", "config_space", "inflight"];
 const PACKAGE: &str = "vhost-user-blk-crypto-fuzz";
 /// In `cargo xtask test`.
 const SECONDS_IN_TEST: u32 = 60;
+/// Targets that run at a time.
+const AT_ONCE: usize = 2;
 
 /// As cargo-fuzz 0.13 gives them.
 const FLAGS: [&str; 9] = [
@@ -35,34 +39,62 @@ const FLAGS: [&str; 9] = [
 
 /// `cargo xtask fuzz`; true when nothing was found.
 pub fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
-    if let Some(unknown) = args.targets.iter().find(|name| !TARGETS.contains(&name.as_str())) {
+    if let Some(unknown) = args.target.iter().find(|name| !TARGETS.contains(&name.as_str())) {
         bail!("there is no target {unknown}; there are {}", TARGETS.join(", "));
     }
-    if let Some(reason) = obstacle() {
-        bail!("{reason}");
-    }
-    let programs = build(paths)?;
+    let chosen = |name: &&str| args.target.is_empty() || args.target.iter().any(|target| target == name);
+    let targets: Vec<_> = TARGETS.into_iter().filter(chosen).collect();
     let mut report = Report::default();
-    for target in TARGETS.into_iter().filter(|name| args.targets.is_empty() || args.targets.iter().any(|t| t == name)) {
-        one(paths, &programs, target, args.seconds, &mut report);
-        if args.merge {
-            merge(paths, &programs, target)?;
-        }
+    if let Some(programs) = all(paths, &targets, args.seconds, &mut report)
+        && args.merge
+    {
+        targets.iter().try_for_each(|target| merge(paths, &programs, target))?;
     }
     Ok(report.finish())
 }
 
 /// The part of `cargo xtask test`.
 pub fn check(paths: &Paths, report: &mut Report) {
+    all(paths, &TARGETS, SECONDS_IN_TEST, report);
+}
+
+/// Builds the programs and runs these targets, [`AT_ONCE`] at a time. Returns where the programs are.
+fn all(paths: &Paths, targets: &[&'static str], seconds: u32, report: &mut Report) -> Option<PathBuf> {
     if let Some(reason) = obstacle() {
         report.skip("fuzzing", Duration::ZERO, &format!("not run: {reason}"));
-        return;
+        return None;
     }
     let (programs, took) = timed("fuzz targets (build)", || build(paths));
-    match programs {
-        Ok(programs) => TARGETS.iter().for_each(|target| one(paths, &programs, target, SECONDS_IN_TEST, report)),
-        Err(e) => report.fail("fuzz targets (build)", took, &format!("{e:#}")),
+    let programs = match programs {
+        Ok(programs) => programs,
+        Err(e) => {
+            report.fail("fuzz targets (build)", took, &format!("{e:#}"));
+            return None;
+        }
+    };
+    line("fuzz targets (build)", "done", took);
+    let waiting = Mutex::new(targets.iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let results = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(target) = next() {
+            let start = Instant::now();
+            let result = fuzz(paths, &programs, target, seconds);
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((target, result, start.elapsed()));
+        }
+    };
+    timed("fuzzing", || thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work)))));
+    for (target, result, took) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let name = format!("fuzz: {target} ({seconds} s)");
+        match result {
+            Ok(summary) => {
+                report.pass(&name, took);
+                eprintln!("    {summary}");
+            }
+            Err(e) => report.fail(&name, took, &format!("{e:#}")),
+        }
     }
+    Some(programs)
 }
 
 /// Why fuzzing is not possible here.
@@ -94,18 +126,6 @@ fn build(paths: &Paths) -> Result<PathBuf> {
     Ok(paths.target.join(triple).join("fuzz"))
 }
 
-fn one(paths: &Paths, programs: &Path, target: &str, seconds: u32, report: &mut Report) {
-    let name = format!("fuzz: {target} ({seconds} s)");
-    let (result, took) = timed(&name, || fuzz(paths, programs, target, seconds));
-    match result {
-        Ok(summary) => {
-            report.pass(&name, took);
-            eprintln!("    {summary}");
-        }
-        Err(e) => report.fail(&name, took, &format!("{e:#}")),
-    }
-}
-
 /// The corpus in the repository.
 fn seeds(paths: &Paths, target: &str) -> PathBuf {
     paths.root.join("fuzz/corpus").join(target)
@@ -123,21 +143,31 @@ fn fuzz(paths: &Paths, programs: &Path, target: &str, seconds: u32) -> Result<St
     fs::create_dir_all(&artifacts)?;
     let log = paths.log(&format!("fuzz-{target}"));
     let _ = fs::remove_file(&log);
-    let mut program = command(programs.join(target));
+    let path = programs.join(target);
+    let mut program = command(&path);
     program
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
-        .args(["-timeout=20", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"])
+        .args(["-timeout=60", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"])
         .arg(found(paths, target)?)
         .arg(seeds(paths, target));
-    run_logged(&mut program, &log).with_context(|| {
-        format!("the input that did it is in {}; give it to the program alone", artifacts.display())
+    run_logged(&mut program, &log).with_context(|| match culprit(&log) {
+        Some(input) => format!("again: FUZZ_SHOW=1 {} {input}", path.display()),
+        None => format!("no input was written to {}; see {}", artifacts.display(), log.display()),
     })?;
-    let text = fs::read_to_string(&log)?;
+    let text = fs::read(&log)?;
+    let text = String::from_utf8_lossy(&text);
     let last = |word: &str| text.lines().rev().find(|line| line.contains(word)).unwrap_or_default().trim().to_owned();
     let runs = last("stat::number_of_executed_units:");
     ensure!(!runs.is_empty(), "{target} ran nothing; see {}", log.display());
     Ok(format!("{} runs; {}", runs.rsplit(' ').next().unwrap_or_default(), coverage(&last(" cov: "))))
+}
+
+/// The file of the input that has failed.
+fn culprit(log: &Path) -> Option<String> {
+    let text = fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines().rev().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path.trim().to_owned())
 }
 
 /// `#123 DONE cov: 1 ft: 2 corp: 3/4b ...`, shortened.

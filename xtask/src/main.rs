@@ -25,6 +25,7 @@ mod job;
 mod kernel;
 mod kills;
 mod man;
+mod miri;
 mod mirror;
 mod packages;
 mod paths;
@@ -67,6 +68,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Shell(options) => shell::run(&paths, &options),
         cli::Command::Fstests(options) => fstests::run(&paths, &options),
         cli::Command::Fuzz(options) => fuzz::run(&paths, &options),
+        cli::Command::Miri => Ok(miri::run(&paths)),
         cli::Command::Bench(options) => bench::run(&paths, &options),
         cli::Command::Setup(options) => {
             setup::prepare(&paths, &options)?;

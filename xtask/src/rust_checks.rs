@@ -30,48 +30,6 @@ pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
     if filters.is_empty() || filters.iter().any(|filter| "fuzz".contains(filter.as_str())) {
         crate::fuzz::check(paths, report);
     }
-    if filters.is_empty() {
-        interleavings(paths, report);
-        miri(paths, report);
-    }
-}
-
-/// The keyslots under a scheduler of the test's own; a build of its own.
-fn interleavings(paths: &Paths, report: &mut Report) {
-    let mut cargo = cargo(paths);
-    cargo.args(["test", "--lib", "interleavings"]).env("RUSTFLAGS", "--cfg=shuttle");
-    logged(report, "keyslot interleavings", paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("shuttle")));
-}
-
-/// What has `unsafe` and makes no system calls.
-fn miri(paths: &Paths, report: &mut Report) {
-    // The toolchain of this run would decide, if it were passed on.
-    let cargo = || {
-        let mut cargo = process::command("cargo");
-        cargo.args(["+nightly", "miri"]).current_dir(&paths.root).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-        cargo
-    };
-    if process::output(cargo().arg("--version")).is_err() {
-        report.skip(
-            "Miri",
-            Duration::ZERO,
-            "not run: no nightly toolchain with Miri (rustup +nightly component add miri)",
-        );
-        return;
-    }
-    let mut cargo = cargo();
-    cargo.args(["test", "--lib", "keyslot"]).env("MIRIFLAGS", "-Zmiri-many-seeds=0..4");
-    logged(report, "Miri", paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("miri")));
-}
-
-fn logged(report: &mut Report, name: &str, paths: &Paths, command: &mut std::process::Command) {
-    let log = paths.log(&name.replace(' ', "-"));
-    let _ = fs::remove_file(&log);
-    let (result, took) = timed(name, || run_logged(command, &log));
-    match result {
-        Ok(()) => report.pass(name, took),
-        Err(e) => report.fail(name, took, &format!("{e:#}")),
-    }
 }
 
 fn check(paths: &Paths, report: &mut Report, name: &str, args: &[&str]) {
