@@ -12,7 +12,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use vhost_user_blk_crypto::device::{Answer, Device, DeviceLane};
 use vhost_user_blk_crypto::queue::Chain;
-use vhost_user_blk_crypto::vhost::{Lane, Progress, Token, VirtioDevice};
+use vhost_user_blk_crypto::vhost::{Lane, Notifier, Progress, Token, VirtioDevice};
 use vm_memory::GuestMemoryMmap;
 
 use crate::guest::PATIENCE;
@@ -131,6 +131,15 @@ impl VirtioDevice for Meddled {
     fn write_config(&self, offset: u32, data: &[u8]) {
         self.device.write_config(offset, data);
     }
+    fn connected(&self) {
+        self.device.connected();
+    }
+    fn set_notifier(&self, notifier: Notifier) {
+        self.device.set_notifier(notifier);
+    }
+    fn hung_up(&self) {
+        self.device.hung_up();
+    }
     fn reset(&self) {
         self.device.reset();
     }
@@ -151,7 +160,7 @@ impl VirtioDevice for Meddled {
     fn announce(&self, lane: &SlowLane, looked: &Looked<'_>) {
         self.device.announce(&lane.lane, &looked.accepted);
     }
-    fn start<'m>(&self, lane: &mut SlowLane, token: Token, looked: Looked<'m>) -> Progress<Self::Job<'m>> {
+    fn start<'m>(&self, lane: &mut SlowLane, token: Token, looked: Self::Accepted<'m>) -> Progress<Self::Job<'m>> {
         let Looked { place, room, accepted } = looked;
         let before = lock(&self.state).started.insert(token, place);
         assert_eq!(before, None, "token {token} is used twice");

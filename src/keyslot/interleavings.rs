@@ -23,7 +23,7 @@ struct Watched {
 
 impl Watched {
     fn new() -> Arc<Self> {
-        Arc::new(Self { slot: Arc::new(Slot::new().expect("memory")), holders: Default::default() })
+        Arc::new(Self { slot: Arc::new(Slot::new(Engine::Portable).expect("memory")), holders: Default::default() })
     }
 
     fn holders(&self, generation: u64) -> &AtomicU32 {
@@ -32,7 +32,7 @@ impl Watched {
 
     /// Programs a key whose bytes are its generation.
     fn program(&self, generation: u64) -> Evicted {
-        let evicted = self.slot.program(generation, Engine::Portable, &[generation as u8; KEY_BYTES], CONFIG);
+        let evicted = self.slot.program(generation, &[generation as u8; KEY_BYTES], CONFIG);
         // Older keys are gone: nobody has one.
         for old in 1..generation {
             assert_eq!(self.holders(old).load(Ordering::Relaxed), 0, "generation {old} is in use after {generation}");
