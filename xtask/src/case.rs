@@ -5,6 +5,7 @@ use crate::driver::MODULE;
 use crate::host_steps::Step;
 use crate::stats::Assertion;
 use crate::vm::Attach;
+use crate::watch::Bounds;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ pub struct Case {
     pub kills: u32,
     /// What the host does when the guest asks for it, in this order.
     pub host: Vec<Step>,
+    /// What the device may use meanwhile.
+    pub bounds: Bounds,
     /// Runs only when it is asked for.
     pub long: bool,
     /// Whether the verifier runs over the image afterwards.
@@ -77,6 +80,7 @@ impl Case {
             rings: None,
             kills: 0,
             host: vec![],
+            bounds: Bounds::default(),
             long: false,
             check_fscrypt: false,
             wrong: None,
@@ -95,6 +99,7 @@ impl Case {
             case.host.is_empty() || case.kills == 0 && case.boots == 1,
             "steps on the host need a device that stays"
         );
+        ensure!(case.kills == 0 && case.host.is_empty() || case.bounds.calm.is_none(), "the port progress is for kills, for steps on the host or for calm");
         ensure!(case.boots >= 1, "a case has at least one boot");
         ensure!(
             case.wrong.is_none() || case.check_fscrypt,
@@ -145,6 +150,8 @@ impl Case {
             }
             "kills" => self.kills = value.parse().context("kills is a number")?,
             "host" => self.host.push(value.parse()?),
+            "memory" => self.bounds.memory = Some(parse_size(value)?),
+            "calm" => self.bounds.calm = Some(value.parse().context("calm is in percent")?),
             "long" => {
                 ensure!(value == "yes", "a case is long: yes, or it is not");
                 self.long = true;
@@ -246,6 +253,16 @@ mod tests {
             assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
         }
         assert!(parse("# case: x\n# host: hangup\n# attach: vhost-user-blk\n# kills: 1\n").is_err());
+    }
+
+    #[test]
+    fn bounds() {
+        let case = parse("# case: x\n# memory: 58M\n# calm: 10\n").unwrap();
+        assert_eq!((case.bounds.memory, case.bounds.calm), (Some(58 << 20), Some(10)));
+        let kills = "# attach: vhost-user-blk\n# kills: 10\n# calm: 10";
+        for lines in ["# memory: much", "# calm: very", kills] {
+            assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
+        }
     }
 
     #[test]

@@ -86,6 +86,11 @@ impl Device {
         self.process.hang_up()
     }
 
+    /// Its process number.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     fn start_logged(options: &Options) -> Result<Self> {
         let socket = options.socket_dir.join("device.sock");
         let log = open_log(options.log)?;

@@ -42,6 +42,7 @@ mod tools;
 mod ui;
 mod verify;
 mod vm;
+mod watch;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -12,6 +12,7 @@ use crate::setup::Prepared;
 use crate::stats::Stats;
 use crate::verify::{self, Verified};
 use crate::vm::{Ended, QUEUE_SIZE, Vm};
+use crate::watch::Watch;
 use crate::{cache, console};
 use anyhow::{Context, Result};
 use std::fs;
@@ -178,6 +179,7 @@ fn boot(
     };
     let machine = &prepared.machine;
     let (queues, queue_size) = case.rings.unwrap_or((case.queues, QUEUE_SIZE));
+    let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
     let vm = Vm {
         qemu: &machine.qemu,
         accel: machine.accel,
@@ -188,23 +190,29 @@ fn boot(
         queue_size,
         reconnect: case.kills > 0,
         disks: &[&device.socket.clone()],
-        progress: (case.kills > 0 || !case.host.is_empty()).then_some(progress.as_path()),
+        progress: needs_progress.then_some(progress.as_path()),
         job: &tar,
         results: &results,
     };
     let mut kills = Kills::new(case.kills, options, &others, &progress);
     let mut steps = HostSteps::new(&case.host, options, control, &progress, dir.join("host.log"));
+    let mut watch = Watch::new(&case.bounds, &progress);
     let mut disturbed = Ok(());
     let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), || {
         if disturbed.is_ok() {
             disturbed = kills.step(&mut device).and_then(|()| steps.step(&device));
         }
+        watch.step(device.id());
     })?;
     // Why the guest ended early is the more telling reason.
     if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) {
         disturbed = kills.finish().and_then(|()| steps.finish());
     }
-    let device = disturbed.and(device.finish());
+    let mut device = disturbed.and(device.finish());
+    // The other reasons are more telling.
+    if device.is_ok() && matches!(ended, Ended::PoweredOff) {
+        device = watch.finish();
+    }
     if results.exists() {
         job::unpack_results(&results, &dir.join("out"))?;
     }
