@@ -552,3 +552,45 @@ resize_case() {
 	umount "$MNT"
 	check_fs "$DISK"
 }
+
+# --- a hostile driver -------------------------------------------------------------------------------------------------
+
+# attack ATTACK...: takes the disk away from its driver, lets the program `hostile` drive it, and gives it back to virtio-pci.
+# What the program does depends on SEED, which it says.
+attack() {
+	local one function=''
+	for one in /sys/bus/virtio/devices/virtio*; do
+		[ "$(cat "$one/device")" != 0x0002 ] || function=$(basename "$(dirname "$(readlink -f "$one")")")
+	done
+	[ -n "$function" ] || fail 'there is no disk to attack'
+	echo 8 > /proc/sys/vm/nr_hugepages
+	echo "$function" > /sys/bus/pci/drivers/virtio-pci/unbind
+	hostile "$function" "${SEED:-$(od -An -N4 -tu4 /dev/urandom)}" "$@" || fail 'the device has broken a promise'
+	echo 0 > /proc/sys/vm/nr_hugepages
+	echo "$function" > /sys/bus/pci/drivers/virtio-pci/bind
+}
+
+# progress_port: where the host reads what the guest says while it runs.
+progress_port() {
+	local port
+	for port in /sys/class/virtio-ports/*; do
+		[ "$(cat "$port/name")" != progress ] || echo "/dev/${port##*/}"
+	done
+}
+
+# encrypted_files [PARAMETER=VALUE...]: the ordinary driver, with these parameters, takes the disk; what it writes encrypted
+# is right.
+encrypted_files() {
+	load_driver virtio_blk_crypto "$@"
+	make_files tree 0
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+	cp -r "$OUT/plain/tree/." "$MNT/secret"
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	expect_native
+	record "$MNT/secret" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}

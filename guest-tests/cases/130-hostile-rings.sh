@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: rings and chains that break every rule: that queue ends, the others go on, and after a reset all is well
+# driver: none
+# device: --keyslots 8 --max-dun-bytes 8
+# check: fscrypt
+# calm: 10
+# stat: events.broken_queue == 92
+# stat: keyslots.nokey == 0
+
+attack rings calm "$(progress_port)"
+encrypted_files

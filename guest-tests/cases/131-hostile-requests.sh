@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: requests and commands that make no sense: each is answered, no head is lost, nothing is written
+# driver: none
+# device: --keyslots 8 --max-dun-bytes 8
+# memory: 58M
+# check: fscrypt
+# stat: events.broken_queue == 0
+# stat: requests.refused > 100
+# stat: requests.unsupported > 20
+# stat: bytes.crypto_out > 3700000000
+# stat: bytes.crypto_in > 3700000000
+
+attack requests commands flood
+encrypted_files
