@@ -30,6 +30,8 @@ pub enum Command {
     Miri,
     /// Measure the device beside qemu-storage-daemon, in one interleaved run
     Bench(BenchArgs),
+    /// Measure encryption by the device beside encryption by the guest's CPU, in one guest, and write a report
+    Compare(CompareArgs),
     /// Install and build everything that the other commands need, run nothing
     Setup(GuestArgs),
     /// Make the manual pages in `man/` anew
@@ -219,6 +221,35 @@ pub struct BenchArgs {
     /// The Debian mirror to take packages from (default: apt's own on Debian, else DEBIAN_MIRROR)
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
+}
+
+/// `compare`
+#[derive(Args, Clone, Default)]
+pub struct CompareArgs {
+    /// How the guest is made and run.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Three minutes under emulation: the most important targets and loads, two rounds
+    #[arg(long)]
+    pub quick: bool,
+    /// Only what matches: LOAD/TARGET, each a part of a name, or one word for either (may be repeated)
+    #[arg(long, value_name = "SUBSTRING")]
+    pub filter: Vec<String>,
+    /// How often everything is measured [default: 3, 2 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+    /// Length of one measurement [default: 1.5, 0.8 with --quick]
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<f64>,
+    /// List what would be measured and stop
+    #[arg(long)]
+    pub list: bool,
+    /// Where the report goes [default: target/compare]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Options for the device program, after `--`
+    #[arg(last = true)]
+    pub device: Vec<String>,
 }
 
 /// Where the benchmark's image lies.

@@ -71,6 +71,11 @@ impl Device {
         Self::start_logged(options)
     }
 
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Kills it and starts another one in its place. The first one must not have ended by itself.
     pub fn kill_and_start(&mut self, options: &Options) -> Result<()> {
         if let Some(status) = self.process.ended()? {

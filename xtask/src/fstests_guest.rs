@@ -140,6 +140,7 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
         reconnect: false,
         disks: &sockets,
         progress: Some(&output),
+        dialog: None,
         job: &tar,
         results: &results,
     };

@@ -9,6 +9,7 @@ mod bench;
 mod cache;
 mod case;
 mod cli;
+mod compare;
 mod console;
 mod debian;
 mod demo;
@@ -71,6 +72,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Fuzz(options) => fuzz::run(&paths, &options),
         cli::Command::Miri => Ok(miri::run(&paths)),
         cli::Command::Bench(options) => bench::run(&paths, &options),
+        cli::Command::Compare(options) => compare::run(&paths, &options),
         cli::Command::Setup(options) => {
             setup::prepare(&paths, &options)?;
             println!("everything is ready: try `cargo xtask demo`");

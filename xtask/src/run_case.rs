@@ -191,6 +191,7 @@ fn boot(
         reconnect: case.kills > 0,
         disks: &[&device.socket.clone()],
         progress: needs_progress.then_some(progress.as_path()),
+        dialog: None,
         job: &tar,
         results: &results,
     };

@@ -62,6 +62,7 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
         reconnect: false,
         disks: &[&device.socket],
         progress: None,
+        dialog: None,
         job: &tar,
         results: &scratch.path().join("results.tar"),
     };

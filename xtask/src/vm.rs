@@ -53,6 +53,8 @@ pub struct Vm<'a> {
     pub disks: &'a [&'a Path],
     /// Where what the guest writes to its port `progress` goes as it comes.
     pub progress: Option<&'a Path>,
+    /// A Unix socket that this process listens at, for the guest's port `dialog`.
+    pub dialog: Option<&'a Path>,
     /// The job for the guest.
     pub job: &'a Path,
     /// Where the guest's results go.
@@ -79,6 +81,10 @@ impl Vm<'_> {
         if let Some(progress) = self.progress {
             qemu.arg("-chardev").arg(option("file,id=progress,path=", progress));
             qemu.args(["-device", "virtserialport,chardev=progress,name=progress"]);
+        }
+        if let Some(dialog) = self.dialog {
+            qemu.arg("-chardev").arg(option("socket,id=dialog,path=", dialog));
+            qemu.args(["-device", "virtserialport,chardev=dialog,name=dialog"]);
         }
         qemu.args(["-device", "virtio-rng-pci"]);
         for (number, socket) in self.disks.iter().enumerate() {

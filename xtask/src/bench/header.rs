@@ -54,7 +54,7 @@ impl Header {
 }
 
 /// The processor's name, number of cores and crypto instructions.
-fn cpu(cpuinfo: &str) -> String {
+pub fn cpu(cpuinfo: &str) -> String {
     let field =
         |name: &str| cpuinfo.lines().find_map(|l| Some(l.split_once(':').filter(|(n, _)| n.trim() == name)?.1.trim()));
     let flags: Vec<&str> = field("flags").unwrap_or("").split_whitespace().filter(|f| FLAGS.contains(f)).collect();

@@ -8,15 +8,15 @@ mod aims;
 mod client;
 mod contender;
 mod cpus;
-mod header;
+pub mod header;
 mod image;
 mod plan;
 mod plot;
 mod results;
 mod root;
-mod run;
+pub mod run;
 mod server;
-mod statistics;
+pub mod statistics;
 mod table;
 mod workload;
 

@@ -208,7 +208,7 @@ impl Progress {
 }
 
 /// The time left, once there is something to go by.
-fn left(elapsed: Duration, done: usize, total: usize) -> String {
+pub fn left(elapsed: Duration, done: usize, total: usize) -> String {
     if done < 3 {
         return String::new();
     }

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The disks: each a device of its own, with a control socket to ask it what it has done.
+
+use super::target;
+use crate::device::{self, Device};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Request queues of each disk.
+pub const QUEUES: u16 = 2;
+/// Options that this command sets itself.
+const OWN: [&str; 10] = [
+    "--socket-path",
+    "--fd",
+    "--blk-file",
+    "--blk-ram",
+    "--control",
+    "--stats",
+    "--serial",
+    "--num-queues",
+    "--queue-size",
+    "--exit-on-disconnect",
+];
+
+/// What a device has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Counters {
+    /// Encrypted requests.
+    pub crypto_requests: u64,
+    /// Bytes read and written, encrypted.
+    pub crypto_bytes: u64,
+    /// Bytes read and written, plain.
+    pub plain_bytes: u64,
+    /// Data units encrypted.
+    pub encrypted: u64,
+    /// Data units decrypted.
+    pub decrypted: u64,
+    /// Keys put into slots.
+    pub programs: u64,
+    /// Slots emptied.
+    pub evicts: u64,
+    /// Encrypted requests whose slot was empty.
+    pub nokey: u64,
+}
+
+impl Counters {
+    /// From the device's statistics, `docs/statistics.md`.
+    pub fn read(stats: &Value) -> Option<Self> {
+        let at = |group: &str, name: &str| stats.get(group)?.get(name)?.as_u64();
+        let both = |group: &str, a: &str, b: &str| Some(at(group, a)? + at(group, b)?);
+        Some(Self {
+            crypto_requests: both("requests", "crypto_in", "crypto_out")?,
+            crypto_bytes: both("bytes", "crypto_in", "crypto_out")?,
+            plain_bytes: both("bytes", "in", "out")?,
+            encrypted: at("data_units", "encrypted")?,
+            decrypted: at("data_units", "decrypted")?,
+            programs: at("keyslots", "program")?,
+            evicts: at("keyslots", "evict")?,
+            nokey: at("keyslots", "nokey")?,
+        })
+    }
+
+    /// Adds up, or takes away, counter by counter.
+    fn with(self, other: Self, op: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            crypto_requests: op(self.crypto_requests, other.crypto_requests),
+            crypto_bytes: op(self.crypto_bytes, other.crypto_bytes),
+            plain_bytes: op(self.plain_bytes, other.plain_bytes),
+            encrypted: op(self.encrypted, other.encrypted),
+            decrypted: op(self.decrypted, other.decrypted),
+            programs: op(self.programs, other.programs),
+            evicts: op(self.evicts, other.evicts),
+            nokey: op(self.nokey, other.nokey),
+        }
+    }
+
+    /// What was counted since `before`.
+    pub fn since(self, before: Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// The share of encrypted requests that found their key in a slot.
+    pub fn hit_rate(&self) -> Option<f64> {
+        (self.crypto_requests > 0).then(|| (1.0 - self.programs as f64 / self.crypto_requests as f64).max(0.0))
+    }
+}
+
+/// A running device.
+pub struct Disk {
+    /// Which one.
+    pub what: target::Disk,
+    /// The options that make it what it is, for the report.
+    pub options: Vec<String>,
+    device: Device,
+    control: BufReader<UnixStream>,
+}
+
+impl Disk {
+    /// Starts it over a fresh image of so many bytes.
+    pub fn start(
+        what: target::Disk,
+        program: &Path,
+        user: &[String],
+        (images, bytes): (&Path, u64),
+        (sockets, logs): (&Path, &Path),
+    ) -> Result<Self> {
+        let name = what.serial().to_lowercase();
+        let image = images.join(format!("{name}.img"));
+        device::make_image(&image, bytes)?;
+        let socket_dir = sockets.join(&name);
+        fs::create_dir(&socket_dir)?;
+        let path = socket_dir.join("control");
+        let options = options(what, user)?;
+        let mut extra = options.clone();
+        extra.extend(["--serial".into(), what.serial(), "--control".into(), path.display().to_string()]);
+        let device = Device::start(&device::Options {
+            program,
+            image: &image,
+            queues: Some(QUEUES),
+            extra: &extra,
+            stats: &logs.join(format!("{name}.stats.json")),
+            log: &logs.join(format!("{name}.device.log")),
+            socket_dir: &socket_dir,
+        })
+        .with_context(|| format!("with the options {}", options.join(" ")))?;
+        let control = UnixStream::connect(&path).with_context(|| format!("cannot connect to {}", path.display()))?;
+        control.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(Self { what, options, device, control: BufReader::new(control) })
+    }
+
+    /// Where QEMU connects.
+    pub fn socket(&self) -> PathBuf {
+        self.device.socket.clone()
+    }
+
+    /// What it has counted so far.
+    pub fn counters(&mut self) -> Result<Counters> {
+        self.control.get_mut().write_all(b"{\"command\":\"stats\"}\n").context("the device's control socket")?;
+        let mut line = String::new();
+        self.control.read_line(&mut line).context("the device's control socket")?;
+        let reply: Value = serde_json::from_str(&line).context("the device's control socket")?;
+        reply.get("result").and_then(Counters::read).with_context(|| format!("the device said {}", line.trim()))
+    }
+
+    /// CPU time that its process has used, in seconds.
+    pub fn cpu(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.device.pid());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let ticks = cpu_ticks(&text).with_context(|| format!("{path} is odd"))?;
+        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+
+    /// Waits for its end, after QEMU's.
+    pub fn finish(self) -> Result<()> {
+        let serial = self.what.serial();
+        drop(self.control);
+        self.device.finish().with_context(|| format!("disk {serial}"))
+    }
+}
+
+/// `utime` and `stime` of proc_pid_stat(5), fields 14 and 15; the program's name, field 2, may have spaces.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+/// The user's options, and what makes the disk the one it is.
+fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
+    let name = |option: &String| option.split('=').next().unwrap_or_default().to_owned();
+    if let Some(own) = user.iter().map(name).find(|o| OWN.contains(&o.as_str())) {
+        bail!("compare sets {own} itself");
+    }
+    let mut options = vec![];
+    let mut rest = user.iter();
+    let mut key_types = None;
+    while let Some(option) = rest.next() {
+        let (flag, value) = match option.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (option.as_str(), None),
+        };
+        match flag {
+            "--key-types" => key_types = value.or_else(|| rest.next().cloned()),
+            "--keyslots" if matches!(what, target::Disk::Keyslots(_)) => {
+                if value.is_none() {
+                    rest.next();
+                }
+            }
+            _ => options.push(option.clone()),
+        }
+    }
+    let types = key_types.unwrap_or_else(|| "raw".to_owned());
+    if !types.split(',').any(|t| t == "raw") {
+        bail!("--key-types {types}: what is compared has raw keys; add raw");
+    }
+    let types = if what == target::Disk::NoRawKeys { "wrapped".to_owned() } else { types };
+    options.extend(["--key-types".to_owned(), types]);
+    if let target::Disk::Keyslots(n) = what {
+        options.extend(["--keyslots".to_owned(), n.to_string()]);
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn counters_of_a_window() {
+        let stats = |n: u64| {
+            json!({
+                "requests": {"crypto_in": 8 * n, "crypto_out": 2 * n}, "bytes": {"crypto_in": n, "crypto_out": n, "in": 0,
+                "out": 5}, "data_units": {"encrypted": n, "decrypted": n}, "keyslots": {"program": n, "evict": 0, "nokey": 0}
+            })
+        };
+        let (before, after) = (Counters::read(&stats(1)).unwrap(), Counters::read(&stats(11)).unwrap());
+        let counted = after.since(before);
+        assert_eq!((counted.crypto_requests, counted.plain_bytes, counted.programs), (100, 0, 10));
+        assert_eq!(counted.hit_rate(), Some(0.9));
+        assert_eq!(Counters::default().hit_rate(), None);
+        assert_eq!(before.plus(counted), after);
+        assert_eq!(Counters::read(&json!({"requests": {}})), None);
+    }
+
+    #[test]
+    fn cpu_time_of_a_process() {
+        let text = "7 (a) (b c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 1 2 3";
+        assert_eq!(cpu_ticks(text), Some(300));
+        assert_eq!(cpu_ticks("7 (a"), None);
+    }
+
+    #[test]
+    fn options_of_the_disks() {
+        let of = |what, user: &str| {
+            let user: Vec<String> = user.split_whitespace().map(str::to_owned).collect();
+            options(what, &user).map(|o| o.join(" "))
+        };
+        use target::Disk::{Keyslots, Main, NoRawKeys};
+        assert_eq!(of(Main, "--keyslots 8").unwrap(), "--keyslots 8 --key-types raw");
+        assert_eq!(of(Keyslots(4), "--keyslots 8 --latency").unwrap(), "--latency --key-types raw --keyslots 4");
+        assert_eq!(of(Keyslots(4), "--keyslots=8").unwrap(), "--key-types raw --keyslots 4");
+        assert_eq!(of(NoRawKeys, "--key-types=raw,wrapped").unwrap(), "--key-types wrapped");
+        assert_eq!(of(Main, "--key-types raw,wrapped").unwrap(), "--key-types raw,wrapped");
+        assert!(of(Main, "--key-types wrapped").is_err() && of(Main, "--stats=x").is_err());
+    }
+}

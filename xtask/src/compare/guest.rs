@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest: booted once, with all disks, and asked for one thing after the other.
+
+use super::dialog::{Dialog, Mark};
+use super::disk::{Counters, Disk, QUEUES};
+use super::load::{self, Load};
+use super::plan::Plan;
+use super::results::Sample;
+use super::target::{self, Target};
+use super::verdict::{Said, Words};
+use crate::driver::MODULE;
+use crate::job::{self, Job};
+use crate::paths::Paths;
+use crate::process::{Running, tail};
+use crate::setup::Prepared;
+use crate::vm::{Attach, QUEUE_SIZE, Vm};
+use crate::console;
+use anyhow::{Context, Result, bail, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// From QEMU's start until the guest is ready.
+const BOOT: Duration = Duration::from_secs(180);
+/// For anything that the guest is asked for, beside the time it is meant to take.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// From the last command to QEMU's end.
+const POWER_OFF: Duration = Duration::from_secs(120);
+/// Size of each target's part of a disk.
+pub const PART_MIB: u64 = 512;
+/// For the partition table.
+const TABLE_MIB: u64 = 4;
+
+/// A guest that is up.
+pub struct Guest {
+    qemu: Running,
+    dialog: Dialog,
+    disks: Vec<Disk>,
+    words: Words,
+    logs: PathBuf,
+    results: PathBuf,
+    /// What the kernel says of the main disk's inline encryption, as `NAME=VALUE` lines.
+    pub capabilities: String,
+    _scratch: tempfile::TempDir,
+}
+
+impl Guest {
+    /// Starts the devices, with images in `images`, and boots the guest; divides the disks for the plan's targets.
+    pub fn boot(
+        paths: &Paths,
+        prepared: &Prepared,
+        plan: &Plan,
+        user: &[String],
+        (images, logs): (&Path, &Path),
+    ) -> Result<Self> {
+        let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
+        let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
+        let job = Job {
+            script: Some(&paths.guest_tests("compare/run.sh")),
+            driver: MODULE,
+            module: prepared.module.as_ref().map(|m| m.file.as_path()),
+            tools: Some(&prepared.programs.tools),
+            variables: vec![],
+            state: None,
+        };
+        job.write(paths, &tar)?;
+        let parts = |what| plan.targets.iter().filter(|t| t.disk == what).count();
+        // All of one size.
+        let most = plan.disks().into_iter().map(parts).max().unwrap_or(0) as u64;
+        let bytes = (most * PART_MIB + TABLE_MIB) << 20;
+        let program = &prepared.programs.device;
+        let disks: Vec<Disk> = plan
+            .disks()
+            .into_iter()
+            .map(|what| Disk::start(what, program, user, (images, bytes), (scratch.path(), logs)))
+            .collect::<Result<_>>()?;
+        let sockets: Vec<PathBuf> = disks.iter().map(Disk::socket).collect();
+        let sockets: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
+        let path = scratch.path().join("dialog");
+        let listener = Dialog::listen(&path)?;
+        let machine = &prepared.machine;
+        let vm = Vm {
+            qemu: &machine.qemu,
+            accel: machine.accel,
+            kernel: &machine.kernel.image,
+            root: &machine.root.image(),
+            attach: Attach::Generic,
+            queues: QUEUES,
+            queue_size: QUEUE_SIZE,
+            reconnect: false,
+            disks: &sockets,
+            progress: None,
+            dialog: Some(&path),
+            job: &tar,
+            results: &results,
+        };
+        let mut qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
+        let dialog = Dialog::accept(&listener, BOOT, || alive(&mut qemu, logs))
+            .with_context(|| format!("the end of the guest's console:\n{}", tail(&logs.join("console.log"), 15)))?;
+        let mut guest = Self {
+            qemu,
+            dialog,
+            disks,
+            words: Words::default(),
+            logs: logs.to_path_buf(),
+            results,
+            capabilities: String::new(),
+            _scratch: scratch,
+        };
+        for what in plan.disks() {
+            let text = guest.ask(&format!("disk {} {} {PART_MIB}", what.serial(), parts(what)))?;
+            if what == target::Disk::Main {
+                guest.capabilities = text;
+            }
+        }
+        if plan.groups.iter().any(|g| *g.load == Load::Untar) {
+            guest.ask(&format!("small_files {}", plan.small_files * 8))?;
+        }
+        Ok(guest)
+    }
+
+    /// The disks' options, for the report.
+    pub fn options(&self) -> Vec<(target::Disk, String)> {
+        self.disks.iter().map(|d| (d.what, d.options.join(" "))).collect()
+    }
+
+    /// Makes a target and its files; returns what fscrypt said of it. An error is why it cannot be.
+    pub fn make(&mut self, plan: &Plan, target: &Target) -> Result<Said> {
+        let id = target.id();
+        let make = ["make", &id, target.fs.name(), target.how.name(), &target.disk.serial()].join(" ");
+        self.ask(&format!("{make} {}", plan.part(target)))?;
+        if plan.bears(target, |l| matches!(l, Load::Fio(_))) {
+            self.ask(&format!("layout {id} {}", plan.file_mib))?;
+        }
+        if target.churn {
+            self.ask(&format!("churn_files {id} {}", plan.key_files()))?;
+        }
+        let text = self.ask("words")?;
+        Ok(self.words.feed(&text))
+    }
+
+    /// What fscrypt has said since it was last asked.
+    pub fn said(&mut self) -> Result<Said> {
+        let text = self.ask("words")?;
+        Ok(self.words.feed(&text))
+    }
+
+    /// One measurement.
+    pub fn measure(&mut self, plan: &Plan, load: &Load, target: &Target, round: u32) -> Result<Sample> {
+        let Self { qemu, dialog, disks, logs, .. } = self;
+        let disk = disks.iter_mut().find(|d| d.what == target.disk).context("the target has no disk")?;
+        let mut marks: Vec<(Mark, u64, Counters, f64)> = vec![];
+        let command = load.command(&target.id(), plan.seconds, plan.file_mib, round);
+        let limit = PATIENCE + Duration::from_secs_f64(plan.seconds);
+        let text = dialog.ask(&command, limit, || alive(qemu, logs), |mark, ticks| {
+            marks.push((mark, ticks, disk.counters()?, disk.cpu()?));
+            Ok(())
+        })?;
+        let [(Mark::Begin, ticks, before, cpu), (Mark::End, ticks_after, after, cpu_after)] = marks.as_slice() else {
+            bail!("the guest gave {} marks in place of begin and end", marks.len());
+        };
+        let counted = load::parse(&text).with_context(|| format!("the load counted nothing: {}", text.trim()))?;
+        Ok(Sample {
+            counted,
+            guest_cpu: ticks_after.saturating_sub(*ticks) as f64 / 100.0,
+            device_cpu: cpu_after - cpu,
+            counters: after.since(*before),
+        })
+    }
+
+    fn ask(&mut self, command: &str) -> Result<String> {
+        let Self { qemu, dialog, logs, .. } = self;
+        dialog.ask(command, PATIENCE, || alive(qemu, logs), |_, _| Ok(()))
+    }
+
+    /// Ends guest and devices; returns what was wrong with them.
+    pub fn finish(mut self) -> Result<Vec<String>> {
+        let mut problems = vec![];
+        self.dialog.end()?;
+        match self.qemu.wait_for(POWER_OFF)? {
+            None => problems.push("the guest did not power off".to_owned()),
+            Some(status) if !status.success() => problems.push(format!("QEMU ended with {status}")),
+            Some(_) => {}
+        }
+        drop(self.qemu);
+        let out = self.logs.join("out");
+        if self.results.exists() {
+            job::unpack_results(&self.results, &out)?;
+        }
+        let read = |path: PathBuf| fs::read(path).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
+        for log in [read(self.logs.join("console.log")), read(out.join("dmesg"))] {
+            if let Some(line) = console::trouble(&log) {
+                problems.push(format!("the guest's kernel says: {line}"));
+                break;
+            }
+        }
+        if read(out.join("status")).trim() != "0" {
+            problems.push(format!("the guest's script failed:\n{}", tail(&out.join("log"), 10)));
+        }
+        for disk in self.disks {
+            problems.extend(disk.finish().err().map(|e| format!("{e:#}")));
+        }
+        Ok(problems)
+    }
+}
+
+/// An error when QEMU is gone.
+fn alive(qemu: &mut Running, logs: &Path) -> Result<()> {
+    let ended = qemu.ended()?;
+    ensure!(
+        ended.is_none(),
+        "QEMU ended early; the end of the guest's console:\n{}{}",
+        tail(&logs.join("console.log"), 15),
+        tail(&logs.join("qemu.log"), 5)
+    );
+    Ok(())
+}

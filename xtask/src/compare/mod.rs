@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask compare`: file systems encrypted by the device beside the same encrypted by the guest's CPU, in one guest,
+//! interleaved, in one report.
+//!
+//! [`target`] and [`load`] are the two dimensions; [`plan`] says which of their combinations are measured, [`run`] measures
+//! them in rounds in a [`guest`], [`verdict`] says who really encrypted, and the rest makes the report.
+
+mod dialog;
+mod disk;
+mod guest;
+mod header;
+mod load;
+mod plan;
+mod results;
+mod run;
+mod target;
+mod verdict;
+
+use crate::cli::CompareArgs;
+use crate::paths::Paths;
+use crate::setup::{self, Prepared};
+use crate::{cache, ui};
+use anyhow::{Context, Result, ensure};
+use guest::Guest;
+use plan::Plan;
+use results::Results;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Runs it; false when something that should work did not.
+pub fn run(paths: &Paths, args: &CompareArgs) -> Result<bool> {
+    let plan = plan(args)?;
+    if args.list {
+        list(&plan);
+        return Ok(true);
+    }
+    let prepared = setup::prepare(paths, &args.guest)?;
+    compare(paths, &prepared, &plan, args)
+}
+
+fn plan(args: &CompareArgs) -> Result<Plan> {
+    if let Some(seconds) = args.seconds {
+        ensure!((0.05..=600.0).contains(&seconds), "--seconds {seconds} is not from 0.05 to 600");
+    }
+    let plan = Plan::new(args.quick, &args.filter, args.rounds, args.seconds);
+    ensure!(!plan.groups.is_empty(), "nothing matches --filter; --list shows what there is");
+    Ok(plan)
+}
+
+fn list(plan: &Plan) {
+    for group in &plan.groups {
+        let names: Vec<&str> = group.targets.iter().map(|t| plan.targets[*t].name.as_str()).collect();
+        println!("{}: {}", group.load.name(), names.join(" "));
+    }
+}
+
+fn compare(paths: &Paths, prepared: &Prepared, plan: &Plan, args: &CompareArgs) -> Result<bool> {
+    let out = args.output.clone().unwrap_or_else(|| paths.target.join("compare"));
+    let logs = out.join("logs");
+    cache::remove_tree(&logs)?;
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    let (images, place) = images(plan, &out)?;
+    let mut guest = ui::step("guest boot", || Guest::boot(paths, prepared, plan, &args.device, (images.path(), &logs)))?;
+    let header = header::Header::new(prepared, &guest, plan, place)?;
+    println!("\n{}", header.text());
+    let mut results = Results::default();
+    let ran = run::run(&mut guest, plan, &prepared.machine.kernel, &mut results);
+    if let Err(error) = &ran {
+        results.failed.push(format!("{error:#}"));
+    }
+    // A guest that is gone cannot be ended in order.
+    match guest.finish() {
+        Ok(problems) => results.failed.extend(problems),
+        Err(error) if ran.is_ok() => results.failed.push(format!("{error:#}")),
+        Err(_) => {}
+    }
+    println!("{results:#?}");
+    Ok(results.failed.is_empty() && !results.series.is_empty())
+}
+
+/// A directory for the images: in memory where there is room, for it is not the host's disk that is compared.
+fn images(plan: &Plan, out: &Path) -> Result<(tempfile::TempDir, &'static str)> {
+    let memory = PathBuf::from("/dev/shm");
+    let used = (plan.targets.len() as u64 * (plan.file_mib + 160)) << 20;
+    let room = rustix::fs::statvfs(&memory).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+    let (parent, place) = if room > 2 * used { (memory.as_path(), "on tmpfs") } else { (out, "on a disk") };
+    let dir = tempfile::Builder::new().prefix("vubc-compare-").tempdir_in(parent);
+    Ok((dir.with_context(|| format!("cannot make a directory in {}", parent.display()))?, place))
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is measured: loads and targets that go together, through the filters.
+
+use super::load::{self, Load};
+use super::target::{self, Disk, Target};
+
+/// A load and the targets that bear it.
+#[derive(Debug)]
+pub struct Group {
+    /// The load.
+    pub load: &'static Load,
+    /// Their positions in the plan.
+    pub targets: Vec<usize>,
+}
+
+/// All of a run.
+#[derive(Debug)]
+pub struct Plan {
+    /// Targets, in the order of the report.
+    pub targets: Vec<Target>,
+    /// Loads, in the order of the report.
+    pub groups: Vec<Group>,
+    /// How often.
+    pub rounds: u32,
+    /// Length of one measurement.
+    pub seconds: f64,
+    /// Size of the file that fio's loads use.
+    pub file_mib: u64,
+    /// Files to unpack, in eights.
+    pub small_files: u32,
+}
+
+impl Plan {
+    /// The plan of a run; the base of each target takes part wherever it does, for without it there are no ratios.
+    pub fn new(quick: bool, filters: &[String], rounds: Option<u32>, seconds: Option<f64>) -> Self {
+        let all = target::all(quick);
+        let wanted = |load: &Load, target: &Target| {
+            filters.is_empty() || filters.iter().any(|f| takes(f, &load.name(), &target.name))
+        };
+        let mut groups: Vec<(&'static Load, Vec<&Target>)> = vec![];
+        for load in load::all().filter(|l| !quick || l.is_quick()) {
+            let able = || all.iter().filter(|t| t.churn == load.is_churn());
+            let chosen: Vec<&Target> = able().filter(|t| wanted(load, t)).collect();
+            let with_base = able().filter(|t| chosen.contains(t) || chosen.iter().any(|c| c.base() == t.name));
+            groups.push((load, with_base.collect()));
+        }
+        groups.retain(|(_, targets)| !targets.is_empty());
+        let used = |t: &Target| groups.iter().any(|(_, targets)| targets.contains(&t));
+        let targets: Vec<Target> = all.iter().filter(|t| used(t)).cloned().collect();
+        let groups = groups.iter().map(|(load, chosen)| Group {
+            load,
+            targets: (0..targets.len()).filter(|at| chosen.contains(&&targets[*at])).collect(),
+        });
+        Self {
+            groups: groups.collect(),
+            rounds: rounds.unwrap_or(if quick { 2 } else { 3 }),
+            seconds: seconds.unwrap_or(if quick { 0.8 } else { 1.5 }),
+            file_mib: if quick { 48 } else { 128 },
+            small_files: if quick { 20 } else { 50 },
+            targets,
+        }
+    }
+
+    /// The disks that the targets lie on, each once.
+    pub fn disks(&self) -> Vec<Disk> {
+        let mut disks: Vec<Disk> = vec![];
+        for target in &self.targets {
+            if !disks.contains(&target.disk) {
+                disks.push(target.disk);
+            }
+        }
+        disks
+    }
+
+    /// The part of its disk that a target has, from 1.
+    pub fn part(&self, target: &Target) -> usize {
+        let before = self.targets.iter().take_while(|t| t.name != target.name);
+        1 + before.filter(|t| t.disk == target.disk).count()
+    }
+
+    /// Files with a key each on the targets that need them.
+    pub fn key_files(&self) -> u32 {
+        let files = self.groups.iter().filter_map(|g| match g.load {
+            Load::Churn { files, .. } => Some(*files),
+            _ => None,
+        });
+        files.max().unwrap_or(0)
+    }
+
+    /// True when a target bears a load for which this holds.
+    pub fn bears(&self, target: &Target, what: impl Fn(&Load) -> bool) -> bool {
+        self.groups.iter().any(|g| what(g.load) && g.targets.iter().any(|t| self.targets[*t].name == target.name))
+    }
+
+    /// How many measurements there are.
+    pub fn measurements(&self) -> usize {
+        self.groups.iter().map(|g| g.targets.len()).sum::<usize>() * self.rounds as usize
+    }
+}
+
+/// `LOAD/TARGET`, or one word for either. A target's name may have a slash of its own.
+fn takes(filter: &str, load: &str, target: &str) -> bool {
+    if load.contains(filter) || target.contains(filter) {
+        return true;
+    }
+    filter.split_once('/').is_some_and(|(l, t)| load.contains(l) && target.contains(t))
+}
+
+/// The order in which the targets have their turn: nobody always comes after the same one, or first.
+pub fn turn(targets: &[usize], round: u32) -> Vec<usize> {
+    let mut order = targets.to_vec();
+    if !order.is_empty() {
+        order.rotate_left(round as usize % targets.len());
+    }
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(quick: bool, filters: &[&str]) -> Plan {
+        let filters: Vec<String> = filters.iter().map(|f| (*f).to_owned()).collect();
+        Plan::new(quick, &filters, None, None)
+    }
+
+    #[test]
+    fn a_quick_run_is_a_part_of_the_whole() {
+        let (quick, whole) = (plan(true, &[]), plan(false, &[]));
+        assert!(quick.measurements() * 4 < whole.measurements());
+        assert!(quick.targets.iter().all(|t| whole.targets.contains(t)));
+        assert_eq!(quick.disks().len(), 4);
+        assert_eq!((quick.key_files(), whole.key_files()), (256, 4096));
+    }
+
+    #[test]
+    fn filters_bring_what_is_compared_with() {
+        let one = plan(false, &["seqread/dm-crypt"]);
+        let names: Vec<&str> = one.targets.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["ext4/plain", "ext4/dm-crypt"]);
+        assert_eq!(one.groups.len(), 1);
+        let churn = plan(false, &["churn/32"]);
+        assert!(churn.groups.iter().all(|g| g.load.is_churn()) && churn.groups.len() == 6);
+        assert_eq!(churn.targets.len(), 2);
+        assert!(plan(false, &["nothing-like-it"]).targets.is_empty());
+        assert!(plan(false, &["f2fs/native"]).groups.len() > 5);
+    }
+
+    #[test]
+    fn parts_of_a_disk() {
+        let plan = plan(false, &[]);
+        let part = |name: &str| plan.part(plan.targets.iter().find(|t| t.name == name).unwrap());
+        assert_eq!((part("ext4/plain"), part("ext4/native"), part("ext4/fallback")), (1, 2, 1));
+        assert_eq!((part("churn/16"), part("churn/fallback")), (1, 3));
+    }
+
+    #[test]
+    fn turns() {
+        assert_eq!(turn(&[1, 2, 3], 0), [1, 2, 3]);
+        assert_eq!(turn(&[1, 2, 3], 1), [1, 3, 2]);
+        assert_eq!(turn(&[1, 2, 3], 2), [3, 1, 2]);
+        assert!(turn(&[], 3).is_empty());
+    }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Making the targets and measuring them in rounds.
+
+use super::disk::Counters;
+use super::guest::Guest;
+use super::load::Load;
+use super::plan::{self, Plan};
+use super::results::{Results, Series};
+use super::target::{How, Target};
+use super::verdict::{self, Said};
+use crate::bench::run::left;
+use crate::kernel::Kernel;
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Measures all of the plan. An error means that the guest is gone.
+pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Results) -> Result<()> {
+    let mut progress = Progress::new(plan.measurements());
+    let said = make(guest, plan, kernel, results, &mut progress);
+    for group in &plan.groups {
+        let able = group.targets.iter().filter(|at| said.contains_key(at)).map(|at| &plan.targets[*at]);
+        results.series.extend(able.map(|t| Series { load: group.load, target: t.clone(), samples: vec![] }));
+    }
+    progress.total = results.series.len() * plan.rounds as usize;
+    progress.start = Instant::now();
+    for round in 0..plan.rounds {
+        for group in &plan.groups {
+            for at in plan::turn(&group.targets, round) {
+                if !said.contains_key(&at) {
+                    continue;
+                }
+                let target = &plan.targets[at];
+                progress.show(&format!("round {} of {}", round + 1, plan.rounds), group.load, target);
+                match guest.measure(plan, group.load, target, round) {
+                    Ok(sample) => {
+                        let series = results.series.iter_mut().find(|s| s.load == group.load && s.target == *target);
+                        series.into_iter().for_each(|s| s.samples.push(sample));
+                    }
+                    Err(error) => {
+                        progress.clear();
+                        let what = format!("{}, {}: {error:#}", target.name, group.load.name());
+                        eprintln!("FAILED: {what}");
+                        results.failed.push(what);
+                        guest.said()?;
+                    }
+                }
+                progress.done += 1;
+            }
+        }
+    }
+    progress.clear();
+    judge(guest, plan, &said, results)
+}
+
+/// Makes the targets that can be; says why the others cannot. The result is what fscrypt said of each.
+fn make(
+    guest: &mut Guest,
+    plan: &Plan,
+    kernel: &Kernel,
+    results: &mut Results,
+    progress: &mut Progress,
+) -> BTreeMap<usize, Said> {
+    let mut order: Vec<usize> = (0..plan.targets.len()).collect();
+    order.sort_by_key(|at| plan.targets[*at].setup_order());
+    let mut said = BTreeMap::new();
+    for (done, at) in order.iter().enumerate() {
+        let target = &plan.targets[*at];
+        progress.note(&format!("file system {} of {}: {}", done + 1, order.len(), target.name));
+        let symbols = [Some(target.fs.symbol()), symbol(target.how)];
+        let missing = symbols.into_iter().flatten().find(|s| !kernel.has(s));
+        let made = match missing {
+            Some(symbol) => Err(format!("the guest's kernel has no {symbol}")),
+            None => guest.make(plan, target).map_err(|e| format!("{e:#}")),
+        };
+        match made {
+            Ok(words) => drop(said.insert(*at, words)),
+            Err(reason) => {
+                // What every kernel here can do must work.
+                if missing.is_none() && target.expected().is_some() {
+                    results.failed.push(format!("{}: {reason}", target.name));
+                }
+                results.not_run.push((target.name.clone(), reason));
+            }
+        }
+    }
+    said
+}
+
+/// What a way to encrypt needs of the guest's kernel.
+fn symbol(how: How) -> Option<&'static str> {
+    match how {
+        How::Plain => None,
+        How::Native | How::Fallback | How::NoInlinecrypt => Some("CONFIG_FS_ENCRYPTION_INLINE_CRYPT"),
+        How::DmCrypt => Some("CONFIG_DM_CRYPT"),
+        How::DmInlinecrypt => Some("CONFIG_DM_INLINECRYPT"),
+    }
+}
+
+/// Native or fallback, for each target.
+fn judge(guest: &mut Guest, plan: &Plan, said: &BTreeMap<usize, Said>, results: &mut Results) -> Result<()> {
+    let later = guest.said()?;
+    if !later.new.is_empty() {
+        results.failed.push(format!("the kernel spoke when all files had been made: {}", later.new.join("; ")));
+    }
+    for (at, words) in said {
+        let target = &plan.targets[*at];
+        let mine = || results.series.iter().filter(|s| s.target == *target);
+        let counters = mine().fold(Counters::default(), |all, s| all.plus(s.counters()));
+        let bytes: f64 = mine().flat_map(|s| &s.samples).map(|s| s.counted.bytes).sum();
+        let verdict = verdict::judge(target, words, counters, bytes);
+        if let Some(problem) = &verdict.problem {
+            results.failed.push(format!("{}: {problem}", target.name));
+        }
+        results.verdicts.push((target.clone(), verdict));
+    }
+    Ok(())
+}
+
+/// Shows what is going on and how long it will take.
+struct Progress {
+    total: usize,
+    done: usize,
+    start: Instant,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new(total: usize) -> Self {
+        Self { total, done: 0, start: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, round: &str, load: &Load, target: &Target) {
+        let left = left(self.start.elapsed(), self.done, self.total);
+        self.note(&format!("{round}, {} of {}: {}, {}{left}", self.done + 1, self.total, load.name(), target.name));
+    }
+
+    fn note(&mut self, text: &str) {
+        let pause = if self.terminal { Duration::ZERO } else { Duration::from_secs(15) };
+        if self.shown.is_some_and(|shown| shown.elapsed() < pause) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        if self.terminal {
+            eprint!("\r\x1b[K{text}");
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    fn clear(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

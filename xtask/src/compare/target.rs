@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is compared: file systems, encrypted in different ways.
+
+/// Keyslots of the disks that measure changes of keys; each has a disk of its own.
+pub const KEYSLOTS: [u32; 6] = [1, 4, 16, 32, 256, 1024];
+/// Those of them in a quick run.
+pub const QUICK_KEYSLOTS: [u32; 2] = [1, 32];
+
+/// A kind of file system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fs {
+    /// ext4
+    Ext4,
+    /// f2fs
+    F2fs,
+    /// btrfs, whose encryption is in no kernel of kernel.org yet
+    Btrfs,
+}
+
+impl Fs {
+    /// Name, as mount takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::F2fs => "f2fs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// What the guest's kernel must have.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::Ext4 => "CONFIG_EXT4_FS",
+            Self::F2fs => "CONFIG_F2FS_FS",
+            Self::Btrfs => "CONFIG_BTRFS_FS",
+        }
+    }
+}
+
+/// How its files are encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum How {
+    /// Not at all.
+    Plain,
+    /// fscrypt with `-o inlinecrypt` on the disk with keyslots.
+    Native,
+    /// fscrypt with `-o inlinecrypt` on a disk that refuses raw keys, so that blk-crypto-fallback has to do it.
+    Fallback,
+    /// fscrypt without `-o inlinecrypt` on the disk with keyslots.
+    NoInlinecrypt,
+    /// dm-crypt below the file system.
+    DmCrypt,
+    /// dm-inlinecrypt below the file system.
+    DmInlinecrypt,
+}
+
+impl How {
+    /// Name in those of targets, and in the guest's script.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Native => "native",
+            Self::Fallback => "fallback",
+            Self::NoInlinecrypt => "no-inlinecrypt",
+            Self::DmCrypt => "dm-crypt",
+            Self::DmInlinecrypt => "dm-inlinecrypt",
+        }
+    }
+
+    /// What it is, for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Plain => "not encrypted",
+            Self::Native => "fscrypt, -o inlinecrypt, disk with keyslots",
+            Self::Fallback => "fscrypt, -o inlinecrypt, disk without keyslots for raw keys: blk-crypto-fallback",
+            Self::NoInlinecrypt => "fscrypt without -o inlinecrypt, disk with keyslots",
+            Self::DmCrypt => "dm-crypt aes-xts-plain64, sectors of 4096",
+            Self::DmInlinecrypt => "dm-inlinecrypt aes-xts-plain64, sectors of 4096",
+        }
+    }
+}
+
+/// Which of the disks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disk {
+    /// The device with the user's options.
+    Main,
+    /// The same, but for hardware-wrapped keys alone: what has a raw key falls back. All else is equal: driver,
+    /// interrupts, limits.
+    NoRawKeys,
+    /// The same with so many keyslots.
+    Keyslots(u32),
+}
+
+impl Disk {
+    /// Its serial number in the guest.
+    pub fn serial(self) -> String {
+        match self {
+            Self::Main => "MAIN".to_owned(),
+            Self::NoRawKeys => "NORAWKEYS".to_owned(),
+            Self::Keyslots(n) => format!("KEYSLOTS{n}"),
+        }
+    }
+}
+
+/// A file system to measure.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Name.
+    pub name: String,
+    /// Kind of file system.
+    pub fs: Fs,
+    /// How it is encrypted.
+    pub how: How,
+    /// Where it lies.
+    pub disk: Disk,
+    /// True for those that measure changes of keys.
+    pub churn: bool,
+}
+
+impl Target {
+    fn ordinary(fs: Fs, how: How) -> Self {
+        let disk = if how == How::Fallback { Disk::NoRawKeys } else { Disk::Main };
+        Self { name: format!("{}/{}", fs.name(), how.name()), fs, how, disk, churn: false }
+    }
+
+    fn churn(keyslots: Option<u32>) -> Self {
+        let (name, how, disk) = match keyslots {
+            Some(n) => (format!("churn/{n}"), How::Native, Disk::Keyslots(n)),
+            None => ("churn/fallback".to_owned(), How::Fallback, Disk::NoRawKeys),
+        };
+        Self { name, fs: Fs::Ext4, how, disk, churn: true }
+    }
+
+    /// Its name in the guest.
+    pub fn id(&self) -> String {
+        self.name.replace('/', "-")
+    }
+
+    /// Its keyslots where changes of keys are measured and the device does it.
+    pub fn keyslots(&self) -> Option<u32> {
+        match self.disk {
+            Disk::Keyslots(n) => Some(n),
+            _ => None,
+        }
+    }
+
+    /// What others are compared with.
+    pub fn base(&self) -> String {
+        if self.churn { "churn/fallback".to_owned() } else { format!("{}/plain", self.fs.name()) }
+    }
+
+    /// What it must turn out to be; `None`: nobody knows, as of a file system in the making.
+    pub fn expected(&self) -> Option<How> {
+        (self.fs != Fs::Btrfs || self.how != How::Native).then_some(self.how)
+    }
+
+    /// File systems are made in this order, so that the kernel's words, which are said once in each boot, tell as much as
+    /// they can: a fallback where none should be is noticed.
+    pub fn setup_order(&self) -> u8 {
+        match (self.how, self.expected()) {
+            (How::Plain | How::DmCrypt | How::DmInlinecrypt, _) => 0,
+            (How::Native, Some(_)) => 1,
+            (_, None) => 2,
+            _ => 3,
+        }
+    }
+}
+
+/// All targets, in the order of the report.
+pub fn all(quick: bool) -> Vec<Target> {
+    use How::{DmCrypt, DmInlinecrypt, Fallback, Native, NoInlinecrypt, Plain};
+    let ext4: &[How] = match quick {
+        true => &[Plain, Native, Fallback, DmCrypt],
+        false => &[Plain, Native, Fallback, NoInlinecrypt, DmCrypt, DmInlinecrypt],
+    };
+    let mut targets: Vec<Target> = ext4.iter().map(|how| Target::ordinary(Fs::Ext4, *how)).collect();
+    if !quick {
+        targets.extend([Plain, Native, Fallback].map(|how| Target::ordinary(Fs::F2fs, how)));
+        targets.extend([Plain, Native].map(|how| Target::ordinary(Fs::Btrfs, how)));
+    }
+    let keyslots: &[u32] = if quick { &QUICK_KEYSLOTS } else { &KEYSLOTS };
+    targets.extend(keyslots.iter().map(|n| Target::churn(Some(*n))));
+    targets.push(Target::churn(None));
+    targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_bases_exist() {
+        for quick in [true, false] {
+            let targets = all(quick);
+            for target in &targets {
+                assert_eq!(targets.iter().filter(|t| t.name == target.name).count(), 1, "{}", target.name);
+                assert!(targets.iter().any(|t| t.name == target.base()), "{}", target.name);
+                assert!(!target.id().contains(['/', ' ']));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_native_is_made_before_what_falls_back() {
+        let order = |name: &str| all(false).iter().find(|t| t.name == name).unwrap().setup_order();
+        assert!(order("churn/1024") < order("btrfs/native"));
+        assert!(order("btrfs/native") < order("ext4/fallback"));
+        assert_eq!(order("churn/fallback"), order("ext4/no-inlinecrypt"));
+    }
+}

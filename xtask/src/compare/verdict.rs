@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Whether a target was encrypted by the device or by the guest: from what the kernel said and from what the device counted.
+//! The two must agree.
+
+use super::disk::Counters;
+use super::target::{How, Target};
+
+/// Who encrypts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The device, with its keyslots.
+    Native,
+    /// The guest's CPU, in blk-crypto-fallback.
+    Fallback,
+    /// The guest's CPU, in dm-crypt.
+    DmCrypt,
+    /// Nobody.
+    Plain,
+    /// Now this, now that.
+    Mixed,
+}
+
+impl Way {
+    /// For people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Native => "NATIVE",
+            Self::Fallback => "FALLBACK",
+            Self::DmCrypt => "dm-crypt",
+            Self::Plain => "plain",
+            Self::Mixed => "MIXED",
+        }
+    }
+}
+
+/// What became of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Who encrypted.
+    pub way: Way,
+    /// The kernel's words.
+    pub kernel: String,
+    /// The device's counters, in words.
+    pub device: String,
+    /// Why this cannot be, or is not what was asked for.
+    pub problem: Option<String>,
+}
+
+/// fscrypt's words, line by line as they came. The kernel says them once in each boot.
+#[derive(Debug, Default)]
+pub struct Words {
+    lines: Vec<String>,
+}
+
+/// What it said when a target was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// New lines about the contents of files.
+    pub new: Vec<String>,
+    /// It had said "native" before.
+    pub native_before: bool,
+    /// It had said "fallback" before.
+    pub fallback_before: bool,
+}
+
+const NATIVE: &str = "blk-crypto (native)";
+const FALLBACK: &str = "blk-crypto-fallback";
+
+impl Words {
+    /// Takes all that it has said until now; returns what is new.
+    pub fn feed(&mut self, text: &str) -> Said {
+        let before = |what: &str| self.lines.iter().any(|l| l.ends_with(what));
+        let (native_before, fallback_before) = (before(NATIVE), before(FALLBACK));
+        let all: Vec<String> = text
+            .lines()
+            .map(|l| l.trim().to_owned())
+            .filter(|l| l.ends_with(NATIVE) || l.ends_with(FALLBACK))
+            .collect();
+        let new = all.iter().skip(self.lines.len()).cloned().collect();
+        self.lines = all;
+        Said { new, native_before, fallback_before }
+    }
+}
+
+/// Below this share of its bytes, what the device encrypted counts as nothing; above the other, as everything.
+const NOTHING: f64 = 0.001;
+const EVERYTHING: f64 = 0.9;
+
+/// Judges a target by what the kernel said when it was made, and by what its device counted for `bytes` of load.
+pub fn judge(target: &Target, said: &Said, counted: Counters, bytes: f64) -> Verdict {
+    let share = if bytes > 0.0 { counted.crypto_bytes as f64 / bytes } else { 0.0 };
+    let units = counted.encrypted + counted.decrypted;
+    let device = if units == 0 {
+        "no data unit encrypted or decrypted".to_owned()
+    } else {
+        format!("{} data units encrypted, {} decrypted", counted.encrypted, counted.decrypted)
+    };
+    let fscrypt = matches!(target.how, How::Native | How::Fallback | How::NoInlinecrypt);
+    let way = match (share, target.how) {
+        (EVERYTHING.., _) if units > 0 => Way::Native,
+        (NOTHING.., _) => Way::Mixed,
+        (_, How::Plain) => Way::Plain,
+        (_, How::DmCrypt) => Way::DmCrypt,
+        _ => Way::Fallback,
+    };
+    let kernel = if !said.new.is_empty() {
+        said.new.join("; ")
+    } else if !fscrypt {
+        "nothing, as it must be".to_owned()
+    } else {
+        "nothing more (it says each once in a boot)".to_owned()
+    };
+    let problem = contradiction(target, fscrypt, way, said, share).or_else(|| unexpected(target, way));
+    Verdict { way, kernel, device, problem }
+}
+
+fn contradiction(target: &Target, fscrypt: bool, way: Way, said: &Said, share: f64) -> Option<String> {
+    let new = |what: &str| said.new.iter().any(|l| l.ends_with(what));
+    let percent = 100.0 * share;
+    if !fscrypt {
+        return (!said.new.is_empty()).then(|| format!("the kernel spoke of fscrypt where there is none: {}", target.name));
+    }
+    match way {
+        Way::Mixed => Some(format!("the device encrypted {percent:.1} % of the bytes: neither native nor fallback")),
+        Way::Native if new(FALLBACK) => Some("the kernel says fallback, but the device encrypted all".to_owned()),
+        Way::Native if !new(NATIVE) && !said.native_before => {
+            Some("the device encrypted all, but the kernel never said native".to_owned())
+        }
+        Way::Fallback if new(NATIVE) => Some("the kernel says native, but the device encrypted nothing".to_owned()),
+        Way::Fallback if !new(FALLBACK) && !said.fallback_before => {
+            Some("the device encrypted nothing, and the kernel never said fallback".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn unexpected(target: &Target, way: Way) -> Option<String> {
+    let wanted = match target.expected()? {
+        How::Plain => Way::Plain,
+        How::Native | How::DmInlinecrypt => Way::Native,
+        How::Fallback | How::NoInlinecrypt => Way::Fallback,
+        How::DmCrypt => Way::DmCrypt,
+    };
+    (way != wanted).then(|| format!("it ran as {}, and should have as {}", way.title(), wanted.title()))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::super::target;
+    use super::*;
+
+    /// What a target of a good run comes to.
+    pub fn verdict(target: &Target) -> Verdict {
+        let (crypto_bytes, line) = match target.how {
+            How::Native => (1000, vec![format!("fscrypt: AES-256-XTS using {NATIVE}")]),
+            How::Fallback | How::NoInlinecrypt => (0, vec![format!("fscrypt: AES-256-XTS using {FALLBACK}")]),
+            _ => (0, vec![]),
+        };
+        let counters = Counters { crypto_bytes, encrypted: crypto_bytes, ..Counters::default() };
+        judge(target, &Said { new: line, ..Said::default() }, counters, 1000.0)
+    }
+
+    fn by_name(name: &str) -> Target {
+        target::all(false).into_iter().find(|t| t.name == name).unwrap()
+    }
+
+    fn judged(name: &str, words: &[&str], crypto_bytes: u64) -> Verdict {
+        let mut all = Words::default();
+        let mut said = Said::default();
+        for text in words {
+            said = all.feed(text);
+        }
+        let counters = Counters { crypto_bytes, encrypted: crypto_bytes / 4096, ..Counters::default() };
+        judge(&by_name(name), &said, counters, 1e6)
+    }
+
+    const SAYS_NATIVE: &str = "fscrypt: AES-256-CBC-CTS using implementation \"x\"\nfscrypt: AES-256-XTS using blk-crypto (native)\n";
+    const SAYS_FALLBACK: &str = "fscrypt: AES-256-XTS using blk-crypto-fallback\n";
+
+    #[test]
+    fn words_and_counters_agree() {
+        for target in target::all(true) {
+            assert_eq!(verdict(&target).problem, None, "{}", target.name);
+        }
+        let native = judged("ext4/native", &["", SAYS_NATIVE], 1_000_000);
+        assert_eq!((native.way, native.problem), (Way::Native, None));
+        assert_eq!(native.kernel, "fscrypt: AES-256-XTS using blk-crypto (native)");
+        let again = judged("churn/4", &[SAYS_NATIVE, SAYS_NATIVE], 1_000_000);
+        assert_eq!((again.way, again.problem), (Way::Native, None));
+        let fallback = judged("ext4/fallback", &[SAYS_NATIVE, &format!("{SAYS_NATIVE}{SAYS_FALLBACK}")], 0);
+        assert_eq!((fallback.way, fallback.problem), (Way::Fallback, None));
+    }
+
+    #[test]
+    fn contradictions_are_seen() {
+        let problem = |name, words: &[&str], bytes| judged(name, words, bytes).problem;
+        for (name, words, bytes) in [
+            ("ext4/native", SAYS_FALLBACK, 1_000_000),
+            ("ext4/native", SAYS_NATIVE, 0),
+            ("ext4/native", SAYS_NATIVE, 500_000),
+            ("ext4/native", "", 1_000_000),
+            ("ext4/fallback", "", 0),
+            ("ext4/plain", "", 1_000_000),
+            ("ext4/plain", SAYS_NATIVE, 0),
+            ("ext4/dm-crypt", "", 500_000),
+            ("ext4/dm-inlinecrypt", "", 0),
+            // They agree, but it is not what was asked for.
+            ("ext4/native", SAYS_FALLBACK, 0),
+            ("ext4/fallback", SAYS_NATIVE, 1_000_000),
+        ] {
+            assert!(problem(name, &["", words], bytes).is_some(), "{name} {words} {bytes}");
+        }
+    }
+
+    #[test]
+    fn an_unfinished_file_system_may_do_either() {
+        let fallback = judged("btrfs/native", &["", SAYS_FALLBACK], 0);
+        assert_eq!((fallback.way, fallback.problem), (Way::Fallback, None));
+        assert_eq!(judged("btrfs/native", &["", SAYS_NATIVE], 1_000_000).problem, None);
+        assert!(judged("btrfs/native", &["", SAYS_FALLBACK], 1_000_000).problem.is_some());
+    }
+}
