@@ -79,10 +79,9 @@ make() {
 	esac
 	case $how in native | fallback) options=$options,inlinecrypt ;; esac
 	mkdir -p "$top"
-	if ! mount -t "$FS" -o "$options" "$device" "$top" 2> /tmp/why; then
-		# A kernel whose btrfs encrypts may know no such option.
-		[ "$FS" = btrfs ] && mount -t "$FS" -o noatime "$device" "$top" || { cat /tmp/why; return 1; }
-	fi
+	# A kernel whose btrfs encrypts may know no such option.
+	[ "$FS" != btrfs ] || mount -t btrfs -o "$options" "$device" "$top" 2> /dev/null || options=noatime
+	mountpoint -q "$top" || mount -t "$FS" -o "$options" "$device" "$top"
 	mkdir "$top/d"
 	case $how in
 		native | fallback | no-inlinecrypt) encrypted_dir "$top/d" "$name" ;;
@@ -105,6 +104,7 @@ load() {
 	local name=$1
 	shift
 	fio --name=load --filename="$MNT/$name/d/data" --direct=1 --output-format=json --eta=never --fallocate=none --randrepeat=0 \
+		--lat_percentiles=1 --clat_percentiles=0 \
 		--exec_prerun='/tmp/mark begin' --exec_postrun='/tmp/mark end' "$@"
 }
 

@@ -131,6 +131,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_fragment_for_kernels_of_ones_own_has_all_that_is_needed() {
+        let fragment = Config::parse(include_str!("../../guest-driver/guest.config"));
+        for symbol in TO_BOOT.iter().chain(TO_ENCRYPT) {
+            assert!(fragment.built_in(symbol), "{symbol}");
+        }
+    }
+
+    #[test]
     fn config_is_parsed() {
         let c = Config::parse("# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_C=m\nCONFIG_D=\"x y\"\n");
         assert_eq!((c.get("CONFIG_A"), c.built_in("CONFIG_B"), c.built_in("CONFIG_C")), (None, true, false));

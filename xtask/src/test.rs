@@ -8,10 +8,10 @@ use crate::report::Report;
 use crate::run_case::{self, Outcome};
 use crate::setup::{self, Prepared};
 use crate::ui::timed;
-use crate::{driver, guest_root, packages};
+use crate::{compare, driver, guest_root, packages};
 use anyhow::{Result, bail};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Runs the checks and prints the summary; true when nothing failed.
 pub fn run(paths: &Paths, args: &TestArgs) -> Result<bool> {
@@ -33,7 +33,8 @@ fn guest(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<()> {
     if !args.filter.is_empty() {
         scripts.retain(|s| args.filter.iter().any(|f| case::name(s).contains(f.as_str())));
     }
-    if scripts.is_empty() {
+    let compare = args.filter.is_empty() || args.filter.iter().any(|f| compare::SMOKE_TEST.contains(f.as_str()));
+    if scripts.is_empty() && !compare {
         if args.filter.is_empty() || args.only == Some(Half::Guest) {
             bail!("no guest case is selected");
         }
@@ -50,11 +51,17 @@ fn guest(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<()> {
             for script in &scripts {
                 one(paths, &prepared, script, args, report);
             }
+            if compare {
+                smoke_test(paths, &prepared, report);
+            }
         }
         Err(e) => {
             report.fail("guest setup", Duration::ZERO, &format!("{e:#}"));
             for script in &scripts {
                 report.skip(&guest_name(script), Duration::ZERO, "not run: the guest could not be set up");
+            }
+            if compare {
+                report.skip(compare::SMOKE_TEST, Duration::ZERO, "not run: the guest could not be set up");
             }
         }
     }
@@ -77,6 +84,21 @@ fn prepare(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<Prepar
 
 fn guest_name(script: &Path) -> String {
     format!("guest: {}", case::name(script))
+}
+
+/// A quick `cargo xtask compare`, whose report must be complete.
+fn smoke_test(paths: &Paths, prepared: &Prepared, report: &mut Report) {
+    let start = Instant::now();
+    let run = compare::smoke_test(paths, prepared);
+    let took = start.elapsed();
+    match run {
+        Ok((problems, _)) if problems.is_empty() => report.pass(compare::SMOKE_TEST, took),
+        Ok((problems, out)) => {
+            let text = format!("{}\nlogs and report: {}", problems.join("\n"), out.display());
+            report.fail(compare::SMOKE_TEST, took, &text);
+        }
+        Err(e) => report.fail(compare::SMOKE_TEST, took, &format!("{e:#}")),
+    }
 }
 
 fn one(paths: &Paths, prepared: &Prepared, script: &Path, args: &TestArgs, report: &mut Report) {

@@ -194,7 +194,8 @@ mod tests {
     fn what_goes_wrong() {
         let (answer, ..) = ask(&[b"reply 1 14\nFAIL: no disk\n"]);
         assert_eq!(answer.unwrap_err().to_string(), "FAIL: no disk");
-        for bad in [&[b"reply 0 9\nabc" as &[u8]] as &[&'static [u8]], &[b"hello\n"], &[b"reply 0 99999999999\n"], &[]] {
+        for bad in [&[b"reply 0 9\nabc" as &[u8]] as &[&'static [u8]], &[b"hello\n"], &[b"reply 0 99999999999\n"], &[]]
+        {
             assert!(ask(bad).0.is_err());
         }
     }

@@ -154,10 +154,14 @@ impl Disk {
 
     /// CPU time that its process has used, in seconds.
     pub fn cpu(&self) -> Result<f64> {
-        let path = format!("/proc/{}/stat", self.device.pid());
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let ticks = cpu_ticks(&text).with_context(|| format!("{path} is odd"))?;
-        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+        let tasks = format!("/proc/{}/task", self.device.pid());
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))? {
+            // A thread may end meanwhile.
+            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            nanoseconds += time_on_cpu(&text).with_context(|| format!("a schedstat in {tasks} is odd: {text:?}"))?;
+        }
+        Ok(nanoseconds as f64 / 1e9)
     }
 
     /// Waits for its end, after QEMU's.
@@ -168,10 +172,10 @@ impl Disk {
     }
 }
 
-/// `utime` and `stime` of proc_pid_stat(5), fields 14 and 15; the program's name, field 2, may have spaces.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+/// The first number of a thread's schedstat (Documentation/scheduler/sched-stats.rst), in nanoseconds: /proc/PID/stat counts
+/// in hundredths of a second, too coarse for what takes milliseconds.
+fn time_on_cpu(schedstat: &str) -> Option<u64> {
+    schedstat.split_whitespace().next()?.parse().ok()
 }
 
 /// The user's options, and what makes the disk the one it is.
@@ -233,10 +237,9 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_of_a_process() {
-        let text = "7 (a) (b c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 1 2 3";
-        assert_eq!(cpu_ticks(text), Some(300));
-        assert_eq!(cpu_ticks("7 (a"), None);
+    fn cpu_time_of_a_thread() {
+        assert_eq!(time_on_cpu("123456789 4000 17\n"), Some(123_456_789));
+        assert_eq!(time_on_cpu(""), None);
     }
 
     #[test]

@@ -8,13 +8,13 @@ use super::plan::Plan;
 use super::results::Sample;
 use super::target::{self, Target};
 use super::verdict::{Said, Words};
+use crate::console;
 use crate::driver::MODULE;
 use crate::job::{self, Job};
 use crate::paths::Paths;
 use crate::process::{Running, tail};
 use crate::setup::Prepared;
 use crate::vm::{Attach, QUEUE_SIZE, Vm};
-use crate::console;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -152,10 +152,15 @@ impl Guest {
         let mut marks: Vec<(Mark, u64, Counters, f64)> = vec![];
         let command = load.command(&target.id(), plan.seconds, plan.file_mib, round);
         let limit = PATIENCE + Duration::from_secs_f64(plan.seconds);
-        let text = dialog.ask(&command, limit, || alive(qemu, logs), |mark, ticks| {
-            marks.push((mark, ticks, disk.counters()?, disk.cpu()?));
-            Ok(())
-        })?;
+        let text = dialog.ask(
+            &command,
+            limit,
+            || alive(qemu, logs),
+            |mark, ticks| {
+                marks.push((mark, ticks, disk.counters()?, disk.cpu()?));
+                Ok(())
+            },
+        )?;
         let [(Mark::Begin, ticks, before, cpu), (Mark::End, ticks_after, after, cpu_after)] = marks.as_slice() else {
             bail!("the guest gave {} marks in place of begin and end", marks.len());
         };

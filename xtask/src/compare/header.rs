@@ -40,6 +40,7 @@ impl Header {
             ("accelerator".to_owned(), machine.accel.name().to_owned()),
             ("host CPU".to_owned(), host_cpu(&cpuinfo)),
             ("host kernel".to_owned(), read("/proc/sys/kernel/osrelease")),
+            ("host load".to_owned(), load(&read("/proc/loadavg"))),
             ("guest kernel".to_owned(), machine.kernel.name.clone()),
             ("guest".to_owned(), "2 CPUs, 1 GiB of memory".to_owned()),
             ("QEMU".to_owned(), machine.qemu.version.clone()),
@@ -49,7 +50,7 @@ impl Header {
             let name = match disk {
                 Disk::Main => "disk".to_owned(),
                 Disk::NoRawKeys => "disk that falls back".to_owned(),
-                Disk::Keyslots(n) => format!("disk with {n} keyslots"),
+                Disk::Keyslots(n) => format!("disk churn/{n}"),
             };
             lines.push((name, options));
         }
@@ -83,6 +84,11 @@ impl Header {
         }
         text
     }
+}
+
+/// What else the machine was doing.
+fn load(loadavg: &str) -> String {
+    format!("{} (mean of the last minute, when the guest was up)", loadavg.split(' ').next().unwrap_or_default())
 }
 
 /// The processor, and whether it is one of a virtual machine.

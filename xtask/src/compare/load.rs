@@ -17,14 +17,7 @@ pub struct Fio {
     quick: bool,
 }
 
-const fn fio(
-    name: &'static str,
-    title: &'static str,
-    rw: &'static str,
-    block: u32,
-    depth: u32,
-    quick: bool,
-) -> Load {
+const fn fio(name: &'static str, title: &'static str, rw: &'static str, block: u32, depth: u32, quick: bool) -> Load {
     Load::Fio(Fio { name, title, rw, block, depth, quick })
 }
 
@@ -187,11 +180,16 @@ fn fio_job(job: &Value) -> Option<Counted> {
     }
     let side = ["read", "write"].iter().filter_map(|name| job.get(name)).find(|side| side["total_ios"] != 0)?;
     let number = |value: &Value| value.as_f64();
-    let times = side.get("clat_ns")?;
+    let times = side.get("lat_ns")?;
     let percentile = |name: &str| times.get("percentile")?.get(name)?.as_f64().map(|ns| ns / 1e3);
     let latency = || {
         let mean = number(times.get("mean")?)? / 1e3;
-        Some(Latency { mean, p50: percentile("50.000000")?, p95: percentile("95.000000")?, p99: percentile("99.000000")? })
+        Some(Latency {
+            mean,
+            p50: percentile("50.000000")?,
+            p95: percentile("95.000000")?,
+            p99: percentile("99.000000")?,
+        })
     };
     Some(Counted {
         requests: number(side.get("total_ios")?)?,
@@ -207,18 +205,15 @@ mod tests {
 
     const JOB: &str = r#"fio: some words
         {"fio version":"fio-3.39","jobs":[{"jobname":"load","error":0,
-        "read":{"io_bytes":0,"runtime":0,"total_ios":0,"clat_ns":{"mean":0.0}},
-        "write":{"io_bytes":8192000,"runtime":500,"total_ios":2000,"clat_ns":{"mean":250000.0,
+        "read":{"io_bytes":0,"runtime":0,"total_ios":0,"lat_ns":{"mean":0.0}},
+        "write":{"io_bytes":8192000,"runtime":500,"total_ios":2000,"lat_ns":{"mean":250000.0,
         "percentile":{"50.000000":240000,"95.000000":400000,"99.000000":900000}}},"usr_cpu":1.0}]}"#;
 
     #[test]
     fn what_fio_says() {
         let counted = parse(JOB).unwrap();
         let latency = Latency { mean: 250.0, p50: 240.0, p95: 400.0, p99: 900.0 };
-        assert_eq!(
-            counted,
-            Counted { requests: 2000.0, bytes: 8_192_000.0, seconds: 0.5, latency: Some(latency) }
-        );
+        assert_eq!(counted, Counted { requests: 2000.0, bytes: 8_192_000.0, seconds: 0.5, latency: Some(latency) });
         assert_eq!(parse(&JOB.replace("\"error\":0", "\"error\":5")), None);
         assert_eq!(parse(&JOB.replace("total_ios\":2000", "total_ios\":0")), None);
         assert_eq!(parse("fio: no"), None);
@@ -229,7 +224,8 @@ mod tests {
     fn what_our_programs_say() {
         let text = "{\"requests\":10,\"bytes\":40960,\"nanoseconds\":2000000000}\n";
         assert_eq!(parse(text), Some(Counted { requests: 10.0, bytes: 40960.0, seconds: 2.0, latency: None }));
-        let text = "{\"requests\":1,\"bytes\":1,\"nanoseconds\":1,\"mean\":2000,\"p50\":1000,\"p95\":3000,\"p99\":4000}";
+        let text =
+            "{\"requests\":1,\"bytes\":1,\"nanoseconds\":1,\"mean\":2000,\"p50\":1000,\"p95\":3000,\"p99\":4000}";
         assert_eq!(parse(text).unwrap().latency.unwrap().mean, 2.0);
         assert_eq!(parse("{\"requests\":0,\"bytes\":0,\"nanoseconds\":1}"), None);
     }

@@ -5,14 +5,20 @@
 //! [`target`] and [`load`] are the two dimensions; [`plan`] says which of their combinations are measured, [`run`] measures
 //! them in rounds in a [`guest`], [`verdict`] says who really encrypted, and the rest makes the report.
 
+mod charts;
+mod check;
 mod dialog;
 mod disk;
+mod export;
 mod guest;
 mod header;
 mod load;
 mod plan;
+mod plot;
+mod report;
 mod results;
 mod run;
+mod table;
 mod target;
 mod verdict;
 
@@ -22,6 +28,7 @@ use crate::setup::{self, Prepared};
 use crate::{cache, ui};
 use anyhow::{Context, Result, ensure};
 use guest::Guest;
+use header::Header;
 use plan::Plan;
 use results::Results;
 use std::fs;
@@ -35,7 +42,17 @@ pub fn run(paths: &Paths, args: &CompareArgs) -> Result<bool> {
         return Ok(true);
     }
     let prepared = setup::prepare(paths, &args.guest)?;
-    compare(paths, &prepared, &plan, args)
+    let out = args.output.clone().unwrap_or_else(|| paths.target.join("compare"));
+    let begin = |header: &Header| println!("\n{}", header.text());
+    let (results, header, missing) = compare(paths, &prepared, &plan, &args.device, &out, begin)?;
+    println!("\n{}", report::text(&results));
+    // Whoever reads the end alone must not miss it.
+    if header.warning.is_some() {
+        println!("The guest's CPU was emulated: these ratios are not those of real hardware.");
+    }
+    missing.iter().for_each(|problem| println!("FAILED: {problem}"));
+    println!("written: {}", report::FILES.map(|name| out.join(name).display().to_string()).join(", "));
+    Ok(results.failed.is_empty() && missing.is_empty())
 }
 
 fn plan(args: &CompareArgs) -> Result<Plan> {
@@ -54,28 +71,48 @@ fn list(plan: &Plan) {
     }
 }
 
-fn compare(paths: &Paths, prepared: &Prepared, plan: &Plan, args: &CompareArgs) -> Result<bool> {
-    let out = args.output.clone().unwrap_or_else(|| paths.target.join("compare"));
+/// A quick run for `cargo xtask test`: what was wrong with it, its report included, and where that is.
+pub fn smoke_test(paths: &Paths, prepared: &Prepared) -> Result<(Vec<String>, PathBuf)> {
+    let out = paths.results(SMOKE_TEST);
+    let plan = plan(&CompareArgs { quick: true, ..CompareArgs::default() })?;
+    let (results, _, mut problems) = compare(paths, prepared, &plan, &[], &out, |_| ())?;
+    problems.extend(results.failed);
+    Ok((problems, out))
+}
+
+/// What that is called.
+pub const SMOKE_TEST: &str = "compare-quick";
+
+/// Measures and writes the report; also returns what is missing in it. `begin` gets the header when the guest is up.
+fn compare(
+    paths: &Paths,
+    prepared: &Prepared,
+    plan: &Plan,
+    device: &[String],
+    out: &Path,
+    begin: impl FnOnce(&Header),
+) -> Result<(Results, Header, Vec<String>)> {
     let logs = out.join("logs");
     cache::remove_tree(&logs)?;
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-    let (images, place) = images(plan, &out)?;
-    let mut guest = ui::step("guest boot", || Guest::boot(paths, prepared, plan, &args.device, (images.path(), &logs)))?;
-    let header = header::Header::new(prepared, &guest, plan, place)?;
-    println!("\n{}", header.text());
+    let (images, place) = images(plan, out)?;
+    let mut guest = ui::step("guest boot", || Guest::boot(paths, prepared, plan, device, (images.path(), &logs)))?;
+    let header = Header::new(prepared, &guest, plan, place)?;
+    begin(&header);
     let mut results = Results::default();
     let ran = run::run(&mut guest, plan, &prepared.machine.kernel, &mut results);
     if let Err(error) = &ran {
         results.failed.push(format!("{error:#}"));
     }
-    // A guest that is gone cannot be ended in order.
     match guest.finish() {
         Ok(problems) => results.failed.extend(problems),
+        // A guest that is gone cannot be ended in order.
         Err(error) if ran.is_ok() => results.failed.push(format!("{error:#}")),
         Err(_) => {}
     }
-    println!("{results:#?}");
-    Ok(results.failed.is_empty() && !results.series.is_empty())
+    report::write(plan, &header, &results, out)?;
+    let missing = check::problems(out).iter().map(|p| format!("the report is not complete: {p}")).collect();
+    Ok((results, header, missing))
 }
 
 /// A directory for the images: in memory where there is room, for it is not the host's disk that is compared.

@@ -56,7 +56,7 @@ impl Plan {
             rounds: rounds.unwrap_or(if quick { 2 } else { 3 }),
             seconds: seconds.unwrap_or(if quick { 0.8 } else { 1.5 }),
             file_mib: if quick { 48 } else { 128 },
-            small_files: if quick { 20 } else { 50 },
+            small_files: if quick { 32 } else { 64 },
             targets,
         }
     }

@@ -118,7 +118,8 @@ fn contradiction(target: &Target, fscrypt: bool, way: Way, said: &Said, share: f
     let new = |what: &str| said.new.iter().any(|l| l.ends_with(what));
     let percent = 100.0 * share;
     if !fscrypt {
-        return (!said.new.is_empty()).then(|| format!("the kernel spoke of fscrypt where there is none: {}", target.name));
+        return (!said.new.is_empty())
+            .then(|| format!("the kernel spoke of fscrypt where there is none: {}", target.name));
     }
     match way {
         Way::Mixed => Some(format!("the device encrypted {percent:.1} % of the bytes: neither native nor fallback")),
@@ -174,7 +175,8 @@ pub mod tests {
         judge(&by_name(name), &said, counters, 1e6)
     }
 
-    const SAYS_NATIVE: &str = "fscrypt: AES-256-CBC-CTS using implementation \"x\"\nfscrypt: AES-256-XTS using blk-crypto (native)\n";
+    const SAYS_NATIVE: &str =
+        "fscrypt: AES-256-CBC-CTS using implementation \"x\"\nfscrypt: AES-256-XTS using blk-crypto (native)\n";
     const SAYS_FALLBACK: &str = "fscrypt: AES-256-XTS using blk-crypto-fallback\n";
 
     #[test]

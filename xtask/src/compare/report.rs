@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The report: on the terminal, as Markdown and as a page that needs nothing but itself.
+
+use super::charts::{self, Chapter};
+use super::export;
+use super::header::Header;
+use super::plan::Plan;
+use super::plot;
+use super::results::Results;
+use super::table::{self, Table, escape};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::Path;
+
+const TITLE: &str = "Encryption by the device and by the guest's CPU";
+const CHURN: &str = "What a key costs";
+/// The files of a report.
+pub const FILES: [&str; 5] = ["report.html", "report.md", "results.json", "results.csv", "overview.svg"];
+
+/// Writes all files of the report.
+pub fn write(plan: &Plan, header: &Header, results: &Results, out: &Path) -> Result<()> {
+    let json = serde_json::to_string(&export::json(plan, header, results))? + "\n";
+    let texts = [
+        html(header, results, &charts::chapters(results)?),
+        markdown(header, results),
+        json,
+        export::csv(results),
+        charts::overview(results, header)?,
+    ];
+    for (name, text) in FILES.iter().zip(texts) {
+        let path = out.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// For the terminal; the header has been printed when the guest was up.
+pub fn text(results: &Results) -> String {
+    let mut text = table::verdicts(results).text() + "\n";
+    for table in table::measurements(results) {
+        text += &(table.text() + "\n");
+    }
+    for line in table::costs(results) {
+        text += &format!("{line}\n");
+    }
+    for (target, reason) in &results.not_run {
+        text += &format!("not run: {target}: {reason}\n");
+    }
+    for what in &results.failed {
+        text += &format!("FAILED: {what}\n");
+    }
+    text
+}
+
+fn markdown(header: &Header, results: &Results) -> String {
+    let mut text = format!("# {TITLE}\n\n");
+    if let Some(warning) = header.warning {
+        text += &format!("> **Emulated.** {warning}\n\n");
+    }
+    for failed in &results.failed {
+        text += &format!("> **FAILED:** {failed}\n\n");
+    }
+    text += "| | |\n| --- | --- |\n";
+    for (name, value) in &header.lines {
+        text += &format!("| {name} | {} |\n", value.replace('|', "\\|"));
+    }
+    text += &format!(
+        "\n## Native or fallback\n\n{}\n## Measurements\n\n{EXPLAINED}\n\n",
+        table::verdicts(results).markdown()
+    );
+    for table in table::measurements(results) {
+        text += &(table.markdown() + "\n");
+    }
+    let costs = table::costs(results);
+    if !costs.is_empty() {
+        text += &format!("## {CHURN}\n\n");
+        text.extend(costs.iter().map(|line| format!("- {line}\n")));
+        text += "\n";
+    }
+    if !results.not_run.is_empty() {
+        text += "## Not run\n\n";
+        text.extend(results.not_run.iter().map(|(target, reason)| format!("- {target}: {reason}\n")));
+    }
+    text
+}
+
+const EXPLAINED: &str = "Medians of all rounds. Ratios (x) are medians of the ratios round by round, to the same file system \
+    without encryption or, for changes of keys, to the fallback. CPU time is for 10^9 bytes of the load: all that ran in the guest, \
+    and the device's process on the host. A request's key was found in a slot (hit rate) when no program command came with it.";
+
+fn html(header: &Header, results: &Results, chapters: &[Chapter]) -> String {
+    let mut body = format!("<h1>{TITLE}</h1>\n");
+    if let Some(warning) = header.warning {
+        body += &format!("<p class=\"box\"><b>Emulated.</b> {}</p>\n", escape(warning));
+    }
+    for failed in &results.failed {
+        body += &format!("<p class=\"box bad\"><b>FAILED:</b> {}</p>\n", escape(failed));
+    }
+    body += "<dl>\n";
+    for (name, value) in &header.lines {
+        body += &format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value));
+    }
+    body += "</dl>\n<h2>Native or fallback</h2>\n";
+    body += "<p>From what the guest's kernel said when a file system was made, and from what the device counted while it was \
+        measured. If they contradict each other, the run fails.</p>\n";
+    body += &table::verdicts(results).html();
+    for chapter in chapters {
+        body += &format!("<h2>{}</h2>\n<p>{}</p>\n<div class=\"grid\">\n", chapter.title, chapter.words);
+        for picture in &chapter.pictures {
+            body += &format!("<figure>{}</figure>\n", picture.trim());
+        }
+        body += "</div>\n";
+    }
+    let costs = table::costs(results);
+    if !costs.is_empty() {
+        body += &format!("<h2>{CHURN}</h2>\n<ul>\n");
+        body.extend(costs.iter().map(|line| format!("<li>{}</li>\n", escape(line))));
+        body += "</ul>\n";
+    }
+    body += &format!("<h2>All numbers</h2>\n<p>{EXPLAINED}</p>\n");
+    body.extend(table::measurements(results).iter().map(Table::html));
+    if !results.not_run.is_empty() {
+        body += "<h2>Not run</h2>\n<ul>\n";
+        let line = |(target, reason): &(String, String)| format!("<li>{}: {}</li>\n", escape(target), escape(reason));
+        body.extend(results.not_run.iter().map(line));
+        body += "</ul>\n";
+    }
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{TITLE}</title>\n\
+         <style>\n{STYLE}@media (prefers-color-scheme: dark) {{\n{DARK}{}\n}}\n</style>\n</head>\n<body>\n<main>\n{body}</main>\n\
+         </body>\n</html>\n",
+        plot::dark_rules()
+    )
+}
+
+const STYLE: &str = include_str!("report.css");
+const DARK: &str = ":root { --paper: #15181c; --text: #e6e8eb; --muted: #9aa3ad; --line: #343a41; --box: #2c2413; --edge: #b98a2e;\n\
+    --native: #f08a4b; --fallback: #6ea8e0; --bad: #ff8080; }\n";
+
+#[cfg(test)]
+mod tests {
+    use super::super::check;
+    use super::super::results::tests::results;
+    use super::*;
+
+    fn header() -> Header {
+        let lines = super::super::header::NAMES.iter().map(|n| ((*n).to_owned(), format!("a <{n}>"))).collect();
+        Header { lines, warning: Some(super::super::header::TCG_WARNING) }
+    }
+
+    #[test]
+    fn a_written_report_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::new(true, &[], Some(2), None);
+        write(&plan, &header(), &results(), dir.path()).unwrap();
+        assert_eq!(check::problems(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_failed_and_what_did_not_run_is_told() {
+        let mut results = results();
+        results.failed.push("ext4/native: words & counters".into());
+        let (text, md) = (text(&results), markdown(&header(), &results));
+        assert!(text.contains("FAILED: ext4/native") && text.contains("not run: f2fs/plain"));
+        assert!(md.contains("**FAILED:** ext4/native"));
+        let html = html(&header(), &results, &[]);
+        assert!(html.contains("words &amp; counters") && html.contains("no &lt;f2fs&gt;"));
+    }
+}
