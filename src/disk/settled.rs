@@ -4,9 +4,8 @@
 //!
 //! Storing into a mapping is several times as fast as `pwrite(2)` - except for the first time, when it costs a page fault,
 //! or even takes memory for a hole. So a block of the image is written by system calls until that has happened twice.
-//! Then, if all of its pages are there, they are put into the page table with one call, and the block is *settled*.
+//! Then, if all of its pages are there, they are put into the page table at once, and the block is *settled*.
 
-use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use vm_memory::VolatileSlice;
@@ -49,12 +48,17 @@ impl Settled {
     /// A range has been written by a system call. `bytes` gives a range of the mapping.
     pub fn written<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) {
         let Some((first, blocks)) = self.blocks(offset, len) else { return };
+        let end = offset + len as u64; // it has blocks, so it does not overflow; usize to u64 loses nothing
+        let is_all_of = |number: u64| offset <= number * BLOCK && end >= (number + 1) * BLOCK;
         for (number, block) in (first..).zip(blocks) {
             // Whoever comes at the same time does the same once more.
             let next = match block.load(Ordering::Relaxed) {
                 state::UNKNOWN => state::WRITTEN,
                 state::WRITTEN => match bytes(number * BLOCK, BLOCK) {
-                    Some(block) if is_resident(&block) && populate(&block).is_ok() => state::SETTLED,
+                    Some(bytes) if is_all_of(number) || is_resident(&bytes) => {
+                        touch(&bytes);
+                        state::SETTLED
+                    }
                     // It is asked again, but not each time.
                     _ => state::UNKNOWN,
                 },
@@ -81,15 +85,17 @@ impl Settled {
     }
 }
 
-/// Puts pages that are there into the page table (`MADV_POPULATE_READ`, Linux 5.14). In a mapping of tmpfs that may be
-/// written they can be written then: nobody has to be told of the first write, as other file systems must. To populate for
-/// writing would take a page fault for each of the 16 pages; for reading, one does for all.
-fn populate(range: &VolatileSlice<'_>) -> io::Result<()> {
-    let guard = range.ptr_guard_mut();
-    // SAFETY: the range is mapped, and to make its pages present changes nothing that anybody could see.
-    match unsafe { libc::madvise(guard.as_ptr().cast(), range.len(), libc::MADV_POPULATE_READ) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+/// Puts the pages of a block, which are there, into the page table by reading two bytes: tmpfs has a page fault put the pages
+/// around in, too, by default the 64 KiB of addresses that it lies in, of which a block touches two at the most. The pages
+/// can be written then: nobody has to be told of the first write, as with other file systems. A store would take a page
+/// fault for each page.
+fn touch(block: &VolatileSlice<'_>) {
+    let mut byte = [0u8];
+    block.copy_to(&mut byte);
+    std::hint::black_box(byte);
+    if let Ok(last) = block.offset(block.len().saturating_sub(1)) {
+        last.copy_to(&mut byte);
+        std::hint::black_box(byte);
     }
 }
 

@@ -99,7 +99,10 @@ impl Case {
             case.host.is_empty() || case.kills == 0 && case.boots == 1,
             "steps on the host need a device that stays"
         );
-        ensure!(case.kills == 0 && case.host.is_empty() || case.bounds.calm.is_none(), "the port progress is for kills, for steps on the host or for calm");
+        ensure!(
+            case.kills == 0 && case.host.is_empty() || case.bounds.calm.is_none(),
+            "the port progress is for kills, for steps on the host or for calm"
+        );
         ensure!(case.boots >= 1, "a case has at least one boot");
         ensure!(
             case.wrong.is_none() || case.check_fscrypt,

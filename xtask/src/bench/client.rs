@@ -133,7 +133,9 @@ impl Call<'_> {
         let workload = self.workload;
         command.args(["--operation", workload.operation, "--block", &workload.block.to_string()]);
         command.args(["--depth", &workload.depth.to_string(), "--seconds", &self.seconds.to_string()]);
-        command.args(["--warmup", &(self.seconds / 5.0).min(0.2).to_string()]);
+        // A server may need some time to find out what is written again and again.
+        let warmup = if workload.operation.contains("write") { 0.3 } else { (self.seconds / 5.0).min(0.2) };
+        command.args(["--warmup", &warmup.to_string()]);
         if self.polling {
             command.arg("--polling");
         }
