@@ -114,14 +114,16 @@ const ANY_OF_THIS_CPU: &[c_long] = &[];
 
 const IO_URING: &[c_long] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
-/// Fails with EACCES, unless files are opened by path.
+/// Fails with EACCES, unless files are opened by path. musl uses the older form where there is one.
+#[cfg(target_arch = "x86_64")]
+const OPEN: &[c_long] = &[libc::SYS_openat, libc::SYS_open];
+#[cfg(not(target_arch = "x86_64"))]
 const OPEN: &[c_long] = &[libc::SYS_openat];
 
 /// Fails with EACCES. A library asks for the number of CPUs, a panic for the program's symbols.
 const REFUSED: &[c_long] = &[libc::SYS_openat2, libc::SYS_readlinkat, libc::SYS_faccessat, libc::SYS_getcwd];
 #[cfg(target_arch = "x86_64")]
-const REFUSED_OF_THIS_CPU: &[c_long] =
-    &[libc::SYS_open, libc::SYS_readlink, libc::SYS_access, libc::SYS_stat, libc::SYS_lstat];
+const REFUSED_OF_THIS_CPU: &[c_long] = &[libc::SYS_readlink, libc::SYS_access, libc::SYS_stat, libc::SYS_lstat];
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_OF_THIS_CPU: &[c_long] = &[];
 

@@ -78,6 +78,21 @@ const ACTIONS: &[Action] = &[
     Action { name: "open_below", sandbox: nothing, action: |at| read(at.join("read")), end: End::Fails(libc::EACCES) },
     Action { name: "open_other", sandbox: files, action: |_| read("/etc/passwd"), end: End::Fails(libc::EACCES) },
     Action { name: "open_named", sandbox: files, action: |at| read(at.join("read")), end: End::Works },
+    // As musl opens files. No path is at the address 0; what counts is that the call is made.
+    #[cfg(target_arch = "x86_64")]
+    Action {
+        name: "old_open",
+        sandbox: nothing,
+        action: |_| raw(libc::SYS_open, [0; 3]),
+        end: End::Fails(libc::EACCES),
+    },
+    #[cfg(target_arch = "x86_64")]
+    Action {
+        name: "old_open_named",
+        sandbox: files,
+        action: |_| raw(libc::SYS_open, [0; 3]),
+        end: End::Fails(libc::EFAULT),
+    },
     Action {
         name: "write_read_only",
         sandbox: files,
