@@ -119,7 +119,7 @@ fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
 fn set_aside(dir: &Path, number: u32) -> Result<()> {
     let aside = boot_dir(dir, number);
     fs::create_dir(&aside)?;
-    for name in ["console.log", "device.log", "qemu.log", "stats.json", "out"] {
+    for name in ["console.log", "device.log", "qemu.log", "stats.json", "used", "out"] {
         let (from, to) = (dir.join(name), aside.join(name));
         if from.exists() {
             fs::rename(&from, &to).with_context(|| format!("cannot move {}", from.display()))?;
@@ -208,6 +208,10 @@ fn boot(
     // Why the guest ended early is the more telling reason.
     if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) {
         disturbed = kills.finish().and_then(|()| steps.finish());
+    }
+    let report = watch.report();
+    if !report.is_empty() {
+        fs::write(dir.join("used"), report)?;
     }
     let mut device = disturbed.and(device.finish());
     // The other reasons are more telling.

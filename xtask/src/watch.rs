@@ -57,6 +57,13 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// What was seen, in words; empty when nothing was to be watched.
+    pub fn report(&self) -> String {
+        let memory = self.bounds.memory.map(|_| format!("private memory: at most {} KiB\n", self.most_memory >> 10));
+        let calm = self.used.iter().map(|used| format!("CPU time while calm: {used:.1} %\n"));
+        memory.into_iter().chain(calm).collect()
+    }
+
     /// What was too much.
     pub fn finish(&self) -> Result<()> {
         if let Some(most) = self.bounds.memory {
@@ -117,6 +124,7 @@ mod tests {
         assert_eq!(watch.used.len(), 1);
         watch.used[0] = 49.0;
         watch.finish().unwrap();
+        assert!(watch.report().ends_with("CPU time while calm: 49.0 %\n"));
         watch.used[0] = 51.0;
         assert!(watch.finish().is_err());
         watch.used[0] = 0.0;
