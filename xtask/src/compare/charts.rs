@@ -144,7 +144,8 @@ fn lines(results: &Results, writing: bool, number: &dyn Fn(&Sample) -> f64, leve
         .collect()
 }
 
-/// One picture that stands alone: all ratios to the file system without encryption.
+/// One picture that stands alone: all ratios to the file system without encryption or, where only changes of keys were
+/// measured, the first of those.
 pub fn overview(results: &Results, header: &Header) -> Result<String> {
     let groups = results.groups();
     let groups = groups.iter().filter(|(load, _)| !load.is_churn()).map(|(load, group)| {
@@ -162,6 +163,11 @@ pub fn overview(results: &Results, header: &Header) -> Result<String> {
         (load.title(), group.iter().filter_map(bar).collect::<Vec<_>>())
     });
     let groups: Vec<_> = groups.filter(|(_, bars)| !bars.is_empty()).collect();
+    if groups.is_empty()
+        && let Some(picture) = churn(results)?.first()
+    {
+        return Ok(plot::alone(picture));
+    }
     let note = format!(
         "ratio to the same file system without encryption; {}, {}",
         header.get("accelerator"),

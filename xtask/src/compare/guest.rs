@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// From QEMU's start until the guest is ready.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(300);
 /// For anything that the guest is asked for, beside the time it is meant to take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// From the last command to QEMU's end.
@@ -145,13 +145,19 @@ impl Guest {
         Ok(self.words.feed(&text))
     }
 
-    /// One measurement.
-    pub fn measure(&mut self, plan: &Plan, load: &Load, target: &Target, round: u32) -> Result<Sample> {
+    /// One measurement, of so many seconds where the load is not done when it is done.
+    pub fn measure(
+        &mut self,
+        plan: &Plan,
+        (load, seconds): (&Load, f64),
+        target: &Target,
+        round: u32,
+    ) -> Result<Sample> {
         let Self { qemu, dialog, disks, logs, .. } = self;
         let disk = disks.iter_mut().find(|d| d.what == target.disk).context("the target has no disk")?;
         let mut marks: Vec<(Mark, u64, Counters, f64)> = vec![];
-        let command = load.command(&target.id(), plan.seconds, plan.file_mib, round);
-        let limit = PATIENCE + Duration::from_secs_f64(plan.seconds);
+        let command = load.command(&target.id(), seconds, plan.file_mib, round);
+        let limit = PATIENCE + Duration::from_secs_f64(seconds);
         let text = dialog.ask(
             &command,
             limit,
@@ -168,7 +174,7 @@ impl Guest {
         Ok(Sample {
             counted,
             guest_cpu: ticks_after.saturating_sub(*ticks) as f64 / 100.0,
-            device_cpu: cpu_after - cpu,
+            device_cpu: (cpu_after - cpu).max(0.0),
             counters: after.since(*before),
         })
     }

@@ -61,7 +61,7 @@ impl Header {
         lines.push((
             "how".to_owned(),
             format!(
-                "{} rounds, {} s each, in turns; images {place}; files of {} MiB; 2 queues of 256, interrupts shared (INTx)",
+                "{} rounds, {} s each, in turns, after one to warm up; images {place}; files of {} MiB; 2 queues of 256, interrupts shared (INTx)",
                 plan.rounds, plan.seconds, plan.file_mib
             ),
         ));

@@ -15,6 +15,15 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+/// Length of a first, discarded measurement.
+const WARM_UP: f64 = 0.3;
+
+/// The first time that a path through the kernel and fio is taken, an emulator has to translate it. `key-churn` begins with
+/// requests of its own that do not count.
+fn needs_warm_up(load: &Load) -> bool {
+    !load.is_churn()
+}
+
 /// Measures all of the plan. An error means that the guest is gone.
 pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Results) -> Result<()> {
     let mut progress = Progress::new(plan.measurements());
@@ -23,17 +32,24 @@ pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Result
         let able = group.targets.iter().filter(|at| said.contains_key(at)).map(|at| &plan.targets[*at]);
         results.series.extend(able.map(|t| Series { load: group.load, target: t.clone(), samples: vec![] }));
     }
-    progress.total = results.series.len() * plan.rounds as usize;
+    let warm_up = results.series.iter().filter(|s| needs_warm_up(s.load)).count();
+    progress.total = results.series.len() * plan.rounds as usize + warm_up;
     progress.start = Instant::now();
-    for round in 0..plan.rounds {
+    for round in 0..=plan.rounds {
         for group in &plan.groups {
+            let seconds = match round.checked_sub(1) {
+                None if !needs_warm_up(group.load) => continue,
+                None => WARM_UP.min(plan.seconds),
+                Some(_) => plan.seconds,
+            };
             for at in plan::turn(&group.targets, round) {
                 if !said.contains_key(&at) {
                     continue;
                 }
                 let target = &plan.targets[at];
-                progress.show(&format!("round {} of {}", round + 1, plan.rounds), group.load, target);
-                match guest.measure(plan, group.load, target, round) {
+                progress.show(round, plan.rounds, group.load, target);
+                match guest.measure(plan, (group.load, seconds), target, round) {
+                    Ok(_) if round == 0 => {}
                     Ok(sample) => {
                         let series = results.series.iter_mut().find(|s| s.load == group.load && s.target == *target);
                         series.into_iter().for_each(|s| s.samples.push(sample));
@@ -132,7 +148,8 @@ impl Progress {
         Self { total, done: 0, start: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
     }
 
-    fn show(&mut self, round: &str, load: &Load, target: &Target) {
+    fn show(&mut self, round: u32, rounds: u32, load: &Load, target: &Target) {
+        let round = if round == 0 { "warm-up".to_owned() } else { format!("round {round} of {rounds}") };
         let left = left(self.start.elapsed(), self.done, self.total);
         self.note(&format!("{round}, {} of {}: {}, {}{left}", self.done + 1, self.total, load.name(), target.name));
     }
