@@ -7,7 +7,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use vhost_user_blk_crypto::crypto::Engine;
@@ -21,6 +20,7 @@ use crate::books::Books;
 use crate::disks::DiskKind;
 use crate::layout::{self, Descriptor, FILL, INDIRECT, NEXT, Ring, WRITE};
 use crate::meddled::{Meddled, Poke, SlowLane};
+use crate::patience::Patience;
 use crate::wire::Request;
 
 /// Request queues; the control virtqueue comes after them.
@@ -37,9 +37,6 @@ pub const MAX_DUN_BYTES: u8 = 16;
 pub const CRYPTO_BITS: u64 = 3 << 22;
 /// `VIRTIO_F_EVENT_IDX`.
 const EVENT_IDX: u64 = 1 << 29;
-/// Longer than this nothing takes but what never ends, even on a machine that has other things to do.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-
 /// How a request is cut into descriptors.
 #[derive(Debug, Clone, Default)]
 pub struct Cut {
@@ -287,13 +284,13 @@ impl Guest {
                 })
             }
         };
-        let start = Instant::now();
+        let mut patience = Patience::new();
         while !thread.is_finished() && !hand.is_over() {
             if !hand.step() {
                 thread::yield_now();
             }
             self.look();
-            assert!(start.elapsed() < PATIENCE, "who stops a queue waits for ever");
+            patience.wait("who stops a queue waits for ever");
         }
         if let Some((queue, next_avail)) = thread.join().expect("no panic") {
             self.bases[queue] = next_avail;

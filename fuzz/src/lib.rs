@@ -12,6 +12,7 @@ pub mod inflight;
 pub mod keyslots;
 mod layout;
 mod meddled;
+mod patience;
 pub mod requests;
 pub mod virtqueues;
 mod wire;
