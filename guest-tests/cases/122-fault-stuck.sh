@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: requests that are stuck outlast the block layer's timeout, others go on, and after the fault all is done and right
+# device: --workers 4
+# queues: 4
+# needs: fio
+# host: ctl fault add stuck,op=read+write,slot=0-31 => fault 1
+# host: ctl fault list => 1 stuck,op=read+write,slot=0-31
+# host: ctl fault clear => 1 faults are cleared
+# check: fscrypt
+# stat: events.fault > 0
+# stat: requests.failed == 0
+# stat: keyslots.nokey == 0
+
+# done_so_far: requests that the disk has completed: reads, writes.
+done_so_far() {
+	awk '{ print $1, $5 }' "$BLOCK/stat"
+}
+
+in_flight() {
+	awk '{ print $1 + $2 }' "$BLOCK/inflight"
+}
+
+make_files tree 0
+make_fs "$DISK"
+mount_fs "$DISK" "$MNT"
+encrypted_dir "$MNT/secret" one
+encrypted_dir "$MNT/busy" two per-file 512
+while [ ! -e /tmp/enough ]; do
+	fio --name=busy --directory="$MNT/busy" --rw=randrw --bsrange=4k-64k --size=2M --numjobs=2 --ioengine=libaio \
+		--iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" || exit 1
+done &
+fio=$!
+cp -r "$OUT/plain/tree" "$MNT/secret/before"
+sync
+host_step
+tries=0
+before=
+while [ "$(in_flight)" -eq 0 ] || [ "$before" != "$(done_so_far)" ]; do
+	[ $tries -lt 60 ] || fail "requests go on: $before, $(done_so_far)"
+	tries=$((tries + 1))
+	before=$(done_so_far)
+	sleep 1
+done
+note "$(in_flight) requests are stuck"
+host_step
+{
+	cp -r "$OUT/plain/tree" "$MNT/secret/meanwhile"
+	sync "$MNT"/secret/meanwhile/*
+} &
+copy=$!
+# Past the block layer's timeout of 30 s, with which the driver does nothing.
+sleep 35
+[ "$(in_flight)" -gt 0 ] || fail 'no request is stuck any more'
+kill -0 $fio && kill -0 $copy
+timeout 20 dd if="$DISK" of=/dev/null bs=4096 count=16 iflag=direct status=none || fail 'a plain request does not go on'
+note 'a plain read went on'
+host_step
+wait $copy
+: > /tmp/enough
+wait $fio || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
+rm "$MNT"/busy/*
+drop_caches
+for tree in before meanwhile; do
+	same_files "$OUT/plain/tree" "$MNT/secret/$tree"
+done
+expect_native
+if dmesg | grep -E 'I/O error|EXT4-fs error'; then
+	fail 'the kernel saw an error'
+fi
+record "$MNT/secret/before" tree
+record "$MNT/secret/meanwhile" tree
+umount "$MNT"
+check_fs "$DISK"
