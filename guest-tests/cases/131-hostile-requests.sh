@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # case: requests and commands that make no sense: each is answered, no head is lost, nothing is written
 # driver: none
-# device: --keyslots 8 --max-dun-bytes 8
-# memory: 58M
+# device: --workers 2 --keyslots 8 --max-dun-bytes 8
+# memory: 44M
 # check: fscrypt
 # stat: events.broken_queue == 0
 # stat: requests.refused > 100

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # case: a thread that rewrites rings, tables and headers while the device uses them: the other queues go on
 # driver: none
-# device: --keyslots 8 --max-dun-bytes 8
-# memory: 58M
+# device: --workers 2 --keyslots 8 --max-dun-bytes 8
+# memory: 44M
 # calm: 10
 # check: fscrypt
 # stat: events.broken_queue > 10

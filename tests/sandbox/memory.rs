@@ -9,8 +9,8 @@ use crate::common::ring::{Descriptor, INDIRECT, NEXT, WRITE};
 use crate::common::*;
 use crate::program::Device;
 
-/// Threads that serve queues: two workers, and one for the last queue.
-const WORKERS: u64 = 3;
+/// Threads that serve queues.
+const WORKERS: u64 = 2;
 /// KiB for each: buffers of 12 MiB, and at most 32 chains of 256 descriptors for each of its queues, and stack.
 const WORKER_KIB: u64 = 14 << 10;
 /// KiB for the rest: the program, the allocator's slack, 16 helper threads.
