@@ -24,7 +24,7 @@ pub struct Accepted<'m> {
 impl Device {
     pub(super) fn accept_chain<'m>(
         &self,
-        lane: &DeviceLane,
+        lane: &mut DeviceLane,
         queue: usize,
         head: u16,
         chain: Chain<'m>,

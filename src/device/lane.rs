@@ -64,6 +64,7 @@ impl Lane for DeviceLane {
     }
 
     fn submit(&mut self) {
+        self.observe.all_taken();
         self.disk.submit();
     }
 

@@ -110,6 +110,11 @@ impl Image {
         self.mapping.as_ref()?.to_write(offset, len)
     }
 
+    /// Whether [`Image::read_in_place`] answers without a system call.
+    pub fn looks_at_no_system(&self) -> bool {
+        self.mapping.as_ref().is_none_or(Mapping::is_in_memory)
+    }
+
     /// Fetches the first bytes of what will be read in place.
     pub fn will_read(&self, offset: u64, len: u64) {
         if let Some(mapping) = &self.mapping {

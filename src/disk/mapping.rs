@@ -173,6 +173,11 @@ impl Mapping {
         }
     }
 
+    /// Whether the file lives in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
+    }
+
     /// Whether no access has failed so far.
     pub fn is_sound(&self) -> bool {
         // The access is in this thread, and so was the signal.

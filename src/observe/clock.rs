@@ -38,6 +38,8 @@ pub struct Stopwatch(Option<Running>);
 struct Running {
     started: u64,
     last: u64,
+    /// There has been a lap.
+    lapped: bool,
     /// Ticks in each stage.
     laps: [u64; Stage::TIMED],
 }
@@ -60,10 +62,9 @@ impl Stage {
 }
 
 impl Stopwatch {
-    /// Running from now on.
-    pub fn running() -> Self {
-        let now = ticks();
-        Self(Some(Running { started: now, last: now, laps: [0; Stage::TIMED] }))
+    /// Running since a time in ticks.
+    pub fn running_since(started: u64) -> Self {
+        Self(Some(Running { started, last: started, lapped: false, laps: [0; Stage::TIMED] }))
     }
 
     /// Whether it measures anything.
@@ -81,15 +82,17 @@ impl Stopwatch {
                 *lap += now.saturating_sub(running.last);
             }
             running.last = now;
+            running.lapped = true;
         }
     }
 
-    /// All times until now; `None` when it does not run.
+    /// All times until the end of the last lap: a request that is finished has little to do after that. Without laps, until
+    /// now. `None` when it does not run.
     #[inline]
     pub fn stop(&self) -> Option<Times> {
         self.0.map(|running| Times {
             started: running.started,
-            total: nanos(running.started, ticks()),
+            total: nanos(running.started, if running.lapped { running.last } else { ticks() }),
             laps: running.laps.map(|ticks| nanos(0, ticks)),
         })
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Observer;
-use super::clock::{Stage, Stopwatch, Times};
+use super::clock::{self, Stage, Stopwatch, Times};
 use super::histogram::Histogram;
 use super::record::Record;
 use super::tally::Tally;
@@ -50,17 +50,30 @@ impl LaneState {
 pub struct Lane {
     observer: Arc<Observer>,
     state: Arc<LaneState>,
+    /// When the requests that begin now were taken from their queue, in ticks.
+    taken: Option<u64>,
 }
 
 impl Lane {
     pub(super) fn new(observer: Arc<Observer>, state: Arc<LaneState>) -> Self {
-        Self { observer, state }
+        Self { observer, state, taken: None }
     }
 
-    /// For a request that begins now. It runs, and reads clocks, only while latencies or a trace are wanted.
+    /// For a request that begins now. It runs, and reads clocks, only while latencies or a trace are wanted. The clock is
+    /// read once for all requests that are taken together: see [`Lane::all_taken`].
     #[inline]
-    pub fn stopwatch(&self) -> Stopwatch {
-        if self.observer.timed() { Stopwatch::running() } else { Stopwatch::default() }
+    pub fn stopwatch(&mut self) -> Stopwatch {
+        if self.observer.timed() {
+            Stopwatch::running_since(*self.taken.get_or_insert_with(clock::ticks))
+        } else {
+            Stopwatch::default()
+        }
+    }
+
+    /// What begins after this was taken later.
+    #[inline]
+    pub fn all_taken(&mut self) {
+        self.taken = None;
     }
 
     /// A request is finished: the last that happens before its head is returned.

@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let watch = Stopwatch::running();
+        let watch = Stopwatch::running_since(clock::ticks());
         let times = watch.stop().expect("running");
         let key = CryptoUse { slot: 7, generation: 1 << 40, dun: [1, 2, 3, 4], units: 9 };
         let mut record = Record::new(300, 0xabcd, watch);
