@@ -363,10 +363,7 @@ freeze_and_restore() {
 
 # host_step: has the host do the next step of the case's header. It does so soon, not at once.
 host_step() {
-	local port
-	for port in /sys/class/virtio-ports/*; do
-		[ "$(cat "$port/name")" != progress ] || echo next > "/dev/${port##*/}"
-	done
+	echo next > "$(find_port progress)"
 }
 
 # wait_for_size BYTES: until the disk has so many.
@@ -384,10 +381,7 @@ wait_for_size() {
 
 # begin_kills: asks the host to begin.
 begin_kills() {
-	local port
-	for port in /sys/class/virtio-ports/*; do
-		[ "$(cat "$port/name")" != progress ] || echo kill > "/dev/${port##*/}"
-	done
+	echo kill > "$(find_port progress)"
 }
 
 # kills_left: until the last device is there. Its serial number says which one it is.
@@ -568,14 +562,6 @@ attack() {
 	hostile "$function" "${SEED:-$(od -An -N4 -tu4 /dev/urandom)}" "$@" || fail 'the device has broken a promise'
 	echo 0 > /proc/sys/vm/nr_hugepages
 	echo "$function" > /sys/bus/pci/drivers/virtio-pci/bind
-}
-
-# progress_port: where the host reads what the guest says while it runs.
-progress_port() {
-	local port
-	for port in /sys/class/virtio-ports/*; do
-		[ "$(cat "$port/name")" != progress ] || echo "/dev/${port##*/}"
-	done
 }
 
 # encrypted_files [PARAMETER=VALUE...]: the ordinary driver, with these parameters, takes the disk; what it writes encrypted

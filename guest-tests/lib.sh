@@ -19,6 +19,30 @@ note() {
 	echo "== $*"
 }
 
+# find_port NAME: prints the device of a virtio port.
+find_port() {
+	for _p in /sys/class/virtio-ports/*; do
+		[ "$(cat "$_p/name")" != "$1" ] || echo "/dev/${_p##*/}"
+	done
+}
+
+# find_disk SERIAL: prints the disk with this serial number, waiting for it.
+find_disk() {
+	_tries=0
+	while [ $_tries -lt 100 ]; do
+		for _d in /sys/block/vd*; do
+			if [ "$(cat "$_d/serial" 2> /dev/null)" = "$1" ] && [ -b "/dev/${_d##*/}" ]; then
+				echo "/dev/${_d##*/}"
+				return
+			fi
+		done
+		sleep 0.1
+		_tries=$((_tries + 1))
+	done
+	echo "no disk has the serial number $1" >&2
+	return 1
+}
+
 # wait_for_disk [PRESENT]: waits until DISK is there (yes, the default) or gone (no).
 wait_for_disk() {
 	_tries=0

@@ -7,5 +7,5 @@
 # stat: events.broken_queue == 92
 # stat: keyslots.nokey == 0
 
-attack rings calm "$(progress_port)"
+attack rings calm "$(find_port progress)"
 encrypted_files

@@ -7,5 +7,5 @@
 # check: fscrypt
 # stat: events.broken_queue > 10
 
-attack races calm "$(progress_port)"
+attack races calm "$(find_port progress)"
 encrypted_files

@@ -10,5 +10,5 @@
 # stat: requests.refused > 100
 # stat: requests.unsupported > 20
 
-attack rings requests commands races calm "$(progress_port)"
+attack rings requests commands races calm "$(find_port progress)"
 encrypted_files in_band=1

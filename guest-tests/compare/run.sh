@@ -7,30 +7,6 @@
 # output. While a load runs, `mark begin TICKS` and `mark end TICKS` come before it, with the CPU time that the guest has used;
 # the guest waits for a line after each, so that the host can read the device's counters in between.
 
-# find_port NAME: prints the device of a virtio port.
-find_port() {
-	for _p in /sys/class/virtio-ports/*; do
-		[ "$(cat "$_p/name")" != "$1" ] || echo "/dev/${_p##*/}"
-	done
-}
-
-# find_disk SERIAL: prints the disk with this serial number, waiting for it.
-find_disk() {
-	_tries=0
-	while [ $_tries -lt 100 ]; do
-		for _d in /sys/block/vd*; do
-			if [ "$(cat "$_d/serial" 2> /dev/null)" = "$1" ] && [ -b "/dev/${_d##*/}" ]; then
-				echo "/dev/${_d##*/}"
-				return
-			fi
-		done
-		sleep 0.1
-		_tries=$((_tries + 1))
-	done
-	echo "no disk has the serial number $1"
-	return 1
-}
-
 # disk SERIAL PARTITIONS MIB: divides the disk into so many parts of so many MiB; prints its inline encryption.
 disk() {
 	local path part=0 table='label: gpt'

@@ -4,30 +4,6 @@
 # copies what it says to the port "progress" as it comes. Needs FSTYP, CHECK_ARGUMENTS, TEST_TIMEOUT, and
 # JOB and OUT from init.
 
-# find_port NAME: prints the device of a virtio port.
-find_port() {
-	for _p in /sys/class/virtio-ports/*; do
-		[ "$(cat "$_p/name")" != "$1" ] || echo "/dev/${_p##*/}"
-	done
-}
-
-# find_disk SERIAL: prints the disk with this serial number, waiting for it.
-find_disk() {
-	_tries=0
-	while [ $_tries -lt 100 ]; do
-		for _d in /sys/block/vd*; do
-			if [ "$(cat "$_d/serial" 2> /dev/null)" = "$1" ] && [ -b "/dev/${_d##*/}" ]; then
-				echo "/dev/${_d##*/}"
-				return
-			fi
-		done
-		sleep 0.1
-		_tries=$((_tries + 1))
-	done
-	echo "no disk has the serial number $1" >&2
-	return 1
-}
-
 # add_user NAME ID: a user with a group of its own, as fstests wants them; one name starts with a digit, which useradd
 # refuses.
 add_user() {
