@@ -31,6 +31,7 @@ mod mirror;
 mod packages;
 mod paths;
 mod process;
+mod progress;
 mod qemu;
 mod report;
 mod run_case;

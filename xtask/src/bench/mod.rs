@@ -14,7 +14,7 @@ mod plan;
 mod plot;
 mod results;
 mod root;
-pub mod run;
+mod run;
 mod server;
 pub mod statistics;
 mod table;

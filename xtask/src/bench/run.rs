@@ -10,12 +10,11 @@ use super::results::Results;
 use super::server::Servers;
 use super::workload::{self, Task, Workload};
 use crate::process::{command, output};
+use crate::progress::Progress;
 use anyhow::{Context, Result};
 use std::collections::HashSet;
-use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 /// All that a run needs.
 pub struct Bench<'a> {
@@ -54,7 +53,7 @@ impl Bench<'_> {
                     if !takes_part(contender, &able) {
                         continue;
                     }
-                    progress.show(round + 1, self.rounds, images.place, group, contender);
+                    show(&mut progress, round + 1, self.rounds, images.place, group, contender);
                     match self.measure(contender, images, group.workload, group.client) {
                         Ok(measured) => results.add(images.place, group.workload, group.client, contender, measured),
                         Err(error) => {
@@ -71,7 +70,7 @@ impl Bench<'_> {
                             able.remove(contender.name);
                         }
                     }
-                    progress.done += 1;
+                    progress.next();
                 }
             }
         }
@@ -161,73 +160,15 @@ impl Bench<'_> {
     }
 }
 
-/// Shows what is going on and how long it will take.
-struct Progress {
-    total: usize,
-    done: usize,
-    start: Instant,
-    shown: Option<Instant>,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(total: usize) -> Self {
-        Self { total, done: 0, start: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, round: u32, rounds: u32, place: Place, group: &Group, contender: &Contender) {
-        let pause = if self.terminal { Duration::ZERO } else { Duration::from_secs(15) };
-        if self.shown.is_some_and(|shown| shown.elapsed() < pause) {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let churn = if group.workload.task == Task::Load { "" } else { " (keys)" };
-        let text = format!(
-            "round {round}/{rounds}, {} of {}: {}, {}{churn}, {}, {}{}",
-            self.done + 1,
-            self.total,
-            place.name(),
-            group.workload.name,
-            contender.name,
-            group.client.name(),
-            left(self.start.elapsed(), self.done, self.total)
-        );
-        if self.terminal {
-            eprint!("\r\x1b[K{text}");
-            let _ = std::io::stderr().flush();
-        } else {
-            eprintln!("{text}");
-        }
-    }
-
-    fn clear(&self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
-    }
-}
-
-/// The time left, once there is something to go by.
-pub fn left(elapsed: Duration, done: usize, total: usize) -> String {
-    if done < 3 {
-        return String::new();
-    }
-    let seconds = elapsed.as_secs_f64() / done as f64 * (total - done.min(total)) as f64;
-    match seconds as u64 {
-        0..100 => format!("; {seconds:.0} s left"),
-        whole => format!("; {} min left", whole.div_ceil(60)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_left() {
-        assert_eq!(left(Duration::from_secs(1), 1, 100), "");
-        assert_eq!(left(Duration::from_secs(10), 10, 50), "; 40 s left");
-        assert_eq!(left(Duration::from_secs(10), 10, 200), "; 4 min left");
-        assert_eq!(left(Duration::from_secs(10), 10, 10), "; 0 s left");
-    }
+fn show(progress: &mut Progress, round: u32, rounds: u32, place: Place, group: &Group, contender: &Contender) {
+    let churn = if group.workload.task == Task::Load { "" } else { " (keys)" };
+    progress.note(&format!(
+        "round {round}/{rounds}, {}: {}, {}{churn}, {}, {}{}",
+        progress.step(),
+        place.name(),
+        group.workload.name,
+        contender.name,
+        group.client.name(),
+        progress.left()
+    ));
 }

@@ -8,12 +8,10 @@ use super::plan::{self, Plan};
 use super::results::{Results, Series};
 use super::target::{How, Target};
 use super::verdict::{self, Said};
-use crate::bench::run::left;
 use crate::kernel::Kernel;
+use crate::progress::Progress;
 use anyhow::Result;
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
 
 /// Length of a first, discarded measurement.
 const WARM_UP: f64 = 0.3;
@@ -33,8 +31,7 @@ pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Result
         results.series.extend(able.map(|t| Series { load: group.load, target: t.clone(), samples: vec![] }));
     }
     let warm_up = results.series.iter().filter(|s| needs_warm_up(s.load)).count();
-    progress.total = results.series.len() * plan.rounds as usize + warm_up;
-    progress.start = Instant::now();
+    progress.restart(results.series.len() * plan.rounds as usize + warm_up);
     for round in 0..=plan.rounds {
         for group in &plan.groups {
             let seconds = match round.checked_sub(1) {
@@ -47,7 +44,7 @@ pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Result
                     continue;
                 }
                 let target = &plan.targets[at];
-                progress.show(round, plan.rounds, group.load, target);
+                show(&mut progress, round, plan.rounds, group.load, target);
                 match guest.measure(plan, (group.load, seconds), target, round) {
                     Ok(_) if round == 0 => {}
                     Ok(sample) => {
@@ -62,7 +59,7 @@ pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Result
                         guest.said()?;
                     }
                 }
-                progress.done += 1;
+                progress.next();
             }
         }
     }
@@ -134,43 +131,7 @@ fn judge(guest: &mut Guest, plan: &Plan, said: &BTreeMap<usize, Said>, results: 
     Ok(())
 }
 
-/// Shows what is going on and how long it will take.
-struct Progress {
-    total: usize,
-    done: usize,
-    start: Instant,
-    shown: Option<Instant>,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(total: usize) -> Self {
-        Self { total, done: 0, start: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, round: u32, rounds: u32, load: &Load, target: &Target) {
-        let round = if round == 0 { "warm-up".to_owned() } else { format!("round {round} of {rounds}") };
-        let left = left(self.start.elapsed(), self.done, self.total);
-        self.note(&format!("{round}, {} of {}: {}, {}{left}", self.done + 1, self.total, load.name(), target.name));
-    }
-
-    fn note(&mut self, text: &str) {
-        let pause = if self.terminal { Duration::ZERO } else { Duration::from_secs(15) };
-        if self.shown.is_some_and(|shown| shown.elapsed() < pause) {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        if self.terminal {
-            eprint!("\r\x1b[K{text}");
-            let _ = std::io::stderr().flush();
-        } else {
-            eprintln!("{text}");
-        }
-    }
-
-    fn clear(&self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
-    }
+fn show(progress: &mut Progress, round: u32, rounds: u32, load: &Load, target: &Target) {
+    let round = if round == 0 { "warm-up".to_owned() } else { format!("round {round} of {rounds}") };
+    progress.note(&format!("{round}, {}: {}, {}{}", progress.step(), load.name(), target.name, progress.left()));
 }
