@@ -34,5 +34,6 @@ pub mod ratelimit;
 pub mod request;
 pub mod sandbox;
 pub mod secret;
+pub mod soon;
 pub mod vhost;
 pub mod wrapped;

@@ -156,8 +156,8 @@ impl VirtioDevice for Meddled {
         let room = chain.writable.len();
         Looked { place: (queue, head), room, accepted: self.device.accept(&mut lane.lane, queue, head, chain) }
     }
-    fn announce(&self, lane: &SlowLane, looked: &Looked<'_>) {
-        self.device.announce(&lane.lane, &looked.accepted);
+    fn announce(&self, lane: &mut SlowLane, looked: &Looked<'_>) {
+        self.device.announce(&mut lane.lane, &looked.accepted);
     }
     fn start<'m>(&self, lane: &mut SlowLane, token: Token, looked: Self::Accepted<'m>) -> Progress<Self::Job<'m>> {
         let Looked { place, room, accepted } = looked;

@@ -4,7 +4,7 @@
 
 use vm_memory::VolatileSlice;
 
-use super::pieces::{Cipher, Direction};
+use super::pieces::{Cipher, Direction, Hints};
 use super::tweak::{StartTweaks, TWEAKS_AT_ONCE};
 use super::xts::{BLOCK_BYTES, KEY_BYTES};
 
@@ -47,11 +47,13 @@ impl Drop for Schedule {
 /// `blocks` blocks of each data unit, beginning with the block whose tweak is given.
 ///
 /// Every byte of the source is loaded once, and only results are stored, both by instructions that the compiler does not
-/// see through: the memory may be a guest's, which reads and writes it meanwhile.
+/// see through: the memory may be a guest's, which reads and writes it meanwhile. All of the results are where they belong,
+/// for other CPUs, too, before anything that is stored after the call.
 ///
 /// # Safety
 /// The CPU can run the kernel; the places are so long; `blocks` is not 0.
-pub(super) type Crypt = unsafe fn(&Schedule, tweaks: &[u128], blocks: usize, from: *const u8, to: *mut u8);
+pub(super) type Crypt =
+    unsafe fn(&Schedule, tweaks: &[u128], blocks: usize, from: *const u8, to: *mut u8, hints: &mut Hints);
 
 /// An implementation for an instruction set.
 pub(super) struct Kernel {
@@ -116,6 +118,7 @@ impl Cipher for Native {
         blocks: usize,
         from: VolatileSlice<'_>,
         to: VolatileSlice<'_>,
+        hints: &mut Hints,
     ) {
         let bytes = tweaks.len().checked_mul(blocks).and_then(|blocks| blocks.checked_mul(BLOCK_BYTES));
         let fits = bytes.is_some_and(|bytes| bytes != 0 && bytes <= from.len() && bytes <= to.len());
@@ -130,6 +133,6 @@ impl Cipher for Native {
         let (from, to) = (from.ptr_guard(), to.ptr_guard_mut());
         // SAFETY: the CPU can run the kernel, or there were no `Native`. Both slices stand for memory that may be read
         // and written for their lengths, and these were checked.
-        unsafe { crypt(&self.schedule, tweaks, blocks, from.as_ptr(), to.as_ptr()) }
+        unsafe { crypt(&self.schedule, tweaks, blocks, from.as_ptr(), to.as_ptr(), hints) }
     }
 }

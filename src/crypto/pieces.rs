@@ -10,6 +10,7 @@ use zeroize::Zeroize;
 
 use super::tweak::{StartTweaks, UnitTweaks, advance};
 use super::xts::BLOCK_BYTES;
+use crate::soon::Soon;
 
 /// Which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,17 @@ pub(super) trait Cipher {
         blocks: usize,
         from: VolatileSlice<'_>,
         to: VolatileSlice<'_>,
+        hints: &mut Hints,
     );
+}
+
+/// What the caller knows of the memory. The result is the same without, and a cipher may ignore any of it.
+#[derive(Debug, Default)]
+pub(super) struct Hints {
+    /// To be fetched meanwhile.
+    pub soon: Soon,
+    /// Nobody is going to look at the output soon: it need not be in the caches.
+    pub past_caches: bool,
 }
 
 /// A place in a list of pieces.
@@ -97,6 +108,7 @@ pub(super) fn run<C: Cipher>(
     unit_bits: u8,
     from: &[VolatileSlice<'_>],
     to: &[VolatileSlice<'_>],
+    mut hints: Hints,
 ) {
     debug_assert!((4..=31).contains(&unit_bits));
     let Some(unit) = 1usize.checked_shl(unit_bits.max(4).into()) else { return };
@@ -115,7 +127,7 @@ pub(super) fn run<C: Cipher>(
                 let bytes = starts.len() * unit;
                 let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return };
                 blocks_left -= starts.len() * unit_blocks;
-                cipher.crypt(direction, starts, unit_blocks, from, to);
+                cipher.crypt(direction, starts, unit_blocks, from, to, &mut hints);
                 continue;
             }
             let Some(&start) = tweaks.take(1).first() else { return };
@@ -128,7 +140,7 @@ pub(super) fn run<C: Cipher>(
             let blocks = run.min(unit_left);
             let bytes = blocks * BLOCK_BYTES;
             let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return };
-            cipher.crypt(direction, &[tweak], blocks, from, to);
+            cipher.crypt(direction, &[tweak], blocks, from, to, &mut hints);
             blocks
         };
         unit_left -= blocks;
@@ -137,6 +149,7 @@ pub(super) fn run<C: Cipher>(
             tweak = advance(tweak, blocks);
         }
     }
+    hints.soon.fetch_rest();
 }
 
 /// One block with a cut in it.
@@ -150,7 +163,7 @@ fn straddling<C: Cipher>(
     let mut block = [0; BLOCK_BYTES];
     from.read(&mut block);
     let place = VolatileSlice::from(&mut block[..]);
-    cipher.crypt(direction, &[tweak], 1, place, place);
+    cipher.crypt(direction, &[tweak], 1, place, place, &mut Hints::default());
     to.write(&block);
     block.zeroize();
 }

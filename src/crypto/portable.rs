@@ -10,7 +10,7 @@ use aes::{Aes256, Aes256Enc, Block};
 use vm_memory::VolatileSlice;
 use zeroize::Zeroize;
 
-use super::pieces::{Cipher, Direction};
+use super::pieces::{Cipher, Direction, Hints};
 use super::tweak::{StartTweaks, TWEAKS_AT_ONCE, advance};
 use super::xts::{BLOCK_BYTES, KEY_BYTES};
 
@@ -56,6 +56,7 @@ impl Cipher for Portable {
         blocks: usize,
         mut from: VolatileSlice<'_>,
         mut to: VolatileSlice<'_>,
+        _: &mut Hints,
     ) {
         let mut buffer = [0; BATCH * BLOCK_BYTES];
         let mut tweaks = [0; BATCH];

@@ -8,7 +8,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use vm_memory::VolatileSlice;
 
-use super::pieces::{Cipher, Direction, run};
+use super::pieces::{Cipher, Direction, Hints, run};
 use super::tweak::StartTweaks;
 use super::*;
 
@@ -88,7 +88,7 @@ proptest! {
         let (source_at, target_at) = (source.as_ptr().addr(), target.as_ptr().addr());
         let recorder = Recorder::default();
         let (sources, targets) = (slices(&mut source, &from), slices(&mut target, &to));
-        run(&recorder, Direction::Encrypt, 5, unit_bits, &sources, &targets);
+        run(&recorder, Direction::Encrypt, 5, unit_bits, &sources, &targets, Hints::default());
         let mut next = 0;
         for (read, written) in recorder.calls.into_inner() {
             if (source_at..source_at + total).contains(&read.start) {
@@ -118,7 +118,15 @@ struct Recorder {
 impl Cipher for Recorder {
     fn start_tweaks(&self, _number: u128, _tweaks: &mut StartTweaks, _count: usize) {}
 
-    fn crypt(&self, _: Direction, tweaks: &[u128], blocks: usize, from: VolatileSlice<'_>, to: VolatileSlice<'_>) {
+    fn crypt(
+        &self,
+        _: Direction,
+        tweaks: &[u128],
+        blocks: usize,
+        from: VolatileSlice<'_>,
+        to: VolatileSlice<'_>,
+        _: &mut Hints,
+    ) {
         let range = |slice: &VolatileSlice<'_>| {
             let start = slice.ptr_guard().as_ptr().addr();
             start..start + slice.len()

@@ -7,9 +7,10 @@
 use vm_memory::VolatileSlice;
 
 use super::native::Native;
-use super::pieces::{Direction, run};
+use super::pieces::{Direction, Hints, run};
 use super::portable::Portable;
 use super::{Dun, Engine};
+use crate::soon::Soon;
 
 /// Bytes of an AES-256-XTS key: one AES-256 key for the data, then one for the tweak.
 pub const KEY_BYTES: usize = 64;
@@ -105,17 +106,36 @@ impl XtsKey {
     /// each byte of `from` is read once, and nothing but ciphertext is stored to `to`. If one side is longer, the rest of
     /// it is not touched. The two may be the same memory; if they overlap otherwise, the output is of no use.
     pub fn encrypt_between(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
-        self.between(Direction::Encrypt, dun, unit_bits, from, to);
+        self.between(Direction::Encrypt, dun, unit_bits, from, to, Hints::default());
+    }
+
+    /// As [`XtsKey::encrypt_between`], to memory that nobody is going to look at soon: engines that can do it store past the
+    /// caches, so that the CPU need not read what is there before.
+    pub fn encrypt_past_caches(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
+        let hints = Hints { past_caches: true, ..Hints::default() };
+        self.between(Direction::Encrypt, dun, unit_bits, from, to, hints);
     }
 
     /// Decrypts from one memory to another in one pass; otherwise as [`XtsKey::encrypt_between`].
     pub fn decrypt_between(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
-        self.between(Direction::Decrypt, dun, unit_bits, from, to);
+        self.decrypt_meanwhile(dun, unit_bits, from, to, Soon::default());
+    }
+
+    /// As [`XtsKey::decrypt_between`], while the CPU fetches other memory.
+    pub fn decrypt_meanwhile(
+        &self,
+        dun: Dun,
+        unit_bits: u8,
+        from: &[VolatileSlice<'_>],
+        to: &[VolatileSlice<'_>],
+        soon: Soon,
+    ) {
+        self.between(Direction::Decrypt, dun, unit_bits, from, to, Hints { soon, ..Hints::default() });
     }
 
     fn in_place(&self, direction: Direction, dun: Dun, unit_bits: u8, data: &mut [u8]) {
         let place = [VolatileSlice::from(data)];
-        self.between(direction, dun, unit_bits, &place, &place);
+        self.between(direction, dun, unit_bits, &place, &place, Hints::default());
     }
 
     fn between(
@@ -125,10 +145,11 @@ impl XtsKey {
         unit_bits: u8,
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
+        hints: Hints,
     ) {
         match &self.expanded {
-            Expanded::Native(cipher) => run(cipher, direction, dun.low_128(), unit_bits, from, to),
-            Expanded::Portable(cipher) => run(cipher, direction, dun.low_128(), unit_bits, from, to),
+            Expanded::Native(cipher) => run(cipher, direction, dun.low_128(), unit_bits, from, to, hints),
+            Expanded::Portable(cipher) => run(cipher, direction, dun.low_128(), unit_bits, from, to, hints),
         }
     }
 }

@@ -34,9 +34,13 @@ impl Device {
         Accepted { queue, record, reply, request }
     }
 
-    pub(super) fn announce(lane: &DeviceLane, accepted: &Accepted<'_>) {
+    pub(super) fn announce(lane: &mut DeviceLane, accepted: &Accepted<'_>) {
         match accepted.request {
-            Ok(Request::Read { extent: Extent { offset, len }, .. }) => lane.disk.will_read(offset, len),
+            Ok(Request::Read { extent: Extent { offset, len }, .. }) => {
+                // What was announced before, and the engine had no time for.
+                lane.soon.fetch_rest();
+                lane.soon = lane.disk.will_read(offset, len).unwrap_or_default();
+            }
             Ok(Request::Write { extent: Extent { offset, len }, .. }) => lane.disk.will_write(offset, len),
             _ => {}
         }

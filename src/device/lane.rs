@@ -17,6 +17,7 @@ use rustix::time::{
 use super::held::{Held, Hold, Let};
 use crate::disk::{self, Disk};
 use crate::observe;
+use crate::soon::Soon;
 use crate::vhost::{Lane, Token};
 
 /// What a request waits for.
@@ -35,12 +36,15 @@ pub struct DeviceLane {
     pub(super) later: Later,
     held: Held,
     pub(super) observe: observe::Lane,
+    /// Bytes of the image that a request which was announced needs.
+    pub(super) soon: Soon,
     from_disk: Vec<(Token, disk::Answer)>,
 }
 
 impl DeviceLane {
     pub(super) fn new(disk: &Arc<Disk>, observe: observe::Lane) -> io::Result<Self> {
-        Ok(Self { disk: disk.lane()?, later: Later::new()?, held: Held::default(), observe, from_disk: Vec::new() })
+        let (disk, later, soon, from_disk) = (disk.lane()?, Later::new()?, Soon::default(), Vec::new());
+        Ok(Self { disk, later, held: Held::default(), observe, soon, from_disk })
     }
 
     /// Holds a request back, for a fault.

@@ -257,6 +257,10 @@ impl Device {
         record: &mut Record,
         fate: Option<&Fate>,
     ) -> Result<Next<'m>, Failure> {
+        if !matches!(request, Request::Read { crypto: Some(_), .. }) {
+            // Only the engine can do it along the way.
+            lane.soon.fetch_rest();
+        }
         match request {
             Request::Read { extent, crypto } => {
                 let moving = self.moving(extent, crypto, record, fate)?;
@@ -387,7 +391,7 @@ impl VirtioDevice for Device {
         self.accept_chain(lane, queue, head, chain)
     }
 
-    fn announce(&self, lane: &DeviceLane, accepted: &Accepted<'_>) {
+    fn announce(&self, lane: &mut DeviceLane, accepted: &Accepted<'_>) {
         Self::announce(lane, accepted);
     }
 

@@ -17,6 +17,7 @@ use crate::keyslot::KeyHandle;
 use crate::observe::{CryptoUse, Record, Stage};
 use crate::queue::Segments;
 use crate::request::{CryptoTag, Extent, Reply};
+use crate::soon::Soon;
 use crate::vhost::Token;
 use vm_memory::VolatileSlice;
 
@@ -47,25 +48,42 @@ impl Inline {
         self.first.checked_add(offset >> self.key.key().config.data_unit_bits).ok_or(Failure::Malformed)
     }
 
-    /// Decrypts what lies `offset` bytes into the request.
-    fn decrypt(&self, offset: u64, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) -> Result<(), Failure> {
+    /// Decrypts what lies `offset` bytes into the request, while the CPU fetches what comes soon.
+    fn decrypt(
+        &self,
+        offset: u64,
+        from: &[VolatileSlice<'_>],
+        to: &[VolatileSlice<'_>],
+        soon: Soon,
+    ) -> Result<(), Failure> {
         let key = self.key.key();
         if let Some(broken) = &self.broken {
             broken.decrypt(&self.key, self.first, offset, from, to);
             return Ok(());
         }
-        key.xts.decrypt_between(self.dun_at(offset)?, key.config.data_unit_bits, from, to);
+        key.xts.decrypt_meanwhile(self.dun_at(offset)?, key.config.data_unit_bits, from, to, soon);
         Ok(())
     }
 
-    /// Encrypts what lies `offset` bytes into the request.
-    fn encrypt(&self, offset: u64, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) -> Result<(), Failure> {
+    /// Encrypts what lies `offset` bytes into the request. `past_caches`: nobody looks at the result soon.
+    fn encrypt(
+        &self,
+        offset: u64,
+        from: &[VolatileSlice<'_>],
+        to: &[VolatileSlice<'_>],
+        past_caches: bool,
+    ) -> Result<(), Failure> {
         let key = self.key.key();
         if let Some(broken) = &self.broken {
             broken.encrypt(&self.key, self.first, offset, from, to);
             return Ok(());
         }
-        key.xts.encrypt_between(self.dun_at(offset)?, key.config.data_unit_bits, from, to);
+        let (dun, unit_bits) = (self.dun_at(offset)?, key.config.data_unit_bits);
+        if past_caches {
+            key.xts.encrypt_past_caches(dun, unit_bits, from, to);
+        } else {
+            key.xts.encrypt_between(dun, unit_bits, from, to);
+        }
         Ok(())
     }
 }
@@ -146,12 +164,13 @@ impl Device {
     /// Reads without a buffer, where that can be done now: in place, or plain data by one system call.
     fn read_at_once(
         &self,
-        lane: &DeviceLane,
+        lane: &mut DeviceLane,
         moving: &Moving,
         reply: &mut Reply<'_>,
         record: &mut Record,
     ) -> Result<bool, Failure> {
         let Extent { offset, len } = moving.extent;
+        let soon = std::mem::take(&mut lane.soon);
         let disk = &lane.disk;
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
         record.watch.lap(Stage::Other);
@@ -160,7 +179,7 @@ impl Device {
         let moved = match (in_place, &moving.inline) {
             (Some(bytes), inline) => reply.fill(0, bytes.len(), |room| {
                 match inline {
-                    Some(inline) => inline.decrypt(0, &[bytes], room)?,
+                    Some(inline) => inline.decrypt(0, &[bytes], room, soon)?,
                     None => copy(&[bytes], room),
                 }
                 Ok(disk.image().in_place_is_sound())
@@ -240,7 +259,8 @@ impl Device {
         let moved = match (in_place, &moving.inline) {
             (Some(bytes), inline) => {
                 match inline {
-                    Some(inline) => inline.encrypt(0, &pieces()?, &[bytes])?,
+                    // A memory disk is small. The pages of a file are written back, if anything.
+                    Some(inline) => inline.encrypt(0, &pieces()?, &[bytes], !lane.disk.image().is_in_memory())?,
                     None => copy(&pieces()?, &[bytes]),
                 }
                 lane.disk.image().in_place_is_sound()
@@ -267,7 +287,7 @@ impl Device {
             let room = buffer.piece(transfer.len);
             record.watch.lap(Stage::Other);
             let filled = match &moving.inline {
-                Some(inline) => inline.encrypt(moving.done, &pieces, &[room]),
+                Some(inline) => inline.encrypt(moving.done, &pieces, &[room], false),
                 None => {
                     copy(&pieces, &[room]);
                     Ok(())
@@ -330,7 +350,7 @@ fn read_arrived(
         let piece = buffer.piece(len);
         reply.fill(moving.done, len, |room| {
             match &moving.inline {
-                Some(inline) => inline.decrypt(moving.done, &[piece], room)?,
+                Some(inline) => inline.decrypt(moving.done, &[piece], room, Soon::default())?,
                 None => copy(&[piece], room),
             }
             Ok(true)

@@ -13,6 +13,7 @@ use vm_memory::VolatileSlice;
 
 use super::mapping::Mapping;
 use super::vectored;
+use crate::soon::Soon;
 
 /// A raw image: a regular file, a block device or memory. Made by [`OpenOptions`](super::OpenOptions).
 ///
@@ -115,14 +116,12 @@ impl Image {
         self.mapping.as_ref().is_none_or(Mapping::is_in_memory)
     }
 
-    /// Fetches the first bytes of what will be read in place.
-    pub fn will_read(&self, offset: u64, len: u64) {
-        if let Some(mapping) = &self.mapping {
-            mapping.will_read(offset, len);
-        }
+    /// The first bytes of what will be read in place, to be fetched.
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
+        self.mapping.as_ref()?.will_read(offset, len)
     }
 
-    /// Fetches the first bytes of what will be written in place.
+    /// Bytes are going to be written in place: see [`Mapping::will_write`].
     pub fn will_write(&self, offset: u64, len: u64) {
         if let Some(mapping) = &self.mapping {
             mapping.will_write(offset, len);

@@ -20,6 +20,7 @@ use super::buffer::{Buffer, Pool};
 use super::helpers::{Action, Mailbox, Task};
 use super::uring::Ring;
 use super::{Disk, Image};
+use crate::soon::Soon;
 
 /// How data is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,14 +168,12 @@ impl Lane {
         if self.disk.aio == Aio::Sync { self.image().write_in_place(offset, len) } else { None }
     }
 
-    /// Bytes are going to be read: where that is done in place, the first of them are fetched into the CPU's caches.
-    pub fn will_read(&self, offset: u64, len: u64) {
-        if self.disk.aio == Aio::Sync {
-            self.image().will_read(offset, len);
-        }
+    /// Bytes are going to be read: where that is done in place, the first of them, to be fetched into the CPU's caches.
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
+        if self.disk.aio == Aio::Sync { self.image().will_read(offset, len) } else { None }
     }
 
-    /// The same for bytes that are going to be written.
+    /// Bytes are going to be written: where that is done in place, the CPU looks up where they lie.
     pub fn will_write(&self, offset: u64, len: u64) {
         if self.disk.aio == Aio::Sync {
             self.image().will_write(offset, len);

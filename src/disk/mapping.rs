@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::settled::Settled;
+use crate::soon::Soon;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -116,18 +117,16 @@ impl Mapping {
         }
     }
 
-    /// Bytes are going to be read: the first of them are fetched.
-    pub fn will_read(&self, offset: u64, len: u64) {
+    /// Bytes are going to be read: the first of them, to be fetched.
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
         let len = at_most(len, FETCHED);
-        if let Some(start) = self.with(offset, len).and_then(|this| this.range(offset, len)) {
-            fetch(&start);
-        }
+        Some(Soon::new(&self.with(offset, len)?.range(offset, len)?))
     }
 
-    /// Bytes are going to be written: the first of them are fetched.
+    /// Bytes are going to be written. What is there before need not be fetched, but its translation: that has begun then.
     pub fn will_write(&self, offset: u64, len: u64) {
-        if let Some(start) = self.to_write(offset, at_most(len, FETCHED)) {
-            fetch(&start);
+        if let Some(start) = self.to_write(offset, at_most(len, 1)) {
+            Soon::new(&start);
         }
     }
 
@@ -197,22 +196,6 @@ const FETCHED: usize = 4096;
 
 fn at_most(len: u64, most: usize) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX).min(most)
-}
-
-/// Has the CPU fetch bytes that will be used soon. Besides the bytes that is their translation, which takes longer: with
-/// virtual machines it is a walk through two page tables.
-fn fetch(range: &VolatileSlice<'_>) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let start = range.ptr_guard().as_ptr();
-        for line in (0..range.len()).step_by(64) {
-            // SAFETY: a prefetch has no effect but on the caches, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line).cast()) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = range;
 }
 
 /// Pages that are looked up in one system call: as many as a long request has.

@@ -152,7 +152,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
         progress
     }
 
-    fn announce(&self, accepted: &Accepted<'m, D>) {
+    fn announce(&mut self, accepted: &Accepted<'m, D>) {
         if let Ok(accepted) = accepted {
             self.device.announce(self.lane, accepted);
         }

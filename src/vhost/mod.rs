@@ -118,7 +118,7 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// Looks at the chain at `head`. Must not panic, whatever the guest sent.
     fn accept<'m>(&self, lane: &mut Self::Lane, queue: usize, head: u16, chain: Chain<'m>) -> Self::Accepted<'m>;
     /// It is about to be started, after a few others: what it needs may be fetched.
-    fn announce(&self, lane: &Self::Lane, accepted: &Self::Accepted<'_>);
+    fn announce(&self, lane: &mut Self::Lane, accepted: &Self::Accepted<'_>);
     /// Begins to serve a chain. Must not panic, whatever the guest sent.
     fn start<'m>(&self, lane: &mut Self::Lane, token: Token, accepted: Self::Accepted<'m>) -> Progress<Self::Job<'m>>;
     /// Goes on with a chain: with the lane's answer, or with none when the job asked to be alone.

@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use vhost_user_blk_crypto::crypto::{Engine, XtsKey};
+use vhost_user_blk_crypto::soon::Soon;
 use vm_memory::VolatileSlice;
 
 use crate::reference::{dun, expand, key, noise, openssl};
@@ -62,13 +63,23 @@ impl Scattered {
 }
 
 fn between(key: &XtsKey, encrypt: bool, first: u128, bits: u8, from: &mut Scattered, to: &mut Scattered) {
-    let before = from.memory.clone();
+    let before = (from.memory.clone(), to.memory.clone());
     if encrypt {
         key.encrypt_between(dun(first), bits, &from.slices(), &to.slices());
     } else {
         key.decrypt_between(dun(first), bits, &from.slices(), &to.slices());
     }
-    assert!(from.memory == before, "the source was changed");
+    assert!(from.memory == before.0, "the source was changed");
+    // The same with what the device says of the memory.
+    let result = std::mem::replace(&mut to.memory, before.1);
+    if encrypt {
+        key.encrypt_past_caches(dun(first), bits, &from.slices(), &to.slices());
+    } else {
+        let soon = Soon::new(&VolatileSlice::from(&mut vec![0; 700][..]));
+        key.decrypt_meanwhile(dun(first), bits, &from.slices(), &to.slices(), soon);
+    }
+    assert!(from.memory == before.0, "the source was changed");
+    assert!(to.memory == result, "a hint has changed the result");
 }
 
 pub fn every_alignment(engine: Engine) {

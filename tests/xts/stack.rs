@@ -13,9 +13,10 @@ use vhost_user_blk_crypto::protocol::{
     KeyDescriptor, KeyUse, RequestHeader, Status, crypto_mode, feature, key_type, request_type,
 };
 use vhost_user_blk_crypto::queue::Chain;
+use vhost_user_blk_crypto::soon::Soon;
 use vhost_user_blk_crypto::vhost::{Progress, VirtioDevice};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 use zerocopy::IntoBytes;
 
 use crate::reference::{dun, expand, key};
@@ -69,9 +70,19 @@ pub fn no_key_stays_on_the_stack(engine: Engine) {
             key.decrypt(dun(1), bits, data);
         }
     }
+    #[inline(never)]
+    fn use_key_as_the_device(key: &XtsKey, data: &mut [u8]) {
+        let data = [VolatileSlice::from(data)];
+        for bits in [4, 9, 12, 16] {
+            key.encrypt_past_caches(dun(1), bits, &data, &data);
+            key.decrypt_meanwhile(dun(1), bits, &data, &data, Soon::new(&data[0]));
+        }
+    }
     wipe();
     assert_eq!(found(&round_keys), 0, "the test itself leaves round keys");
     use_key(&key, &mut data);
+    assert_eq!(found(&round_keys), 0);
+    use_key_as_the_device(&key, &mut data);
     assert_eq!(found(&round_keys), 0);
 }
 

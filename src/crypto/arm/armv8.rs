@@ -6,6 +6,7 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use crate::crypto::native::{Kernel, RoundKeys, Schedule};
+use crate::crypto::pieces::Hints;
 use crate::crypto::tweak::{StartTweaks, advance};
 use crate::crypto::xts::{BLOCK_BYTES, KEY_BYTES};
 
@@ -170,6 +171,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
     blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
+    _: &mut Hints,
 ) {
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     for first in tweaks {

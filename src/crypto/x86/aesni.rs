@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use super::expand::expand;
 use super::opaque;
 use crate::crypto::native::{Kernel, RoundKeys, Schedule};
+use crate::crypto::pieces::Hints;
 use crate::crypto::tweak::StartTweaks;
 use crate::crypto::xts::BLOCK_BYTES;
 
@@ -119,6 +120,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
     blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
+    hints: &mut Hints,
 ) {
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     for first in tweaks {
@@ -128,6 +130,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
         macro_rules! groups {
             ($($n:literal)*) => {$(
                 while left >= $n {
+                    hints.soon.fetch($n * BLOCK_BYTES);
                     // SAFETY: so many blocks are left of what the caller vouches for.
                     unsafe { group::<ENCRYPT, $n>(keys, &mut tweak, from, to) };
                     (from, to) = (from.wrapping_add($n * BLOCK_BYTES), to.wrapping_add($n * BLOCK_BYTES));

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use super::expand::expand;
 use super::opaque;
 use crate::crypto::native::{Kernel, RoundKeys, Schedule};
+use crate::crypto::pieces::Hints;
 use crate::crypto::tweak::StartTweaks;
 use crate::crypto::xts::BLOCK_BYTES;
 
@@ -72,13 +73,13 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
     }
 }
 
-/// `N` registers.
+/// `N` registers. `PAST`: stored past the caches.
 ///
 /// # Safety
-/// As for [`round_key`]; so many blocks can be read and written.
+/// As for [`round_key`]; so many blocks can be read and written. With `PAST`, `to` is a multiple of 32.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn group<const ENCRYPT: bool, const N: usize>(
+unsafe fn group<const ENCRYPT: bool, const PAST: bool, const N: usize>(
     keys: *const RoundKeys,
     tweaks: &[__m256i; N],
     from: *const u8,
@@ -101,16 +102,19 @@ unsafe fn group<const ENCRYPT: bool, const N: usize>(
     }
     // SAFETY: as for this function.
     unsafe { rounds::<ENCRYPT, N>(keys, &mut blocks, tweaks) };
-    for (at, block) in blocks.iter().enumerate() {
-        // SAFETY: the blocks can be written.
-        unsafe {
+    macro_rules! store {
+        ($instruction:literal, $at:expr, $block:expr) => {
             asm!(
-                "vmovdqu [{to}], {block}",
-                to = in(reg) to.wrapping_add(at * LANES * BLOCK_BYTES),
-                block = in(ymm_reg) *block,
+                concat!($instruction, " [{to}], {block}"),
+                to = in(reg) to.wrapping_add($at * LANES * BLOCK_BYTES),
+                block = in(ymm_reg) $block,
                 options(nostack, preserves_flags),
-            );
-        }
+            )
+        };
+    }
+    for (at, block) in blocks.iter().enumerate() {
+        // SAFETY: the blocks can be written, and lie on a boundary of 32 bytes if they are to go past the caches.
+        unsafe { if PAST { store!("vmovntdq", at, *block) } else { store!("vmovdqu", at, *block) } }
     }
 }
 
@@ -195,16 +199,44 @@ unsafe fn crypt<const ENCRYPT: bool>(
     schedule: &Schedule,
     tweaks: &[u128],
     blocks: usize,
+    from: *const u8,
+    to: *mut u8,
+    hints: &mut Hints,
+) {
+    let on_boundary = to.addr().is_multiple_of(32) && blocks.is_multiple_of(LANES);
+    // SAFETY: as for this function.
+    unsafe {
+        if ENCRYPT && hints.past_caches && on_boundary {
+            crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, hints);
+            // Such stores are not ordered with those that come after.
+            _mm_sfence();
+        } else {
+            crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, hints);
+        }
+    }
+    wipe_registers();
+}
+
+/// # Safety
+/// As for [`Kernel`]. With `PAST`, `to` is a multiple of 32, and so are the bytes of the blocks.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
+    schedule: &Schedule,
+    tweaks: &[u128],
+    blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
+    hints: &mut Hints,
 ) {
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     for first in tweaks {
         let mut tweaks = spread(first);
         let mut left = blocks;
         while left >= GROUP_BLOCKS {
+            hints.soon.fetch(GROUP_BLOCKS * BLOCK_BYTES);
             // SAFETY: so many blocks are left of what the caller vouches for.
-            unsafe { group::<ENCRYPT, GROUP>(keys, &tweaks, from, to) };
+            unsafe { group::<ENCRYPT, PAST, GROUP>(keys, &tweaks, from, to) };
             (from, to) = (from.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES), to.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES));
             left -= GROUP_BLOCKS;
             if left > 0 {
@@ -225,20 +257,19 @@ unsafe fn crypt<const ENCRYPT: bool>(
             };
         }
         rest!(8, {
-            group::<ENCRYPT, 4>(keys, &[a, b, c, d], from, to);
+            group::<ENCRYPT, PAST, 4>(keys, &[a, b, c, d], from, to);
             [a, b] = [e, f];
         });
         rest!(4, {
-            group::<ENCRYPT, 2>(keys, &[a, b], from, to);
+            group::<ENCRYPT, PAST, 2>(keys, &[a, b], from, to);
             a = times_alpha_bits(a, _mm256_set1_epi64x(4));
         });
         rest!(2, {
-            group::<ENCRYPT, 1>(keys, &[a], from, to);
+            group::<ENCRYPT, PAST, 1>(keys, &[a], from, to);
             a = times_alpha_bits(a, _mm256_set1_epi64x(2));
         });
         rest!(1, single::<ENCRYPT>(keys, a, from, to));
     }
-    wipe_registers();
 }
 
 /// See [`Kernel`].

@@ -14,6 +14,7 @@ use zeroize::Zeroize;
 use super::expand::expand;
 use super::opaque;
 use crate::crypto::native::{Kernel, RoundKeys, Schedule};
+use crate::crypto::pieces::Hints;
 use crate::crypto::tweak::StartTweaks;
 use crate::crypto::xts::BLOCK_BYTES;
 
@@ -118,13 +119,19 @@ fn broadcast(value: &u128) -> __m512i {
     _mm512_broadcast_i32x4(unsafe { _mm_load_si128(opaque(value).cast()) })
 }
 
-/// A whole group. `ends` is the sum of the first and the last round key.
+/// A whole group. `ends` is the sum of the first and the last round key. `PAST`: stored past the caches.
 ///
 /// # Safety
-/// As for [`round_key`]; 512 bytes can be read and written.
+/// As for [`round_key`]; 512 bytes can be read and written. With `PAST`, `to` is a multiple of 64.
 #[inline]
 #[target_feature(enable = "avx512f,vaes")]
-unsafe fn group<const ENCRYPT: bool>(keys: *const RoundKeys, ends: &u128, veils: &Veils, from: *const u8, to: *mut u8) {
+unsafe fn group<const ENCRYPT: bool, const PAST: bool>(
+    keys: *const RoundKeys,
+    ends: &u128,
+    veils: &Veils,
+    from: *const u8,
+    to: *mut u8,
+) {
     let (keys, ends) = (opaque(keys), broadcast(ends));
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h]: [__m512i; GROUP];
     // SAFETY: the bytes can be read.
@@ -151,23 +158,26 @@ unsafe fn group<const ENCRYPT: bool>(keys: *const RoundKeys, ends: &u128, veils:
     // SAFETY: as for this function.
     unsafe { rounds::<ENCRYPT, GROUP>(keys, &mut blocks, veils) };
     [a, b, c, d, e, f, g, h] = blocks;
-    // SAFETY: the bytes can be written.
-    unsafe {
-        asm!(
-            "vmovdqu64 [{to}], {a}",
-            "vmovdqu64 [{to} + 64], {b}",
-            "vmovdqu64 [{to} + 128], {c}",
-            "vmovdqu64 [{to} + 192], {d}",
-            "vmovdqu64 [{to} + 256], {e}",
-            "vmovdqu64 [{to} + 320], {f}",
-            "vmovdqu64 [{to} + 384], {g}",
-            "vmovdqu64 [{to} + 448], {h}",
-            to = in(reg) to,
-            a = in(zmm_reg) a, b = in(zmm_reg) b, c = in(zmm_reg) c, d = in(zmm_reg) d,
-            e = in(zmm_reg) e, f = in(zmm_reg) f, g = in(zmm_reg) g, h = in(zmm_reg) h,
-            options(nostack, preserves_flags),
-        );
+    macro_rules! store {
+        ($instruction:literal) => {
+            asm!(
+                concat!($instruction, " [{to}], {a}"),
+                concat!($instruction, " [{to} + 64], {b}"),
+                concat!($instruction, " [{to} + 128], {c}"),
+                concat!($instruction, " [{to} + 192], {d}"),
+                concat!($instruction, " [{to} + 256], {e}"),
+                concat!($instruction, " [{to} + 320], {f}"),
+                concat!($instruction, " [{to} + 384], {g}"),
+                concat!($instruction, " [{to} + 448], {h}"),
+                to = in(reg) to,
+                a = in(zmm_reg) a, b = in(zmm_reg) b, c = in(zmm_reg) c, d = in(zmm_reg) d,
+                e = in(zmm_reg) e, f = in(zmm_reg) f, g = in(zmm_reg) g, h = in(zmm_reg) h,
+                options(nostack, preserves_flags),
+            )
+        };
     }
+    // SAFETY: the bytes can be written, and lie on a boundary of 64 bytes if they are to go past the caches.
+    unsafe { if PAST { store!("vmovntdq") } else { store!("vmovdqu64") } }
 }
 
 /// Less than a whole group: loads and stores are masked, the rest is the same.
@@ -279,14 +289,16 @@ fn spread(first: &u128, last: __m512i) -> Veils {
 /// end of a page; and data of random requests is seldom in the cache.
 const FETCHED_AHEAD: usize = 4096;
 
-/// Asks for the first bytes of both sides, all at once. No address is accessed.
+/// Asks for the first bytes of the source and, unless it goes past the caches, the target, all at once. No address is accessed.
 #[inline]
-fn fetch_ahead(bytes: usize, from: *const u8, to: *mut u8) {
+fn fetch_ahead<const PAST: bool>(bytes: usize, from: *const u8, to: *mut u8) {
     for at in (0..bytes.min(FETCHED_AHEAD)).step_by(64) {
         // SAFETY: a prefetch has no effect but on the caches, whatever the address.
         unsafe {
             asm!("prefetcht0 [{at}]", at = in(reg) from.wrapping_add(at), options(readonly, nostack, preserves_flags));
-            asm!("prefetchw [{at}]", at = in(reg) to.wrapping_add(at), options(readonly, nostack, preserves_flags));
+            if !PAST {
+                asm!("prefetchw [{at}]", at = in(reg) to.wrapping_add(at), options(readonly, nostack, preserves_flags));
+            }
         }
     }
 }
@@ -297,10 +309,37 @@ unsafe fn crypt<const ENCRYPT: bool>(
     schedule: &Schedule,
     tweaks: &[u128],
     blocks: usize,
+    from: *const u8,
+    to: *mut u8,
+    hints: &mut Hints,
+) {
+    let on_boundary = to.addr().is_multiple_of(64) && blocks.is_multiple_of(LANES);
+    // SAFETY: as for this function.
+    unsafe {
+        if ENCRYPT && hints.past_caches && on_boundary {
+            crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, hints);
+            // Such stores are not ordered with those that come after.
+            _mm_sfence();
+        } else {
+            crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, hints);
+        }
+    }
+    wipe_registers();
+}
+
+/// # Safety
+/// As for [`Kernel`]. With `PAST`, `to` is a multiple of 64, and so are the bytes of the blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
+unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
+    schedule: &Schedule,
+    tweaks: &[u128],
+    blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
+    hints: &mut Hints,
 ) {
-    fetch_ahead(tweaks.len().saturating_mul(blocks).saturating_mul(BLOCK_BYTES), from, to);
+    fetch_ahead::<PAST>(tweaks.len().saturating_mul(blocks).saturating_mul(BLOCK_BYTES), from, to);
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     // SAFETY: the keys are there.
     let derived = unsafe { Derived::new(keys) };
@@ -310,6 +349,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
         let mut left = blocks;
         macro_rules! group {
             ($veils:ident) => {
+                hints.soon.fetch(GROUP_BYTES);
                 if left < GROUP_BLOCKS {
                     // SAFETY: so many blocks are left of what the caller vouches for.
                     unsafe { part::<ENCRYPT>(keys, &derived.ends, &$veils, from, to, left) };
@@ -317,7 +357,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
                     break;
                 }
                 // SAFETY: as above.
-                unsafe { group::<ENCRYPT>(keys, &derived.ends, &$veils, from, to) };
+                unsafe { group::<ENCRYPT, PAST>(keys, &derived.ends, &$veils, from, to) };
                 (from, to) = (from.wrapping_add(GROUP_BYTES), to.wrapping_add(GROUP_BYTES));
                 left -= GROUP_BLOCKS;
                 if left == 0 {
@@ -351,8 +391,6 @@ unsafe fn crypt<const ENCRYPT: bool>(
             }
         }
     }
-    drop(derived);
-    wipe_registers();
 }
 
 /// See [`Kernel`].
