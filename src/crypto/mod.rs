@@ -28,5 +28,12 @@ pub use dun::Dun;
 pub use engine::Engine;
 pub use xts::{KEY_BYTES, XtsKey};
 
+/// Lets other CPUs see what [`XtsKey::encrypt_past_caches`] has stored before they see anything that is stored after this.
+#[inline]
+pub fn settle() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    x86::settle();
+}
+
 #[cfg(test)]
 mod tests;

@@ -47,8 +47,8 @@ impl Drop for Schedule {
 /// `blocks` blocks of each data unit, beginning with the block whose tweak is given.
 ///
 /// Every byte of the source is loaded once, and only results are stored, both by instructions that the compiler does not
-/// see through: the memory may be a guest's, which reads and writes it meanwhile. All of the results are where they belong,
-/// for other CPUs, too, before anything that is stored after the call.
+/// see through: the memory may be a guest's, which reads and writes it meanwhile. Results that went past the caches are
+/// seen by other CPUs only after [`super::settle`].
 ///
 /// # Safety
 /// The CPU can run the kernel; the places are so long; `blocks` is not 0.

@@ -110,7 +110,8 @@ impl XtsKey {
     }
 
     /// As [`XtsKey::encrypt_between`], to memory that nobody is going to look at soon: engines that can do it store past the
-    /// caches, so that the CPU need not read what is there before.
+    /// caches, so that the CPU need not read what is there before. Other CPUs may see it later than what is stored after
+    /// it, unless [`settle`](super::settle) is called in between.
     pub fn encrypt_past_caches(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
         let hints = Hints { past_caches: true, ..Hints::default() };
         self.between(Direction::Encrypt, dun, unit_bits, from, to, hints);

@@ -23,7 +23,8 @@ const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 
 impl Device {
     /// Whether a command has to wait for requests that use a key: some of them may be this worker's.
-    pub(super) fn must_wait(&self, command: &ControlCommand<'_>) -> bool {
+    pub(super) fn must_wait(&self, lane: &mut DeviceLane, command: &ControlCommand<'_>) -> bool {
+        lane.keys.release();
         match command {
             ControlCommand::Program(Programming { slot, .. }) | ControlCommand::Evict { slot } => {
                 self.keyslots.is_in_use(*slot)
@@ -42,6 +43,8 @@ impl Device {
         record: &mut Record,
         fate: Option<&Fate>,
     ) -> Result<Next<'m>, Failure> {
+        // Programming and evicting wait for whoever has the key, and that may be this worker.
+        lane.keys.release();
         let latency = self.latency(&command);
         let result = if fate.is_some_and(|fate| fate.io_error) {
             Err(self.fail_command(&command))

@@ -111,6 +111,7 @@ impl Device {
         record: Record,
         mut fate: Box<Fate>,
     ) -> Progress<Job<'m>> {
+        lane.keys.release();
         let lost = match (fate.loss.take(), &request) {
             (Some(Loss::All), _) => self.empty_all_slots(),
             (Some(Loss::Slot), Request::Read { crypto: Some(tag), .. } | Request::Write { crypto: Some(tag), .. }) => {

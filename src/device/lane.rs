@@ -15,7 +15,9 @@ use rustix::time::{
 };
 
 use super::held::{Held, Hold, Let};
+use crate::crypto;
 use crate::disk::{self, Disk};
+use crate::keyslot::RecentKeys;
 use crate::observe;
 use crate::soon::Soon;
 use crate::vhost::{Lane, Token};
@@ -36,6 +38,10 @@ pub struct DeviceLane {
     pub(super) later: Later,
     held: Held,
     pub(super) observe: observe::Lane,
+    /// Keys of requests that have been served.
+    pub(super) keys: RecentKeys,
+    /// Ciphertext has been stored past the caches, and other CPUs may not see it yet.
+    pub(super) unsettled: bool,
     /// Bytes of the image that a request which was announced needs.
     pub(super) soon: Soon,
     from_disk: Vec<(Token, disk::Answer)>,
@@ -44,7 +50,8 @@ pub struct DeviceLane {
 impl DeviceLane {
     pub(super) fn new(disk: &Arc<Disk>, observe: observe::Lane) -> io::Result<Self> {
         let (disk, later, soon, from_disk) = (disk.lane()?, Later::new()?, Soon::default(), Vec::new());
-        Ok(Self { disk, later, held: Held::default(), observe, soon, from_disk })
+        let (held, keys) = (Held::default(), RecentKeys::default());
+        Ok(Self { disk, later, held, observe, keys, unsettled: false, soon, from_disk })
     }
 
     /// Holds a request back, for a fault.
@@ -79,6 +86,13 @@ impl Lane for DeviceLane {
         if !self.held.is_empty() {
             self.held.take(|token, how| answers.push((token, Answer::Held(how))));
             self.stay_awake();
+        }
+    }
+
+    fn let_go(&mut self) {
+        self.keys.release();
+        if std::mem::take(&mut self.unsettled) {
+            crypto::settle();
         }
     }
 

@@ -263,11 +263,11 @@ impl Device {
         }
         match request {
             Request::Read { extent, crypto } => {
-                let moving = self.moving(extent, crypto, record, fate)?;
+                let moving = self.moving(lane, extent, crypto, record, fate)?;
                 self.read(lane, token, moving, reply, record)
             }
             Request::Write { extent, crypto, data } => {
-                let moving = self.moving(extent, crypto, record, fate)?;
+                let moving = self.moving(lane, extent, crypto, record, fate)?;
                 self.write(lane, token, moving, data, record)
             }
             Request::Flush => self.make_durable(lane, token),
@@ -290,7 +290,7 @@ impl Device {
                 extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
             }),
             // Linux never lets a command meet requests that use the slot's old key.
-            Request::Control(command) if self.must_wait(&command) => Ok(Next::Alone(Work::Control(command))),
+            Request::Control(command) if self.must_wait(lane, &command) => Ok(Next::Alone(Work::Control(command))),
             Request::Control(command) => self.control(lane, token, command, reply, record, fate),
         }
     }

@@ -25,6 +25,7 @@ use vm_memory::VolatileSlice;
 pub(super) struct Inline {
     /// In place of the healthy engine, for a fault. Goes before the key: it may have one of the same slot.
     broken: Option<Box<BrokenEngine>>,
+    slot: u32,
     key: KeyHandle,
     first: Dun,
 }
@@ -105,6 +106,13 @@ impl Moving {
         Transfer { direction, offset: self.extent.offset + self.done, len: self.asked }
     }
 
+    /// All is encrypted or decrypted: the key is not needed any more, to make it durable for example.
+    fn let_go(&mut self, lane: &mut DeviceLane) {
+        if let Some(Inline { slot, key, .. }) = self.inline.take() {
+            lane.keys.keep(slot, key);
+        }
+    }
+
     /// The disk has moved what it was asked to.
     fn moved(&mut self) {
         self.done += self.asked as u64; // usize to u64 loses nothing
@@ -121,6 +129,7 @@ impl Device {
     /// Takes the key that the slot holds now, and checks that the transfer goes with it.
     pub(super) fn moving(
         &self,
+        lane: &mut DeviceLane,
         extent: Extent,
         crypto: Option<CryptoTag>,
         record: &mut Record,
@@ -130,13 +139,13 @@ impl Device {
             None => None,
             Some(tag) => {
                 let broken = self.faults.engine(fate, tag.slot);
-                let key = self.keyslots.acquire(tag.slot)?.ok_or(Failure::NoKey)?;
+                let key = lane.keys.acquire(&self.keyslots, tag.slot)?.ok_or(Failure::NoKey)?;
                 let first = Dun::new(tag.dun);
                 let config = key.key().config;
                 let units = extent.len >> config.data_unit_bits;
                 record.crypto = Some(CryptoUse { slot: tag.slot, generation: key.generation(), dun: tag.dun, units });
                 config.check(first, extent.len)?;
-                Some(Inline { broken, key, first })
+                Some(Inline { broken, slot: tag.slot, key, first })
             }
         };
         // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
@@ -157,6 +166,7 @@ impl Device {
     ) -> Result<Next<'m>, Failure> {
         if self.read_at_once(lane, &moving, reply, record)? {
             moving.done = moving.extent.len;
+            moving.let_go(lane);
         }
         self.read_on(lane, token, moving, reply, record)
     }
@@ -237,8 +247,7 @@ impl Device {
     ) -> Result<Next<'m>, Failure> {
         if self.write_at_once(lane, &moving, &source, record)? {
             moving.done = moving.extent.len;
-            // The key is not needed to make it durable.
-            moving.inline = None;
+            moving.let_go(lane);
         }
         self.write_on(lane, token, moving, source, record)
     }
@@ -246,7 +255,7 @@ impl Device {
     /// Writes without a buffer, where that can be done now: in place, or plain data by one system call.
     fn write_at_once(
         &self,
-        lane: &DeviceLane,
+        lane: &mut DeviceLane,
         moving: &Moving,
         source: &Segments<'_>,
         record: &mut Record,
@@ -259,8 +268,11 @@ impl Device {
         let moved = match (in_place, &moving.inline) {
             (Some(bytes), inline) => {
                 match inline {
-                    // A memory disk is small. The pages of a file are written back, if anything.
-                    Some(inline) => inline.encrypt(0, &pieces()?, &[bytes], !lane.disk.image().is_in_memory())?,
+                    Some(inline) => {
+                        // A memory disk is small. The pages of a file are written back, if anything.
+                        lane.unsettled |= !lane.disk.image().is_in_memory();
+                        inline.encrypt(0, &pieces()?, &[bytes], lane.unsettled)?;
+                    }
                     None => copy(&pieces()?, &[bytes]),
                 }
                 lane.disk.image().in_place_is_sound()
@@ -299,8 +311,7 @@ impl Device {
             }
             record.watch.lap(moving.stage());
             if moving.rest() == transfer.len as u64 {
-                // All is encrypted. The key is not needed to make it durable.
-                moving.inline = None;
+                moving.let_go(lane);
             }
             match lane.disk.transfer(token, transfer, buffer) {
                 Some(answer) => {

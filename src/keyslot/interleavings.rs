@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use shuttle::thread;
 
 use super::slot::{KeyHandle, Slot};
-use super::{Dun, Engine, Evicted, KEY_BYTES, KeyConfig};
+use super::{Dun, Engine, Evicted, KEY_BYTES, KeyConfig, KeyslotTable, RecentKeys};
 
 const CONFIG: KeyConfig = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
 
@@ -116,6 +116,36 @@ fn busy() {
     assert_eq!(watched.slot.cells_in_use(), [false, false]);
 }
 
+/// A worker that keeps its key between requests, beside commands.
+fn kept() {
+    let table = Arc::new(KeyslotTable::new(1, Engine::Portable).expect("memory"));
+    let worker = thread::spawn({
+        let table = Arc::clone(&table);
+        move || {
+            let mut recent = RecentKeys::default();
+            let mut last = 0;
+            for _ in 0..3 {
+                let Some(handle) = recent.acquire(&table, 0).expect("slot") else { continue };
+                let generation = handle.generation();
+                assert!(generation >= last, "an older key after a newer one");
+                last = generation;
+                assert_eq!(fingerprint(&handle), expected(generation));
+                thread::yield_now();
+                assert_eq!(fingerprint(&handle), expected(generation), "the key has changed under a request");
+                recent.keep(0, handle);
+            }
+            recent.release();
+        }
+    });
+    for generation in [1, 2] {
+        table.program(0, &[generation; KEY_BYTES], CONFIG).expect("slot");
+    }
+    assert_eq!(table.evict(0), Ok(Evicted::Key));
+    // Nobody has a key of an evicted slot, and whoever kept one did not get it again.
+    assert!(!table.is_in_use(0));
+    worker.join().expect("no panic");
+}
+
 /// There are millions of orders even of one request and one command. Random ones, and those that need few switches at
 /// certain places (PCT), which is what defects of this kind need.
 fn orders(test: impl Fn() + Send + Sync + Copy + 'static) {
@@ -133,6 +163,11 @@ fn a_request_and_an_evict() {
 #[test]
 fn a_request_and_a_program() {
     orders(|| one_of_each(|watched| assert_eq!(watched.program(2), Evicted::Key)));
+}
+
+#[test]
+fn a_worker_that_keeps_its_key() {
+    orders(kept);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 //! The keyslots: index to key. No guest memory, no virtio, no disk.
 
+mod recent;
 mod slot;
 
 use std::io;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::crypto::{Dun, Engine, KEY_BYTES};
+pub use recent::RecentKeys;
 pub use slot::{Evicted, KeyHandle, ProgrammedKey};
 
 /// What a key is programmed for; fixed until the slot is programmed again.

@@ -190,6 +190,11 @@ impl KeyHandle {
         unsafe { &*self.slot.cell(self.state).key.get() }
     }
 
+    /// Whether it is the key that the slot holds now.
+    pub fn is_current(&self) -> bool {
+        self.slot.state.load(SeqCst) == self.state
+    }
+
     /// Which programming of the slot this key is; rises with every program command of the device.
     pub fn generation(&self) -> u64 {
         self.state >> 1

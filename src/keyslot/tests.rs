@@ -84,6 +84,49 @@ fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
     assert_eq!(fingerprint(fresh.key()), expected(2));
 }
 
+/// A worker that keeps keys for requests to come holds their slots as a request does, and never uses an old key.
+#[test]
+fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
+    let table = Arc::new(KeyslotTable::new(20, Engine::detect()).expect("table"));
+    table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
+    let mut recent = RecentKeys::default();
+    let acquire = |recent: &mut RecentKeys, slot| {
+        let key = recent.acquire(&table, slot).expect("slot").expect("key");
+        let generation = key.generation();
+        recent.keep(slot, key);
+        generation
+    };
+    assert_eq!((acquire(&mut recent, 0), acquire(&mut recent, 0)), (1, 1));
+    assert!(table.is_in_use(0) && !table.is_in_use(1));
+    let (done, finished) = mpsc::channel();
+    let programmer = thread::spawn({
+        let table = Arc::clone(&table);
+        move || {
+            table.program(0, &[2; KEY_BYTES], CONFIG).expect("slot");
+            done.send(()).expect("test is there");
+        }
+    });
+    // It waits, but nobody gets the old key any more.
+    while acquire(&mut recent, 0) == 1 {
+        thread::yield_now();
+    }
+    finished.recv().expect("the old key was let go when it was not current any more");
+    programmer.join().expect("no panic");
+    recent.release();
+    assert!(!table.is_in_use(0));
+    assert_eq!(table.evict(0), Ok(Evicted::Key));
+    assert!(recent.acquire(&table, 0).expect("slot").is_none());
+    assert_eq!(recent.acquire(&table, 99).map(|_| ()), Err(NoSuchSlot));
+    // However many slots are used in turn, few are held.
+    for slot in 0..20 {
+        table.program(slot, &[3; KEY_BYTES], CONFIG).expect("slot");
+        acquire(&mut recent, slot);
+    }
+    assert!((0..20).filter(|&slot| table.is_in_use(slot)).count() <= 8);
+    drop(recent);
+    assert_eq!(table.clear(), 20);
+}
+
 #[test]
 fn evict_waits_for_requests_in_flight() {
     let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));

@@ -100,7 +100,9 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             progress |= self.take(place);
         }
         self.lane.submit();
-        progress | self.answers() | self.leave()
+        progress |= self.answers();
+        self.lane.let_go();
+        progress | self.leave()
     }
 
     /// Asks the drivers to notify. True when one has something already.
@@ -244,6 +246,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             && let Some(turn) = &queue.turn
             && !queue.done.is_empty()
         {
+            self.lane.let_go();
             turn.give_back(self.memory, &queue.done);
             queue.done.clear();
         }

@@ -12,6 +12,13 @@ mod expand;
 pub(super) mod vaes256;
 pub(super) mod vaes512;
 
+/// See [`settle`](super::settle).
+#[inline]
+pub(super) fn settle() {
+    // SAFETY: every x86-64 CPU has the instruction.
+    unsafe { std::arch::x86_64::_mm_sfence() };
+}
+
 /// The same pointer, while the compiler must take it for another one: what was loaded through it before is no use.
 #[inline(always)]
 #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is accessed through it")]

@@ -208,8 +208,6 @@ unsafe fn crypt<const ENCRYPT: bool>(
     unsafe {
         if ENCRYPT && hints.past_caches && on_boundary {
             crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, hints);
-            // Such stores are not ordered with those that come after.
-            _mm_sfence();
         } else {
             crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, hints);
         }
