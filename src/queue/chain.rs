@@ -16,6 +16,8 @@ pub type Pieces<'m> = SmallVec<[VolatileSlice<'m>; 4]>;
 #[derive(Debug, Default)]
 pub struct Segments<'m> {
     slices: Pieces<'m>,
+    /// Slices that have been taken off as a whole.
+    first: usize,
     len: u64,
 }
 
@@ -35,23 +37,25 @@ impl<'m> Segments<'m> {
         self.len == 0
     }
 
-    /// Takes the first `bytes` bytes (or all, when there are fewer) off the string.
-    pub fn take_front(&mut self, bytes: u64) -> Segments<'m> {
-        let mut front = Segments::default();
-        let mut rest = Segments::default();
-        for slice in self.slices.drain(..) {
-            let wanted = usize::try_from(bytes - front.len).unwrap_or(usize::MAX);
-            if wanted >= slice.len() {
-                front.push(slice);
-            } else if let Ok((head, tail)) = slice.split_at(wanted) {
-                if wanted > 0 {
-                    front.push(head);
-                }
-                rest.push(tail);
+    /// Copies the first bytes out of guest memory and takes them off the string. False, with nothing usable copied, when
+    /// there are fewer than `buffer.len()`.
+    pub fn read_front(&mut self, buffer: &mut [u8]) -> bool {
+        let wanted = buffer.len() as u64; // usize to u64 loses nothing
+        if self.len < wanted {
+            return false;
+        }
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let Some(slice) = self.slices.get_mut(self.first) else { return false };
+            let count = slice.copy_to(rest);
+            rest = rest.get_mut(count..).unwrap_or_default();
+            match slice.offset(count) {
+                Ok(tail) if !tail.is_empty() => *slice = tail,
+                _ => self.first += 1,
             }
         }
-        *self = rest;
-        front
+        self.len -= wanted;
+        true
     }
 
     /// The `len` bytes (or as many as there are) from `offset` on, where they lie.
@@ -93,7 +97,7 @@ impl<'m> Segments<'m> {
     }
 
     fn for_each_from(&self, mut offset: u64, mut action: impl FnMut(&VolatileSlice<'m>)) {
-        for slice in &self.slices {
+        for slice in self.slices.iter().skip(self.first) {
             let len = slice.len() as u64; // usize to u64 loses nothing
             if offset >= len {
                 offset -= len;

@@ -2,11 +2,13 @@
 
 //! Commands of the control virtqueue, as the driver sent them. What the device offers is checked where it is known.
 
+use std::mem::offset_of;
+
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
-use super::{Refused, read_front};
+use super::Refused;
 use crate::protocol::{KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, request_type};
 use crate::queue::Segments;
 
@@ -17,15 +19,15 @@ pub struct Programming<'m> {
     pub slot: u32,
     /// What the key is for; nothing of it is checked.
     pub usage: KeyUse,
-    key: Segments<'m>,
+    /// The key descriptor, as long as it has to be.
+    descriptor: Segments<'m>,
 }
 
 impl Programming<'_> {
     /// Copies the key from guest memory. To be called once, where the copy is wiped.
     pub fn read_key(&self) -> Zeroizing<[u8; MAX_KEY_BYTES]> {
         let mut key = Zeroizing::new([0; MAX_KEY_BYTES]);
-        // It is as long as that: see `programming`.
-        self.key.copy_to(0, &mut *key);
+        self.descriptor.copy_to(KEY_OFFSET, &mut *key);
         key
     }
 }
@@ -77,17 +79,19 @@ pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<Cont
 
 fn blob(payload: &mut Segments<'_>) -> Result<Box<KeyBlob>, Refused> {
     let mut blob = KeyBlob::new_box_zeroed().map_err(|_| Status::IoErr)?;
-    if read_front(payload, blob.as_mut_bytes()) { Ok(blob) } else { Err(Refused::TooShort) }
+    if payload.read_front(blob.as_mut_bytes()) { Ok(blob) } else { Err(Refused::TooShort) }
 }
 
-fn programming(mut payload: Segments<'_>) -> Result<Programming<'_>, Refused> {
-    let mut payload = payload.take_front(size_of::<KeyDescriptor>() as u64); // 152
-    let (mut slot, mut usage) = (U32::ZERO, KeyUse::new_zeroed());
-    let whole = read_front(&mut payload, slot.as_mut_bytes());
-    let key = payload.take_front(MAX_KEY_BYTES as u64);
-    if whole && read_front(&mut payload, usage.as_mut_bytes()) {
-        Ok(Programming { slot: slot.get(), usage, key })
-    } else {
-        Err(Refused::TooShort)
+/// Where the key and what it is for stand in a key descriptor: see [`KeyDescriptor`].
+const KEY_OFFSET: u64 = offset_of!(KeyDescriptor, bytes) as u64; // 4
+const USAGE_OFFSET: u64 = offset_of!(KeyDescriptor, usage) as u64; // 132
+
+fn programming(descriptor: Segments<'_>) -> Result<Programming<'_>, Refused> {
+    if descriptor.len() < size_of::<KeyDescriptor>() as u64 {
+        return Err(Refused::TooShort);
     }
+    let (mut slot, mut usage) = (U32::ZERO, KeyUse::new_zeroed());
+    descriptor.copy_to(0, slot.as_mut_bytes());
+    descriptor.copy_to(USAGE_OFFSET, usage.as_mut_bytes());
+    Ok(Programming { slot: slot.get(), usage, descriptor })
 }

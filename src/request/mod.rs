@@ -130,7 +130,7 @@ pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> (Reply<'
     let Chain { mut readable, writable } = chain;
     let reply = Reply::new(writable);
     let mut header = RequestHeader::new_zeroed();
-    if !read_front(&mut readable, header.as_mut_bytes()) {
+    if !readable.read_front(header.as_mut_bytes()) {
         return (reply, Err(Refusal { request_type: None, status: Status::IoErr, malformed: true }));
     }
     let request_type = header.request_type.get();
@@ -164,11 +164,6 @@ impl From<Status> for Refused {
     }
 }
 
-/// Copies the front of a byte string off. False, with nothing usable copied, when it is too short.
-fn read_front(bytes: &mut Segments<'_>, to: &mut [u8]) -> bool {
-    bytes.take_front(to.len() as u64).copy_to(0, to) == to.len() // usize to u64 loses nothing
-}
-
 fn parse_body<'m>(
     header: &RequestHeader,
     mut data: Segments<'m>,
@@ -181,7 +176,7 @@ fn parse_body<'m>(
                 return Err(Status::Unsupp.into());
             }
             let mut message = CryptoMessage::new_zeroed();
-            if !read_front(&mut data, message.as_mut_bytes()) {
+            if !data.read_front(message.as_mut_bytes()) {
                 return Err(Refused::TooShort);
             }
             Some(CryptoTag { slot: message.slot.get(), dun: message.dun.map(|word| word.get()) })

@@ -4,7 +4,7 @@
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Extent, Limits, read_front};
+use super::{Extent, Limits};
 use crate::protocol::{RANGE_FLAG_UNMAP, RangeSegment, SECTOR_SHIFT, Status};
 use crate::queue::Segments;
 
@@ -63,7 +63,7 @@ fn parse(
     let mut ranges = Vec::with_capacity(count as usize); // at most `most.ranges`
     for _ in 0..count {
         let mut range = RangeSegment::new_zeroed();
-        if !read_front(&mut data, range.as_mut_bytes()) {
+        if !data.read_front(range.as_mut_bytes()) {
             return Err(Status::IoErr);
         }
         if range.flags.get() & !known_flags != 0 {
