@@ -11,22 +11,25 @@ use common::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const RECORD: usize = 104;
+const RECORD: usize = 64;
 
 /// Little-endian.
 fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     bytes[at..at + len].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// Header checked; records.
+/// Header checked; records of requests, of which none needs two.
 fn records(path: &Path) -> Vec<Vec<u8>> {
     let bytes = std::fs::read(path).expect("trace");
     assert_eq!(&bytes[..8], b"VUBCTRAC");
-    assert_eq!((number(&bytes, 8, 4), number(&bytes, 12, 4), number(&bytes, 16, 4)), (1, 64, RECORD as u64));
+    assert_eq!((number(&bytes, 8, 4), number(&bytes, 12, 4), number(&bytes, 16, 4)), (2, 64, RECORD as u64));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("time").as_nanos() as u64;
     assert!(number(&bytes, 24, 8) <= now && number(&bytes, 24, 8) > now - 600_000_000_000);
     assert_eq!((bytes.len() - 64) % RECORD, 0);
-    bytes[64..].chunks(RECORD).map(<[u8]>::to_vec).collect()
+    let (workers, requests): (Vec<_>, Vec<_>) =
+        bytes[64..].chunks(RECORD).map(<[u8]>::to_vec).partition(|record| record[63] == 0x20);
+    assert!(!workers.is_empty() && workers.iter().all(|record| number(record, 8, 8) < 8), "somebody served them");
+    requests
 }
 
 /// A reset, so that the test knows all heads and generations; then requests of all kinds.
@@ -63,7 +66,7 @@ fn a_record_for_each_request_with_all_that_is_promised() {
     let field = |record: usize, at, len| number(&records[record], at, len);
     // offset of type, sector, bytes, queue, status, flags
     let shape = |record| {
-        (field(record, 80, 4), field(record, 24, 8), field(record, 76, 4), field(record, 92, 2), field(record, 96, 1))
+        (field(record, 48, 4), field(record, 8, 8), field(record, 44, 4), field(record, 56, 2), field(record, 62, 1))
     };
     assert_eq!(shape(0), (30, 0, 0, 2, 0));
     assert_eq!(shape(1), (27, 16, 4096, 0, 0));
@@ -72,20 +75,21 @@ fn a_record_for_each_request_with_all_that_is_promised() {
     assert_eq!(shape(4), (0, 24, 1024, 1, 0));
     assert_eq!(shape(5), (4, 0, 0, 0, 0));
     assert_eq!(shape(6).4, 1);
-    let flags: Vec<u64> = (0..7).map(|record| field(record, 97, 1)).collect();
+    let flags: Vec<u64> = (0..7).map(|record| field(record, 63, 1)).collect();
     assert_eq!(flags, [0, 1, 0, 2, 0, 0, 2 | 4]);
     // The key: slot, generation, DUN, data units.
-    assert_eq!((field(1, 84, 4), field(1, 32, 8), field(1, 88, 4)), (3, 2, 1));
-    assert_eq!([40, 48, 56, 64].map(|at| field(1, at, 8)), [u64::MAX, 0, 0, 0]);
-    assert_eq!(field(2, 84, 4), 0xffff_ffff, "found no key");
+    assert_eq!((field(1, 60, 2), field(1, 16, 8), field(1, 52, 4)), (3, 2, 1));
+    assert_eq!(field(1, 24, 8), u64::MAX);
+    assert_eq!(field(2, 60, 2), 0xffff, "found no key");
     // Times: each in its stage, none longer than the whole.
-    let total = |record| field(record, 8, 8);
-    assert!((0..7).all(|record| total(record) > 0 && total(record) < 60_000_000_000));
-    assert!(field(0, 100, 4) > 0 && field(0, 100, 4) <= total(0), "program");
-    assert!(field(1, 72, 4) > 0 && field(1, 16, 8) > 0, "crypto and disk");
-    assert!(field(1, 72, 4) + field(1, 16, 8) <= total(1));
-    assert_eq!((field(3, 72, 4), field(3, 16, 8), field(3, 100, 4)), (0, 0, 0), "refused");
-    assert!(field(5, 16, 8) > 0, "flush");
+    let total = |record| field(record, 32, 4);
+    let (disk, engine) = (|record| field(record, 36, 4), |record| field(record, 40, 4));
+    assert!((0..7).all(|record| total(record) > 0 && total(record) < 4_000_000_000));
+    assert!(engine(0) > 0 && engine(0) <= total(0), "program");
+    assert!(engine(1) > 0 && disk(1) > 0, "crypto and disk");
+    assert!(engine(1) + disk(1) <= total(1));
+    assert_eq!((engine(3), disk(3)), (0, 0), "refused");
+    assert!(disk(5) > 0, "flush");
     // No data, no key.
     let bytes = std::fs::read(&path).expect("trace");
     for secret in [&key(1)[..], &pattern(2, 4096), &openssl_xts(&key(1), u128::from(u64::MAX), 4096, &pattern(2, 4096))]
@@ -123,25 +127,52 @@ fn dump(path: &Path, format: &str) -> (Option<i32>, String) {
     (status.code(), String::from_utf8([stdout, stderr].concat()).expect("text"))
 }
 
+/// A DUN of more than 64 bits, and a request that took more than 4.3 s: each has a second record.
+#[test]
+fn what_does_not_fit_in_a_record_is_in_a_second_one() {
+    let directory = TempDir::new().expect("directory");
+    let path = directory.path().join("trace");
+    let mut guest = Guest::new();
+    let control = guest.control();
+    let program = Program { dun_bytes: 16, ..Program::new(3, &key(1), 12) };
+    guest.request(control, &program.bytes(), 1).assert_only_status(OK);
+    let device = std::sync::Arc::clone(&guest.device);
+    device.faults().add("delay=4500ms,op=flush").expect("a fault");
+    device.observer().start_trace(&path).expect("trace");
+    guest.request(0, &crypto_write(16, 3, [1, 2, 0, 0], &pattern(2, 4096)), 1).assert_only_status(OK);
+    guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+    device.observer().stop_trace().expect("trace");
+    let records = records(&path);
+    let field = |record: usize, at, len| number(&records[record], at, len);
+    assert_eq!((0..4).map(|record| field(record, 63, 1)).collect::<Vec<_>>(), [1 | 8, 0x40, 8, 0x40]);
+    assert_eq!((field(0, 24, 8), [16, 24, 32].map(|at| field(1, at, 8))), (1, [2, 0, 0]));
+    assert_eq!((field(0, 32, 4), field(0, 36, 4)), (field(1, 0, 8), field(1, 8, 8)));
+    assert_eq!(field(2, 32, 4), 0xffff_ffff);
+    assert!((4_500_000_000..60_000_000_000).contains(&field(3, 0, 8)));
+    let (_, text) = dump(&path, "text");
+    assert!(text.contains(" dun 0x20000000000000001 units 1 OK ") && text.lines().count() == 2, "{text}");
+}
+
 /// A trace made by hand, so that all output is known.
 fn golden() -> Vec<u8> {
     let mut bytes = b"VUBCTRAC".to_vec();
-    for word in [1u32, 64, 104, 0] {
+    for word in [2u32, 64, 64, 0] {
         bytes.extend(word.to_le_bytes());
     }
     bytes.resize(64, 0);
-    let mut record = |words: [u64; 9], halves: [u32; 5], place: [u16; 2], end: [u8; 2], lane: u16, program: u32| {
+    let mut record = |words: [u64; 4], halves: [u32; 6], place: [u16; 3], end: [u8; 2]| {
         words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
         halves.iter().for_each(|half| bytes.extend(half.to_le_bytes()));
         place.iter().for_each(|half| bytes.extend(half.to_le_bytes()));
         bytes.extend(end);
-        bytes.extend(lane.to_le_bytes());
-        bytes.extend(program.to_le_bytes());
     };
-    record([1_500, 9_999, 0, 0, 0, 0, 0, 0, 0], [0, 0, 30, u32::MAX, 0], [2, 1], [0, 0], 1, 7_650);
-    record([2_000_001_000, 12_345, 4_321, 2048, 5, 7, 0, 1, 0], [1_234, 4096, 28, 3, 1], [0, 9], [0, 1], 0, 0);
-    record([0, 12, 0, 0, 0, 0, 0, 0, 0], [0; 5], [0, 0], [0, 0x80], 0, 0);
-    record([2_000_002_000, 600, 0, 0, 0, 0, 0, 0, 0], [0, 0, 999, u32::MAX, 0], [1, 2], [2, 2], 0, 0);
+    record([0, 1, 0, 0], [0; 6], [0; 3], [0, 0x20]);
+    record([1_500, 0, 0, 0], [9_999, 0, 7_650, 0, 30, 0], [2, 1, 0xffff], [0, 0]);
+    record([0, 0, 0, 0], [0; 6], [0; 3], [0, 0x20]);
+    record([2_000_001_000, 2048, 5, 7], [12_345, 4_321, 1_234, 4096, 28, 1], [0, 9, 3], [0, 1 | 8]);
+    record([12_345, 4_321, 0, 1], [0; 6], [0; 3], [0, 0x40]);
+    record([0, 12, 0, 0], [0; 6], [0; 3], [0, 0x80]);
+    record([2_000_002_000, 0, 0, 0], [600, 0, 0, 0, 999, 0], [1, 2, 0xffff], [2, 2]);
     // A record that is being written.
     bytes.extend([0; 50]);
     bytes

@@ -93,7 +93,7 @@ impl Lane {
 
     fn finished_timed(&mut self, record: &Record, times: &Times) {
         if let Some(epoch) = self.observer.trace_epoch() {
-            self.state.ring.get_or_init(Ring::default).push(&encode(record, times, self.state.number, epoch));
+            self.state.ring.get_or_init(Ring::default).push(&encode(record, times, epoch));
         }
         if !self.observer.latency() {
             return;

@@ -5,18 +5,21 @@
 use std::io::{self, Read};
 
 use crate::observe::clock::{self, Stage, Times};
-use crate::observe::record::{CryptoUse, Record};
+use crate::observe::record::{CryptoUse, Kind, Record};
 
 /// First bytes of a file.
 pub const MAGIC: [u8; 8] = *b"VUBCTRAC";
 /// Version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 64;
 /// 64-bit words of a record.
-pub const RECORD_WORDS: usize = 13;
+pub const RECORD_WORDS: usize = 8;
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = RECORD_WORDS * 8;
+
+/// Words of a record.
+pub type Words = [u64; RECORD_WORDS];
 
 /// The request found a key: slot, generation, DUN and data units count.
 const CRYPTO: u64 = 1 << 0;
@@ -24,6 +27,12 @@ const CRYPTO: u64 = 1 << 0;
 const REFUSED: u64 = 1 << 1;
 /// There was no header: the type means nothing.
 const NO_HEADER: u64 = 1 << 2;
+/// The next record has what did not find room in this one.
+const MORE: u64 = 1 << 3;
+/// No request: the second word is the worker whose records follow.
+const WORKER: u64 = 1 << 5;
+/// No request, but more of the one before.
+const REST: u64 = 1 << 6;
 /// No request: the second word says how many records were lost here.
 const LOST: u64 = 1 << 7;
 
@@ -42,46 +51,69 @@ pub fn header(realtime: u64) -> [u8; HEADER_BYTES] {
     bytes
 }
 
-/// The words of a record. `epoch` is when the trace began, in ticks.
-pub fn encode(record: &Record, times: &Times, lane: u16, epoch: u64) -> [u64; RECORD_WORDS] {
+/// A request: its record, and one more where that has no room for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoded {
+    pub record: Words,
+    pub more: Option<Words>,
+}
+
+/// Encodes a request. `epoch` is when the trace began, in ticks.
+#[inline]
+pub fn encode(record: &Record, times: &Times, epoch: u64) -> Encoded {
     let short = |number: u64| number.min(u64::from(u32::MAX));
     let started = if times.started > epoch { clock::nanos(epoch, times.started) } else { 0 };
     let nothing = CryptoUse { slot: u32::MAX, generation: 0, dun: [0; 4], units: 0 };
     let CryptoUse { slot, generation, dun: [a, b, c, d], units } = record.crypto.unwrap_or(nothing);
+    let (total, disk) = (times.total, times.of(Stage::Disk));
+    let needs_more = b | c | d != 0 || (total | disk) >> 32 != 0;
     let flag = |set: bool, flag: u64| if set { flag } else { 0 };
     let flags = flag(record.crypto.is_some(), CRYPTO)
         | flag(record.refused, REFUSED)
-        | flag(record.request_type.is_none(), NO_HEADER);
-    [
-        started,
-        times.total,
-        times.of(Stage::Disk),
-        record.sector,
-        generation,
-        a,
-        b,
-        c,
-        d,
-        short(times.of(Stage::Crypto)) | short(record.bytes) << 32,
-        u64::from(record.request_type.unwrap_or(0)) | u64::from(slot) << 32,
-        short(units) | u64::from(record.queue) << 32 | u64::from(record.head) << 48,
-        record.status as u64 | flags << 8 | u64::from(lane) << 16 | short(times.of(Stage::Program)) << 32,
-    ]
+        | flag(record.request_type.is_none(), NO_HEADER)
+        | flag(needs_more, MORE);
+    // No request passes both.
+    let engine = times.of(Stage::Crypto) | times.of(Stage::Program);
+    let place = u64::from(record.queue) | u64::from(record.head) << 16 | u64::from(slot as u16) << 32; // at most 4096
+    Encoded {
+        record: [
+            started,
+            record.sector,
+            generation,
+            a,
+            short(total) | short(disk) << 32,
+            short(engine) | short(record.bytes) << 32,
+            u64::from(record.request_type.unwrap_or(0)) | short(units) << 32,
+            place | (record.status as u64) << 48 | flags << 56,
+        ],
+        more: needs_more.then_some([total, disk, b, c, d, 0, 0, REST << 56]),
+    }
 }
 
 /// As the file has it.
-pub fn to_bytes(record: &[u64; RECORD_WORDS]) -> [u8; RECORD_BYTES] {
+pub fn to_bytes(record: &Words) -> [u8; RECORD_BYTES] {
     let mut bytes = [0; RECORD_BYTES];
     bytes.chunks_exact_mut(8).zip(record).for_each(|(to, from)| to.copy_from_slice(&from.to_le_bytes()));
     bytes
 }
 
+/// Whether a record begins a request, and is not more of one.
+pub fn is_request(record: &Words) -> bool {
+    flags(record) & REST == 0
+}
+
+fn flags([.., last]: &Words) -> u64 {
+    last >> 56
+}
+
+/// Stands before the records of a worker.
+pub fn worker(number: u16) -> Words {
+    [0, number.into(), 0, 0, 0, 0, 0, WORKER << 56]
+}
+
 /// Stands for records that were lost.
-pub fn lost(lane: u16, count: u64) -> [u64; RECORD_WORDS] {
-    let mut words = [0; RECORD_WORDS];
-    let [_, lost, .., last] = &mut words;
-    (*lost, *last) = (count, LOST << 8 | u64::from(lane) << 16);
-    words
+pub fn lost(count: u64) -> Words {
+    [0, count, 0, 0, 0, 0, 0, LOST << 56]
 }
 
 /// A request, as it stands in a trace.
@@ -126,32 +158,34 @@ pub enum Entry {
     },
 }
 
-/// `words` of a record to what they mean. The casts take the low bits on purpose.
-fn decode(words: [u64; RECORD_WORDS]) -> Entry {
-    let [started, total, disk, sector, generation, a, b, c, d, sizes, kind, place, end] = words;
-    let flags = end >> 8 & 0xff;
-    let lane = (end >> 16) as u16;
-    if flags & LOST != 0 {
-        return Entry::Lost { lane, count: total };
+/// A request from its record and, where there is one, the next. The casts take the low bits on purpose.
+fn decode(record: &Words, more: Option<&Words>, lane: u16) -> TraceRecord {
+    let [started, sector, generation, a, times, sizes, kind, place] = *record;
+    let flags = flags(record);
+    let (mut total, mut disk, mut dun) = (times & 0xffff_ffff, times >> 32, [a, 0, 0, 0]);
+    if let Some(&[long_total, long_disk, b, c, d, ..]) = more {
+        (total, disk, dun) = (long_total, long_disk, [a, b, c, d]);
     }
-    let slot = (kind >> 32) as u32;
-    let key = CryptoUse { slot, generation, dun: [a, b, c, d], units: place & 0xffff_ffff };
-    Entry::Request(TraceRecord {
+    let request_type = (flags & NO_HEADER == 0).then_some(kind as u32);
+    let engine = sizes as u32;
+    let (crypto, program) = if Kind::of(request_type) == Kind::Program { (0, engine) } else { (engine, 0) };
+    let key = CryptoUse { slot: (place >> 32) as u16 as u32, generation, dun, units: kind >> 32 };
+    TraceRecord {
         started,
         total,
         disk,
-        crypto: sizes as u32,
-        program: (end >> 32) as u32,
-        queue: (place >> 32) as u16,
-        head: (place >> 48) as u16,
+        crypto,
+        program,
+        queue: place as u16,
+        head: (place >> 16) as u16,
         lane,
-        request_type: (flags & NO_HEADER == 0).then_some(kind as u32),
+        request_type,
         sector,
         bytes: (sizes >> 32) as u32,
         key: (flags & CRYPTO != 0).then_some(key),
-        status: end as u8,
+        status: (place >> 48) as u8,
         refused: flags & REFUSED != 0,
-    })
+    }
 }
 
 /// Reads a trace.
@@ -160,6 +194,8 @@ pub struct Reader<R> {
     /// When it began, nanoseconds since 1970.
     pub realtime: u64,
     record_bytes: usize,
+    /// Whose records these are.
+    lane: u16,
 }
 
 impl<R: Read> Reader<R> {
@@ -183,7 +219,7 @@ impl<R: Read> Reader<R> {
         // A later program may write more than this one knows.
         io::copy(&mut input.by_ref().take(header_bytes - HEADER_BYTES as u64), &mut io::sink())?;
         let record_bytes = usize::try_from(record_bytes.min(1 << 16)).unwrap_or(RECORD_BYTES);
-        Ok(Self { input, realtime, record_bytes })
+        Ok(Self { input, realtime, record_bytes, lane: 0 })
     }
 
     /// The next entry, or `None` at the end. A last record that is not whole is left out: the trace may go on.
@@ -191,6 +227,23 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// The system's.
     pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+        while let Some(record) = self.next_record()? {
+            let [_, number, ..] = record;
+            match flags(&record) {
+                flags if flags & WORKER != 0 => self.lane = number as u16, // as it was written
+                flags if flags & LOST != 0 => return Ok(Some(Entry::Lost { lane: self.lane, count: number })),
+                flags if flags & REST != 0 => {} // of nothing
+                flags if flags & MORE != 0 => {
+                    let Some(more) = self.next_record()? else { return Ok(None) };
+                    return Ok(Some(Entry::Request(decode(&record, Some(&more), self.lane))));
+                }
+                _ => return Ok(Some(Entry::Request(decode(&record, None, self.lane)))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_record(&mut self) -> io::Result<Option<Words>> {
         let mut bytes = [0; RECORD_BYTES];
         match self.input.read_exact(&mut bytes) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -198,7 +251,7 @@ impl<R: Read> Reader<R> {
         }
         let more = (self.record_bytes - RECORD_BYTES) as u64; // checked by `new`
         io::copy(&mut self.input.by_ref().take(more), &mut io::sink())?;
-        Ok(Some(decode(words(&bytes))))
+        Ok(Some(words(&bytes)))
     }
 }
 
@@ -217,24 +270,56 @@ mod tests {
     use crate::observe::Stopwatch;
     use crate::protocol::Status;
 
+    /// Written to a file by worker 5, and read again.
+    fn read_again(Encoded { record, more }: Encoded) -> TraceRecord {
+        let mut file = header(0).to_vec();
+        [Some(worker(5)), Some(record), more].iter().flatten().for_each(|record| file.extend(to_bytes(record)));
+        let mut reader = Reader::new(&file[..]).expect("a trace");
+        let Ok(Some(Entry::Request(read))) = reader.next_entry() else { panic!("a request") };
+        assert_eq!(reader.next_entry().expect("a file"), None);
+        read
+    }
+
     #[test]
     fn what_is_written_is_read() {
         let watch = Stopwatch::running_since(clock::ticks());
         let times = watch.stop().expect("running");
-        let key = CryptoUse { slot: 7, generation: 1 << 40, dun: [1, 2, 3, 4], units: 9 };
         let mut record = Record::new(300, 0xabcd, watch);
-        record.request_type = Some(28);
-        (record.sector, record.bytes, record.crypto) = (1 << 50, 1 << 40, Some(key));
-        record.status = Status::NoKey;
-        let Entry::Request(read) = decode(encode(&record, &times, 5, times.started)) else { panic!("a request") };
-        assert_eq!((read.queue, read.head, read.lane, read.request_type), (300, 0xabcd, 5, Some(28)));
-        assert_eq!((read.sector, read.bytes, read.key, read.status), (1 << 50, u32::MAX, Some(key), 0xe0));
-        assert_eq!((read.started, read.total, read.refused), (0, times.total, false));
+        for dun in [[1, 0, 0, 0], [1, 2, 3, 4], [0, 0, 0, u64::MAX]] {
+            let key = CryptoUse { slot: 4095, generation: 1 << 40, dun, units: 9 };
+            record.request_type = Some(28);
+            (record.sector, record.bytes, record.crypto) = (1 << 50, 1 << 40, Some(key));
+            record.status = Status::NoKey;
+            let encoded = encode(&record, &times, times.started);
+            assert_eq!(encoded.more.is_some(), dun[1] | dun[2] | dun[3] != 0);
+            let read = read_again(encoded);
+            assert_eq!((read.queue, read.head, read.lane, read.request_type), (300, 0xabcd, 5, Some(28)));
+            assert_eq!((read.sector, read.bytes, read.key, read.status), (1 << 50, u32::MAX, Some(key), 0xe0));
+            assert_eq!((read.started, read.total, read.refused), (0, times.total, false));
+        }
         record = Record::new(0, 0, watch);
         record.refused = true;
-        let Entry::Request(read) = decode(encode(&record, &times, 0, 0)) else { panic!("a request") };
-        assert_eq!((read.request_type, read.key, read.refused, read.status), (None, None, true, 1));
-        assert_eq!(decode(lost(3, 77)), Entry::Lost { lane: 3, count: 77 });
+        let mut long = times;
+        long.total = 1 << 33;
+        for (times, total) in [(times, times.total), (long, 1 << 33)] {
+            let read = read_again(encode(&record, &times, 0));
+            assert_eq!((read.request_type, read.key, read.refused, read.status), (None, None, true, 1));
+            assert_eq!(read.total, total);
+        }
+    }
+
+    #[test]
+    fn records_that_are_no_requests() {
+        let watch = Stopwatch::running_since(clock::ticks());
+        let request = encode(&Record::new(1, 2, watch), &watch.stop().expect("running"), 0);
+        let records = [lost(77), worker(3), lost(4), [0, 0, 0, 0, 0, 0, 0, REST << 56], request.record];
+        let file: Vec<u8> = header(0).into_iter().chain(records.iter().flat_map(to_bytes)).collect();
+        let mut reader = Reader::new(&file[..]).expect("a trace");
+        assert_eq!(reader.next_entry().expect("a file"), Some(Entry::Lost { lane: 0, count: 77 }));
+        assert_eq!(reader.next_entry().expect("a file"), Some(Entry::Lost { lane: 3, count: 4 }));
+        let Ok(Some(Entry::Request(read))) = reader.next_entry() else { panic!("a request") };
+        assert_eq!((read.lane, read.queue, read.head), (3, 1, 2));
+        assert_eq!(reader.next_entry().expect("a file"), None);
     }
 
     #[test]
@@ -243,8 +328,8 @@ mod tests {
             assert!(Reader::new(bytes).is_err());
         }
         let mut other = header(0);
-        other[8] = 2;
-        assert!(Reader::new(&other[..]).is_err_and(|error| error.to_string().contains("version 2")));
+        other[8] = 1;
+        assert!(Reader::new(&other[..]).is_err_and(|error| error.to_string().contains("version 1")));
         assert!(Reader::new(&header(5)[..]).is_ok_and(|reader| reader.realtime == 5));
     }
 }

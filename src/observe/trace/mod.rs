@@ -13,8 +13,8 @@ mod writer;
 use serde::Serialize;
 use std::path::PathBuf;
 
+pub(super) use format::encode;
 pub use format::{Entry, HEADER_BYTES, MAGIC, RECORD_BYTES, Reader, TraceRecord, VERSION};
-pub(super) use format::{RECORD_WORDS, encode};
 pub(super) use ring::Ring;
 pub(super) use writer::Tracer;
 
