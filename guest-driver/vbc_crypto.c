@@ -3,31 +3,10 @@
  * Inline encryption: a blk_crypto_profile whose keyslots are those of the
  * device, programmed and evicted over the control virtqueue.
  *
- * In-band access.  Behind some VMMs a device cannot offer a control virtqueue.
- * With in_band=1 such a device is asked whether it takes the commands on its
- * request queues.  They go on the first one then, straight into the ring and not
- * through blk-mq: requests may be frozen or quiesced, or may be waiting for the
- * very key.  A ring that is full is waited for, which needs nothing but that the
- * device ends requests, and it does that with or without a key.
- *
- * Losing keys.  A device that was reset, or whose backend was restarted, has
- * empty keyslots.  After a reset of our own making vbc_crypto_resume() puts the
- * keys back before any request goes out.  Otherwise the first we hear of it is
- * a request that ends with NOKEY.  Such requests are collected and a work item
- * programs all keys anew, once for all of them, and then requeues them.  A
- * backend may be restarted again meanwhile, so each is retried a few times; but
- * only once when a key was refused.  After that NOKEY is an I/O error.
- *
- * That cannot deadlock: programming waits for the device alone, and the device
- * waits for no request that is collected here, as those have ended for it.
- * Nothing on this path allocates memory that has to be written back first.
- *
  * A device that was reset has empty keyslots by protocol, and every driver
  * begins with a reset; so there is nothing to evict at the start.
  */
 #include <linux/blk-crypto-profile.h>
-#include <linux/completion.h>
-#include <linux/delay.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
@@ -37,61 +16,10 @@
 #include "virtio_blk_crypto.h"
 #include "vbc_crypto.h"
 
-/* How often a request may come back NOKEY and be tried again */
-#define VBC_MAX_NOKEYS		8
-
-/* The most descriptors that a command takes: command, reply, status */
-#define VBC_CMD_DESCS		3
-
 static bool vbc_in_band;
 module_param_named(in_band, vbc_in_band, bool, 0644);
 MODULE_PARM_DESC(in_band,
 		 "Ask devices without a control virtqueue for inline encryption by commands on their request queues (default: no)");
-
-/* How long a removal lets an unanswered command go on */
-#define VBC_REMOVAL_GRACE_SECS	10
-
-enum vbc_ctrl_state {
-	/*
-	 * No device to talk to: not yet, suspended, or removed.  Its keyslots
-	 * are empty, so an eviction is done already; and what is programmed
-	 * meanwhile the profile remembers until vbc_crypto_resume().  Commands
-	 * that are to give something back fail.
-	 */
-	VBC_CTRL_DOWN,
-	VBC_CTRL_UP,
-	/* A command was given up: its buffer is the device's until a reset. */
-	VBC_CTRL_DEAD,
-};
-
-struct vbc_crypto {
-	struct blk_crypto_profile profile;
-	bool profile_valid;
-	struct virtio_device *vdev;
-
-	/* Serialises commands, and guards state and *cmd. */
-	struct mutex ctrl_lock;
-	enum vbc_ctrl_state state;
-	struct vbc_ctrl_cmd *cmd;
-	struct completion done;
-	bool removing;
-
-	/* Where commands go: the control virtqueue or, in-band, a request queue */
-	struct vbc_vq *vq;
-	struct vbc_vq ctrl_vq;
-	bool in_band;
-
-	/* Requests that ended with NOKEY */
-	spinlock_t nokey_lock;		/* guards nokey_list */
-	struct list_head nokey_list;
-	struct work_struct nokey_work;
-	/* Counts how often all keys were programmed anew. */
-	u32 key_gen;
-	/* The task that is doing so, for its own eyes only */
-	struct task_struct *reprogrammer;
-	/* A key was refused the last time. */
-	bool key_refused;
-};
 
 static const struct {
 	u32 mode;			/* on the wire */
@@ -111,8 +39,6 @@ static const char *const vbc_key_type_names[] = {
 		"raw and hardware-wrapped",
 };
 
-static struct workqueue_struct *vbc_nokey_wq;
-
 struct vbc_crypto *vbc_crypto_from_profile(struct blk_crypto_profile *profile)
 {
 	return container_of(profile, struct vbc_crypto, profile);
@@ -130,178 +56,6 @@ bool vbc_may_have_crypto(struct virtio_device *vdev)
 {
 	return vbc_has_ctrl_vq(vdev) ||
 	       (vbc_in_band && virtio_has_feature(vdev, VIRTIO_F_VERSION_1));
-}
-
-/* Commands */
-
-void vbc_crypto_vq_done(struct virtqueue *vq)
-{
-	struct vbc_dev *vbc = vq->vdev->priv;
-	struct vbc_crypto *vc = vbc->crypto;
-	unsigned long flags;
-	unsigned int len;
-
-	spin_lock_irqsave(&vc->ctrl_vq.lock, flags);
-	while (virtqueue_get_buf(vq, &len))
-		complete(&vc->done);
-	spin_unlock_irqrestore(&vc->ctrl_vq.lock, flags);
-}
-
-/* Something came back on a request queue.  Return whether it is a command. */
-bool vbc_crypto_cmd_done(struct vbc_dev *vbc, const void *token)
-{
-	struct vbc_crypto *vc = vbc->crypto;
-
-	if (!vc || token != vc->cmd)
-		return false;
-
-	complete(&vc->done);
-	return true;
-}
-
-/* What requests must leave free in a ring */
-unsigned int vbc_crypto_reserved_descs(struct vbc_dev *vbc)
-{
-	struct vbc_crypto *vc = vbc->crypto;
-
-	return vc && vc->in_band && vc->profile_valid ? VBC_CMD_DESCS : 0;
-}
-
-static int vbc_ctrl_wait(struct vbc_crypto *vc)
-{
-	unsigned int grace = 0;
-
-	/*
-	 * No limit otherwise: like a request, a command takes as long as the
-	 * device takes, and a backend may be stopped for a while.
-	 */
-	while (!wait_for_completion_timeout(&vc->done, HZ)) {
-		if (virtqueue_is_broken(vc->vq->vq))
-			return -EIO;
-		if (READ_ONCE(vc->removing) &&
-		    ++grace >= VBC_REMOVAL_GRACE_SECS)
-			return -ETIMEDOUT;
-	}
-	return 0;
-}
-
-static void vbc_ctrl_wipe(struct vbc_crypto *vc)
-{
-	memzero_explicit(&vc->cmd->payload, sizeof(vc->cmd->payload));
-	memzero_explicit(&vc->cmd->reply, sizeof(vc->cmd->reply));
-}
-
-/*
- * Get the command buffer, all zero, until vbc_ctrl_end().  -ENODEV: there is no
- * device now.  -EIO: there will be no more commands until it has been reset.
- */
-struct vbc_ctrl_cmd *vbc_ctrl_begin(struct vbc_crypto *vc)
-{
-	enum vbc_ctrl_state state;
-
-	mutex_lock(&vc->ctrl_lock);
-	state = vc->state;
-	if (state == VBC_CTRL_UP) {
-		vbc_ctrl_wipe(vc);
-		return vc->cmd;
-	}
-	mutex_unlock(&vc->ctrl_lock);
-
-	return ERR_PTR(state == VBC_CTRL_DOWN ? -ENODEV : -EIO);
-}
-
-/*
- * A device that has not answered may still read the key, and must not find half
- * of it, and may still write its reply; what comes after its reset wipes both.
- */
-void vbc_ctrl_end(struct vbc_crypto *vc)
-{
-	if (vc->state != VBC_CTRL_DEAD)
-		vbc_ctrl_wipe(vc);
-	mutex_unlock(&vc->ctrl_lock);
-}
-
-static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
-			unsigned int nr_in)
-{
-	struct vbc_vq *vq = vc->vq;
-	bool notify;
-	int err;
-
-	for (;;) {
-		/*
-		 * GFP_ATOMIC for the lock's sake; if the indirect table cannot
-		 * be had, the ring itself has room for the one command that is
-		 * under way.
-		 */
-		spin_lock_irq(&vq->lock);
-		err = virtqueue_add_sgs(vq->vq, sgs, 1, nr_in, vc->cmd,
-					GFP_ATOMIC);
-		notify = !err && virtqueue_kick_prepare(vq->vq);
-		spin_unlock_irq(&vq->lock);
-		if (err != -ENOSPC || !vc->in_band)
-			break;
-
-		/* Requests that took their descriptors one by one */
-		fsleep(USEC_PER_MSEC);
-	}
-
-	if (notify)
-		virtqueue_notify(vq->vq);
-	return err;
-}
-
-/*
- * Send the command, of whose payload and reply the first @out_len and @in_len
- * bytes count, and wait for the answer.
- */
-int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
-		  size_t in_len)
-{
-	struct scatterlist out, in, status, *sgs[3];
-	struct vbc_ctrl_cmd *cmd = vc->cmd;
-	unsigned int nr_in = 0;
-	int err;
-
-	lockdep_assert_held(&vc->ctrl_lock);
-
-	cmd->hdr.type = cpu_to_virtio32(vc->vdev, type);
-	cmd->hdr.ioprio = 0;
-	cmd->hdr.sector = 0;
-	cmd->status = VBC_STATUS_UNWRITTEN;
-
-	sg_init_one(&out, &cmd->hdr, sizeof(cmd->hdr) + out_len);
-	sgs[0] = &out;
-	if (in_len) {
-		sg_init_one(&in, &cmd->reply, in_len);
-		sgs[1 + nr_in++] = &in;
-	}
-	sg_init_one(&status, &cmd->status, sizeof(cmd->status));
-	sgs[1 + nr_in++] = &status;
-
-	reinit_completion(&vc->done);
-
-	err = vbc_ctrl_add(vc, sgs, nr_in);
-	if (err)
-		return err;
-
-	err = vbc_ctrl_wait(vc);
-	if (err) {
-		vc->state = VBC_CTRL_DEAD;
-		dev_err(&vc->vdev->dev,
-			"command %u was not answered (%d): no more keys can be programmed\n",
-			type, err);
-		return err;
-	}
-
-	switch (cmd->status) {
-	case VIRTIO_BLK_S_OK:
-		return 0;
-	case VIRTIO_BLK_S_UNSUPP:
-		return -EOPNOTSUPP;
-	default:
-		return -EIO;
-	}
 }
 
 /* The keyslots */
@@ -410,18 +164,7 @@ static const struct blk_crypto_ll_ops vbc_crypto_ops = {
 	.prepare_key		= vbc_prepare_key,
 };
 
-static void vbc_reprogram_all_keys(struct vbc_crypto *vc)
-{
-	WRITE_ONCE(vc->key_refused, false);
-	WRITE_ONCE(vc->reprogrammer, current);
-	blk_crypto_reprogram_all_keys(&vc->profile);
-	WRITE_ONCE(vc->reprogrammer, NULL);
-
-	/* After the keys: who reads the new number relies on these keys. */
-	smp_store_release(&vc->key_gen, vc->key_gen + 1);
-}
-
-/* Requests */
+/* Requests: those that come back NOKEY are in vbc_nokey.c */
 
 blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
 {
@@ -445,98 +188,26 @@ blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
 	return BLK_STS_OK;
 }
 
-/*
- * A request came back NOKEY.  Return true to keep it for a retry; it holds on to
- * its keyslot, so the slot cannot get another key meanwhile.  Any context.
- */
-bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
-{
-	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
-	struct vbc_crypto *vc = vbc->crypto;
-	unsigned long flags;
-
-	if (!vc || !vbr->encrypted)
-		return false;
-
-	if (vbr->nokeys >= (READ_ONCE(vc->key_refused) ? 1 : VBC_MAX_NOKEYS)) {
-		dev_err_ratelimited(&vbc->vdev->dev,
-				    "keyslot %u is still empty after all keys were programmed\n",
-				    le32_to_cpu(vbr->msg.slot));
-		return false;
-	}
-	vbr->nokeys++;
-
-	spin_lock_irqsave(&vc->nokey_lock, flags);
-	list_add_tail(&rq->queuelist, &vc->nokey_list);
-	spin_unlock_irqrestore(&vc->nokey_lock, flags);
-
-	queue_work(vbc_nokey_wq, &vc->nokey_work);
-	return true;
-}
-
-static void vbc_nokey_work_fn(struct work_struct *work)
-{
-	struct vbc_crypto *vc = container_of(work, struct vbc_crypto,
-					     nokey_work);
-	struct request_queue *q = NULL;
-	struct request *rq, *next;
-	bool lost = false;
-	LIST_HEAD(list);
-
-	spin_lock_irq(&vc->nokey_lock);
-	list_splice_init(&vc->nokey_list, &list);
-	spin_unlock_irq(&vc->nokey_lock);
-
-	/*
-	 * A request from before the last programming only came too early: its
-	 * key is there now.  One from after it tells of a new loss.  Nobody
-	 * else programs all keys while there are requests.
-	 */
-	list_for_each_entry(rq, &list, queuelist) {
-		struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
-
-		lost |= vbr->key_gen == vc->key_gen;
-	}
-
-	if (lost) {
-		dev_warn_ratelimited(&vc->vdev->dev,
-				     "device lost its keys: programming all of them\n");
-		vbc_reprogram_all_keys(vc);
-	}
-
-	list_for_each_entry_safe(rq, next, &list, queuelist) {
-		q = rq->q;
-		list_del_init(&rq->queuelist);
-		blk_mq_requeue_request(rq, false);
-	}
-	if (q)
-		blk_mq_kick_requeue_list(q);
-}
-
 /* The life of it all */
 
 int vbc_crypto_alloc(struct vbc_dev *vbc)
 {
 	struct vbc_crypto *vc;
+	int err;
 
 	vc = kzalloc_obj(*vc);
 	if (!vc)
 		return -ENOMEM;
 
-	vc->cmd = kzalloc_obj(*vc->cmd);
-	if (!vc->cmd) {
+	err = vbc_ctrl_alloc(vc);
+	if (err) {
 		kfree(vc);
-		return -ENOMEM;
+		return err;
 	}
 
 	vc->vdev = vbc->vdev;
 	vc->in_band = !vbc_has_ctrl_vq(vbc->vdev);
-	mutex_init(&vc->ctrl_lock);
-	init_completion(&vc->done);
-	spin_lock_init(&vc->ctrl_vq.lock);
-	spin_lock_init(&vc->nokey_lock);
-	INIT_LIST_HEAD(&vc->nokey_list);
-	INIT_WORK(&vc->nokey_work, vbc_nokey_work_fn);
+	vbc_nokey_init(vc);
 	vbc->crypto = vc;
 	return 0;
 }
@@ -550,7 +221,7 @@ void vbc_crypto_free(struct vbc_dev *vbc)
 
 	if (vc->profile_valid)
 		blk_crypto_profile_destroy(&vc->profile);
-	kfree_sensitive(vc->cmd);
+	vbc_ctrl_free(vc);
 	kfree(vc);
 }
 
@@ -794,17 +465,4 @@ void vbc_crypto_begin_removal(struct vbc_dev *vbc)
 bool vbc_crypto_is_broken(struct vbc_dev *vbc)
 {
 	return vbc->crypto && virtqueue_is_broken(vbc->crypto->vq->vq);
-}
-
-int vbc_crypto_module_init(void)
-{
-	/* Write-back may wait for it, hence WQ_MEM_RECLAIM. */
-	vbc_nokey_wq = alloc_workqueue("vbc_nokey", WQ_UNBOUND | WQ_MEM_RECLAIM,
-				       0);
-	return vbc_nokey_wq ? 0 : -ENOMEM;
-}
-
-void vbc_crypto_module_exit(void)
-{
-	destroy_workqueue(vbc_nokey_wq);
 }

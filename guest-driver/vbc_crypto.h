@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What vbc_crypto.c and vbc_wrapped.c share: commands to the device.
+ * What the files that know keys share.  Commands to the device:
  *
  *	cmd = vbc_ctrl_begin(vc);
  *	if (IS_ERR(cmd))
@@ -15,10 +15,13 @@
 
 #include <linux/blk-crypto-profile.h>
 #include <linux/cache.h>
+#include <linux/completion.h>
+#include <linux/mutex.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
 
+#include "virtio_blk_crypto.h"
 #include "virtio_blk_crypto_proto.h"
-
-struct vbc_crypto;
 
 /*
  * One command at a time is under way, so there is one buffer; having it at hand
@@ -45,12 +48,63 @@ struct vbc_ctrl_cmd {
 static_assert(offsetof(struct vbc_ctrl_cmd, payload) ==
 	      sizeof(struct virtio_blk_outhdr));
 
+enum vbc_ctrl_state {
+	/*
+	 * No device to talk to: not yet, suspended, or removed.  Its keyslots
+	 * are empty, so an eviction is done already; and what is programmed
+	 * meanwhile the profile remembers until vbc_crypto_resume().  Commands
+	 * that are to give something back fail.
+	 */
+	VBC_CTRL_DOWN,
+	VBC_CTRL_UP,
+	/* A command was given up: its buffer is the device's until a reset. */
+	VBC_CTRL_DEAD,
+};
+
+struct vbc_crypto {
+	struct blk_crypto_profile profile;
+	bool profile_valid;
+	struct virtio_device *vdev;
+
+	/* Serialises commands, and guards state and *cmd. */
+	struct mutex ctrl_lock;
+	enum vbc_ctrl_state state;
+	struct vbc_ctrl_cmd *cmd;
+	struct completion done;
+	bool removing;
+
+	/* Where commands go: the control virtqueue or, in-band, a request queue */
+	struct vbc_vq *vq;
+	struct vbc_vq ctrl_vq;
+	bool in_band;
+
+	/* Requests that ended with NOKEY */
+	spinlock_t nokey_lock;		/* guards nokey_list */
+	struct list_head nokey_list;
+	struct work_struct nokey_work;
+	/* Counts how often all keys were programmed anew. */
+	u32 key_gen;
+	/* The task that is doing so, for its own eyes only */
+	struct task_struct *reprogrammer;
+	/* A key was refused the last time. */
+	bool key_refused;
+};
+
 /* vbc_crypto.c */
 struct vbc_crypto *vbc_crypto_from_profile(struct blk_crypto_profile *profile);
+
+/* vbc_cmd.c */
+int vbc_ctrl_alloc(struct vbc_crypto *vc);
+void vbc_ctrl_free(struct vbc_crypto *vc);
+void vbc_ctrl_wipe(struct vbc_crypto *vc);
 struct vbc_ctrl_cmd *vbc_ctrl_begin(struct vbc_crypto *vc);
 int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 		  size_t in_len);
 void vbc_ctrl_end(struct vbc_crypto *vc);
+
+/* vbc_nokey.c */
+void vbc_nokey_init(struct vbc_crypto *vc);
+void vbc_reprogram_all_keys(struct vbc_crypto *vc);
 
 /* vbc_wrapped.c: for struct blk_crypto_ll_ops */
 int vbc_derive_sw_secret(struct blk_crypto_profile *profile,

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Commands to the device, over the control virtqueue or in-band.
+ *
+ * In-band access.  Behind some VMMs a device cannot offer a control virtqueue.
+ * With in_band=1 such a device is asked whether it takes the commands on its
+ * request queues.  They go on the first one then, straight into the ring and not
+ * through blk-mq: requests may be frozen or quiesced, or may be waiting for the
+ * very key.  A ring that is full is waited for, which needs nothing but that the
+ * device ends requests, and it does that with or without a key.
+ */
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/virtio_config.h>
+
+#include "virtio_blk_crypto.h"
+#include "vbc_crypto.h"
+
+/* The most descriptors that a command takes: command, reply, status */
+#define VBC_CMD_DESCS		3
+
+/* How long a removal lets an unanswered command go on */
+#define VBC_REMOVAL_GRACE_SECS	10
+
+int vbc_ctrl_alloc(struct vbc_crypto *vc)
+{
+	vc->cmd = kzalloc_obj(*vc->cmd);
+	if (!vc->cmd)
+		return -ENOMEM;
+
+	mutex_init(&vc->ctrl_lock);
+	init_completion(&vc->done);
+	spin_lock_init(&vc->ctrl_vq.lock);
+	return 0;
+}
+
+void vbc_ctrl_free(struct vbc_crypto *vc)
+{
+	kfree_sensitive(vc->cmd);
+}
+
+void vbc_crypto_vq_done(struct virtqueue *vq)
+{
+	struct vbc_dev *vbc = vq->vdev->priv;
+	struct vbc_crypto *vc = vbc->crypto;
+	unsigned long flags;
+	unsigned int len;
+
+	spin_lock_irqsave(&vc->ctrl_vq.lock, flags);
+	while (virtqueue_get_buf(vq, &len))
+		complete(&vc->done);
+	spin_unlock_irqrestore(&vc->ctrl_vq.lock, flags);
+}
+
+/* Something came back on a request queue.  Return whether it is a command. */
+bool vbc_crypto_cmd_done(struct vbc_dev *vbc, const void *token)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	if (!vc || token != vc->cmd)
+		return false;
+
+	complete(&vc->done);
+	return true;
+}
+
+/* What requests must leave free in a ring */
+unsigned int vbc_crypto_reserved_descs(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	return vc && vc->in_band && vc->profile_valid ? VBC_CMD_DESCS : 0;
+}
+
+static int vbc_ctrl_wait(struct vbc_crypto *vc)
+{
+	unsigned int grace = 0;
+
+	/*
+	 * No limit otherwise: like a request, a command takes as long as the
+	 * device takes, and a backend may be stopped for a while.
+	 */
+	while (!wait_for_completion_timeout(&vc->done, HZ)) {
+		if (virtqueue_is_broken(vc->vq->vq))
+			return -EIO;
+		if (READ_ONCE(vc->removing) &&
+		    ++grace >= VBC_REMOVAL_GRACE_SECS)
+			return -ETIMEDOUT;
+	}
+	return 0;
+}
+
+void vbc_ctrl_wipe(struct vbc_crypto *vc)
+{
+	memzero_explicit(&vc->cmd->payload, sizeof(vc->cmd->payload));
+	memzero_explicit(&vc->cmd->reply, sizeof(vc->cmd->reply));
+}
+
+/*
+ * Get the command buffer, all zero, until vbc_ctrl_end().  -ENODEV: there is no
+ * device now.  -EIO: there will be no more commands until it has been reset.
+ */
+struct vbc_ctrl_cmd *vbc_ctrl_begin(struct vbc_crypto *vc)
+{
+	enum vbc_ctrl_state state;
+
+	mutex_lock(&vc->ctrl_lock);
+	state = vc->state;
+	if (state == VBC_CTRL_UP) {
+		vbc_ctrl_wipe(vc);
+		return vc->cmd;
+	}
+	mutex_unlock(&vc->ctrl_lock);
+
+	return ERR_PTR(state == VBC_CTRL_DOWN ? -ENODEV : -EIO);
+}
+
+/*
+ * A device that has not answered may still read the key, and must not find half
+ * of it, and may still write its reply; what comes after its reset wipes both.
+ */
+void vbc_ctrl_end(struct vbc_crypto *vc)
+{
+	if (vc->state != VBC_CTRL_DEAD)
+		vbc_ctrl_wipe(vc);
+	mutex_unlock(&vc->ctrl_lock);
+}
+
+static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
+			unsigned int nr_in)
+{
+	struct vbc_vq *vq = vc->vq;
+	bool notify;
+	int err;
+
+	for (;;) {
+		/*
+		 * GFP_ATOMIC for the lock's sake; if the indirect table cannot
+		 * be had, the ring itself has room for the one command that is
+		 * under way.
+		 */
+		spin_lock_irq(&vq->lock);
+		err = virtqueue_add_sgs(vq->vq, sgs, 1, nr_in, vc->cmd,
+					GFP_ATOMIC);
+		notify = !err && virtqueue_kick_prepare(vq->vq);
+		spin_unlock_irq(&vq->lock);
+		if (err != -ENOSPC || !vc->in_band)
+			break;
+
+		/* Requests that took their descriptors one by one */
+		fsleep(USEC_PER_MSEC);
+	}
+
+	if (notify)
+		virtqueue_notify(vq->vq);
+	return err;
+}
+
+/*
+ * Send the command, of whose payload and reply the first @out_len and @in_len
+ * bytes count, and wait for the answer.
+ */
+int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
+		  size_t in_len)
+{
+	struct scatterlist out, in, status, *sgs[3];
+	struct vbc_ctrl_cmd *cmd = vc->cmd;
+	unsigned int nr_in = 0;
+	int err;
+
+	lockdep_assert_held(&vc->ctrl_lock);
+
+	cmd->hdr.type = cpu_to_virtio32(vc->vdev, type);
+	cmd->hdr.ioprio = 0;
+	cmd->hdr.sector = 0;
+	cmd->status = VBC_STATUS_UNWRITTEN;
+
+	sg_init_one(&out, &cmd->hdr, sizeof(cmd->hdr) + out_len);
+	sgs[0] = &out;
+	if (in_len) {
+		sg_init_one(&in, &cmd->reply, in_len);
+		sgs[1 + nr_in++] = &in;
+	}
+	sg_init_one(&status, &cmd->status, sizeof(cmd->status));
+	sgs[1 + nr_in++] = &status;
+
+	reinit_completion(&vc->done);
+
+	err = vbc_ctrl_add(vc, sgs, nr_in);
+	if (err)
+		return err;
+
+	err = vbc_ctrl_wait(vc);
+	if (err) {
+		vc->state = VBC_CTRL_DEAD;
+		dev_err(&vc->vdev->dev,
+			"command %u was not answered (%d): no more keys can be programmed\n",
+			type, err);
+		return err;
+	}
+
+	switch (cmd->status) {
+	case VIRTIO_BLK_S_OK:
+		return 0;
+	case VIRTIO_BLK_S_UNSUPP:
+		return -EOPNOTSUPP;
+	default:
+		return -EIO;
+	}
+}

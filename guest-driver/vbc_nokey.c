@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Keys that the device has lost.
+ *
+ * A device that was reset, or whose backend was restarted, has empty keyslots.
+ * After a reset of our own making vbc_crypto_resume() puts the keys back before
+ * any request goes out.  Otherwise the first we hear of it is a request that
+ * ends with NOKEY.  Such requests are collected and a work item programs all
+ * keys anew, once for all of them, and then requeues them.  A backend may be
+ * restarted again meanwhile, so each is retried a few times; but only once when
+ * a key was refused.  After that NOKEY is an I/O error.
+ *
+ * That cannot deadlock: programming waits for the device alone, and the device
+ * waits for no request that is collected here, as those have ended for it.
+ * Nothing on this path allocates memory that has to be written back first.
+ */
+#include <linux/blk-crypto-profile.h>
+#include <linux/list.h>
+#include <linux/workqueue.h>
+
+#include "virtio_blk_crypto.h"
+#include "vbc_crypto.h"
+
+/* How often a request may come back NOKEY and be tried again */
+#define VBC_MAX_NOKEYS		8
+
+static struct workqueue_struct *vbc_nokey_wq;
+
+void vbc_reprogram_all_keys(struct vbc_crypto *vc)
+{
+	WRITE_ONCE(vc->key_refused, false);
+	WRITE_ONCE(vc->reprogrammer, current);
+	blk_crypto_reprogram_all_keys(&vc->profile);
+	WRITE_ONCE(vc->reprogrammer, NULL);
+
+	/* After the keys: who reads the new number relies on these keys. */
+	smp_store_release(&vc->key_gen, vc->key_gen + 1);
+}
+
+/*
+ * A request came back NOKEY.  Return true to keep it for a retry; it holds on to
+ * its keyslot, so the slot cannot get another key meanwhile.  Any context.
+ */
+bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
+{
+	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+	struct vbc_crypto *vc = vbc->crypto;
+	unsigned long flags;
+
+	if (!vc || !vbr->encrypted)
+		return false;
+
+	if (vbr->nokeys >= (READ_ONCE(vc->key_refused) ? 1 : VBC_MAX_NOKEYS)) {
+		dev_err_ratelimited(&vbc->vdev->dev,
+				    "keyslot %u is still empty after all keys were programmed\n",
+				    le32_to_cpu(vbr->msg.slot));
+		return false;
+	}
+	vbr->nokeys++;
+
+	spin_lock_irqsave(&vc->nokey_lock, flags);
+	list_add_tail(&rq->queuelist, &vc->nokey_list);
+	spin_unlock_irqrestore(&vc->nokey_lock, flags);
+
+	queue_work(vbc_nokey_wq, &vc->nokey_work);
+	return true;
+}
+
+static void vbc_nokey_work_fn(struct work_struct *work)
+{
+	struct vbc_crypto *vc = container_of(work, struct vbc_crypto,
+					     nokey_work);
+	struct request_queue *q = NULL;
+	struct request *rq, *next;
+	bool lost = false;
+	LIST_HEAD(list);
+
+	spin_lock_irq(&vc->nokey_lock);
+	list_splice_init(&vc->nokey_list, &list);
+	spin_unlock_irq(&vc->nokey_lock);
+
+	/*
+	 * A request from before the last programming only came too early: its
+	 * key is there now.  One from after it tells of a new loss.  Nobody
+	 * else programs all keys while there are requests.
+	 */
+	list_for_each_entry(rq, &list, queuelist) {
+		struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+
+		lost |= vbr->key_gen == vc->key_gen;
+	}
+
+	if (lost) {
+		dev_warn_ratelimited(&vc->vdev->dev,
+				     "device lost its keys: programming all of them\n");
+		vbc_reprogram_all_keys(vc);
+	}
+
+	list_for_each_entry_safe(rq, next, &list, queuelist) {
+		q = rq->q;
+		list_del_init(&rq->queuelist);
+		blk_mq_requeue_request(rq, false);
+	}
+	if (q)
+		blk_mq_kick_requeue_list(q);
+}
+
+void vbc_nokey_init(struct vbc_crypto *vc)
+{
+	spin_lock_init(&vc->nokey_lock);
+	INIT_LIST_HEAD(&vc->nokey_list);
+	INIT_WORK(&vc->nokey_work, vbc_nokey_work_fn);
+}
+
+int vbc_crypto_module_init(void)
+{
+	/* Write-back may wait for it, hence WQ_MEM_RECLAIM. */
+	vbc_nokey_wq = alloc_workqueue("vbc_nokey", WQ_UNBOUND | WQ_MEM_RECLAIM,
+				       0);
+	return vbc_nokey_wq ? 0 : -ENOMEM;
+}
+
+void vbc_crypto_module_exit(void)
+{
+	destroy_workqueue(vbc_nokey_wq);
+}
