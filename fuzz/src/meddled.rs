@@ -239,6 +239,10 @@ impl Lane for SlowLane {
         self.expected -= count;
     }
 
+    fn let_go(&mut self) {
+        self.lane.let_go();
+    }
+
     fn holds_back(&self) -> bool {
         self.lane.holds_back()
     }

@@ -59,7 +59,7 @@ pub trait Lane: Send {
     }
     /// Chains are about to be returned, or the worker is going to look for others: nothing that somebody may wait for is
     /// to be kept any longer for the sake of chains to come.
-    fn let_go(&mut self) {}
+    fn let_go(&mut self);
     /// Somebody waits until all chains of a queue have been returned: answers at once what is held back. Returns whether
     /// there is anything.
     fn release(&mut self, _queue: usize) -> bool {
