@@ -27,6 +27,18 @@ impl Soon {
         this
     }
 
+    /// `left` bytes from an address on. Nothing is asked for yet.
+    #[inline]
+    pub fn from(at: usize, left: usize) -> Self {
+        Self { at, left }
+    }
+
+    /// Whether all of it has been asked for.
+    #[inline(always)]
+    pub fn is_over(&self) -> bool {
+        self.left == 0
+    }
+
     /// Asks for the next `bytes` of it.
     #[inline(always)]
     pub fn fetch(&mut self, bytes: usize) {

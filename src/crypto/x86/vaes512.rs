@@ -17,6 +17,7 @@ use crate::crypto::native::{Kernel, RoundKeys, Schedule};
 use crate::crypto::pieces::Hints;
 use crate::crypto::tweak::StartTweaks;
 use crate::crypto::xts::BLOCK_BYTES;
+use crate::soon::Soon;
 
 /// Registers of a group.
 const GROUP: usize = 8;
@@ -285,8 +286,8 @@ fn spread(first: &u128, last: __m512i) -> Veils {
     ]
 }
 
-/// Bytes that are asked for at the beginning of a call: a page. The CPU sees by itself how it goes on, but not over the
-/// end of a page; and data of random requests is seldom in the cache.
+/// Bytes that are asked for at the beginning of a call: a page. Data of random requests is seldom in the cache; and the CPU
+/// sees by itself how it goes on, but not over the end of a page.
 const FETCHED_AHEAD: usize = 4096;
 
 /// Asks for the first bytes of the source and, unless it goes past the caches, the target, all at once. No address is accessed.
@@ -313,20 +314,26 @@ unsafe fn crypt<const ENCRYPT: bool>(
     to: *mut u8,
     hints: &mut Hints,
 ) {
+    let bytes = tweaks.len().saturating_mul(blocks).saturating_mul(BLOCK_BYTES);
+    // What is decrypted comes from the disk. What is encrypted was just written by the guest.
+    let mut rest = Soon::from(from.addr().wrapping_add(FETCHED_AHEAD), bytes.saturating_sub(FETCHED_AHEAD));
+    let soon = if ENCRYPT || rest.is_over() { &mut hints.soon } else { &mut rest };
     let on_boundary = to.addr().is_multiple_of(64) && blocks.is_multiple_of(LANES);
     // SAFETY: as for this function.
     unsafe {
         if ENCRYPT && hints.past_caches && on_boundary {
-            crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, hints);
+            fetch_ahead::<true>(bytes, from, to);
+            crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, soon);
         } else {
-            crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, hints);
+            fetch_ahead::<false>(bytes, from, to);
+            crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, soon);
         }
     }
     wipe_registers();
 }
 
 /// # Safety
-/// As for [`Kernel`]. With `PAST`, `to` is a multiple of 64, and so are the bytes of the blocks.
+/// As for [`Kernel`]. With `PAST`, `to` is a multiple of 64, and so are the bytes of the blocks. `soon` is fetched meanwhile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
 unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
@@ -335,9 +342,8 @@ unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
     blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
-    hints: &mut Hints,
+    soon: &mut Soon,
 ) {
-    fetch_ahead::<PAST>(tweaks.len().saturating_mul(blocks).saturating_mul(BLOCK_BYTES), from, to);
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     // SAFETY: the keys are there.
     let derived = unsafe { Derived::new(keys) };
@@ -347,7 +353,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
         let mut left = blocks;
         macro_rules! group {
             ($veils:ident) => {
-                hints.soon.fetch(GROUP_BYTES);
+                soon.fetch(GROUP_BYTES);
                 if left < GROUP_BLOCKS {
                     // SAFETY: so many blocks are left of what the caller vouches for.
                     unsafe { part::<ENCRYPT>(keys, &derived.ends, &$veils, from, to, left) };
