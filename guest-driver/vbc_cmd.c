@@ -11,6 +11,8 @@
  */
 #include <linux/completion.h>
 #include <linux/delay.h>
+#include <linux/ktime.h>
+#include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -24,6 +26,16 @@
 
 /* How long a removal lets an unanswered command go on */
 #define VBC_REMOVAL_GRACE_SECS	10
+
+/*
+ * Most devices answer at once, and a file system that has a key for each file
+ * or extent sends many commands: an interrupt and two context switches would be
+ * the larger part of each.
+ */
+static unsigned int vbc_poll_us = 50;
+module_param_named(poll_us, vbc_poll_us, uint, 0644);
+MODULE_PARM_DESC(poll_us,
+		 "How long to look for the answer to a command before sleeping until it comes, in microseconds (default: 50; 0: sleep at once)");
 
 int vbc_ctrl_alloc(struct vbc_crypto *vc)
 {
@@ -75,9 +87,33 @@ unsigned int vbc_crypto_reserved_descs(struct vbc_dev *vbc)
 	return vc && vc->in_band && vc->profile_valid ? VBC_CMD_DESCS : 0;
 }
 
+static void vbc_ctrl_poll(struct vbc_crypto *vc)
+{
+	struct virtqueue *vq = vc->ctrl_vq.vq;
+	ktime_t end = ktime_add_us(ktime_get(), READ_ONCE(vbc_poll_us));
+	bool there;
+
+	while (!completion_done(&vc->done)) {
+		if (ktime_after(ktime_get(), end)) {
+			/* From now on with an interrupt */
+			spin_lock_irq(&vc->ctrl_vq.lock);
+			there = !virtqueue_enable_cb(vq);
+			spin_unlock_irq(&vc->ctrl_vq.lock);
+			if (!there)
+				break;
+		}
+		vbc_crypto_vq_done(vq);
+		cpu_relax();
+	}
+}
+
 static int vbc_ctrl_wait(struct vbc_crypto *vc)
 {
 	unsigned int grace = 0;
+
+	/* In-band, the answer is for the request queue to find. */
+	if (!vc->in_band)
+		vbc_ctrl_poll(vc);
 
 	/*
 	 * No limit otherwise: like a request, a command takes as long as the
@@ -143,6 +179,8 @@ static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
 		 * under way.
 		 */
 		spin_lock_irq(&vq->lock);
+		if (!vc->in_band)
+			virtqueue_disable_cb(vq->vq);	/* see vbc_ctrl_poll() */
 		err = virtqueue_add_sgs(vq->vq, sgs, 1, nr_in, vc->cmd,
 					GFP_ATOMIC);
 		notify = !err && virtqueue_kick_prepare(vq->vq);

@@ -5,10 +5,12 @@
  *   vbc_main.c    the life of a device: probe, removal, suspend
  *   vbc_queue.c   virtqueues and block requests
  *   vbc_disk.c    config space: limits, capacity, name, sysfs
- *   vbc_crypto.c  keyslots: a blk_crypto_profile, and commands to the device
+ *   vbc_crypto.c  keyslots: a blk_crypto_profile
+ *   vbc_cmd.c     commands to the device
+ *   vbc_nokey.c   keys that the device has lost
  *   vbc_wrapped.c hardware-wrapped keys: making them and preparing them
  *
- * Only the last two know keys (what they share is in vbc_crypto.h); they know
+ * Only the last four know keys (what they share is in vbc_crypto.h); they know
  * nothing of sectors and limits.
  */
 #ifndef VIRTIO_BLK_CRYPTO_H
@@ -73,7 +75,7 @@ struct vbc_req {
 	u8 status;
 	bool encrypted;
 	u8 nokeys;		/* how often it came back NOKEY */
-	u32 key_gen;		/* vbc_crypto.c: age of the keys it relied on */
+	u32 key_gen;		/* vbc_nokey.c: age of the keys it relied on */
 
 	struct sg_table sgt;
 	struct scatterlist sg[];
@@ -104,7 +106,7 @@ void vbc_update_capacity(struct vbc_dev *vbc, bool resize);
 /* vbc_main.c */
 void vbc_free(struct vbc_dev *vbc);
 
-/* vbc_crypto.c */
+/* vbc_crypto.c, vbc_cmd.c and vbc_nokey.c */
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
 
 bool vbc_has_ctrl_vq(struct virtio_device *vdev);
