@@ -408,3 +408,37 @@ proptest! {
         }
     }
 }
+
+/// A reset of the engine, asked for at the control socket, waits for a request that the disk has; meanwhile the worker that has
+/// to finish that request is told to program the same slot.
+#[test]
+fn a_command_does_not_wait_for_its_own_worker_behind_a_reset_of_the_engine() {
+    use vhost_user_blk_crypto::control::Controlled;
+    use vhost_user_blk_crypto::disk::Aio;
+
+    let mut options = Options { disk: DiskKind::File(Aio::Threads), ..Options::default() };
+    options.workers.workers = 1;
+    let mut guest = Guest::with(options);
+    let control = guest.control();
+    for round in 0..100u64 {
+        guest.request(control, &Program::new(0, &key(round), 12).bytes(), 1).assert_only_status(OK);
+        let reads: Vec<_> = (0..3)
+            .map(|n| {
+                let readable = crypto_header(CRYPTO_IN, n * 2048, 0, [0; 4]);
+                guest.rings[0].add(&guest.memory, &readable, (1 << 20) + 1, &Cut::default())
+            })
+            .collect();
+        guest.rings[0].kick();
+        let reset = std::thread::spawn({
+            let device = std::sync::Arc::clone(&guest.device);
+            move || device.reset_engine()
+        });
+        guest.request(control, &Program::new(0, &key(round + 1), 12).bytes(), 1).assert_only_status(OK);
+        for _ in &reads {
+            let (head, _) = guest.rings[0].wait(&guest.memory);
+            assert!(reads.iter().any(|read| read.head == head));
+        }
+        reads.iter().for_each(|read| guest.rings[0].free(read));
+        assert!(reset.join().expect("no panic") <= 1);
+    }
+}

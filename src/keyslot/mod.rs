@@ -83,8 +83,8 @@ impl KeyslotTable {
         Ok(self.slot(slot)?.acquire())
     }
 
-    /// Whether requests use the key in a slot, for whom programming and evicting would wait. One that does not exist
-    /// is not in use.
+    /// Whether programming or evicting a slot would wait: for requests that use its key, or for another command that waits
+    /// for those which use an older one. A slot that does not exist is not in use.
     pub fn is_in_use(&self, slot: u32) -> bool {
         self.slot(slot).is_ok_and(|slot| slot.is_in_use())
     }

@@ -36,7 +36,8 @@ pub struct ProgrammedKey {
 
 /// A key and the number of requests in flight that use it.
 struct Cell {
-    /// Requests that use the key. Besides, for a moment, requests that looked at an older state and step back.
+    /// Handles to the key: of requests that use it, and of workers that keep it. Besides, for a moment, requests that
+    /// looked at an older state and step back.
     users: AtomicU32,
     /// Blank unless the slot's state names this cell, or its last users have not gone yet.
     key: UnsafeCell<ProgrammedKey>,
@@ -142,10 +143,10 @@ impl Slot {
         }
     }
 
-    /// Whether requests use the key that the slot holds now.
+    /// Whether requests use the key that the slot holds now, or one that it held before: somebody else may be waiting for
+    /// them, with `control` locked.
     pub(super) fn is_in_use(&self) -> bool {
-        let state = self.state.load(SeqCst);
-        state != 0 && self.cell(state).users.load(SeqCst) != 0
+        self.cells.iter().any(|cell| cell.users.load(SeqCst) != 0)
     }
 
     /// Whether there is a key in each cell.

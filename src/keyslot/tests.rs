@@ -84,6 +84,33 @@ fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
     assert_eq!(fingerprint(fresh.key()), expected(2));
 }
 
+/// A worker asks before it carries out a command, for it would wait for its own requests for ever: also when it is somebody
+/// else's command that waits for them (a reset of the engine), and the slot is empty or has a new key meanwhile.
+#[test]
+fn a_slot_is_in_use_until_the_last_request_with_an_older_key_is_done() {
+    for (command, new_key) in [(0, false), (1, true)] {
+        let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
+        table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
+        let in_flight = table.acquire(0).expect("slot").expect("key");
+        let other = thread::spawn({
+            let table = Arc::clone(&table);
+            move || match command {
+                0 => drop(table.clear()),
+                _ => drop(table.program(0, &[2; KEY_BYTES], CONFIG)),
+            }
+        });
+        // It has begun when the slot does not name the old key any more.
+        while table.acquire(0).expect("slot").map(|key| key.generation()) == Some(1) {
+            thread::yield_now();
+        }
+        assert_eq!(table.acquire(0).expect("slot").is_some(), new_key);
+        assert!(table.is_in_use(0));
+        drop(in_flight);
+        other.join().expect("no panic");
+        assert!(!table.is_in_use(0));
+    }
+}
+
 /// A worker that keeps keys for requests to come holds their slots as a request does, and never uses an old key.
 #[test]
 fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
