@@ -17,9 +17,15 @@ pub struct Soon {
     left: usize,
 }
 
+/// Asks for the first bytes of a range, for the sake of their translation, which takes longer than the bytes: with virtual
+/// machines it is a walk through two page tables.
+#[inline]
+pub fn look_up(range: &VolatileSlice<'_>) {
+    fetch_line(range.ptr_guard().as_ptr().addr());
+}
+
 impl Soon {
-    /// The bytes of a range. The first of them are asked for at once, for the sake of their translation, which takes longer
-    /// than the bytes: with virtual machines it is a walk through two page tables.
+    /// The bytes of a range, which is looked up at once.
     #[inline]
     pub fn new(range: &VolatileSlice<'_>) -> Self {
         let mut this = Self { at: range.ptr_guard().as_ptr().addr(), left: range.len() };

@@ -23,8 +23,7 @@ const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 
 impl Device {
     /// Whether a command has to wait for requests that use a key: some of them may be this worker's.
-    pub(super) fn must_wait(&self, lane: &mut DeviceLane, command: &ControlCommand<'_>) -> bool {
-        lane.keys.release();
+    pub(super) fn must_wait(&self, command: &ControlCommand<'_>) -> bool {
         match command {
             ControlCommand::Program(Programming { slot, .. }) | ControlCommand::Evict { slot } => {
                 self.keyslots.is_in_use(*slot)

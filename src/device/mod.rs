@@ -289,9 +289,15 @@ impl Device {
             Request::SecureErase(extents) => self.change(lane, token, move |image| {
                 extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
             }),
-            // Linux never lets a command meet requests that use the slot's old key.
-            Request::Control(command) if self.must_wait(lane, &command) => Ok(Next::Alone(Work::Control(command))),
-            Request::Control(command) => self.control(lane, token, command, reply, record, fate),
+            Request::Control(command) => {
+                // The keys that this worker keeps would hold it up as well.
+                lane.keys.release();
+                // Linux never lets a command meet requests that use the slot's old key.
+                if self.must_wait(&command) {
+                    return Ok(Next::Alone(Work::Control(command)));
+                }
+                self.control(lane, token, command, reply, record, fate)
+            }
         }
     }
 

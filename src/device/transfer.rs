@@ -33,7 +33,7 @@ pub(super) struct Inline {
 /// A read or a write on its way.
 pub(super) struct Moving {
     extent: Extent,
-    /// `None` for plain data, and for a write that is encrypted to its end.
+    /// `None` for plain data, and when all is encrypted or decrypted.
     inline: Option<Inline>,
     /// When the emulated engine is done with it, if that is slower than we are.
     due: Option<Instant>,
@@ -270,8 +270,9 @@ impl Device {
                 match inline {
                     Some(inline) => {
                         // A memory disk is small. The pages of a file are written back, if anything.
-                        lane.unsettled |= !lane.disk.image().is_in_memory();
-                        inline.encrypt(0, &pieces()?, &[bytes], lane.unsettled)?;
+                        let past_caches = !lane.disk.image().is_in_memory();
+                        lane.unsettled |= past_caches;
+                        inline.encrypt(0, &pieces()?, &[bytes], past_caches)?;
                     }
                     None => copy(&pieces()?, &[bytes]),
                 }

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::settled::Settled;
-use crate::soon::Soon;
+use crate::soon::{self, Soon};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -123,10 +123,11 @@ impl Mapping {
         Some(Soon::new(&self.with(offset, len)?.range(offset, len)?))
     }
 
-    /// Bytes are going to be written. What is there before need not be fetched, but its translation: that has begun then.
+    /// Bytes are going to be written: the CPU looks up where they lie. To fetch what is there before did not pay, neither for
+    /// plain data nor for any engine.
     pub fn will_write(&self, offset: u64, len: u64) {
         if let Some(start) = self.to_write(offset, at_most(len, 1)) {
-            Soon::new(&start);
+            soon::look_up(&start);
         }
     }
 

@@ -74,7 +74,7 @@ pub fn encode(record: &Record, times: &Times, epoch: u64) -> Encoded {
         | flag(needs_more, MORE);
     // No request passes both.
     let engine = times.of(Stage::Crypto) | times.of(Stage::Program);
-    let place = u64::from(record.queue) | u64::from(record.head) << 16 | u64::from(slot as u16) << 32; // at most 4096
+    let place = u64::from(record.queue) | u64::from(record.head) << 16 | u64::from(slot as u16) << 32; // at most 4096; none: 65535
     Encoded {
         record: [
             started,
@@ -97,12 +97,12 @@ pub fn to_bytes(record: &Words) -> [u8; RECORD_BYTES] {
     bytes
 }
 
-/// Whether a record begins a request, and is not more of one.
+/// Whether a record begins a request.
 pub fn is_request(record: &Words) -> bool {
-    flags(record) & REST == 0
+    flags_of(record) & (WORKER | REST | LOST) == 0
 }
 
-fn flags([.., last]: &Words) -> u64 {
+fn flags_of([.., last]: &Words) -> u64 {
     last >> 56
 }
 
@@ -161,7 +161,7 @@ pub enum Entry {
 /// A request from its record and, where there is one, the next. The casts take the low bits on purpose.
 fn decode(record: &Words, more: Option<&Words>, lane: u16) -> TraceRecord {
     let [started, sector, generation, a, times, sizes, kind, place] = *record;
-    let flags = flags(record);
+    let flags = flags_of(record);
     let (mut total, mut disk, mut dun) = (times & 0xffff_ffff, times >> 32, [a, 0, 0, 0]);
     if let Some(&[long_total, long_disk, b, c, d, ..]) = more {
         (total, disk, dun) = (long_total, long_disk, [a, b, c, d]);
@@ -229,12 +229,15 @@ impl<R: Read> Reader<R> {
     pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         while let Some(record) = self.next_record()? {
             let [_, number, ..] = record;
-            match flags(&record) {
+            match flags_of(&record) {
                 flags if flags & WORKER != 0 => self.lane = number as u16, // as it was written
                 flags if flags & LOST != 0 => return Ok(Some(Entry::Lost { lane: self.lane, count: number })),
                 flags if flags & REST != 0 => {} // of nothing
                 flags if flags & MORE != 0 => {
                     let Some(more) = self.next_record()? else { return Ok(None) };
+                    if flags_of(&more) & REST == 0 {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, "a record of the trace is missing"));
+                    }
                     return Ok(Some(Entry::Request(decode(&record, Some(&more), self.lane))));
                 }
                 _ => return Ok(Some(Entry::Request(decode(&record, None, self.lane)))),

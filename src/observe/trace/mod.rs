@@ -23,9 +23,9 @@ pub(super) use writer::Tracer;
 pub struct TraceStatus {
     /// Its file.
     pub file: PathBuf,
-    /// Records in the file.
+    /// Requests in the file.
     pub records: u64,
-    /// Records lost because the writer could not keep up.
+    /// Requests lost because the writer could not keep up.
     pub dropped: u64,
     /// Why nothing is written any more.
     pub error: Option<String>,
