@@ -12,23 +12,19 @@
 
 #include "virtio_blk_crypto.h"
 
-/* The ordinary features, for modern and legacy devices alike */
-#define VBC_PLAIN_FEATURES \
-	VIRTIO_BLK_F_SIZE_MAX, \
-	VIRTIO_BLK_F_SEG_MAX, \
-	VIRTIO_BLK_F_GEOMETRY, \
-	VIRTIO_BLK_F_RO, \
-	VIRTIO_BLK_F_BLK_SIZE, \
-	VIRTIO_BLK_F_FLUSH, \
-	VIRTIO_BLK_F_TOPOLOGY, \
-	VIRTIO_BLK_F_CONFIG_WCE, \
-	VIRTIO_BLK_F_MQ, \
-	VIRTIO_BLK_F_DISCARD, \
-	VIRTIO_BLK_F_WRITE_ZEROES, \
-	VIRTIO_BLK_F_SECURE_ERASE
-
 static const unsigned int vbc_features[] = {
-	VBC_PLAIN_FEATURES,
+	VIRTIO_BLK_F_SIZE_MAX,
+	VIRTIO_BLK_F_SEG_MAX,
+	VIRTIO_BLK_F_GEOMETRY,
+	VIRTIO_BLK_F_RO,
+	VIRTIO_BLK_F_BLK_SIZE,
+	VIRTIO_BLK_F_FLUSH,
+	VIRTIO_BLK_F_TOPOLOGY,
+	VIRTIO_BLK_F_CONFIG_WCE,
+	VIRTIO_BLK_F_MQ,
+	VIRTIO_BLK_F_DISCARD,
+	VIRTIO_BLK_F_WRITE_ZEROES,
+	VIRTIO_BLK_F_SECURE_ERASE,
 	/* accepted only to see which devices to refuse */
 	VIRTIO_BLK_F_ZONED,
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
@@ -39,7 +35,18 @@ static const unsigned int vbc_features[] = {
 
 /* Without VIRTIO_F_VERSION_1 a device is a plain disk, whatever it offers. */
 static const unsigned int vbc_features_legacy[] = {
-	VBC_PLAIN_FEATURES,
+	VIRTIO_BLK_F_SIZE_MAX,
+	VIRTIO_BLK_F_SEG_MAX,
+	VIRTIO_BLK_F_GEOMETRY,
+	VIRTIO_BLK_F_RO,
+	VIRTIO_BLK_F_BLK_SIZE,
+	VIRTIO_BLK_F_FLUSH,
+	VIRTIO_BLK_F_TOPOLOGY,
+	VIRTIO_BLK_F_CONFIG_WCE,
+	VIRTIO_BLK_F_MQ,
+	VIRTIO_BLK_F_DISCARD,
+	VIRTIO_BLK_F_WRITE_ZEROES,
+	VIRTIO_BLK_F_SECURE_ERASE,
 };
 
 static const struct virtio_device_id vbc_id_table[] = {
