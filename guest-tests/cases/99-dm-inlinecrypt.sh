@@ -7,8 +7,8 @@
 # stat: requests.crypto_in > 0
 # stat: keyslots.nokey == 0
 
-modprobe dm_crypt
-modprobe dm_inlinecrypt
+modprobe -q dm_crypt || true # or built in
+modprobe -q dm_inlinecrypt || true
 MIB=$((1 << 20))
 
 # volume TARGET KEY START_MIB IV_OFFSET [OPTION...]: /dev/mapper/TARGET over 16 MiB of the disk.
