@@ -23,6 +23,17 @@ fn expected(byte: u8) -> [u8; 16] {
     })
 }
 
+/// Programs slot 0 in a thread of its own, which says so when the command is complete.
+fn program_second_key(table: &Arc<KeyslotTable>) -> (thread::JoinHandle<()>, mpsc::Receiver<()>) {
+    let (done, finished) = mpsc::channel();
+    let table = Arc::clone(table);
+    let programmer = thread::spawn(move || {
+        table.program(0, &[2; KEY_BYTES], CONFIG).expect("slot");
+        done.send(()).expect("test is there");
+    });
+    (programmer, finished)
+}
+
 #[test]
 fn slots_start_empty_and_out_of_range_is_an_error() {
     let table = KeyslotTable::new(2, Engine::detect()).expect("table");
@@ -59,14 +70,7 @@ fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
     let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
     table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     let in_flight = table.acquire(0).expect("slot").expect("key");
-    let (done, finished) = mpsc::channel();
-    let programmer = thread::spawn({
-        let table = Arc::clone(&table);
-        move || {
-            table.program(0, &[2; KEY_BYTES], CONFIG).expect("slot");
-            done.send(()).expect("test is there");
-        }
-    });
+    let (programmer, finished) = program_second_key(&table);
     // The new key is there for new requests before the old one is released.
     let fresh = loop {
         let handle = table.acquire(0).expect("slot").expect("never empty while it is reprogrammed");
@@ -125,14 +129,7 @@ fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
     };
     assert_eq!((acquire(&mut recent, 0), acquire(&mut recent, 0)), (1, 1));
     assert!(table.is_in_use(0) && !table.is_in_use(1));
-    let (done, finished) = mpsc::channel();
-    let programmer = thread::spawn({
-        let table = Arc::clone(&table);
-        move || {
-            table.program(0, &[2; KEY_BYTES], CONFIG).expect("slot");
-            done.send(()).expect("test is there");
-        }
-    });
+    let (programmer, finished) = program_second_key(&table);
     // It waits, but nobody gets the old key any more.
     while acquire(&mut recent, 0) == 1 {
         thread::yield_now();
