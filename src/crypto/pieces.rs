@@ -43,6 +43,7 @@ pub(super) struct Hints {
     /// To be fetched meanwhile.
     pub soon: Soon,
     /// Nobody is going to look at the output soon: it need not be in the caches.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no kernel makes use of it"))]
     pub past_caches: bool,
 }
 

@@ -7,7 +7,7 @@ use std::arch::{asm, is_aarch64_feature_detected};
 
 use crate::crypto::native::{Kernel, RoundKeys, Schedule};
 use crate::crypto::pieces::Hints;
-use crate::crypto::tweak::{StartTweaks, advance};
+use crate::crypto::tweak::StartTweaks;
 use crate::crypto::xts::{BLOCK_BYTES, KEY_BYTES};
 
 /// Blocks of a group.
@@ -110,10 +110,13 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
                 *block = if ENCRYPT { vaesmcq_u8(vaeseq_u8(*block, key)) } else { vaesimcq_u8(vaesdq_u8(*block, key)) };
             }
         }
-        let (key, last) = (round_key(keys, 13), round_key(keys, 14));
+        let key = round_key(keys, 13);
+        for block in blocks.iter_mut() {
+            *block = if ENCRYPT { vaeseq_u8(*block, key) } else { vaesdq_u8(*block, key) };
+        }
+        let key = round_key(keys, 14);
         for (block, tweak) in blocks.iter_mut().zip(tweaks) {
-            let middle = if ENCRYPT { vaeseq_u8(*block, key) } else { vaesdq_u8(*block, key) };
-            *block = veorq_u8(middle, veorq_u8(last, *tweak));
+            *block = veorq_u8(*block, veorq_u8(key, *tweak));
         }
     }
 }
@@ -126,15 +129,15 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
 #[target_feature(enable = "aes,neon")]
 unsafe fn group<const ENCRYPT: bool, const N: usize>(
     keys: *const RoundKeys,
-    tweak: &mut u128,
+    tweak: &mut uint8x16_t,
     from: *const u8,
     to: *mut u8,
 ) {
     let keys = opaque(keys);
-    let mut tweaks = [vdupq_n_u8(0); N];
-    let mut blocks = tweaks;
+    let mut tweaks = [*tweak; N];
+    let mut blocks = [*tweak; N];
     for (at, (block, slot)) in blocks.iter_mut().zip(&mut tweaks).enumerate() {
-        *slot = to_vector(*tweak);
+        *slot = *tweak;
         let loaded: uint8x16_t;
         // SAFETY: the block can be read.
         unsafe {
@@ -145,8 +148,8 @@ unsafe fn group<const ENCRYPT: bool, const N: usize>(
                 options(readonly, nostack, preserves_flags),
             );
         }
-        *block = veorq_u8(loaded, *slot);
-        *tweak = advance(*tweak, 1);
+        *block = veorq_u8(loaded, *tweak);
+        *tweak = times_alpha(*tweak);
     }
     // SAFETY: as for this function.
     unsafe { rounds::<ENCRYPT, N>(keys, &mut blocks, &tweaks) };
@@ -163,6 +166,16 @@ unsafe fn group<const ENCRYPT: bool, const N: usize>(
     }
 }
 
+/// Both words are doubled; the bit that leaves one goes into the other, and that of the upper one comes back as 0x87.
+#[inline]
+#[target_feature(enable = "neon")]
+fn times_alpha(tweak: uint8x16_t) -> uint8x16_t {
+    let signs = vshrq_n_s64::<63>(vreinterpretq_s64_u8(tweak));
+    let carries = vandq_u8(vreinterpretq_u8_s64(vextq_s64::<1>(signs, signs)), to_vector(1 << 64 | 0x87));
+    let words = vreinterpretq_u64_u8(tweak);
+    veorq_u8(vreinterpretq_u8_u64(vaddq_u64(words, words)), carries)
+}
+
 /// See [`Kernel`].
 #[target_feature(enable = "aes,neon")]
 unsafe fn crypt<const ENCRYPT: bool>(
@@ -175,7 +188,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
 ) {
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     for first in tweaks {
-        let mut tweak = *first;
+        let mut tweak = to_vector(*first);
         let mut left = blocks;
         macro_rules! groups {
             ($($n:literal)*) => {$(
