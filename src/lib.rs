@@ -35,5 +35,6 @@ pub mod request;
 pub mod sandbox;
 pub mod secret;
 pub mod soon;
+pub mod threads;
 pub mod vhost;
 pub mod wrapped;

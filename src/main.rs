@@ -23,6 +23,7 @@ use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
 use vhost_user_blk_crypto::sandbox::Sandbox;
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
+use vhost_user_blk_crypto::threads;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 
@@ -96,6 +97,8 @@ fn run(args: &Args) -> Result<()> {
     let stop = Arc::new(Stop::new()?);
     sandbox(args, &device, trace.as_deref())?;
 
+    // The workers', the main thread's, and one for all others.
+    threads::share_arenas(workers.workers + 2);
     // Threads begin here, in the sandbox.
     device.observer().set_latency(args.latency);
     if let Some(path) = &trace {
@@ -105,7 +108,7 @@ fn run(args: &Args) -> Result<()> {
     let controlled = Arc::clone(&device) as Arc<dyn control::Controlled>;
     let _control = control.map(|listener| control::Server::start(listener, controlled, about)).transpose()?;
     let handle = signals.handle();
-    let watcher = std::thread::Builder::new().name("signals".into()).spawn({
+    let watcher = threads::named("signals").spawn({
         let (stop, device) = (Arc::clone(&stop), Arc::clone(&device));
         move || {
             let mut signals = signals.forever().filter(|&signal| signal != SIGHUP || look_at_the_size(&device));

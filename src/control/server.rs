@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::client::{Client, Next};
 use super::{Controlled, Error, MAX_CLIENTS, command};
 use crate::queue::signal;
+use crate::threads;
 use crate::vhost::remove_stale_socket;
 
 /// A control socket to which clients can connect; they wait until it is served. Dropping it removes the socket.
@@ -66,7 +67,7 @@ impl Server {
     pub fn start(listener: Listener, device: Arc<dyn Controlled>, about: Value) -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), wake });
-        let thread = thread::Builder::new().name("control".into()).spawn({
+        let thread = threads::named("control").spawn({
             let shared = Arc::clone(&shared);
             // The socket goes when the thread ends.
             move || shared.run(&listener.socket, &*device, &about)

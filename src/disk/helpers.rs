@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -86,7 +86,7 @@ impl Helpers {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        match thread::Builder::new().name(format!("helper {}", threads.len())).spawn(move || shared.run()) {
+        match crate::threads::named(format!("helper {}", threads.len())).spawn(move || shared.run()) {
             Ok(thread) => threads.push(thread),
             Err(error) if threads.is_empty() => {
                 log::error!("cannot start a helper thread, its work is done in the worker: {error}");

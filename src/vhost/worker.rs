@@ -18,6 +18,7 @@ use super::jobs::{self, Hand};
 use super::polling::Polling;
 use super::{Lane, VirtioDevice};
 use crate::queue::{Vring, drain_event, signal};
+use crate::threads;
 
 /// A running worker.
 pub struct Worker {
@@ -73,7 +74,7 @@ impl Worker {
         for event in lane.events() {
             epoll::add(&shared.epoll, event, epoll::EventData::new_u64(LANE), epoll::EventFlags::IN)?;
         }
-        let thread = thread::Builder::new().name(options.name).spawn({
+        let thread = threads::named(options.name).spawn({
             let shared = Arc::clone(&shared);
             move || {
                 if let Some(cpu) = options.cpu {

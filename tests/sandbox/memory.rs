@@ -13,7 +13,7 @@ use crate::program::Device;
 const WORKERS: u64 = 2;
 /// KiB for each: buffers of 12 MiB, and at most 32 chains of 256 descriptors for each of its queues, and stack.
 const WORKER_KIB: u64 = 14 << 10;
-/// KiB for the rest: the program, the allocator's slack, 16 helper threads.
+/// KiB for the rest: the program, the allocator's slack, the stacks of 16 helper threads.
 const OTHER_KIB: u64 = 16 << 10;
 
 /// Requests in flight for each queue.
@@ -21,9 +21,10 @@ const DEPTH: usize = 120;
 /// Descriptors of data in each: as many as the device takes beside header and status.
 const PIECES: usize = 254;
 
-/// Private memory of the process, KiB.
+/// Private memory of the process that can be written, KiB. Touched or not: how much more than what is touched the kernel
+/// gives depends on its huge pages.
 fn private(device: &Device) -> u64 {
-    device.status("RssAnon")[0].trim_end_matches(" kB").trim().parse().expect("a number")
+    device.status("VmData")[0].trim_end_matches(" kB").trim().parse().expect("a number")
 }
 
 /// Requests of 7 MiB each, made of pieces of guest memory that all of them share.

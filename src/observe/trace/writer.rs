@@ -15,6 +15,7 @@ use super::format::{Words, header, is_request, lost, to_bytes, worker};
 use super::{MAGIC, TraceStatus};
 use crate::observe::Observer;
 use crate::observe::lane::LaneState;
+use crate::threads;
 
 /// How often the rings are emptied.
 const INTERVAL: Duration = Duration::from_millis(5);
@@ -120,7 +121,7 @@ impl Tracer {
         let output = Output { file, buffer: Vec::with_capacity(PIECE), error: None };
         let state = State { output, records: 0, dropped: 0, told };
         let sink = Arc::new(Sink { stop: AtomicBool::new(false), path: path.to_owned(), state: Mutex::new(state) });
-        let thread = thread::Builder::new().name("trace".into()).spawn({
+        let thread = threads::named("trace").spawn({
             let (sink, observer) = (Arc::clone(&sink), Arc::downgrade(observer));
             move || sink.run(&observer)
         })?;

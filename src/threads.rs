@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Threads, and how little memory each of them takes.
+
+use std::thread::Builder;
+
+/// Bytes of a thread's stack, several times what any of them uses.
+///
+/// Less than a huge page: of the usual 2 MiB, which Linux (since 6.7) puts on the boundary of one, the first byte that is touched
+/// takes all, where `/sys/kernel/mm/transparent_hugepage/enabled` says `always`.
+const STACK_BYTES: usize = 256 << 10;
+
+/// A thread to be, with a name and a small stack.
+pub fn named(name: impl Into<String>) -> Builder {
+    Builder::new().name(name.into()).stack_size(STACK_BYTES)
+}
+
+/// Lets the allocator have at most so many arenas, which threads share once there are more of them. To be called before
+/// there are threads.
+///
+/// Otherwise glibc makes one for each thread, up to eight for each CPU; each takes memory by the huge page where it uses these
+/// by itself (glibc 2.43 for Arm, or its tunable `glibc.malloc.hugetlb`). Other allocators do not know of this.
+pub fn share_arenas(most: usize) {
+    #[cfg(target_env = "gnu")]
+    {
+        let most = most.try_into().unwrap_or(libc::c_int::MAX);
+        // SAFETY: only a number of the allocator is set. That it may refuse does no harm.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, most) };
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = most;
+}
