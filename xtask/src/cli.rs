@@ -26,7 +26,8 @@ pub enum Command {
     Fstests(FstestsArgs),
     /// Run the fuzz targets, two at a time
     Fuzz(FuzzArgs),
-    /// Run what has `unsafe` under Miri, and keyslots under a scheduler that chooses the order of threads; takes minutes
+    /// Run what has `unsafe` under the address sanitizer and Miri, and keyslots under a scheduler that chooses the order of
+    /// threads; takes minutes
     Miri,
     /// Measure the device beside qemu-storage-daemon, in one interleaved run
     Bench(BenchArgs),

@@ -37,6 +37,9 @@ const FLAGS: [&str; 9] = [
     "--cfg=fuzzing",
 ];
 
+/// Why there is no [`triple`].
+pub const NO_SANITIZER: &str = "the address sanitizer needs x86_64 or aarch64 with glibc";
+
 /// `cargo xtask fuzz`; true when nothing was found.
 pub fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
     if let Some(unknown) = args.target.iter().find(|name| !TARGETS.contains(&name.as_str())) {
@@ -100,12 +103,13 @@ fn all(paths: &Paths, targets: &[&'static str], seconds: u32, report: &mut Repor
 /// Why fuzzing is not possible here.
 fn obstacle() -> Option<&'static str> {
     if triple().is_none() {
-        return Some("the address sanitizer needs x86_64 or aarch64 with glibc");
+        return Some(NO_SANITIZER);
     }
     process::find_program("c++").is_none().then_some("libFuzzer needs a C++ compiler (apt install g++)")
 }
 
-fn triple() -> Option<&'static str> {
+/// The target of this machine, if the address sanitizer knows it.
+pub fn triple() -> Option<&'static str> {
     match (std::env::consts::ARCH, cfg!(target_env = "gnu")) {
         ("x86_64", true) => Some("x86_64-unknown-linux-gnu"),
         ("aarch64", true) => Some("aarch64-unknown-linux-gnu"),

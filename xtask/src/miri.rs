@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask miri`: what has `unsafe` or order-sensitive atomics, in interpreters that see more than a test does.
+//! `cargo xtask miri`: what has `unsafe` or order-sensitive atomics, under tools that see more than a test does.
 
 use crate::device::cargo;
+use crate::fuzz;
 use crate::paths::Paths;
 use crate::process::{self, run_logged};
 use crate::report::Report;
@@ -13,10 +14,26 @@ use std::time::Duration;
 /// The parts that make no system calls, and take minutes, not hours.
 const PARTS: [&str; 2] = ["keyslot", "crypto"];
 
-/// Runs both; true when nothing failed.
+/// Tests of the library over guest memory, rings and every kind of disk, which Miri cannot run. Not those of the sandbox, which knows
+/// nothing of the sanitizer's system calls.
+const SANITIZED: [&str; 10] = [
+    "broken_rings",
+    "disks",
+    "engine",
+    "hostile",
+    "inflight",
+    "inline",
+    "plain",
+    "power_cut",
+    "resize",
+    "wrapped_keys",
+];
+
+/// Runs all; true when nothing failed.
 pub fn run(paths: &Paths) -> bool {
     let mut report = Report::default();
     interleavings(paths, &mut report);
+    sanitizer(paths, &mut report);
     miri(paths, &mut report);
     report.finish()
 }
@@ -26,6 +43,21 @@ fn interleavings(paths: &Paths, report: &mut Report) {
     let mut cargo = cargo(paths);
     cargo.args(["test", "--lib", "interleavings"]).env("RUSTFLAGS", "--cfg=shuttle");
     logged(report, "keyslot interleavings", paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("shuttle")));
+}
+
+fn sanitizer(paths: &Paths, report: &mut Report) {
+    let name = "address sanitizer";
+    let Some(triple) = fuzz::triple() else {
+        report.skip(name, Duration::ZERO, &format!("not run: {}", fuzz::NO_SANITIZER));
+        return;
+    };
+    let mut cargo = cargo(paths);
+    cargo.args(["test", "--no-fail-fast", "--lib", "--target", triple]);
+    cargo.args(SANITIZED.iter().flat_map(|test| ["--test", test]));
+    // Frames are larger, with gaps between the variables: the wiped part of the stack is not enough for them.
+    cargo.args(["--", "--skip", "no_key_stays_on_the_stack"]);
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address").env("ASAN_OPTIONS", "detect_leaks=0");
+    logged(report, name, paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("asan")));
 }
 
 fn miri(paths: &Paths, report: &mut Report) {
