@@ -359,6 +359,21 @@ freeze_and_restore() {
 	note 'frozen and restored'
 }
 
+# --- the device mapper ------------------------------------------------------------------------------------------------
+
+# volume TARGET KEY START_MIB IV_OFFSET [OPTION...]: /dev/mapper/TARGET over 16 MiB of the disk.
+volume() {
+	local target=$1 key=$2 start=$3 iv_offset=$4
+	shift 4
+	echo "0 $((16 << 11)) $target aes-xts-plain64 $key $iv_offset $DISK $((start << 11)) $# $*" \
+		| dmsetup create --noudevsync "$target" || return 1
+	dmsetup mknodes
+}
+
+close_volume() {
+	dmsetup remove --noudevsync "$1"
+}
+
 # --- what the host does meanwhile -------------------------------------------------------------------------------------
 
 # host_step: has the host do the next step of the case's header. It does so soon, not at once.
@@ -389,6 +404,15 @@ kills_left() {
 	[ "$(cat "$BLOCK/serial")" != "kill-$KILLS" ]
 }
 
+# fio_engine: the one that has several requests in flight, where fio has it.
+fio_engine() {
+	if fio --enghelp | grep -qw libaio; then
+		echo libaio
+	else
+		echo psync
+	fi
+}
+
 # fio_while_killed NAME OPTION...: writes and verifies, in the background.
 fio_while_killed() {
 	local name=$1
@@ -398,13 +422,19 @@ fio_while_killed() {
 	running="$running $!"
 }
 
+# keys_lost_and_nothing_else: what the kernel says of the kills.
+keys_lost_and_nothing_else() {
+	dmesg_has 'device lost its keys' || fail 'no key was ever lost'
+	if dmesg | grep -E 'I/O error|EXT4-fs error|is still empty'; then
+		fail 'the kernel saw an error'
+	fi
+}
+
 # survive_kills: files, encrypted and not, and a part of the disk without a file system are written and verified while the
 # device is killed KILLS times.
 survive_kills() {
-	local round=0 one running engine=psync
-	if fio --enghelp | grep -qw libaio; then
-		engine=libaio
-	fi
+	local round=0 one running engine
+	engine=$(fio_engine)
 	make_files tree 0
 	make_fs "$DISK" 128M
 	mount_fs "$DISK" "$MNT"
@@ -431,10 +461,7 @@ survive_kills() {
 	drop_caches
 	same_files "$OUT/plain/tree" "$MNT/secret/tree"
 	expect_native
-	dmesg_has 'device lost its keys' || fail 'no key was ever lost'
-	if dmesg | grep -E 'I/O error|EXT4-fs error|is still empty'; then
-		fail 'the kernel saw an error'
-	fi
+	keys_lost_and_nothing_else
 	record "$MNT/secret/tree" tree
 	umount "$MNT"
 	check_fs "$DISK"

@@ -11,19 +11,6 @@ modprobe -q dm_crypt || true # or built in
 modprobe -q dm_inlinecrypt || true
 MIB=$((1 << 20))
 
-# volume TARGET KEY START_MIB IV_OFFSET [OPTION...]: /dev/mapper/TARGET over 16 MiB of the disk.
-volume() {
-	local target=$1 key=$2 start=$3 iv_offset=$4
-	shift 4
-	echo "0 $((16 * MIB / 512)) $target aes-xts-plain64 $key $iv_offset $DISK $((start * MIB / 512)) $# $*" \
-		| dmsetup create --noudevsync "$target" || return 1
-	dmsetup mknodes
-}
-
-close_volume() {
-	dmsetup remove --noudevsync "$1"
-}
-
 # same_ciphertext NAME START_MIB FIRST KEY INLINE_KEY INLINE_TYPE [OPTION...]: each of the two reads what the other wrote.
 # KEY is dm-crypt's, INLINE_KEY dm-inlinecrypt's form of it. FIRST is the IV offset in sectors.
 same_ciphertext() {
