@@ -27,7 +27,6 @@ fn survive(options: &[&str], ends: &[End], seed: u64) {
     for end in ends {
         let how_long = Duration::from_micros(500 + random(40_000));
         driver.work(&mut machine, &mut random, how_long);
-        assert!(machine.program.as_mut().expect("running").try_wait().expect("wait").is_none(), "it runs until now");
         match end {
             End::Kill => {
                 machine.kill();

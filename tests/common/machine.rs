@@ -73,6 +73,8 @@ impl Machine {
     pub fn start_program(&mut self) {
         let mut program = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
         program.args(["--num-queues", "2", "--in-band", "--log-level", "warn"]);
+        // What a sanitizer does when it has found something is not in the sandbox.
+        program.args(std::env::var("TEST_SANDBOX").iter().flat_map(|mode| ["--sandbox", mode]));
         program.arg("--socket-path").arg(self.directory.path().join("socket"));
         program.arg("--blk-file").arg(self.image()).args(&self.options).stdin(Stdio::null());
         self.program = Some(program.spawn().expect("program"));
@@ -137,6 +139,8 @@ impl Machine {
     /// SIGKILL. All that the program had started is over when this returns.
     pub fn kill(&mut self) {
         if let Some(mut program) = self.program.take() {
+            let ended = program.try_wait().expect("wait");
+            assert!(ended.is_none() || std::thread::panicking(), "the program has ended by itself: {ended:?}");
             program.kill().expect("kill");
             program.wait().expect("wait");
         }

@@ -119,7 +119,7 @@ pub fn triple() -> Option<&'static str> {
 
 /// Returns the directory of the programs.
 fn build(paths: &Paths) -> Result<PathBuf> {
-    let triple = triple().context("no sanitizer for this machine")?;
+    let triple = triple().context(NO_SANITIZER)?;
     let log = paths.log("fuzz-build");
     let _ = fs::remove_file(&log);
     let mut cargo = cargo(paths);

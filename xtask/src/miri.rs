@@ -14,8 +14,8 @@ use std::time::Duration;
 /// The parts that make no system calls, and take minutes, not hours.
 const PARTS: [&str; 2] = ["keyslot", "crypto"];
 
-/// Tests of the library over guest memory, rings and every kind of disk, which Miri cannot run. Not those of the sandbox, which knows
-/// nothing of the sanitizer's system calls.
+/// Tests over guest memory, rings and every kind of disk, which Miri cannot run. Without the sandbox, which knows nothing of the
+/// sanitizer's system calls.
 const SANITIZED: [&str; 10] = [
     "broken_rings",
     "disks",
@@ -56,7 +56,8 @@ fn sanitizer(paths: &Paths, report: &mut Report) {
     cargo.args(SANITIZED.iter().flat_map(|test| ["--test", test]));
     // Frames are larger, with gaps between the variables: the wiped part of the stack is not enough for them.
     cargo.args(["--", "--skip", "no_key_stays_on_the_stack"]);
-    cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address").env("ASAN_OPTIONS", "detect_leaks=0");
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", "-Zsanitizer=address");
+    cargo.env("ASAN_OPTIONS", "detect_leaks=0").env("TEST_SANDBOX", "none");
     logged(report, name, paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("asan")));
 }
 
