@@ -97,7 +97,7 @@ fn run(args: &Args) -> Result<()> {
     let stop = Arc::new(Stop::new()?);
     sandbox(args, &device, trace.as_deref())?;
 
-    // The workers', the main thread's, and one for all others.
+    // So many that workers seldom share one.
     threads::share_arenas(workers.workers + 2);
     // Threads begin here, in the sandbox.
     device.observer().set_latency(args.latency);

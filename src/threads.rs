@@ -4,10 +4,8 @@
 
 use std::thread::Builder;
 
-/// Bytes of a thread's stack, several times what any of them uses.
-///
-/// Less than a huge page: of the usual 2 MiB, which Linux (since 6.7) puts on the boundary of one, the first byte that is touched
-/// takes all, where `/sys/kernel/mm/transparent_hugepage/enabled` says `always`.
+/// Bytes of a thread's stack. Commands use most: the 64 KiB that are wiped after them. The stacks of 16 helper threads are in the
+/// bound on memory as a whole, because nothing says how much of them is touched.
 const STACK_BYTES: usize = 256 << 10;
 
 /// A thread to be, with a name and a small stack.

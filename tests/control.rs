@@ -189,6 +189,11 @@ fn mistakes_get_an_answer() {
     ] {
         assert_eq!(setup.error(request), code, "{request}");
     }
+    // As deep as the parser goes, on the stack of the server's thread, and deeper.
+    for (depth, code) in [(120, "bad-arguments"), (10_000, "bad-request")] {
+        let nested = "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(setup.error(&format!(r#"{{"command": "status", "x": {nested}}}"#)), code);
+    }
     // After a mistake, the connection goes on; an id comes back.
     let mut client = setup.client();
     client.ask("nonsense");

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::lane::{Answer, Transfer};
 use super::{Buffer, Image};
+use crate::threads::named;
 
 /// The most threads. They are made when there is work for them and stay.
 const MOST_THREADS: usize = 16;
@@ -86,7 +87,7 @@ impl Helpers {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        match crate::threads::named(format!("helper {}", threads.len())).spawn(move || shared.run()) {
+        match named(format!("helper {}", threads.len())).spawn(move || shared.run()) {
             Ok(thread) => threads.push(thread),
             Err(error) if threads.is_empty() => {
                 log::error!("cannot start a helper thread, its work is done in the worker: {error}");
