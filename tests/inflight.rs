@@ -27,6 +27,7 @@ fn survive(options: &[&str], ends: &[End], seed: u64) {
     for end in ends {
         let how_long = Duration::from_micros(500 + random(40_000));
         driver.work(&mut machine, &mut random, how_long);
+        machine.assert_running();
         match end {
             End::Kill => {
                 machine.kill();

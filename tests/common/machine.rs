@@ -136,11 +136,18 @@ impl Machine {
         self.frontend = Some(frontend);
     }
 
+    /// The program, if there is one, has not ended by itself.
+    pub fn assert_running(&mut self) {
+        let ended = self.program.as_mut().and_then(|program| program.try_wait().expect("wait"));
+        assert!(ended.is_none(), "the program has ended by itself: {ended:?}");
+    }
+
     /// SIGKILL. All that the program had started is over when this returns.
     pub fn kill(&mut self) {
+        if !std::thread::panicking() {
+            self.assert_running();
+        }
         if let Some(mut program) = self.program.take() {
-            let ended = program.try_wait().expect("wait");
-            assert!(ended.is_none() || std::thread::panicking(), "the program has ended by itself: {ended:?}");
             program.kill().expect("kill");
             program.wait().expect("wait");
         }
