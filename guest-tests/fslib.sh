@@ -422,6 +422,14 @@ fio_while_killed() {
 	running="$running $!"
 }
 
+# wait_for_fio WHEN: all that fio_while_killed has begun since `running` was emptied have found what they wrote.
+wait_for_fio() {
+	local one
+	for one in $running; do
+		wait "$one" || { tail -n 40 "$OUT"/fio-*.txt; fail "fio in $1"; }
+	done
+}
+
 # keys_lost_and_nothing_else: what the kernel says of the kills.
 keys_lost_and_nothing_else() {
 	dmesg_has 'device lost its keys' || fail 'no key was ever lost'
@@ -433,7 +441,7 @@ keys_lost_and_nothing_else() {
 # survive_kills: files, encrypted and not, and a part of the disk without a file system are written and verified while the
 # device is killed KILLS times.
 survive_kills() {
-	local round=0 one running engine
+	local round=0 running engine
 	engine=$(fio_engine)
 	make_files tree 0
 	make_fs "$DISK" 128M
@@ -451,9 +459,7 @@ survive_kills() {
 		cp -r "$OUT/plain/tree" "$MNT/secret/tree-$round"
 		drop_caches
 		same_files "$OUT/plain/tree" "$MNT/secret/tree-$round"
-		for one in $running; do
-			wait "$one" || { tail -n 40 "$OUT"/fio-*.txt; fail "fio in round $round"; }
-		done
+		wait_for_fio "round $round"
 		rm -r "$MNT/secret/tree-$round" "$MNT/sectors"/* "$MNT/open"/* "$MNT/secret"/direct*
 	done
 	note "$round rounds"

@@ -21,9 +21,7 @@ while kills_left; do
 	round=$((round + 1)) running=
 	fio_while_killed direct --filename=/dev/mapper/inlinecrypt --ioengine="$engine" --iodepth=16 --bsrange=4k-64k --direct=1 --fsync=20
 	fio_while_killed buffered --filename=/dev/mapper/inlinecrypt --offset=8M --ioengine=psync --bsrange=4k-32k --fdatasync=50 --end_fsync=1
-	for one in $running; do
-		wait "$one" || { tail -n 40 "$OUT"/fio-*.txt; fail "fio in round $round"; }
-	done
+	wait_for_fio "round $round"
 done
 note "$round rounds"
 keys_lost_and_nothing_else
