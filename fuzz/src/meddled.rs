@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use vhost_user_blk_crypto::device::{Answer, Device, DeviceLane};
-use vhost_user_blk_crypto::queue::Chain;
+use vhost_user_blk_crypto::queue::{Beginning, Chain};
 use vhost_user_blk_crypto::vhost::{Lane, Notifier, Progress, Token, VirtioDevice};
 use vm_memory::GuestMemoryMmap;
 
@@ -144,6 +144,9 @@ impl VirtioDevice for Meddled {
     }
     fn stopped(&self) {
         self.device.stopped();
+    }
+    fn queue_begins(&self, queue: usize, beginning: Beginning) {
+        self.device.queue_begins(queue, beginning);
     }
     fn lane(&self) -> io::Result<SlowLane> {
         let state = Arc::clone(&self.state);

@@ -44,6 +44,9 @@ impl Device {
     ) -> Result<Next<'m>, Failure> {
         // Programming and evicting wait for whoever has the key, and that may be this worker.
         lane.keys.release();
+        if matches!(command, ControlCommand::Program(_) | ControlCommand::Evict { .. }) {
+            self.claim_keyslots();
+        }
         let latency = self.latency(&command);
         let result = if fate.is_some_and(|fate| fate.io_error) {
             Err(self.fail_command(&command))

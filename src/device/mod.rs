@@ -15,13 +15,14 @@ mod held;
 mod job;
 mod lane;
 mod pace;
+mod pause;
 mod record;
 mod resize;
 mod transfer;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::crypto::Engine;
 use crate::disk::{self, Disk, ZeroMode};
@@ -29,7 +30,7 @@ use crate::faults::{Fate, Faults, KeepError};
 use crate::keyslot::KeyslotTable;
 use crate::observe::{Observer, Record, Stats};
 use crate::protocol::{ID_BYTES, Status, feature};
-use crate::queue::Chain;
+use crate::queue::{Beginning, Chain};
 use crate::ratelimit::RateLimit;
 use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request};
 use crate::vhost::{Notifier, Progress, Token, VirtioDevice};
@@ -42,6 +43,7 @@ use job::{Next, Work};
 pub use lane::{Answer, DeviceLane};
 use pace::Pace;
 pub use pace::Timing;
+use pause::Phase;
 use resize::Audience;
 
 /// What a device is; fixed while it lives.
@@ -71,7 +73,7 @@ pub struct DeviceConfig {
     pub writeback: bool,
     /// How slow the engine is.
     pub timing: Timing,
-    /// Keys outlive a reset, new features and a stop of all queues. A frontend that goes takes them with it all the same:
+    /// Keys outlive a reset and new features. A frontend that goes takes them with it all the same:
     /// the next one may be another guest's.
     pub keep_keys_on_reset: bool,
     /// A driver that negotiated neither the control virtqueue nor inline encryption may use keyslots in-band: it sends
@@ -97,6 +99,8 @@ pub struct Device {
     writeback: AtomicBool,
     /// Who is told of a new size.
     audience: Audience,
+    /// Whether the driver is the one that programmed the keys.
+    phase: Mutex<Phase>,
 }
 
 /// Why a request was not done.
@@ -170,8 +174,8 @@ impl Device {
         let disk = Arc::new(disk);
         let pace = Pace::new(&config.timing);
         let features = AtomicU64::new(0);
-        let (faults, audience) = (Faults::new(), Audience::default());
-        Ok(Self { config, disk, keyslots, wrapping, pace, faults, observer, features, writeback, audience })
+        let (faults, audience, phase) = (Faults::new(), Audience::default(), Mutex::default());
+        Ok(Self { config, disk, keyslots, wrapping, pace, faults, observer, features, writeback, audience, phase })
     }
 
     /// What it was made from.
@@ -316,15 +320,23 @@ impl Device {
         }
     }
 
-    /// What the driver has negotiated and chosen counts no more.
-    fn forget_driver(&self) {
-        self.features.store(0, Ordering::Release);
+    /// What the driver has chosen counts no more.
+    fn forget_choices(&self) {
         self.writeback.store(self.config.writeback, Ordering::Release);
     }
 
-    /// The driver has reset the device or stopped all queues. Returns how many keys are lost.
+    /// Neither does what it has negotiated.
+    fn forget_driver(&self) {
+        self.features.store(0, Ordering::Release);
+        self.forget_choices();
+        self.begins_phase(Phase::Running);
+    }
+
+    /// The driver has reset the device. Returns how many keys are lost.
     fn lose_keys(&self) -> usize {
-        if self.config.keep_keys_on_reset { 0 } else { self.empty_all_slots() }
+        let lost = if self.config.keep_keys_on_reset { 0 } else { self.empty_all_slots() };
+        self.keyslots.set_usable(true);
+        lost
     }
 }
 
@@ -349,6 +361,10 @@ impl VirtioDevice for Device {
         if features & feature::CTRL_VQ == 0 {
             // Keys could not be programmed.
             features &= !feature::INLINE_ENCRYPTION;
+        }
+        if self.is_stopped() && features == self.features.load(Ordering::Acquire) {
+            // A machine that goes on after a pause says this, too.
+            return;
         }
         self.reset();
         self.features.store(features, Ordering::Release);
@@ -382,11 +398,15 @@ impl VirtioDevice for Device {
     fn disconnected(&self) {
         self.forget_driver();
         self.observer.count_reset(self.empty_all_slots());
+        self.keyslots.set_usable(true);
     }
 
     fn stopped(&self) {
-        // What was negotiated stays: only a reset or new features undo it.
-        self.observer.count_stop(self.lose_keys());
+        self.all_stopped();
+    }
+
+    fn queue_begins(&self, _queue: usize, beginning: Beginning) {
+        self.begins(beginning);
     }
 
     fn lane(&self) -> io::Result<DeviceLane> {

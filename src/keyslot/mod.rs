@@ -7,7 +7,7 @@ mod slot;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::crypto::{Dun, Engine, KEY_BYTES};
 pub use recent::RecentKeys;
@@ -59,6 +59,8 @@ pub struct NoSuchSlot;
 pub struct KeyslotTable {
     slots: Box<[Arc<slot::Slot>]>,
     next_generation: AtomicU64,
+    /// Whether requests find the keys.
+    usable: AtomicBool,
 }
 
 impl KeyslotTable {
@@ -68,19 +70,35 @@ impl KeyslotTable {
     /// When the memory cannot be had or not be locked.
     pub fn new(slots: u16, engine: Engine) -> io::Result<Self> {
         let slots = (0..slots).map(|_| slot::Slot::new(engine).map(Arc::new)).collect::<io::Result<_>>()?;
-        Ok(Self { slots, next_generation: AtomicU64::new(1) })
+        Ok(Self { slots, next_generation: AtomicU64::new(1), usable: AtomicBool::new(true) })
     }
 
     fn slot(&self, slot: u32) -> Result<&Arc<slot::Slot>, NoSuchSlot> {
         usize::try_from(slot).ok().and_then(|slot| self.slots.get(slot)).ok_or(NoSuchSlot)
     }
 
-    /// The key in a slot, or `None` when the slot is empty.
+    /// The key in a slot, or `None` when the slot is empty, or keys are not usable.
     ///
     /// # Errors
     /// [`NoSuchSlot`].
     pub fn acquire(&self, slot: u32) -> Result<Option<KeyHandle>, NoSuchSlot> {
-        Ok(self.slot(slot)?.acquire())
+        let slot = self.slot(slot)?;
+        Ok(if self.usable() { slot.acquire() } else { None })
+    }
+
+    /// The key in a slot, to look at: also one that is not usable.
+    pub fn look_at(&self, slot: u32) -> Option<KeyHandle> {
+        self.slot(slot).ok()?.acquire()
+    }
+
+    /// Whether requests find the keys that there are.
+    pub fn usable(&self) -> bool {
+        self.usable.load(Ordering::Acquire)
+    }
+
+    /// Lets requests find the keys, or not.
+    pub fn set_usable(&self, usable: bool) {
+        self.usable.store(usable, Ordering::Release);
     }
 
     /// Whether programming or evicting a slot would wait: for requests that use its key, or for another command that waits

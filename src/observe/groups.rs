@@ -108,7 +108,7 @@ counters! {
         evict,
         /// KEYSLOT_EVICT commands for a slot that was empty.
         evict_empty,
-        /// Keys lost in a reset, when all queues were stopped (a paused machine, too), with the frontend or by a fault.
+        /// Keys lost in a reset, with the frontend or by a fault.
         lost,
         /// Encrypted requests that found a key in their slot.
         hits,

@@ -219,21 +219,16 @@ impl Observer {
         self.device.equal_halves.add(1);
     }
 
-    /// All queues were stopped, and keys lost.
-    pub fn count_stop(&self, lost_keys: usize) {
-        self.device.lost.add(lost_keys as u64); // usize to u64 loses nothing
-    }
-
     /// The device was reset, and keys lost.
     pub fn count_reset(&self, lost_keys: usize) {
         self.device.reset.add(1);
-        self.count_stop(lost_keys);
+        self.count_lost(lost_keys);
     }
 
     /// The engine alone was reset, and keys lost.
     pub fn count_engine_reset(&self, lost_keys: usize) {
         self.device.engine_reset.add(1);
-        self.count_stop(lost_keys);
+        self.count_lost(lost_keys);
     }
 
     /// Everything written was made durable.
@@ -246,7 +241,7 @@ impl Observer {
         self.device.fault.add(1);
     }
 
-    /// Keys were lost by a fault.
+    /// Keys were lost.
     pub fn count_lost(&self, keys: usize) {
         self.device.lost.add(keys as u64); // usize to u64 loses nothing
     }

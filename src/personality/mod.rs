@@ -69,7 +69,7 @@ pub enum KeyType {
     Wrapped,
 }
 
-/// What becomes of the keys when the guest's driver resets the device or stops all queues.
+/// What becomes of the keys when the guest's driver resets the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum KeysOnReset {

@@ -66,6 +66,17 @@ pub struct RingAddresses {
     pub used_ring: GuestAddress,
 }
 
+/// Where a queue begins, beside where it was when all queues had been stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// Where it was.
+    GoesOn,
+    /// Somewhere else: the driver has set it up anew.
+    Afresh,
+    /// It was at 0 and begins at 0, or the queues had not all been stopped. That tells nothing.
+    Unknown,
+}
+
 /// A worker's turn at a queue: until it is dropped the queue is not idle, so whoever stops the queue or changes the
 /// guest's memory waits for it. Dropped also when the worker panics.
 pub struct Turn<'v> {
@@ -107,6 +118,8 @@ struct State {
     log: Option<QueueLog>,
     /// Heads that another backend had in flight, in the order in which they are given out.
     resubmit: VecDeque<u16>,
+    /// The index of the next available chain when all queues had been stopped; until the queue is started again.
+    left_at: Option<u16>,
 }
 
 impl Vring {
@@ -128,6 +141,7 @@ impl Vring {
             in_flight: HeadSet::new(max_size),
             log: None,
             resubmit: VecDeque::new(),
+            left_at: None,
         };
         Ok(Self { index, may_run: AtomicBool::new(false), state: Mutex::new(state), idle: Condvar::new() })
     }
@@ -184,20 +198,34 @@ impl Vring {
         stopped
     }
 
-    /// Sets the eventfd that the driver notifies with and starts the queue afresh, or where the log says that it was
-    /// left. Returns the eventfd it had.
-    pub fn set_kick(&self, kick: Option<File>) -> Option<File> {
+    /// Sets the eventfd that the driver notifies with and starts the queue where the frontend says, or where the log says
+    /// that it was left. Returns the eventfd it had, and how it begins.
+    pub fn set_kick(&self, kick: Option<File>) -> (Option<File>, Beginning) {
         self.lock().queue.set_ready(false);
         let mut state = self.wait_idle();
         state.queue.set_ready(kick.is_some());
         state.restart();
-        if kick.is_some()
-            && let Err(reason) = state.recover(self.index)
-        {
-            state.retire(self.index, reason);
+        let mut beginning = Beginning::Unknown;
+        if kick.is_some() {
+            // Frontend and log must agree that it goes on.
+            let asked = state.queue.next_avail();
+            if let Err(reason) = state.recover(self.index) {
+                state.retire(self.index, reason);
+            }
+            beginning = match (state.left_at.take(), [asked, state.queue.next_avail()]) {
+                (None, _) | (Some(0), [0, 0]) => Beginning::Unknown,
+                (Some(left_at), places) if places == [left_at; 2] => Beginning::GoesOn,
+                _ => Beginning::Afresh,
+            };
         }
-        self.may_run.store(state.runs(), Ordering::Release);
-        std::mem::replace(&mut state.kick, kick)
+        self.may_run.store(state.may_run(), Ordering::Release);
+        (std::mem::replace(&mut state.kick, kick), beginning)
+    }
+
+    /// All queues have been stopped: notes where this one is, which counts when it is started the next time.
+    pub fn note_place(&self) {
+        let mut state = self.lock();
+        state.left_at = Some(state.queue.next_avail());
     }
 
     /// Sets the eventfd that interrupts the driver.
@@ -220,7 +248,7 @@ impl Vring {
     pub fn set_enabled(&self, enabled: bool) {
         let mut state = self.lock();
         state.enabled = enabled;
-        self.may_run.store(state.runs(), Ordering::Release);
+        self.may_run.store(state.may_run(), Ordering::Release);
     }
 
     /// Whether the queue has been started and not been stopped.
@@ -369,8 +397,13 @@ impl Drop for Turn<'_> {
 }
 
 impl State {
+    /// Also of a queue that is paused.
+    fn may_run(&self) -> bool {
+        self.enabled && self.queue.ready() && self.retired.is_none()
+    }
+
     fn runs(&self) -> bool {
-        self.enabled && self.queue.ready() && self.retired.is_none() && self.pauses == 0
+        self.may_run() && self.pauses == 0
     }
 
     fn pop<'m>(

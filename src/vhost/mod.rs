@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::queue::Chain;
+use crate::queue::{Beginning, Chain};
 
 pub use channel::{Notifier, Told};
 pub use jobs::{Hand, begin};
@@ -113,6 +113,8 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn disconnected(&self);
     /// All queues have been stopped: the driver has gone down, or the machine is paused. No queue has work in flight.
     fn stopped(&self);
+    /// A queue has been started. Nothing is taken from it before this returns.
+    fn queue_begins(&self, queue: usize, beginning: Beginning);
     /// A lane for a new worker.
     ///
     /// # Errors

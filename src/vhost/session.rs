@@ -242,9 +242,11 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let vring = Arc::clone(self.vring(index)?);
+        let was_started = vring.started();
         let next_avail = self.stop(&vring);
-        if !self.vrings.iter().any(|vring| vring.started()) {
-            // Frontends without RESET_DEVICE reset a device by stopping all queues and setting features again.
+        if was_started && !self.vrings.iter().any(|vring| vring.started()) {
+            // A paused machine, or a reset by a frontend without RESET_DEVICE. Where the queues begin will tell.
+            self.vrings.iter().for_each(|vring| vring.note_place());
             self.device.stopped();
         }
         Ok(VhostUserVringState::new(index, next_avail.into()))
@@ -257,7 +259,11 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         // The worker must not hang in a read of an eventfd that somebody else has emptied.
         rustix::io::ioctl_fionbio(&kick, true).map_err(|error| Error::ReqHandlerError(error.into()))?;
         let vring = self.vring(index)?;
-        let old = vring.set_kick(Some(kick));
+        // It may be enabled already.
+        let paused = vring.pause();
+        let (old, beginning) = vring.set_kick(Some(kick));
+        self.device.queue_begins(vring.index(), beginning);
+        drop(paused);
         self.unwatch(vring, old.as_ref());
         self.watch(vring)?;
         // Its in-flight region made no sense. No worker takes a turn at such a queue, so none would tell.

@@ -174,6 +174,10 @@ impl Ring {
         memory.store(index, GuestAddress(self.avail + 2), Ordering::Release).expect("ring");
     }
 
+    pub fn set_used_index(&self, memory: &GuestMemoryMmap, index: u16) {
+        memory.store(index, GuestAddress(self.used + 2), Ordering::Release).expect("ring");
+    }
+
     pub fn kick(&self) {
         self.kick.write(1).expect("kick");
     }
