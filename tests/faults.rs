@@ -304,7 +304,7 @@ fn program_and_evict_fail() {
     assert_eq!((program(&mut guest, 0, 1), program(&mut guest, 1, 2)), (OK, OK));
     let id = add(&guest, "io-error,op=program,slot=0");
     assert_eq!((program(&mut guest, 0, 3), program(&mut guest, 1, 4)), (IOERR, OK));
-    // As after any program command that fails.
+    // The hardware has failed on the way: neither the old key nor the new one is there.
     assert_eq!((crypto_status(&mut guest, 0), crypto_status(&mut guest, 1)), (NOKEY, OK));
     assert_eq!(guest.stat("keyslots.program_failed"), 1);
     guest.device.faults().clear(Some(id)).expect("clear");

@@ -178,10 +178,11 @@ fn duns_must_fit_at_every_data_unit() {
 }
 
 #[test]
-fn bad_program_commands_empty_the_slot() {
+fn program_commands_that_are_refused_leave_the_old_key() {
     let mut guest = Guest::new();
     let control = guest.control();
-    let good = Program::new(1, &key(1), 12);
+    program(&mut guest, &Program::new(1, &key(1), 12));
+    let good = Program::new(1, &key(2), 12);
     let bad = [
         (Program { mode: 0, ..good.clone() }, UNSUPP),
         (Program { mode: 2, ..good.clone() }, UNSUPP),
@@ -205,13 +206,17 @@ fn bad_program_commands_empty_the_slot() {
         (Program { dun_bytes: u32::MAX, ..good.clone() }, UNSUPP),
     ];
     let failures = bad.len() as u64;
-    for (command, status) in bad {
-        program(&mut guest, &good);
-        guest.request(0, &crypto_write(0, 1, [0; 4], &[1; 4096]), 1).assert_only_status(OK);
+    for (n, (command, status)) in bad.into_iter().enumerate() {
         guest.request(control, &command.bytes(), 1).assert_only_status(status);
-        guest.request(0, &crypto_write(0, 1, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
+        let plain = pattern(n as u64, 4096);
+        guest.request(0, &crypto_write(0, 1, [0; 4], &plain), 1).assert_only_status(OK);
+        assert_eq!(guest.image_bytes(0, 4096), openssl_xts(&key(1), 0, 4096, &plain), "{command:?}");
+        // Nor does it fill an empty one.
+        let command = Program { slot: 2, ..command };
+        guest.request(control, &command.bytes(), 1).assert_only_status(status);
+        guest.request(0, &crypto_write(0, 2, [0; 4], &plain), 1).assert_only_status(NOKEY);
     }
-    assert_eq!(guest.stat("keyslots.program_failed"), failures);
+    assert_eq!(guest.stat("keyslots.program_failed"), 2 * failures);
 }
 
 #[test]

@@ -95,15 +95,14 @@ impl Model {
         if wrapped || program.key_size != 64 || program.dun_bytes == 0 || program.slot >= KEYSLOTS.into() {
             refusals.push(IOERR);
         }
-        if let Some(slot) = self.slots.get_mut(program.slot as usize) {
-            // After a failure a slot is empty, whatever was in it.
-            *slot = refusals.is_empty().then(|| Key {
-                key: key(program.key),
-                unit: unit as usize,
-                dun_bytes: program.dun_bytes as usize,
-            });
+        if !refusals.is_empty() {
+            // The slot keeps what it has.
+            return refusals;
         }
-        if refusals.is_empty() { vec![OK] } else { refusals }
+        if let Some(slot) = self.slots.get_mut(program.slot as usize) {
+            *slot = Some(Key { key: key(program.key), unit: unit as usize, dun_bytes: program.dun_bytes as usize });
+        }
+        vec![OK]
     }
 
     /// The status, and what is read.

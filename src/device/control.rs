@@ -87,11 +87,6 @@ impl Device {
             ControlCommand::GetCharacteristics => reply_whole(reply, self.characteristics().as_bytes()),
             ControlCommand::Program(programming) => {
                 let result = self.program(&programming);
-                if result.is_err() {
-                    // Whatever the slot held, it does not hold what the driver wanted. A slot that does not exist is
-                    // the error already.
-                    let _ = self.empty_slot(programming.slot);
-                }
                 let replaced = result.as_ref().ok().map(|&evicted| evicted == Evicted::Key);
                 self.observer.count_program(programming.slot, replaced);
                 result.map(drop)
@@ -124,6 +119,7 @@ impl Device {
         self.wrapping.as_ref().ok_or(Failure::Unsupported)
     }
 
+    /// What is refused leaves the slot as it is: the driver goes on believing that the old key is there.
     fn program(&self, programming: &Programming<'_>) -> Result<Evicted, Failure> {
         let Programming { slot, usage, .. } = *programming;
         if slot >= u32::from(self.config.keyslots) {
@@ -167,7 +163,11 @@ impl Device {
         // Both values were bounded above: at most 31, and at most 255.
         let config = KeyConfig { data_unit_bits: data_unit_bits as u8, dun_bytes: dun_bytes as u8 };
         let replaced = self.keyslots.program(slot, key, config)?;
-        self.keep_key(slot, key)?;
+        if let Err(failure) = self.keep_key(slot, key) {
+            // The old key is gone already, and the driver is told that the new one is not there.
+            self.empty_slot(slot)?;
+            return Err(failure);
+        }
         Ok(replaced)
     }
 }

@@ -158,7 +158,7 @@ impl Device {
     /// A program or evict command that fails.
     pub(super) fn fail_command(&self, command: &ControlCommand<'_>) -> Failure {
         if let ControlCommand::Program(programming) = command {
-            // As when programming fails otherwise. A slot that does not exist is no concern here.
+            // Hardware that fails on the way: the old key is gone. A slot that does not exist is no concern here.
             let _ = self.empty_slot(programming.slot);
             self.observer.count_program(programming.slot, None);
         }
