@@ -200,6 +200,113 @@ fn commands_in_the_midst_of_requests() {
     }
 }
 
+/// Something of a batch: a read with a slot's key, or a command for the slot.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Read(u32),
+    Program(u32, u64),
+    Evict(u32),
+}
+
+impl Step {
+    fn request(self) -> (Vec<u8>, usize) {
+        match self {
+            Self::Read(slot) => (crypto_header(CRYPTO_IN, 0, slot, [0; 4]), 8193),
+            Self::Program(slot, seed) => (Program::new(slot, &key(seed), 12).bytes(), 1),
+            Self::Evict(slot) => (evict(slot), 1),
+        }
+    }
+}
+
+/// Makes all steps available at once, reads on the first queue and commands on the other if there are two; commands must come
+/// back in their order, and the slots hold what the last ones say.
+fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
+    let mut slots = [None; 2];
+    let mut sent = Vec::new();
+    for &step in steps {
+        let (readable, writable) = step.request();
+        let queue = if matches!(step, Step::Read(_)) { 0 } else { commands };
+        sent.push((step, queue, guest.rings[queue].add(&guest.memory, &readable, writable, &Cut::default())));
+        match step {
+            Step::Read(_) => {}
+            Step::Program(slot, seed) => slots[slot as usize] = Some(seed),
+            Step::Evict(slot) => slots[slot as usize] = None,
+        }
+    }
+    guest.rings[0].kick();
+    guest.rings[commands].kick();
+    let mut order = Vec::new();
+    for &(_, queue, _) in &sent {
+        order.push((queue, guest.rings[queue].wait(&guest.memory).0));
+    }
+    let is_command = |step: &Step| !matches!(step, Step::Read(_));
+    let expected: Vec<_> =
+        sent.iter().filter(|(step, ..)| is_command(step)).map(|(_, queue, it)| (*queue, it.head)).collect();
+    order.retain(|place| expected.contains(place));
+    assert_eq!(order, expected, "{steps:?}");
+    for (step, queue, buffers) in &sent {
+        let status = *guest.rings[*queue].read_writable(&guest.memory, buffers).last().expect("a status");
+        assert!(status == OK || !is_command(step) && status == NOKEY, "{step:?}: {status}");
+        guest.rings[*queue].free(buffers);
+    }
+    for (slot, seed) in slots.into_iter().enumerate() {
+        let plain = pattern(7, 4096);
+        let answer = guest.request(0, &crypto_write(64, slot as u32, [5, 0, 0, 0], &plain), 1);
+        answer.assert_only_status(if seed.is_some() { OK } else { NOKEY });
+        if let Some(seed) = seed {
+            assert!(guest.image_bytes(64 * 512, 4096) == openssl_xts(&key(seed), 5, 4096, &plain), "{steps:?}");
+        }
+        guest.request(commands, &evict(slot as u32), 1).assert_only_status(OK);
+    }
+}
+
+/// On a disk that answers later: commands wait for the reads before them.
+fn guest_that_waits(accept: u64) -> Guest {
+    let mut options = options(true, accept);
+    options.disk = DiskKind::File(vhost_user_blk_crypto::disk::Aio::Threads);
+    options.workers.workers = 1;
+    options.ring_size = 256;
+    Guest::with(options)
+}
+
+#[test]
+fn waiting_commands_keep_their_order() {
+    use Step::{Evict, Program, Read};
+    let mut guest = guest_that_waits(!CRYPTO_BITS);
+    for steps in [
+        &[Program(0, 1), Read(0), Program(0, 2), Program(0, 3)][..],
+        &[Program(0, 1), Read(0), Program(0, 2), Evict(0)],
+        &[Program(0, 1), Read(0), Evict(0), Program(0, 3)],
+        // The last one has no reason to wait but the one before it.
+        &[Program(0, 1), Read(0), Program(0, 2), Program(1, 3)],
+        &[Program(1, 1), Read(1), Evict(1), Program(0, 2), Program(1, 3), Evict(0)],
+    ] {
+        commands_in_order(&mut guest, 0, steps);
+    }
+    // Keys that are lost on the way are no reason to overtake.
+    guest.device.faults().add("lose-all-keys,op=program,slot=1").expect("fault");
+    commands_in_order(&mut guest, 0, &[Read(0), Program(1, 1), Program(0, 2)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    /// Any batches, with commands on the queue of the reads and on one of their own.
+    #[test]
+    fn commands_keep_their_order(batches in proptest::collection::vec(proptest::collection::vec(
+        prop_oneof![
+            (0u32..2).prop_map(Step::Read),
+            (0u32..2, 1u64..50).prop_map(|(slot, seed)| Step::Program(slot, seed)),
+            (0u32..2).prop_map(Step::Evict),
+        ], 1..40), 1..4)) {
+        for (accept, commands) in [(!CRYPTO_BITS, 0), (ALL_FEATURES, 2)] {
+            let mut guest = guest_that_waits(accept);
+            for steps in &batches {
+                commands_in_order(&mut guest, commands, steps);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     /// However the bytes of a command are cut into descriptors.

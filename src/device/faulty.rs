@@ -79,7 +79,7 @@ impl Device {
             // As for a command that empties a slot.
             return Progress::Alone(Job { reply, work: Work::Lose(Box::new(request), fate), record, fate: None });
         }
-        self.serve_struck(lane, token, request, reply, record, fate)
+        self.serve_struck(lane, token, request, reply, record, fate, false)
     }
 
     /// A stuck request is looked at.
@@ -120,9 +120,11 @@ impl Device {
             _ => 0,
         };
         self.observer.count_lost(lost);
-        self.serve_struck(lane, token, request, reply, record, fate)
+        self.serve_struck(lane, token, request, reply, record, fate, true)
     }
 
+    /// `alone`: a command need not wait any more.
+    #[expect(clippy::too_many_arguments, reason = "all that there is of a request")]
     fn serve_struck<'m>(
         &self,
         lane: &mut DeviceLane,
@@ -131,10 +133,14 @@ impl Device {
         mut reply: Reply<'m>,
         mut record: Record,
         fate: Box<Fate>,
+        alone: bool,
     ) -> Progress<Job<'m>> {
         let whole = fate.short.is_none_or(|short| self.cut_short(short, &mut request));
         let next = match request {
             // What a failing command leaves behind is known where commands are done.
+            Request::Control(command) if alone => {
+                self.control(lane, token, command, &mut reply, &mut record, Some(&fate))
+            }
             Request::Control(_) => self.execute(lane, token, request, &mut reply, &mut record, Some(&fate)),
             _ if fate.io_error => Err(Failure::Fault),
             _ if !whole => Ok(Next::Done),

@@ -20,7 +20,7 @@ use crate::disk::{self, Disk};
 use crate::keyslot::RecentKeys;
 use crate::observe;
 use crate::soon::Soon;
-use crate::vhost::{Lane, Token};
+use crate::vhost::{Lane, Progress, Token};
 
 /// What a request waits for.
 pub enum Answer {
@@ -45,19 +45,27 @@ pub struct DeviceLane {
     /// Bytes of the image that a request which was announced needs.
     pub(super) soon: Soon,
     from_disk: Vec<(Token, disk::Answer)>,
+    /// Requests that wait until they are alone: no command may overtake them.
+    pub(super) waiting_alone: usize,
 }
 
 impl DeviceLane {
     pub(super) fn new(disk: &Arc<Disk>, observe: observe::Lane) -> io::Result<Self> {
         let (disk, later, soon, from_disk) = (disk.lane()?, Later::new()?, Soon::default(), Vec::new());
         let (held, keys) = (Held::default(), RecentKeys::default());
-        Ok(Self { disk, later, held, observe, keys, unsettled: false, soon, from_disk })
+        Ok(Self { disk, later, held, observe, keys, unsettled: false, soon, from_disk, waiting_alone: 0 })
     }
 
     /// Holds a request back, for a fault.
     pub(super) fn hold(&mut self, token: Token, queue: usize, hold: Hold) {
         self.held.add(token, queue, hold);
         self.stay_awake();
+    }
+
+    /// Notes when a request waits until it is alone.
+    pub(super) fn count_alone<J>(&mut self, progress: Progress<J>) -> Progress<J> {
+        self.waiting_alone += usize::from(matches!(progress, Progress::Alone(_)));
+        progress
     }
 
     fn stay_awake(&mut self) {

@@ -297,7 +297,7 @@ impl Device {
                 // The keys that this worker keeps would hold it up as well.
                 lane.keys.release();
                 // Linux never lets a command meet requests that use the slot's old key.
-                if self.must_wait(&command) {
+                if lane.waiting_alone > 0 || self.must_wait(&command) {
                     return Ok(Next::Alone(Work::Control(command)));
                 }
                 self.control(lane, token, command, reply, record, fate)
@@ -422,7 +422,8 @@ impl VirtioDevice for Device {
     }
 
     fn start<'m>(&self, lane: &mut DeviceLane, token: Token, accepted: Self::Accepted<'m>) -> Progress<Self::Job<'m>> {
-        self.start_accepted(lane, token, accepted)
+        let progress = self.start_accepted(lane, token, accepted);
+        lane.count_alone(progress)
     }
 
     fn resume<'m>(
@@ -432,7 +433,11 @@ impl VirtioDevice for Device {
         job: Self::Job<'m>,
         answer: Option<Answer>,
     ) -> Progress<Self::Job<'m>> {
-        self.go_on(lane, token, job, answer)
+        if answer.is_none() {
+            lane.waiting_alone = lane.waiting_alone.saturating_sub(1);
+        }
+        let progress = self.go_on(lane, token, job, answer);
+        lane.count_alone(progress)
     }
 
     fn queue_running(&self, queue: usize, running: bool) {

@@ -5,6 +5,7 @@
 //! A [`Hand`] lives for one stretch of work. All of it is seen in one state of the guest's memory, which stays as it is
 //! because at least one queue is at a turn all the time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -33,8 +34,8 @@ pub struct Hand<'w, 'm, D: VirtioDevice> {
     /// Queues at a turn.
     turns: usize,
     jobs: Slab<InFlight<D::Job<'m>>>,
-    /// Jobs that wait until nothing else is in hand.
-    alone: Vec<Token>,
+    /// Jobs that wait until nothing else is in hand, in the order in which they came.
+    alone: VecDeque<Token>,
     chains: Vec<TakenChain<'m>>,
     /// What the device has made of them, by head.
     accepted: Vec<(u16, Accepted<'m, D>)>,
@@ -78,7 +79,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             .map(|(vring, turn)| QueueInHand { vring, turn, in_flight: 0, done: Vec::new() })
             .collect();
         let (chains, accepted) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
-        let (alone, answers, jobs) = (Vec::new(), Vec::new(), Slab::new());
+        let (alone, answers, jobs) = (VecDeque::new(), Vec::new(), Slab::new());
         Self { device, lane, memory, queues, turns: at_turn, jobs, alone, chains, accepted, answers }
     }
 
@@ -192,7 +193,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             Progress::Waiting(job) => self.keep(token, job),
             Progress::Alone(job) => {
                 self.keep(token, job);
-                self.alone.push(token);
+                self.alone.push_back(token);
                 self.resume_alone();
             }
         }
@@ -213,7 +214,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
     /// Resumes what waits to be alone, one after the other, as soon as all else is done.
     fn resume_alone(&mut self) {
         while self.alone.len() == self.jobs.len()
-            && let Some(token) = self.alone.pop()
+            && let Some(token) = self.alone.pop_front()
         {
             self.resume(token, None);
         }
