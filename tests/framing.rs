@@ -66,6 +66,19 @@ fn requests_that_are_too_short() {
             }
         }
     }
+    // Of an evict command only the slot must be there.
+    guest.request(control, &program, 1).assert_only_status(OK);
+    for len in 0..4 {
+        assert_eq!(guest.request(control, &evict(0)[..16 + len], 1).used, 0, "{len} bytes");
+    }
+    guest.request(0, &crypto_write(0, 0, [0; 4], &[0; 4096]), 1).assert_only_status(OK);
+    for len in [4, 5, 151, 152] {
+        guest.request(control, &program, 1).assert_only_status(OK);
+        guest.request(control, &evict(0)[..16 + len], 1).assert_only_status(OK);
+        guest.request(0, &crypto_write(0, 0, [0; 4], &[0; 4096]), 1).assert_only_status(NOKEY);
+    }
+    let programs = guest.stat("keyslots.program");
+    guest.request(0, &write_request(0, &[0; 4096]), 1).assert_only_status(OK);
     // No room for a status: returned all the same.
     for (queue, request) in [
         (0, write_request(0, &[1; 512])),
@@ -79,7 +92,7 @@ fn requests_that_are_too_short() {
         assert_eq!(guest.request(queue, &request, 0).used, 0);
     }
     assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
-    assert_eq!(guest.stat("keyslots.program"), 0);
+    assert_eq!(guest.stat("keyslots.program"), programs);
     // The queues go on.
     guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
 }

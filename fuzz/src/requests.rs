@@ -48,7 +48,8 @@ fn check(request: &Parsed<'_>, bytes: &[u8], room: u32, limits: &Limits, role: Q
     match (role, matches!(request, Parsed::Control(_))) {
         (QueueRole::Control, command) => assert!(command && limits.crypto == CryptoAccess::ControlQueue),
         (QueueRole::Request, true) => assert_eq!(limits.crypto, CryptoAccess::InBand),
-        (QueueRole::Request, false) => {}
+        (QueueRole::Either, true) => assert_eq!(limits.crypto, CryptoAccess::ControlQueue),
+        (QueueRole::Request | QueueRole::Either, false) => {}
     }
     match request {
         Parsed::Read { extent, crypto } => {
@@ -153,6 +154,10 @@ pub fn run(bytes: &[u8]) {
     with_guest(Setting::plain(16), |guest| {
         for (request, cut) in &requests {
             parse_on(guest, request, cut, role, &limits);
+            // In-band access is for drivers without a control virtqueue.
+            if limits.crypto != CryptoAccess::InBand {
+                parse_on(guest, request, cut, QueueRole::Either, &limits);
+            }
         }
     });
 }

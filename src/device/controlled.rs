@@ -65,7 +65,7 @@ impl Controlled for Device {
         let features = self.features.load(Ordering::Acquire);
         let queue = |queue: usize| match self.role(queue) {
             QueueRole::Request => Queue { queue, role: "request" },
-            QueueRole::Control => Queue { queue, role: "control" },
+            QueueRole::Control | QueueRole::Either => Queue { queue, role: "control" },
         };
         Status {
             engine: self.engine(),

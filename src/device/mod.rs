@@ -21,7 +21,7 @@ mod resize;
 mod transfer;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::crypto::Engine;
@@ -32,7 +32,7 @@ use crate::observe::{Observer, Record, Stats};
 use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::{Beginning, Chain};
 use crate::ratelimit::RateLimit;
-use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request};
+use crate::request::{CryptoAccess, Limits, Refusal, Reply, Request};
 use crate::vhost::{Notifier, Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
@@ -101,6 +101,8 @@ pub struct Device {
     audience: Audience,
     /// Whether the driver is the one that programmed the keys.
     phase: Mutex<Phase>,
+    /// The last of the queues that have been started since all were stopped, or the device was reset.
+    last_queue: AtomicUsize,
 }
 
 /// Why a request was not done.
@@ -175,7 +177,21 @@ impl Device {
         let pace = Pace::new(&config.timing);
         let features = AtomicU64::new(0);
         let (faults, audience, phase) = (Faults::new(), Audience::default(), Mutex::default());
-        Ok(Self { config, disk, keyslots, wrapping, pace, faults, observer, features, writeback, audience, phase })
+        let last_queue = AtomicUsize::new(0);
+        Ok(Self {
+            config,
+            disk,
+            keyslots,
+            wrapping,
+            pace,
+            faults,
+            observer,
+            features,
+            writeback,
+            audience,
+            phase,
+            last_queue,
+        })
     }
 
     /// What it was made from.
@@ -210,16 +226,6 @@ impl Device {
 
     fn negotiated(&self, feature: u64) -> bool {
         self.features.load(Ordering::Acquire) & feature != 0
-    }
-
-    /// The control virtqueue follows the request queues that the driver knows of.
-    fn role(&self, queue: usize) -> QueueRole {
-        let request_queues = if self.negotiated(feature::MQ) { usize::from(self.config.num_queues) } else { 1 };
-        if self.negotiated(feature::CTRL_VQ) && queue == request_queues {
-            QueueRole::Control
-        } else {
-            QueueRole::Request
-        }
     }
 
     fn limits(&self) -> Limits {
@@ -320,18 +326,6 @@ impl Device {
         }
     }
 
-    /// What the driver has chosen counts no more.
-    fn forget_choices(&self) {
-        self.writeback.store(self.config.writeback, Ordering::Release);
-    }
-
-    /// Neither does what it has negotiated.
-    fn forget_driver(&self) {
-        self.features.store(0, Ordering::Release);
-        self.forget_choices();
-        self.begins_phase(Phase::Running);
-    }
-
     /// The driver has reset the device. Returns how many keys are lost.
     fn lose_keys(&self) -> usize {
         let lost = if self.config.keep_keys_on_reset { 0 } else { self.empty_all_slots() };
@@ -405,8 +399,8 @@ impl VirtioDevice for Device {
         self.all_stopped();
     }
 
-    fn queue_begins(&self, _queue: usize, beginning: Beginning) {
-        self.begins(beginning);
+    fn queue_begins(&self, queue: usize, beginning: Beginning) {
+        self.begins(queue, beginning);
     }
 
     fn lane(&self) -> io::Result<DeviceLane> {

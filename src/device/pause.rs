@@ -8,10 +8,13 @@
 //!
 //! Until a queue tells, no request finds a key.
 
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::Device;
+use crate::protocol::feature;
 use crate::queue::Beginning;
+use crate::request::QueueRole;
 
 /// What is known of the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,8 +36,16 @@ impl Device {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn begins_phase(&self, phase: Phase) {
-        *self.phase() = phase;
+    /// What the driver has negotiated and chosen counts no more.
+    pub(super) fn forget_driver(&self) {
+        *self.phase() = Phase::Running;
+        self.features.store(0, Ordering::Release);
+        self.last_queue.store(0, Ordering::Release);
+        self.forget_choices();
+    }
+
+    fn forget_choices(&self) {
+        self.writeback.store(self.config.writeback, Ordering::Release);
     }
 
     /// Whether all queues have been stopped and it is not known yet what for.
@@ -51,11 +62,13 @@ impl Device {
             self.observer.count_lost(self.lose_keys());
         }
         *phase = Phase::Stopped;
+        self.last_queue.store(0, Ordering::Release);
         self.keyslots.set_usable(self.config.keep_keys_on_reset);
     }
 
     /// A queue is started.
-    pub(super) fn begins(&self, beginning: Beginning) {
+    pub(super) fn begins(&self, queue: usize, beginning: Beginning) {
+        self.last_queue.fetch_max(queue, Ordering::AcqRel);
         let mut phase = self.phase();
         *phase = match (*phase, beginning) {
             (Phase::Stopped, Beginning::GoesOn) => {
@@ -75,6 +88,26 @@ impl Device {
             }
             (phase, _) => phase,
         };
+    }
+
+    /// What a queue is for.
+    ///
+    /// The control virtqueue comes after all request queues on offer, says the specification. Drivers that use fewer put it
+    /// after those that they use. So the last queue that has been started may be either, unless it is where the
+    /// specification has the control virtqueue; and until then it is not known which queue will be the last.
+    pub(super) fn role(&self, queue: usize) -> QueueRole {
+        let features = self.features.load(Ordering::Acquire);
+        let multiqueue = features & feature::MQ != 0;
+        let specified = if multiqueue { self.config.num_queues.into() } else { 1 };
+        if features & feature::CTRL_VQ == 0 {
+            QueueRole::Request
+        } else if queue == specified {
+            QueueRole::Control
+        } else if multiqueue && queue > 0 && queue == self.last_queue.load(Ordering::Acquire) {
+            QueueRole::Either
+        } else {
+            QueueRole::Request
+        }
     }
 
     /// A command for a keyslot is going to be carried out. If it is not known whose keys there are, they go first: those of

@@ -39,7 +39,7 @@ pub enum ControlCommand<'m> {
     GetCryptoModes,
     /// KEYSLOT_PROGRAM.
     Program(Programming<'m>),
-    /// KEYSLOT_EVICT: only the slot counts.
+    /// KEYSLOT_EVICT: only the slot counts, and only it must be there.
     Evict {
         /// Keyslot; not known to exist.
         slot: u32,
@@ -56,6 +56,11 @@ pub enum ControlCommand<'m> {
     GetCharacteristics,
 }
 
+/// Whether this is a type of the control virtqueue.
+pub(super) fn is_command(request_type: u32) -> bool {
+    (request_type::GET_CRYPTO_MODES..=request_type::PREPARE_KEY).contains(&request_type)
+}
+
 /// A command on a request queue.
 pub(super) fn parse_in_band(request_type: u32, payload: Segments<'_>) -> Result<ControlCommand<'_>, Refused> {
     match request_type {
@@ -68,7 +73,7 @@ pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<Cont
     match request_type {
         request_type::GET_CRYPTO_MODES => Ok(ControlCommand::GetCryptoModes),
         request_type::KEYSLOT_PROGRAM => Ok(ControlCommand::Program(programming(payload)?)),
-        request_type::KEYSLOT_EVICT => Ok(ControlCommand::Evict { slot: programming(payload)?.slot }),
+        request_type::KEYSLOT_EVICT => Ok(ControlCommand::Evict { slot: slot(&mut payload)? }),
         request_type::DERIVE_SW_SECRET => Ok(ControlCommand::DeriveSwSecret(blob(&mut payload)?)),
         request_type::GENERATE_KEY => Ok(ControlCommand::GenerateKey),
         request_type::IMPORT_KEY => Ok(ControlCommand::ImportKey(blob(&mut payload)?)),
@@ -80,6 +85,12 @@ pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<Cont
 fn blob(payload: &mut Segments<'_>) -> Result<Box<KeyBlob>, Refused> {
     let mut blob = KeyBlob::new_box_zeroed().map_err(|_| Status::IoErr)?;
     if payload.read_front(blob.as_mut_bytes()) { Ok(blob) } else { Err(Refused::TooShort) }
+}
+
+/// The front of a key descriptor is all that an evict command needs.
+fn slot(payload: &mut Segments<'_>) -> Result<u32, Refused> {
+    let mut slot = U32::ZERO;
+    if payload.read_front(slot.as_mut_bytes()) { Ok(slot.get()) } else { Err(Refused::TooShort) }
 }
 
 /// Where the key and what it is for stand in a key descriptor: see [`KeyDescriptor`].

@@ -58,6 +58,8 @@ pub enum QueueRole {
     Request,
     /// Keyslots.
     Control,
+    /// One or the other: the driver has not shown which.
+    Either,
 }
 
 /// A range of the disk, inside its capacity.
@@ -138,8 +140,12 @@ pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> (Reply<'
     if !reply.has_status() {
         return (reply, Err(refusal(Status::IoErr, true)));
     }
+    let role = match role {
+        QueueRole::Either if control::is_command(request_type) => QueueRole::Control,
+        role => role,
+    };
     let parsed = match role {
-        QueueRole::Request => parse_body(&header, readable, &reply, limits),
+        QueueRole::Request | QueueRole::Either => parse_body(&header, readable, &reply, limits),
         QueueRole::Control if limits.crypto == CryptoAccess::ControlQueue => {
             control::parse(request_type, readable).map(Request::Control)
         }
