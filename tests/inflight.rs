@@ -5,6 +5,7 @@
 mod common;
 
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use common::machine::{Driver, Machine, QUEUES, RING, random};
@@ -85,6 +86,64 @@ fn the_frontend_hangs_up_and_comes_back() {
 #[test]
 fn killed_and_hung_up_on() {
     survive(&["--poll-us", "0"], &[End::Kill, End::HangUp, End::HangUp, End::Kill, End::Kill, End::HangUp], 5);
+}
+
+/// A frontend may ask for a region of its default size and set larger rings afterwards: they are served, and what the region
+/// has of smaller ones is not given out in them, nor later.
+#[test]
+fn a_region_for_smaller_rings() {
+    use vhost::vhost_user::message::VhostUserProtocolFeatures;
+    let protocol = VhostUserProtocolFeatures::INFLIGHT_SHMFD;
+    let mut guest = Guest::with(Options { ring_size: 256, protocol, ..Options::default() });
+    let all = guest.rings.len();
+    let stop = |guest: &mut Guest| {
+        for queue in 0..all {
+            guest.frontend().get_vring_base(queue).expect("GET_VRING_BASE");
+        }
+    };
+    stop(&mut guest);
+    let wanted = VhostUserInflight::new(0, 0, all as u16, 128);
+    let (region, file) = guest.frontend().get_inflight_fd(&wanted).expect("GET_INFLIGHT_FD");
+    // The ring of a machine's firmware, in which two requests were in flight when the backend was killed.
+    let part = region.mmap_size / all as u64;
+    for queue in 0..all as u64 {
+        file.write_all_at(&[1, 0, 128, 0], queue * part + 8).expect("region");
+        for head in [0, 3] {
+            file.write_all_at(&[1], queue * part + 16 + 16 * head).expect("region");
+        }
+    }
+    for _ in 0..2 {
+        guest.frontend().set_inflight_fd(&region, file.as_raw_fd()).expect("SET_INFLIGHT_FD");
+        guest.start_rings();
+        let control = guest.control();
+        guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
+        for round in 0..600u64 {
+            let (queue, sector) = ((round % 2) as usize, round % 100 * 8);
+            let plain = pattern(round, 4096);
+            guest.request(queue, &crypto_write(sector, 0, [round, 0, 0, 0], &plain), 1).assert_only_status(OK);
+            assert!(guest.image_bytes(sector * 512, 4096) == openssl_xts(&key(1), round.into(), 4096, &plain));
+        }
+        for queue in 0..all {
+            let used = guest.rings[queue].next_used;
+            guest.rings[queue].assert_silent_from(&guest.memory, used);
+        }
+        assert_eq!(guest.stat("events.broken_queue"), 0);
+        stop(&mut guest);
+    }
+    // Rings that fit: tracked, and nothing is left of those before.
+    let mut options = Options { ring_size: 128, protocol, ..Options::default() };
+    options.queues = 2;
+    let mut small = Guest::with(options);
+    stop(&mut small);
+    small.frontend().set_inflight_fd(&region, file.as_raw_fd()).expect("SET_INFLIGHT_FD");
+    small.start_rings();
+    small.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+    for queue in 0..all {
+        small.rings[queue].assert_silent_from(&small.memory, u16::from(queue == 0));
+    }
+    let mut head = [0; 4];
+    file.read_exact_at(&mut head, 8).expect("region");
+    assert_eq!(head, [1, 0, 128, 0], "version and size");
 }
 
 /// Regions that are no regions end the session with an error, and the next frontend is served.

@@ -143,6 +143,8 @@ pub enum Recovery {
     Fresh,
     /// Heads that were taken and not returned, in the order in which they were taken.
     Resubmit(Vec<u16>),
+    /// The region is for a smaller ring: this one cannot be tracked, and the frontend says where the queue goes on.
+    TooSmall,
 }
 
 impl QueueLog {
@@ -175,7 +177,8 @@ impl QueueLog {
     /// When the region does not belong to the ring, or makes no sense.
     pub fn recover(&mut self, size: u16, used: u16) -> Result<Recovery, &'static str> {
         if size > self.size() {
-            return Err("the ring is larger than the in-flight region says");
+            self.forget();
+            return Ok(Recovery::TooSmall);
         }
         match self.field(VERSION_AT) {
             0 => {
@@ -186,7 +189,8 @@ impl QueueLog {
                 self.set_field(VERSION_AT, VERSION);
                 return Ok(Recovery::Fresh);
             }
-            VERSION if self.field(DESC_NUM) == self.size() => {}
+            // "It's equal to the virtqueue size", says the specification: some may take the ring's, which may be smaller.
+            VERSION if [self.size(), size].contains(&self.field(DESC_NUM)) => {}
             _ => return Err("the in-flight region is of another version or size"),
         }
         self.finish_batch(used)?;
@@ -200,6 +204,18 @@ impl QueueLog {
         found.sort_unstable();
         self.counter = found.last().map_or(0, |&(counter, _)| counter.wrapping_add(1));
         Ok(Recovery::Resubmit(found.into_iter().map(|(_, head)| head).collect()))
+    }
+
+    /// What is noted was noted of another ring. A later backend must not take it for this one's: the part becomes as good as
+    /// fresh.
+    fn forget(&self) {
+        if self.field(VERSION_AT) == 0 {
+            return;
+        }
+        for head in (0..self.size()).filter(|&head| self.in_flight(head)) {
+            self.region.store(self.desc(head, INFLIGHT), 0u8);
+        }
+        self.set_field(VERSION_AT, 0);
     }
 
     /// The used ring may be ahead of the region: by the batch whose list begins at the last head.

@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -468,7 +468,25 @@ impl State {
     fn recover(&mut self, index: usize) -> Result<(), &'static str> {
         let Some(log) = &mut self.log else { return Ok(()) };
         let used = self.queue.next_used();
-        let Recovery::Resubmit(heads) = log.recover(self.queue.size(), used)? else { return Ok(()) };
+        let size = self.queue.size();
+        let heads = match log.recover(size, used)? {
+            Recovery::Fresh => return Ok(()),
+            Recovery::Resubmit(heads) => heads,
+            Recovery::TooSmall => {
+                // The one number only repeats the other: no reason to refuse the ring.
+                static SAID: Once = Once::new();
+                SAID.call_once(|| {
+                    log::warn!(
+                        "queue {index}: the frontend's in-flight region is for rings of {}, this ring has {size}: it is \
+                         served without tracking, and what is in flight when this program is killed is lost. Give the \
+                         frontend a queue size of {size} to have it tracked (said once)",
+                        log.size()
+                    );
+                });
+                self.log = None;
+                return Ok(());
+            }
+        };
         if !heads.is_empty() {
             log::info!("queue {index}: {} requests were in flight and are served again", heads.len());
         }

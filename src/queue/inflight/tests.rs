@@ -365,8 +365,10 @@ fn regions_that_do_not_fit_are_refused() {
         (world, log)
     };
     let (world, mut log) = fresh(0);
-    assert!(log.recover(SIZE * 2, 0).is_err(), "a larger ring");
     assert_eq!(log.recover(SIZE / 2, 0), Ok(Recovery::Resubmit(vec![])), "a smaller ring");
+    world.region.store(DESC_NUM, (SIZE / 2).to_le());
+    assert_eq!(log.recover(SIZE / 2, 0), Ok(Recovery::Resubmit(vec![])), "another backend's number");
+    world.region.store(DESC_NUM, SIZE.to_le());
     log.taken(SIZE - 1);
     assert!(log.recover(SIZE / 2, 0).is_err(), "a head that the smaller ring does not have");
     assert!(log.recover(SIZE, SIZE + 1).is_err(), "more returned than the ring holds");
@@ -381,6 +383,23 @@ fn regions_that_do_not_fit_are_refused() {
         world.region.store(at, u16::to_le(value));
         assert!(log.recover(SIZE, 0).is_err());
     }
+}
+
+/// What was in flight in another ring is not given out in this one, nor in a later one.
+#[test]
+fn a_larger_ring_is_not_tracked_and_leaves_nothing_to_recover() {
+    let world = World::new(0);
+    let mut log = world.region.queue(0).expect("part");
+    assert_eq!(log.recover(SIZE * 2, 0), Ok(Recovery::TooSmall));
+    assert_eq!(log.recover(SIZE, 0), Ok(Recovery::Fresh));
+    [1, 5, SIZE - 1].into_iter().for_each(|head| log.taken(head));
+    assert_eq!(log.recover(SIZE, 0), Ok(Recovery::Resubmit(vec![1, 5, SIZE - 1])));
+    assert_eq!(log.recover(SIZE * 2, 7), Ok(Recovery::TooSmall));
+    for _ in 0..2 {
+        assert_eq!(log.recover(SIZE * 2, 9), Ok(Recovery::TooSmall));
+    }
+    assert_eq!(log.recover(SIZE, 9), Ok(Recovery::Fresh));
+    assert_eq!(log.recover(SIZE, 9), Ok(Recovery::Resubmit(vec![])));
 }
 
 #[test]
