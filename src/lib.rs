@@ -16,14 +16,16 @@
 //! | control socket | [`control`] | JSON, clients | how a device works |
 //! | statistics | [`observe`] | numbers of requests | data, keys, guest memory |
 //! | least privilege | [`sandbox`] | system calls, paths | everything else |
-//! | the whole | [`device`] | the order of the stages; error to status | ring layout, messages |
+//! | execute | [`engine`] | a request from its key to the disk, in one function | virtqueues, statuses |
+//! | virtio | [`device`] | features, configuration space; error to status | how requests are executed |
 //!
-//! [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
+//! [`tasks`] has the requests that wait, [`segments`] their bytes in guest memory. [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
 
 pub mod control;
 pub mod crypto;
 pub mod device;
 pub mod disk;
+pub mod engine;
 pub mod faults;
 pub mod keyslot;
 pub mod observe;
@@ -34,7 +36,9 @@ pub mod ratelimit;
 pub mod request;
 pub mod sandbox;
 pub mod secret;
+pub mod segments;
 pub mod soon;
+pub mod tasks;
 pub mod threads;
 pub mod vhost;
 pub mod wrapped;

@@ -149,7 +149,7 @@ fn disk(args: &Args, config: &DeviceConfig) -> Result<Disk> {
         read_only: args.read_only,
         discard: args.discard != DiscardMode::Off,
         direct: args.cache == CacheMode::None,
-        logical_block_size: config.logical_block_size,
+        logical_block_size: config.engine.logical_block_size,
     };
     let image = match (&args.blk_file, args.blk_ram) {
         (Some(path), _) => options.open(path)?,
@@ -224,10 +224,10 @@ fn banner(args: &Args, disk: &Disk, engine: &str, config: &DeviceConfig) -> Stri
         image_name(args),
         disk.image().len() >> 20,
         if disk.image().is_in_memory() { "in memory" } else { disk.aio().name() },
-        config.keyslots,
+        config.engine.keyslots,
         config.num_queues,
         config.queue_size,
-        config.crypto_engine,
+        config.engine.crypto_engine,
         config.num_queues + 1,
         config.queue_size,
     )
@@ -242,7 +242,7 @@ fn sandbox(args: &Args, device: &Device, trace: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     device.observer().only_trace_to(trace).with_context(|| cannot_trace(trace.unwrap_or(Path::new(""))))?;
-    let mut sandbox = Sandbox::new().io_uring(device.aio() == Aio::IoUring);
+    let mut sandbox = Sandbox::new().io_uring(device.engine().disk().aio() == Aio::IoUring);
     for path in [&args.socket_path, &args.control].into_iter().flatten() {
         sandbox = sandbox.remove_file(path);
     }

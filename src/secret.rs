@@ -219,7 +219,7 @@ mod tests {
         // On the heap, and nowhere else.
         let mut key = Box::new([0; 64]);
         key.iter_mut().zip(1u8..).for_each(|(byte, i)| *byte = i.wrapping_mul(73));
-        let program = || table.program(0, &key, config).map(drop);
+        let program = || table.program_now(0, &key, config).map(drop);
         // Long enough a stack for the test to look at.
         std::hint::black_box([0u8; 128 << 10]);
         program().expect("slot");

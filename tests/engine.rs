@@ -7,7 +7,8 @@ mod common;
 use common::*;
 use std::time::{Duration, Instant};
 use vhost::VhostBackend;
-use vhost_user_blk_crypto::device::{DeviceConfig, Timing};
+use vhost_user_blk_crypto::device::DeviceConfig;
+use vhost_user_blk_crypto::engine::Timing;
 
 fn guest_with(config: DeviceConfig) -> Guest {
     Guest::with(Options { config, ..Options::default() })
@@ -18,7 +19,9 @@ fn keeping_keys() -> Guest {
 }
 
 fn slow(timing: Timing) -> Guest {
-    guest_with(DeviceConfig { timing, ..Options::default().config })
+    let mut config = Options::default().config;
+    config.engine.timing = timing;
+    guest_with(config)
 }
 
 fn program(guest: &mut Guest, slot: u32) {

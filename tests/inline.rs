@@ -137,10 +137,9 @@ fn transfers_are_whole_data_units_inside_the_disk() {
 
 #[test]
 fn duns_must_fit_at_every_data_unit() {
-    let mut guest = Guest::with(Options {
-        config: vhost_user_blk_crypto::device::DeviceConfig { max_dun_bytes: 32, ..Options::default().config },
-        ..Options::default()
-    });
+    let mut options = Options::default();
+    options.config.engine.max_dun_bytes = 32;
+    let mut guest = Guest::with(options);
     let max = u64::MAX;
     // DUN bytes of the slot, first DUN, data units, whether it fits.
     for (dun_bytes, dun, units, fits) in [

@@ -62,7 +62,7 @@ fn transfers_outside_the_disk_or_not_in_sectors_are_refused() {
 #[test]
 fn blocks_of_4096_bytes() {
     let mut options = Options::default();
-    options.config.logical_block_size = 4096;
+    options.config.engine.logical_block_size = 4096;
     options.config.physical_block_size = 16384;
     let mut guest = Guest::with(options);
     guest.request(0, &write_request(8, &pattern(1, 4096)), 1).assert_only_status(OK);

@@ -265,7 +265,7 @@ fn shrinking_waits_until_nobody_uses_the_disk() {
 #[test]
 fn sizes_that_cannot_be() {
     let mut options = Options::default();
-    options.config.logical_block_size = 4096;
+    options.config.engine.logical_block_size = 4096;
     options.config.physical_block_size = 4096;
     let mut guest = Guest::with(options);
     let set = |bytes: u64| {

@@ -195,7 +195,7 @@ fn commands_that_are_too_short() {
 #[test]
 fn a_device_for_wrapped_keys_only() {
     let mut options = Options { wrapped_keys: true, ..Options::default() };
-    options.config.raw_keys = false;
+    options.config.engine.raw_keys = false;
     let mut guest = Guest::with(options);
     let control = guest.control();
     assert_eq!(guest.get_config(99, 1), [2]);

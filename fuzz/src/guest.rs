@@ -10,16 +10,18 @@ use std::thread;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use vhost_user_blk_crypto::crypto::Engine;
-use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
+use vhost_user_blk_crypto::device::{Device, DeviceConfig};
+use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
 use vhost_user_blk_crypto::queue::{InflightRegion, RingAddresses, Vring, region_bytes};
-use vhost_user_blk_crypto::vhost::{Hand, VirtioDevice, begin};
+use vhost_user_blk_crypto::tasks::Token;
+use vhost_user_blk_crypto::vhost::{Poller, VirtioDevice, begin};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::books::Books;
 use crate::disks::DiskKind;
 use crate::layout::{self, Descriptor, FILL, INDIRECT, NEXT, Ring, WRITE};
-use crate::meddled::{Meddled, Poke, SlowLane};
+use crate::meddled::{Looked, Meddled, Poke, SlowWorker};
 use crate::patience::Patience;
 use crate::wire::Request;
 
@@ -73,7 +75,7 @@ pub struct Guest {
     pub disk: u64,
     /// The frontend's in-flight region, and whether it is used.
     inflight: (File, Arc<InflightRegion>, bool),
-    lane: Option<SlowLane>,
+    worker: Option<SlowWorker>,
     next_buffer: u64,
 }
 
@@ -114,18 +116,20 @@ pub fn with_guest<R>(setting: Setting, action: impl FnOnce(&mut Guest) -> R) -> 
 impl Guest {
     fn new(kind: DiskKind) -> Self {
         let config = DeviceConfig {
-            keyslots: KEYSLOTS,
-            crypto_engine: Engine::detect(),
-            raw_keys: true,
-            data_unit_mask: DATA_UNITS,
-            max_dun_bytes: MAX_DUN_BYTES,
+            engine: EngineConfig {
+                keyslots: KEYSLOTS,
+                crypto_engine: Engine::detect(),
+                raw_keys: true,
+                data_unit_mask: DATA_UNITS,
+                max_dun_bytes: MAX_DUN_BYTES,
+                logical_block_size: 512,
+                serial: "fuzz".into(),
+                timing: Timing::default(),
+            },
             num_queues: REQUEST_QUEUES as u16,
             queue_size: QUEUE_SIZE,
-            serial: "fuzz".into(),
-            logical_block_size: 512,
             physical_block_size: 512,
             writeback: true,
-            timing: Timing::default(),
             keep_keys_on_reset: false,
             in_band: true,
         };
@@ -133,7 +137,7 @@ impl Guest {
         let device = Device::new(config, Some(wrapping), kind.disk()).expect("device");
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(layout::START), layout::BYTES)]).expect("memory");
         let device = Meddled::new(device, memory.clone());
-        let lane = device.lane().expect("lane");
+        let worker = device.worker().expect("worker");
         let vrings = (0..QUEUES).map(|index| Arc::new(Vring::new(index, QUEUE_SIZE).expect("queue"))).collect();
         let file = InflightRegion::create(QUEUES as u16, QUEUE_SIZE).expect("region");
         let bytes = region_bytes(QUEUES as u16, QUEUE_SIZE);
@@ -148,7 +152,7 @@ impl Guest {
             bases: [0; QUEUES],
             disk: kind.bytes(),
             inflight: (file, region, false),
-            lane: Some(lane),
+            worker: Some(worker),
             next_buffer: layout::BUFFERS,
         }
     }
@@ -229,13 +233,14 @@ impl Guest {
         let Some(turns) = begin(&vrings) else { return true };
         let (device, memory) = (Arc::clone(&self.device), self.memory.clone());
         device.check_idle();
-        let mut lane = self.lane.take().expect("not at work");
-        let mut hand = Hand::new(&*device, &mut lane, &memory, &vrings, turns);
+        let worker = self.worker.take().expect("not at work");
+        let serve = |token, request| device.serve(token, request);
+        let mut poller = Poller::new(&*device, &worker, &memory, &vrings, turns, serve);
         let mut steps = 0;
         let all_done = loop {
             let more = match next(self) {
                 Some(Some(demand)) => {
-                    if !self.demand(&mut hand, demand) {
+                    if !self.demand(&mut poller, demand) {
                         break false;
                     }
                     true
@@ -243,26 +248,30 @@ impl Guest {
                 Some(None) => true,
                 None => false,
             };
-            let found = hand.step();
+            let found = poller.poll();
             self.look();
-            if hand.is_over() {
+            if poller.is_over() {
                 break false;
             }
-            if !(more || found || hand.arm()) && hand.is_empty() {
+            if !(more || found || poller.arm()) && poller.is_empty() {
                 break true;
             }
             steps += 1;
             assert!(steps < 20_000, "the device goes on for ever");
         };
-        assert!(hand.is_empty(), "chains are left");
-        drop(hand);
+        assert!(poller.is_empty(), "chains are left");
+        drop(poller);
         device.check_idle();
-        self.lane = Some(lane);
+        self.worker = Some(worker);
         all_done
     }
 
-    /// Has a thread of the frontend's make a demand, which waits for the worker. False when the hand is over.
-    fn demand(&mut self, hand: &mut Hand<'_, '_, Meddled>, demand: Demand) -> bool {
+    /// Has a thread of the frontend's make a demand, which waits for the worker. False when the poller is over.
+    fn demand<'m, F: Future<Output = u32>>(
+        &mut self,
+        poller: &mut Poller<'m, Meddled, impl Fn(Token, Looked<'m>) -> F, F>,
+        demand: Demand,
+    ) -> bool {
         let thread = match demand {
             Demand::Restart(queue) => {
                 let vring = Arc::clone(&self.vrings[queue]);
@@ -285,8 +294,8 @@ impl Guest {
             }
         };
         let mut patience = Patience::new();
-        while !thread.is_finished() && !hand.is_over() {
-            if !hand.step() {
+        while !thread.is_finished() && !poller.is_over() {
+            if !poller.poll() {
                 thread::yield_now();
             }
             self.look();
@@ -297,7 +306,7 @@ impl Guest {
             self.start(queue);
             self.device.mended(queue);
         }
-        !hand.is_over()
+        !poller.is_over()
     }
 
     /// The driver takes what has come back: later the used ring may have been overwritten.

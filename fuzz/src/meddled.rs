@@ -3,15 +3,21 @@
 //! The real device, with a guest that changes its memory whenever the device begins or goes on with a request, and a disk
 //! whose answers arrive when a run says so.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use vhost_user_blk_crypto::device::{Answer, Device, DeviceLane};
+use vhost_user_blk_crypto::device::{Device, Parsed};
+use vhost_user_blk_crypto::engine::Worker;
 use vhost_user_blk_crypto::queue::{Beginning, Chain};
-use vhost_user_blk_crypto::vhost::{Lane, Notifier, Progress, Token, VirtioDevice};
+use vhost_user_blk_crypto::tasks::Token;
+use vhost_user_blk_crypto::vhost::{Notifier, VirtioDevice, WorkerPart};
 use vm_memory::GuestMemoryMmap;
 
 use crate::layout;
@@ -83,19 +89,6 @@ impl Meddled {
             layout::poke(&self.memory, at, &[byte]);
         }
     }
-
-    fn went<J>(&self, lane: &mut SlowLane, token: Token, progress: Progress<J>) -> Progress<J> {
-        match &progress {
-            Progress::Done(_) => {
-                let mut state = lock(&self.state);
-                let place = state.started.remove(&token).expect("only what was started can be done, once");
-                assert!(state.in_hand.remove(&place));
-            }
-            Progress::Waiting(_) => lane.expected += 1,
-            Progress::Alone(_) => {}
-        }
-        progress
-    }
 }
 
 /// A chain that the device has looked at.
@@ -103,13 +96,12 @@ pub struct Looked<'m> {
     place: (usize, u16),
     /// Bytes that the device may write.
     room: u64,
-    accepted: <Device as VirtioDevice>::Accepted<'m>,
+    parsed: Parsed<'m>,
 }
 
 impl VirtioDevice for Meddled {
-    type Lane = SlowLane;
-    type Accepted<'m> = Looked<'m>;
-    type Job<'m> = <Device as VirtioDevice>::Job<'m>;
+    type Worker = SlowWorker;
+    type Request<'m> = Looked<'m>;
 
     fn features(&self) -> u64 {
         self.device.features()
@@ -148,41 +140,35 @@ impl VirtioDevice for Meddled {
     fn queue_begins(&self, queue: usize, beginning: Beginning) {
         self.device.queue_begins(queue, beginning);
     }
-    fn lane(&self) -> io::Result<SlowLane> {
+    fn worker(&self) -> io::Result<SlowWorker> {
         let state = Arc::clone(&self.state);
-        Ok(SlowLane { lane: self.device.lane()?, state, expected: 0, arrived: Vec::new() })
+        Ok(SlowWorker { worker: self.device.worker()?, state, arrived: RefCell::default() })
     }
-    fn accept<'m>(&self, lane: &mut SlowLane, queue: usize, head: u16, chain: Chain<'m>) -> Looked<'m> {
+    fn parse<'m>(&self, worker: &'m SlowWorker, queue: usize, head: u16, chain: Chain<'m>) -> Looked<'m> {
         let is_new = lock(&self.state).in_hand.insert((queue, head));
         assert!(is_new, "queue {queue}, head {head}: taken while it is in hand");
         self.meddle();
         let room = chain.writable.len();
-        Looked { place: (queue, head), room, accepted: self.device.accept(&mut lane.lane, queue, head, chain) }
+        Looked { place: (queue, head), room, parsed: self.device.parse(&worker.worker, queue, head, chain) }
     }
-    fn announce(&self, lane: &mut SlowLane, looked: &Looked<'_>) {
-        self.device.announce(&mut lane.lane, &looked.accepted);
+    fn prefetch(&self, worker: &SlowWorker, looked: &Looked<'_>) {
+        self.device.prefetch(&worker.worker, &looked.parsed);
     }
-    fn start<'m>(&self, lane: &mut SlowLane, token: Token, looked: Self::Accepted<'m>) -> Progress<Self::Job<'m>> {
-        let Looked { place, room, accepted } = looked;
+    async fn serve<'m>(&'m self, token: Token, looked: Looked<'m>) -> u32 {
+        let Looked { place, room, parsed } = looked;
         let before = lock(&self.state).started.insert(token, place);
         assert_eq!(before, None, "token {token} is used twice");
-        self.meddle();
-        let progress = self.device.start(&mut lane.lane, token, accepted);
-        if let Progress::Done(written) = progress {
-            assert!(u64::from(written) <= room, "{written} bytes written into {room}");
-        }
-        self.went(lane, token, progress)
-    }
-    fn resume<'m>(
-        &self,
-        lane: &mut SlowLane,
-        token: Token,
-        job: Self::Job<'m>,
-        answer: Option<Answer>,
-    ) -> Progress<Self::Job<'m>> {
-        self.meddle();
-        let progress = self.device.resume(&mut lane.lane, token, job, answer);
-        self.went(lane, token, progress)
+        let mut served = pin!(self.device.serve(token, parsed));
+        let written = poll_fn(|context| {
+            self.meddle();
+            served.as_mut().poll(context)
+        });
+        let written = written.await;
+        assert!(u64::from(written) <= room, "{written} bytes written into {room}");
+        let mut state = lock(&self.state);
+        state.started.remove(&token);
+        assert!(state.in_hand.remove(&place));
+        written
     }
     fn disconnected(&self) {
         self.device.disconnected();
@@ -196,65 +182,69 @@ impl VirtioDevice for Meddled {
     }
 }
 
-/// The device's lane. The helper threads are waited for, so that a run does the same each time; when and in which order
-/// their answers arrive the run says.
-pub struct SlowLane {
-    lane: DeviceLane,
+/// The device's part of the worker. The helper threads are waited for, so that a run does the same each time; when and in
+/// which order their answers arrive the run says.
+pub struct SlowWorker {
+    worker: Worker,
     state: Arc<Mutex<State>>,
-    /// Answers that have not been passed on.
-    expected: usize,
-    /// Those of them that are here.
-    arrived: Vec<(Token, Answer)>,
+    /// Those that can go on, and have not been passed on.
+    arrived: RefCell<Vec<Token>>,
 }
 
-impl Lane for SlowLane {
-    type Answer = Answer;
-
+impl WorkerPart for SlowWorker {
     fn room(&self) -> usize {
-        self.lane.room()
+        self.worker.room()
     }
 
-    fn submit(&mut self) {
-        self.lane.submit();
+    fn submit(&self) {
+        self.worker.submit();
     }
 
-    fn answers(&mut self, answers: &mut Vec<(Token, Answer)>) {
+    fn completions(&self, tokens: &mut Vec<Token>) {
+        let mut arrived = self.arrived.borrow_mut();
         let mut patience = Patience::new();
         loop {
-            self.lane.answers(&mut self.arrived);
-            if self.arrived.len() >= self.expected {
+            self.worker.completions(&mut arrived);
+            if self.worker.on_disk() == 0 {
                 break;
             }
-            let mut events: Vec<_> = self.lane.events();
-            let mut events: Vec<_> = events.iter_mut().map(|event| PollFd::new(event, PollFlags::IN)).collect();
-            let second = rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 };
-            let _ = poll(&mut events, Some(&second));
+            let events = self.worker.events(&mut |event| {
+                let millisecond = rustix::time::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+                poll(&mut [PollFd::from_borrowed_fd(event, PollFlags::IN)], Some(&millisecond))?;
+                Ok(())
+            });
+            events.expect("the events can be waited for");
             patience.wait("the disk does not answer");
         }
-        assert_eq!(self.arrived.len(), self.expected, "an answer to nothing");
-        self.arrived.sort_by_key(|(token, _)| *token);
-        let look = lock(&self.state).schedule.pop_front();
-        let count = look.map_or(usize::MAX, |look| usize::from(look % 4)).min(self.arrived.len());
+        let state = &mut lock(&self.state);
+        assert!(arrived.iter().all(|token| state.started.contains_key(token)), "an answer to nothing");
+        arrived.sort_unstable();
+        assert!(arrived.is_sorted_by(|a, b| a < b), "two answers to one request");
+        let look = state.schedule.pop_front();
+        let count = look.map_or(usize::MAX, |look| usize::from(look % 4)).min(arrived.len());
         for _ in 0..count {
-            let which = look.map_or(0, |look| usize::from(look / 4) % self.arrived.len());
-            answers.push(self.arrived.remove(which));
+            let which = look.map_or(0, |look| usize::from(look / 4) % arrived.len());
+            tokens.push(arrived.remove(which));
         }
-        self.expected -= count;
     }
 
-    fn let_go(&mut self) {
-        self.lane.let_go();
+    fn before_completion(&self) {
+        self.worker.before_completion();
     }
 
     fn holds_back(&self) -> bool {
-        self.lane.holds_back()
+        self.worker.holds_back()
     }
 
-    fn release(&mut self, queue: usize) -> bool {
-        self.lane.release(queue)
+    fn release(&self, queue: usize) -> bool {
+        self.worker.release(queue)
     }
 
-    fn events(&self) -> Vec<BorrowedFd<'_>> {
-        self.lane.events()
+    fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
+        self.worker.events(action)
+    }
+
+    fn waker(&self) -> &Waker {
+        self.worker.waker()
     }
 }

@@ -4,7 +4,7 @@
 //! order, by the rules of the protocol in numbers too large to overflow.
 
 use arbitrary::{Arbitrary, Unstructured};
-use vhost_user_blk_crypto::request::{CryptoAccess, Extent, Limits, QueueRole, Request as Parsed, parse};
+use vhost_user_blk_crypto::request::{CryptoAccess, Extent, Limits, Parsed, QueueRole, Request as Body, parse};
 
 use crate::guest::{Cut, Guest, Setting, with_guest};
 use crate::wire::{GET_CRYPTO_CHARACTERISTICS, Request, all};
@@ -40,24 +40,24 @@ fn check_extent(extent: &Extent, limits: &Limits) {
     assert!(extent.offset.is_multiple_of(block) && extent.len.is_multiple_of(block), "{extent:?} {limits:?}");
 }
 
-fn check(request: &Parsed<'_>, bytes: &[u8], room: u32, limits: &Limits, role: QueueRole) {
+fn check(request: &Body<'_>, bytes: &[u8], room: u32, limits: &Limits, role: QueueRole) {
     let word = |at: usize| bytes.get(at..at + 4).map(|word| u32::from_le_bytes(word.try_into().expect("4 bytes")));
     let request_type = word(0).expect("a header");
     let writes = |limits: &Limits| assert!(!limits.read_only, "a write to a read-only disk");
     let has = |bit: u32| limits.features >> bit & 1 != 0;
-    match (role, matches!(request, Parsed::Control(_))) {
+    match (role, matches!(request, Body::Control(_))) {
         (QueueRole::Control, command) => assert!(command && limits.crypto == CryptoAccess::ControlQueue),
         (QueueRole::Request, true) => assert_eq!(limits.crypto, CryptoAccess::InBand),
         (QueueRole::Either, true) => assert_eq!(limits.crypto, CryptoAccess::ControlQueue),
         (QueueRole::Request | QueueRole::Either, false) => {}
     }
     match request {
-        Parsed::Read { extent, crypto } => {
+        Body::Read { extent, crypto } => {
             assert_eq!(request_type, if crypto.is_some() { 28 } else { 0 });
             assert_eq!(extent.len, u64::from(room) - 1);
             check_extent(extent, limits);
         }
-        Parsed::Write { extent, crypto, data } => {
+        Body::Write { extent, crypto, data } => {
             let header = if crypto.is_some() { 56 } else { 16 };
             assert_eq!(request_type, if crypto.is_some() { 27 } else { 1 });
             assert_eq!(extent.len, bytes.len() as u64 - header);
@@ -68,29 +68,29 @@ fn check(request: &Parsed<'_>, bytes: &[u8], room: u32, limits: &Limits, role: Q
             check_extent(extent, limits);
             writes(limits);
         }
-        Parsed::Flush => assert_eq!(request_type, 4),
-        Parsed::GetId => assert_eq!(request_type, 8),
-        Parsed::Discard(extents) => {
+        Body::Flush => assert_eq!(request_type, 4),
+        Body::GetId => assert_eq!(request_type, 8),
+        Body::Discard(extents) => {
             assert!(request_type == 11 && has(13) && extents.len() <= 64);
             extents.iter().for_each(|extent| check_extent(extent, limits));
             writes(limits);
         }
-        Parsed::WriteZeroes(ranges) => {
+        Body::WriteZeroes(ranges) => {
             assert!(request_type == 13 && has(14) && ranges.len() <= 1);
             ranges.iter().for_each(|range| check_extent(&range.extent, limits));
             writes(limits);
         }
-        Parsed::SecureErase(extents) => {
+        Body::SecureErase(extents) => {
             assert!(request_type == 14 && has(16) && extents.len() <= 1);
             extents.iter().for_each(|extent| check_extent(extent, limits));
             writes(limits);
         }
-        Parsed::Control(_) => {
+        Body::Control(_) => {
             let in_band = request_type == GET_CRYPTO_CHARACTERISTICS && role == QueueRole::Request;
             assert!((29..=35).contains(&request_type) || in_band);
         }
     }
-    if let Parsed::Read { crypto: Some(tag), .. } | Parsed::Write { crypto: Some(tag), .. } = request {
+    if let Body::Read { crypto: Some(tag), .. } | Body::Write { crypto: Some(tag), .. } = request {
         assert_ne!(limits.crypto, CryptoAccess::None, "encryption was not negotiated");
         assert_eq!(Some(tag.slot), word(16));
         let words: Vec<u8> = tag.dun.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -111,16 +111,16 @@ fn parse_on(guest: &mut Guest, request: &Request, cut: &Cut, role: QueueRole, li
     for taken in chains {
         let chain = taken.chain.expect("whole");
         assert_eq!((chain.readable.len(), chain.writable.len()), (request.readable.len() as u64, request.room.into()));
-        let (reply, parsed) = parse(chain, role, limits);
+        let Parsed { request: parsed, room, mut status } = parse(chain, role, limits);
         let written = match parsed {
             Ok(parsed) => {
                 check(&parsed, &request.readable, request.room, limits, role);
-                reply.finish(vhost_user_blk_crypto::protocol::Status::Ok)
+                status.finish(vhost_user_blk_crypto::protocol::Status::Ok, &room)
             }
-            Err(refusal) if refusal.malformed => reply.finish_malformed(refusal.status),
+            Err(refusal) if refusal.malformed => status.finish_malformed(refusal.status),
             Err(refusal) => {
                 assert!(request.readable.len() >= 16 && request.room >= 1);
-                reply.finish(refusal.status)
+                status.finish(refusal.status, &room)
             }
         };
         assert!(written <= request.room.min(1));

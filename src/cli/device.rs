@@ -12,6 +12,7 @@ use clap::{Parser, ValueEnum};
 use vhost_user_blk_crypto::crypto::Engine;
 use vhost_user_blk_crypto::device::DeviceConfig;
 use vhost_user_blk_crypto::disk::Aio;
+use vhost_user_blk_crypto::engine::EngineConfig;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
 
@@ -254,18 +255,20 @@ impl Args {
             "--wrapping-key-file is for hardware-wrapped keys; add --key-types raw,wrapped"
         );
         Ok(DeviceConfig {
-            keyslots: engine.keyslots,
-            crypto_engine: args.crypto_engine,
-            raw_keys: engine.takes(KeyType::Raw),
-            data_unit_mask: engine.data_unit_mask,
-            max_dun_bytes: engine.max_dun_bytes,
+            engine: EngineConfig {
+                keyslots: engine.keyslots,
+                crypto_engine: args.crypto_engine,
+                raw_keys: engine.takes(KeyType::Raw),
+                data_unit_mask: engine.data_unit_mask,
+                max_dun_bytes: engine.max_dun_bytes,
+                logical_block_size: logical,
+                serial: engine.serial.clone(),
+                timing: engine.timing,
+            },
             num_queues: engine.queues,
             queue_size: engine.queue_depth,
-            serial: engine.serial.clone(),
-            logical_block_size: logical,
             physical_block_size: physical,
             writeback: args.cache != CacheMode::Writethrough,
-            timing: engine.timing,
             keep_keys_on_reset: engine.keys_on_reset == KeysOnReset::Kept,
             in_band: args.in_band,
         })
@@ -318,7 +321,7 @@ mod tests {
 
     #[test]
     fn engines_have_names_and_must_be_there() {
-        let engine = |name: &str| config(&["--crypto-engine", name]).map(|config| config.crypto_engine);
+        let engine = |name: &str| config(&["--crypto-engine", name]).map(|config| config.engine.crypto_engine);
         assert_eq!(engine("auto").expect("auto"), Engine::detect());
         assert!(engine("aes").expect_err("unknown").to_string().contains("portable; auto takes the first"));
         for one in Engine::ALL {
@@ -334,10 +337,11 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_documentation() {
         let config = config(&[]).expect("defaults");
-        assert_eq!((config.keyslots, config.data_unit_mask, config.max_dun_bytes), (32, 0x1fe00, 16));
-        assert_eq!((config.num_queues, config.queue_size, config.logical_block_size), (64, 256, 512));
-        assert_eq!(config.crypto_engine, Engine::detect());
-        assert!(config.raw_keys);
+        let engine = &config.engine;
+        assert_eq!((engine.keyslots, engine.data_unit_mask, engine.max_dun_bytes), (32, 0x1fe00, 16));
+        assert_eq!((config.num_queues, config.queue_size, engine.logical_block_size), (64, 256, 512));
+        assert_eq!(engine.crypto_engine, Engine::detect());
+        assert!(engine.raw_keys);
         assert!(config.writeback);
     }
 }

@@ -162,7 +162,7 @@ mod tests {
             queues: 6,
             queue_depth: 8,
             serial: "S".into(),
-            timing: vhost_user_blk_crypto::device::Timing {
+            timing: vhost_user_blk_crypto::engine::Timing {
                 program: us(10),
                 evict: us(20),
                 crypto_mb_per_s: 30,

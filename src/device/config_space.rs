@@ -7,9 +7,7 @@ use std::sync::atomic::Ordering;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::Device;
-use crate::protocol::{
-    CONFIG_WRITEBACK_OFFSET, ConfigSpace, CryptoCharacteristics, SECTOR_SHIFT, SECTOR_SIZE, feature, key_type,
-};
+use crate::protocol::{CONFIG_WRITEBACK_OFFSET, ConfigSpace, SECTOR_SHIFT, SECTOR_SIZE, feature};
 use crate::request::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits};
 
 /// Descriptors of a request beside its data: header, crypto message, status. A driver may keep the first two apart.
@@ -30,38 +28,23 @@ impl Device {
             | feature::MQ
             | feature::CTRL_VQ
             | feature::INLINE_ENCRYPTION;
-        if self.disk.image().read_only() {
+        if self.disk().image().read_only() {
             features |= feature::RO;
         } else {
             features |= feature::WRITE_ZEROES;
-            if self.disk.image().can_discard() {
+            if self.disk().image().can_discard() {
                 features |= feature::DISCARD;
             }
-            if self.disk.image().can_secure_erase() {
+            if self.disk().image().can_secure_erase() {
                 features |= feature::SECURE_ERASE;
             }
         }
         features
     }
 
-    fn key_types(&self) -> u8 {
-        let raw = if self.config.raw_keys { key_type::CONFIG_RAW } else { 0 };
-        let wrapped = if self.wrapping.is_some() { key_type::CONFIG_HW_WRAPPED } else { 0 };
-        raw | wrapped
-    }
-
-    pub(super) fn characteristics(&self) -> CryptoCharacteristics {
-        CryptoCharacteristics {
-            max_slots: self.config.keyslots.into(),
-            max_dun_bytes: self.config.max_dun_bytes,
-            key_types: self.key_types(),
-            reserved: 0.into(),
-        }
-    }
-
     pub(super) fn config_bytes(&self) -> Vec<u8> {
         let config = &self.config;
-        let block_sectors = (u64::from(config.logical_block_size) / SECTOR_SIZE) as u32; // at most 128
+        let block_sectors = (u64::from(config.engine.logical_block_size) / SECTOR_SIZE) as u32; // at most 128
         let features = self.offered_features();
         let limits = |feature, limits: RangeLimits| {
             if features & feature != 0 { (limits.sectors, limits.ranges) } else { (0, 0) }
@@ -71,13 +54,13 @@ impl Device {
         let (erase_sectors, erase_ranges) = limits(feature::SECURE_ERASE, ERASE_LIMITS);
 
         let mut space = ConfigSpace::new_zeroed();
-        space.capacity.set(self.disk.image().len() >> SECTOR_SHIFT);
+        space.capacity.set(self.disk().image().len() >> SECTOR_SHIFT);
         space.seg_max.set(SEG_MAX.min(u32::from(config.queue_size).saturating_sub(OTHER_DESCRIPTORS)).max(1));
-        space.blk_size.set(config.logical_block_size);
+        space.blk_size.set(config.engine.logical_block_size);
         // Both sizes are powers of two and the physical one is not smaller; the exponent is at most 7.
         space.physical_block_exp =
-            (config.physical_block_size.trailing_zeros() - config.logical_block_size.trailing_zeros()) as u8;
-        space.min_io_size.set((config.physical_block_size / config.logical_block_size) as u16); // at most 128
+            (config.physical_block_size.trailing_zeros() - config.engine.logical_block_size.trailing_zeros()) as u8;
+        space.min_io_size.set((config.physical_block_size / config.engine.logical_block_size) as u16); // at most 128
         space.writeback = self.writeback.load(Ordering::Acquire).into();
         space.num_queues.set(config.num_queues);
         space.max_discard_sectors.set(discard_sectors);
@@ -85,11 +68,11 @@ impl Device {
         space.discard_sector_alignment.set(block_sectors);
         space.max_write_zeroes_sectors.set(zero_sectors);
         space.max_write_zeroes_seg.set(zero_ranges);
-        space.write_zeroes_may_unmap = self.disk.image().can_discard().into();
+        space.write_zeroes_may_unmap = self.disk().image().can_discard().into();
         space.max_secure_erase_sectors.set(erase_sectors);
         space.max_secure_erase_seg.set(erase_ranges);
         space.secure_erase_sector_alignment.set(block_sectors);
-        space.crypto = self.characteristics();
+        space.crypto = self.engine.characteristics();
         space.as_bytes().to_vec()
     }
 

@@ -38,24 +38,24 @@ const FEATURES: &[(u64, &str)] = &[
 impl Device {
     /// What the key of a slot was programmed for. The hold on the key is as short as this call.
     fn key_info(&self, slot: usize) -> Option<KeyInfo> {
-        let key = self.keyslots.look_at(u32::try_from(slot).ok()?)?;
+        let key = self.engine.keyslots().look_at(u32::try_from(slot).ok()?)?;
         let config = key.key().config;
         let (data_unit_size, dun_bytes) = (1u32.checked_shl(config.data_unit_bits.into())?, config.dun_bytes);
         Some(KeyInfo { generation: key.generation(), mode: MODE, data_unit_size, dun_bytes })
     }
 
-    fn engine(&self) -> Engine {
-        let types = [(self.config.raw_keys, "raw"), (self.wrapping.is_some(), "wrapped")];
-        let sizes = (0..u32::BITS).map(|bit| 1 << bit).filter(|size| self.config.data_unit_mask & size != 0);
+    fn engine_status(&self) -> Engine {
+        let types = [(self.config.engine.raw_keys, "raw"), (self.engine.takes_wrapped_keys(), "wrapped")];
+        let sizes = (0..u32::BITS).map(|bit| 1 << bit).filter(|size| self.config.engine.data_unit_mask & size != 0);
         let in_use = |slot: &u16| self.key_info(usize::from(*slot)).is_some();
         Engine {
-            crypto_engine: self.config.crypto_engine.name(),
+            crypto_engine: self.config.engine.crypto_engine.name(),
             modes: vec![MODE],
-            keyslots: self.config.keyslots,
-            keyslots_in_use: (0..self.config.keyslots).filter(in_use).count(),
+            keyslots: self.config.engine.keyslots,
+            keyslots_in_use: (0..self.config.engine.keyslots).filter(in_use).count(),
             key_types: types.into_iter().filter_map(|(offered, name)| offered.then_some(name)).collect(),
             data_unit_sizes: sizes.collect(),
-            max_dun_bytes: self.config.max_dun_bytes,
+            max_dun_bytes: self.config.engine.max_dun_bytes,
         }
     }
 }
@@ -68,24 +68,24 @@ impl Controlled for Device {
             QueueRole::Control | QueueRole::Either => Queue { queue, role: "control" },
         };
         Status {
-            engine: self.engine(),
+            engine: self.engine_status(),
             image: Image {
-                bytes: self.disk.image().len(),
-                in_memory: self.disk.image().is_in_memory(),
-                aio: self.disk.aio().name(),
-                read_only: self.disk.image().read_only(),
-                discard: self.disk.image().can_discard(),
-                logical_block_size: self.config.logical_block_size,
+                bytes: self.disk().image().len(),
+                in_memory: self.disk().image().is_in_memory(),
+                aio: self.disk().aio().name(),
+                read_only: self.disk().image().read_only(),
+                discard: self.disk().image().can_discard(),
+                logical_block_size: self.config.engine.logical_block_size,
                 writeback: self.writeback.load(Ordering::Acquire),
             },
-            connected: self.observer.connected(),
+            connected: self.observer().connected(),
             features: Features {
                 bits: format!("{features:#x}"),
                 names: FEATURES.iter().filter(|(bit, _)| features & bit != 0).map(|(_, name)| *name).collect(),
             },
-            latency: self.observer.latency(),
-            trace: self.observer.trace_status(),
-            queues: self.observer.running_queues().map(queue).collect(),
+            latency: self.observer().latency(),
+            trace: self.observer().trace_status(),
+            queues: self.observer().running_queues().map(queue).collect(),
         }
     }
 
@@ -94,7 +94,7 @@ impl Controlled for Device {
     }
 
     fn keyslots(&self) -> Vec<Keyslot> {
-        let slots = self.observer.slots().into_iter().enumerate();
+        let slots = self.observer().slots().into_iter().enumerate();
         slots
             .map(|(slot, used)| Keyslot {
                 slot,
@@ -107,12 +107,12 @@ impl Controlled for Device {
     }
 
     fn set_latency(&self, on: bool) {
-        self.observer.set_latency(on);
+        self.observer().set_latency(on);
     }
 
     fn reset_engine(&self) -> usize {
-        let lost = self.empty_all_slots();
-        self.observer.count_engine_reset(lost);
+        let lost = self.engine.lose_keys();
+        self.observer().count_engine_reset(lost);
         lost
     }
 
@@ -121,26 +121,26 @@ impl Controlled for Device {
     }
 
     fn add_fault(&self, spec: &str) -> Result<u64, String> {
-        self.faults.add(spec).map_err(|error| error.to_string())
+        self.faults().add(spec).map_err(|error| error.to_string())
     }
 
     fn faults(&self) -> Vec<FaultStatus> {
-        self.faults.list()
+        self.faults().list()
     }
 
     fn clear_faults(&self, id: Option<u64>) -> Result<usize, String> {
-        self.faults.clear(id).map_err(|error| error.to_string())
+        self.faults().clear(id).map_err(|error| error.to_string())
     }
 
     fn start_trace(&self, file: &Path) -> io::Result<()> {
-        self.observer.start_trace(file)
+        self.observer().start_trace(file)
     }
 
     fn stop_trace(&self) -> Option<TraceStatus> {
-        self.observer.stop_trace()
+        self.observer().stop_trace()
     }
 
     fn sync_trace(&self) -> Option<TraceStatus> {
-        self.observer.sync_trace()
+        self.observer().sync_trace()
     }
 }

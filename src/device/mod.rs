@@ -2,77 +2,48 @@
 
 //! The device: the order of the stages, and the one place where errors become statuses.
 //!
-//! queue -> **parse** ([`request`](crate::request)) -> **key** ([`keyslot`](crate::keyslot)) -> **crypto**
-//! ([`crypto`](crate::crypto)) -> **disk** ([`disk`](crate::disk)) -> reply -> queue. A request that waits for the disk is
-//! a [`Job`] meanwhile.
+//! queue -> **parse** ([`request`](crate::request)) -> **execute** ([`engine`](crate::engine)) -> status -> queue
 
-mod accept;
 mod config_space;
-mod control;
 mod controlled;
-mod faulty;
-mod held;
-mod job;
-mod lane;
-mod pace;
 mod pause;
 mod record;
 mod resize;
-mod transfer;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
-use crate::crypto::Engine;
-use crate::disk::{self, Disk, ZeroMode};
-use crate::faults::{Fate, Faults, KeepError};
-use crate::keyslot::KeyslotTable;
-use crate::observe::{Observer, Record, Stats};
-use crate::protocol::{ID_BYTES, Status, feature};
+use crate::disk::Disk;
+use crate::engine::{Engine, EngineConfig, Failure, Io, Worker};
+use crate::faults::Faults;
+use crate::observe::{Observer, Stats};
+use crate::protocol::{Status, feature};
 use crate::queue::{Beginning, Chain};
-use crate::ratelimit::RateLimit;
-use crate::request::{CryptoAccess, Limits, Refusal, Reply, Request};
-use crate::vhost::{Notifier, Progress, Token, VirtioDevice};
-use crate::wrapped::{WrapError, Wrapping};
+use crate::request::{ControlCommand, CryptoAccess, Limits, Refusal, Request, StatusByte, parse};
+use crate::tasks::Token;
+use crate::vhost::{Notifier, VirtioDevice, WorkerPart};
+use crate::wrapped::Wrapping;
 
-pub use accept::Accepted;
-pub use held::Let;
-pub use job::Job;
-use job::{Next, Work};
-pub use lane::{Answer, DeviceLane};
-use pace::Pace;
-pub use pace::Timing;
 use pause::Phase;
 use resize::Audience;
 
 /// What a device is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct DeviceConfig {
-    /// Number of keyslots.
-    pub keyslots: u16,
-    /// What encrypts and decrypts.
-    pub crypto_engine: Engine,
-    /// Raw keys can be programmed.
-    pub raw_keys: bool,
-    /// Bit i: data units of 2^i bytes.
-    pub data_unit_mask: u32,
-    /// The most bytes a DUN may have.
-    pub max_dun_bytes: u8,
+    /// The engine.
+    #[serde(flatten)]
+    pub engine: EngineConfig,
     /// Request queues.
     pub num_queues: u16,
     /// Descriptors per queue, a power of two.
     pub queue_size: u16,
-    /// Serial number, at most 20 bytes.
-    pub serial: String,
-    /// Bytes of a logical block.
-    pub logical_block_size: u32,
     /// Bytes of a physical block.
     pub physical_block_size: u32,
     /// Completed writes may be in the cache until a flush. The driver can change it.
     pub writeback: bool,
-    /// How slow the engine is.
-    pub timing: Timing,
     /// Keys outlive a reset and new features. A frontend that goes takes them with it all the same:
     /// the next one may be another guest's.
     pub keep_keys_on_reset: bool,
@@ -84,15 +55,7 @@ pub struct DeviceConfig {
 /// A block device with inline encryption.
 pub struct Device {
     config: DeviceConfig,
-    disk: Arc<Disk>,
-    keyslots: KeyslotTable,
-    /// Hardware-wrapped keys, when they are offered.
-    wrapping: Option<Wrapping>,
-    /// The engine's clock, when it is slow.
-    pace: Option<Pace>,
-    /// What is to go wrong.
-    faults: Faults,
-    observer: Arc<Observer>,
+    engine: Engine,
     /// Negotiated feature bits.
     features: AtomicU64,
     /// The `writeback` field of the configuration space.
@@ -105,62 +68,29 @@ pub struct Device {
     last_queue: AtomicUsize,
 }
 
-/// Why a request was not done.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("the device does not offer this")]
-    Unsupported,
-    #[error("the request is malformed")]
-    Malformed,
-    #[error("the keyslot is empty")]
-    NoKey,
-    #[error("there is no memory for a buffer")]
-    NoMemory,
-    #[error(transparent)]
-    NoSuchSlot(#[from] crate::keyslot::NoSuchSlot),
-    #[error(transparent)]
-    Transfer(#[from] crate::keyslot::TransferError),
-    #[error(transparent)]
-    Wrap(#[from] WrapError),
-    #[error(transparent)]
-    Keep(#[from] KeepError),
-    #[error("a fault has been asked for")]
-    Fault,
-    #[error(transparent)]
-    Disk(#[from] io::Error),
-}
-
-impl Failure {
-    /// The one mapping from errors to statuses.
-    fn status(&self) -> Status {
-        match self {
-            Self::Unsupported => Status::Unsupp,
-            // The image cannot do what the file system or disk below it does not offer after all.
-            Self::Disk(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Status::Unsupp,
-            Self::NoKey => Status::NoKey,
-            Self::Malformed
-            | Self::NoMemory
-            | Self::NoSuchSlot(_)
-            | Self::Transfer(_)
-            | Self::Wrap(_)
-            | Self::Keep(_)
-            | Self::Fault
-            | Self::Disk(_) => Status::IoErr,
-        }
-    }
-}
-
-/// The guest's mistakes are its own business; trouble of the host's is the user's.
-fn report(failure: &Failure) {
-    static LIMIT: RateLimit = RateLimit::new();
+/// The one mapping from errors to statuses.
+fn status(failure: &Failure) -> Status {
     match failure {
-        Failure::Disk(error) => {
-            if let Some(suppressed) = LIMIT.allow() {
-                log::warn!("the image fails: {error} ({suppressed} such lines left out before)");
-            }
-        }
-        _ => log::debug!("a request fails with {:?}: {failure}", failure.status()),
+        Failure::Unsupported => Status::Unsupp,
+        // The image cannot do what the file system or disk below it does not offer after all.
+        Failure::Disk(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Status::Unsupp,
+        Failure::NoKey => Status::NoKey,
+        Failure::Malformed
+        | Failure::NoMemory
+        | Failure::NoSuchSlot(_)
+        | Failure::Transfer(_)
+        | Failure::Wrap(_)
+        | Failure::Keep(_)
+        | Failure::Fault
+        | Failure::Disk(_) => Status::IoErr,
     }
+}
+
+/// A chain that has been parsed.
+pub struct Parsed<'m> {
+    io: Io<'m>,
+    request: Result<Request<'m>, Refusal>,
+    status: StatusByte<'m>,
 }
 
 impl Device {
@@ -169,29 +99,12 @@ impl Device {
     /// # Errors
     /// When the memory for the keys cannot be had or not be locked.
     pub fn new(config: DeviceConfig, wrapping: Option<Wrapping>, disk: Disk) -> io::Result<Self> {
-        let keyslots = KeyslotTable::new(config.keyslots, config.crypto_engine)?;
-        let writeback = AtomicBool::new(config.writeback);
-        let (queues, slots) = (usize::from(config.num_queues) + 1, config.keyslots.into());
-        let observer = Observer::new(queues, slots, config.crypto_engine.name());
-        let disk = Arc::new(disk);
-        let pace = Pace::new(&config.timing);
-        let features = AtomicU64::new(0);
-        let (faults, audience, phase) = (Faults::new(), Audience::default(), Mutex::default());
-        let last_queue = AtomicUsize::new(0);
-        Ok(Self {
-            config,
-            disk,
-            keyslots,
-            wrapping,
-            pace,
-            faults,
-            observer,
-            features,
-            writeback,
-            audience,
-            phase,
-            last_queue,
-        })
+        let (queues, slots) = (usize::from(config.num_queues) + 1, config.engine.keyslots.into());
+        let observer = Observer::new(queues, slots, config.engine.crypto_engine.name());
+        let engine = Engine::new(config.engine.clone(), wrapping, disk, observer)?;
+        let (features, writeback) = (AtomicU64::new(0), AtomicBool::new(config.writeback));
+        let (audience, phase, last_queue) = (Audience::default(), Mutex::default(), AtomicUsize::new(0));
+        Ok(Self { config, engine, features, writeback, audience, phase, last_queue })
     }
 
     /// What it was made from.
@@ -199,19 +112,24 @@ impl Device {
         &self.config
     }
 
+    /// What executes its requests.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// What the device has counted since it was made.
     pub fn stats(&self) -> Stats {
-        self.observer.stats()
+        self.observer().stats()
     }
 
     /// What counts, and can be told to record latencies and traces.
     pub fn observer(&self) -> &Arc<Observer> {
-        &self.observer
+        self.engine.observer()
     }
 
-    /// How data is moved to the disk.
-    pub fn aio(&self) -> disk::Aio {
-        self.disk.aio()
+    /// The faults of the device, which can be changed at any time.
+    pub fn faults(&self) -> &Faults {
+        self.engine.faults()
     }
 
     /// Makes everything durable that the guest has written.
@@ -219,9 +137,11 @@ impl Device {
     /// # Errors
     /// The system's; once it has failed, always.
     pub fn flush(&self) -> io::Result<()> {
-        self.disk.image().flush()?;
-        self.observer.count_flush();
-        Ok(())
+        self.engine.flush()
+    }
+
+    fn disk(&self) -> &Disk {
+        self.engine.disk()
     }
 
     fn negotiated(&self, feature: u64) -> bool {
@@ -230,9 +150,9 @@ impl Device {
 
     fn limits(&self) -> Limits {
         Limits {
-            capacity: self.disk.image().len(),
-            logical_block_size: self.config.logical_block_size,
-            read_only: self.disk.image().read_only(),
+            capacity: self.disk().image().len(),
+            logical_block_size: self.config.engine.logical_block_size,
+            read_only: self.disk().image().read_only(),
             features: self.features.load(Ordering::Acquire),
             crypto: self.crypto_access(),
         }
@@ -253,91 +173,53 @@ impl Device {
         !self.negotiated(feature::FLUSH) || !self.writeback.load(Ordering::Acquire)
     }
 
-    fn refuse(reply: Reply<'_>, refusal: Refusal) -> u32 {
-        log::debug!("a request is refused: {refusal:?}");
-        if refusal.malformed { reply.finish_malformed(refusal.status) } else { reply.finish(refusal.status) }
-    }
-
-    fn execute<'m>(
-        &self,
-        lane: &mut DeviceLane,
-        token: Token,
-        request: Request<'m>,
-        reply: &mut Reply<'m>,
-        record: &mut Record,
-        fate: Option<&Fate>,
-    ) -> Result<Next<'m>, Failure> {
-        if !matches!(request, Request::Read { crypto: Some(_), .. }) {
-            // Only the engine can do it along the way.
-            lane.soon.fetch_rest();
-        }
-        match request {
-            Request::Read { extent, crypto } => {
-                let moving = self.moving(lane, extent, crypto, record, fate)?;
-                self.read(lane, token, moving, reply, record)
-            }
-            Request::Write { extent, crypto, data } => {
-                let moving = self.moving(lane, extent, crypto, record, fate)?;
-                self.write(lane, token, moving, data, record)
-            }
-            Request::Flush => self.make_durable(lane, token),
-            Request::GetId => {
-                let mut id = [0; ID_BYTES];
-                id.iter_mut().zip(self.config.serial.bytes()).for_each(|(to, from)| *to = from);
-                reply.write(0, &id);
-                Ok(Next::Done)
-            }
-            Request::Discard(extents) => self.change(lane, token, move |image| {
-                extents.iter().try_for_each(|extent| image.discard(extent.offset, extent.len))
-            }),
-            Request::WriteZeroes(ranges) => self.change(lane, token, move |image| {
-                ranges.iter().try_for_each(|range| {
-                    let mode = if range.may_deallocate { ZeroMode::MayDeallocate } else { ZeroMode::Keep };
-                    image.write_zeroes(range.extent.offset, range.extent.len, mode)
-                })
-            }),
-            Request::SecureErase(extents) => self.change(lane, token, move |image| {
-                extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
-            }),
-            Request::Control(command) => {
-                // The keys that this worker keeps would hold it up as well.
-                lane.keys.release();
-                // Linux never lets a command meet requests that use the slot's old key.
-                if lane.waiting_alone > 0 || self.must_wait(&command) {
-                    return Ok(Next::Alone(Work::Control(command)));
-                }
-                self.control(lane, token, command, reply, record, fate)
-            }
-        }
-    }
-
-    fn change<'m>(
-        &self,
-        lane: &mut DeviceLane,
-        token: Token,
-        action: impl FnOnce(&disk::Image) -> io::Result<()> + Send + 'static,
-    ) -> Result<Next<'m>, Failure> {
-        match lane.disk.act(token, Box::new(action)) {
-            Some(answer) => {
-                answer.result?;
-                self.commit(lane, token)
-            }
-            None => Ok(Next::Wait(Work::Change)),
-        }
-    }
-
     /// The driver has reset the device. Returns how many keys are lost.
     fn lose_keys(&self) -> usize {
-        let lost = if self.config.keep_keys_on_reset { 0 } else { self.empty_all_slots() };
-        self.keyslots.set_usable(true);
-        lost
+        if self.config.keep_keys_on_reset {
+            self.engine.keyslots().set_usable(true);
+            return 0;
+        }
+        self.engine.lose_keys()
+    }
+}
+
+impl WorkerPart for Worker {
+    fn room(&self) -> usize {
+        self.room()
+    }
+
+    fn submit(&self) {
+        self.submit();
+    }
+
+    fn completions(&self, tokens: &mut Vec<Token>) {
+        self.completions(tokens);
+    }
+
+    fn before_completion(&self) {
+        self.before_completion();
+    }
+
+    fn holds_back(&self) -> bool {
+        self.holds_back()
+    }
+
+    fn release(&self, queue: usize) -> bool {
+        self.release(queue)
+    }
+
+    fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
+        self.events(action)
+    }
+
+    fn waker(&self) -> &Waker {
+        self.waker()
     }
 }
 
 impl VirtioDevice for Device {
-    type Lane = DeviceLane;
-    type Accepted<'m> = Accepted<'m>;
-    type Job<'m> = Job<'m>;
+    type Worker = Worker;
+    type Request<'m> = Parsed<'m>;
 
     fn features(&self) -> u64 {
         self.offered_features()
@@ -386,13 +268,12 @@ impl VirtioDevice for Device {
 
     fn reset(&self) {
         self.forget_driver();
-        self.observer.count_reset(self.lose_keys());
+        self.observer().count_reset(self.lose_keys());
     }
 
     fn disconnected(&self) {
         self.forget_driver();
-        self.observer.count_reset(self.empty_all_slots());
-        self.keyslots.set_usable(true);
+        self.observer().count_reset(self.engine.lose_keys());
     }
 
     fn stopped(&self) {
@@ -403,46 +284,68 @@ impl VirtioDevice for Device {
         self.begins(queue, beginning);
     }
 
-    fn lane(&self) -> io::Result<DeviceLane> {
-        DeviceLane::new(&self.disk, self.observer.lane())
+    fn worker(&self) -> io::Result<Worker> {
+        self.engine.worker()
     }
 
-    fn accept<'m>(&self, lane: &mut DeviceLane, queue: usize, head: u16, chain: Chain<'m>) -> Accepted<'m> {
-        self.accept_chain(lane, queue, head, chain)
+    fn parse<'m>(&self, worker: &'m Worker, queue: usize, head: u16, chain: Chain<'m>) -> Parsed<'m> {
+        let crate::request::Parsed { request, room, status } = parse(chain, self.role(queue), &self.limits());
+        Parsed { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
     }
 
-    fn announce(&self, lane: &mut DeviceLane, accepted: &Accepted<'_>) {
-        Self::announce(lane, accepted);
-    }
-
-    fn start<'m>(&self, lane: &mut DeviceLane, token: Token, accepted: Self::Accepted<'m>) -> Progress<Self::Job<'m>> {
-        let progress = self.start_accepted(lane, token, accepted);
-        lane.count_alone(progress)
-    }
-
-    fn resume<'m>(
-        &self,
-        lane: &mut DeviceLane,
-        token: Token,
-        job: Self::Job<'m>,
-        answer: Option<Answer>,
-    ) -> Progress<Self::Job<'m>> {
-        if answer.is_none() {
-            lane.waiting_alone = lane.waiting_alone.saturating_sub(1);
+    fn prefetch(&self, worker: &Worker, parsed: &Parsed<'_>) {
+        if let Ok(request) = &parsed.request {
+            self.engine.prefetch(worker, request);
         }
-        let progress = self.go_on(lane, token, job, answer);
-        lane.count_alone(progress)
+    }
+
+    /// The way of a request, and the one place where it ends.
+    fn serve<'m>(&'m self, token: Token, mut parsed: Parsed<'m>) -> impl Future<Output = u32> {
+        parsed.io.token = token;
+        // By reference, so that the future holds the request once.
+        async move {
+            let Parsed { io, request, status: status_byte } = &mut parsed;
+            let written = match request {
+                Ok(request) => {
+                    io.record.describe(request);
+                    if let Request::Control(ControlCommand::Program(_) | ControlCommand::Evict { .. }) = request {
+                        self.claim_keyslots();
+                    }
+                    let status = match self.engine.serve(io, request).await {
+                        Ok(()) => Status::Ok,
+                        Err(failure) => {
+                            failure.report();
+                            status(&failure)
+                        }
+                    };
+                    io.record.finish(status);
+                    status_byte.finish(status, &io.room)
+                }
+                Err(refusal) => {
+                    log::debug!("a request is refused: {refusal:?}");
+                    io.record.describe_refusal(refusal);
+                    let Refusal { status, malformed, .. } = refusal;
+                    if *malformed {
+                        status_byte.finish_malformed(*status)
+                    } else {
+                        status_byte.finish(*status, &io.room)
+                    }
+                }
+            };
+            io.finished();
+            written
+        }
     }
 
     fn queue_running(&self, queue: usize, running: bool) {
-        self.observer.set_queue_running(queue, running);
+        self.observer().set_queue_running(queue, running);
         if running {
             self.audience.queue_started();
         }
     }
 
     fn queue_broken(&self, queue: usize) {
-        self.observer.set_queue_running(queue, false);
-        self.observer.count_broken_queue();
+        self.observer().set_queue_running(queue, false);
+        self.observer().count_broken_queue();
     }
 }

@@ -59,11 +59,11 @@ impl Device {
         if *phase == Phase::Stopped {
             // A driver has run meanwhile, and it never got known whether the keys are its own. Where its queues go on
             // from here says nothing of that.
-            self.observer.count_lost(self.lose_keys());
+            self.observer().count_lost(self.lose_keys());
         }
         *phase = Phase::Stopped;
         self.last_queue.store(0, Ordering::Release);
-        self.keyslots.set_usable(self.config.keep_keys_on_reset);
+        self.engine.keyslots().set_usable(self.config.keep_keys_on_reset);
     }
 
     /// A queue is started.
@@ -72,18 +72,18 @@ impl Device {
         let mut phase = self.phase();
         *phase = match (*phase, beginning) {
             (Phase::Stopped, Beginning::GoesOn) => {
-                self.keyslots.set_usable(true);
+                self.engine.keyslots().set_usable(true);
                 Phase::GoesOn
             }
             (Phase::Stopped | Phase::GoesOn, Beginning::Afresh) => {
                 self.forget_choices();
-                self.observer.count_reset(self.lose_keys());
+                self.observer().count_reset(self.lose_keys());
                 Phase::Running
             }
             (Phase::Claimed, Beginning::Afresh) => {
                 // The keys that are there now are this driver's.
                 self.forget_choices();
-                self.observer.count_reset(0);
+                self.observer().count_reset(0);
                 Phase::Running
             }
             (phase, _) => phase,
@@ -113,12 +113,12 @@ impl Device {
     /// A command for a keyslot is going to be carried out. If it is not known whose keys there are, they go first: those of
     /// another driver must not stay beside its own.
     pub(super) fn claim_keyslots(&self) {
-        if self.keyslots.usable() {
+        if self.engine.keyslots().usable() {
             return;
         }
         let mut phase = self.phase();
         if *phase == Phase::Stopped {
-            self.observer.count_lost(self.lose_keys());
+            self.observer().count_lost(self.lose_keys());
             *phase = Phase::Claimed;
         }
     }

@@ -53,10 +53,10 @@ impl Device {
     /// # Errors
     /// When the image cannot have this size, or would shrink with a frontend connected.
     pub fn resize(&self, bytes: Option<u64>) -> Result<Resized, ResizeError> {
-        let block = self.config.logical_block_size;
+        let block = self.config.engine.logical_block_size;
         let (sizes, connected, notifier) = self.audience.with(|frontend| {
-            let sizes = self.disk.image().resize(bytes, block, !frontend.connected)?;
-            frontend.missed |= sizes.0 != sizes.1 && self.observer.running_queues().next().is_none();
+            let sizes = self.disk().image().resize(bytes, block, !frontend.connected)?;
+            frontend.missed |= sizes.0 != sizes.1 && self.observer().running_queues().next().is_none();
             Ok::<_, ResizeError>((sizes, frontend.connected, frontend.notifier.clone()))
         })?;
         let (before, bytes) = sizes;

@@ -8,7 +8,7 @@
 //! | `IoUring` | io_uring with registered file and buffers: for O_DIRECT and block devices | helper threads, for all but data |
 //! | `Threads` | helper threads | helper threads |
 //!
-//! Before that, with `Sync`, whoever moves data looks whether it can be done in place: see [`Lane::read_in_place`].
+//! Before that, with `Sync`, whoever moves data looks whether it can be done in place: see [`Disk::read_in_place`].
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,6 @@ use super::buffer::{Buffer, Pool};
 use super::helpers::{Action, Mailbox, Task};
 use super::uring::Ring;
 use super::{Disk, Image};
-use crate::soon::Soon;
 
 /// How data is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +134,11 @@ impl Lane {
         self.pool.available().min(MOST_WITH_HELPERS.saturating_sub(self.with_helpers))
     }
 
+    /// Tasks that the helper threads have.
+    pub fn with_helpers(&self) -> usize {
+        self.with_helpers
+    }
+
     /// Moves data. `None`: the answer comes later, under `token`.
     pub fn transfer(&mut self, token: usize, transfer: Transfer, mut buffer: Buffer) -> Option<Answer> {
         if let Some(ring) = &mut self.ring {
@@ -154,48 +158,6 @@ impl Lane {
         }
         self.help(token, Task::Transfer(transfer, buffer));
         None
-    }
-
-    /// Bytes of the image to be read where they lie: see [`Image::read_in_place`].
-    pub fn read_in_place(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
-        let len = usize::try_from(len).ok()?;
-        if self.disk.aio == Aio::Sync { self.image().read_in_place(offset, len) } else { None }
-    }
-
-    /// Bytes of the image to be written where they lie: see [`Image::write_in_place`].
-    pub fn write_in_place(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
-        let len = usize::try_from(len).ok()?;
-        if self.disk.aio == Aio::Sync { self.image().write_in_place(offset, len) } else { None }
-    }
-
-    /// Bytes are going to be read: where that is done in place, the first of them, to be fetched into the CPU's caches.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
-        if self.disk.aio == Aio::Sync { self.image().will_read(offset, len) } else { None }
-    }
-
-    /// Bytes are going to be written: where that is done in place, the CPU looks up where they lie.
-    pub fn will_write(&self, offset: u64, len: u64) {
-        if self.disk.aio == Aio::Sync {
-            self.image().will_write(offset, len);
-        }
-    }
-
-    /// Moves data between guest memory and the image without a buffer, where that can be done here and now. False:
-    /// use [`Lane::transfer`].
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn transfer_directly(
-        &self,
-        direction: Direction,
-        offset: u64,
-        pieces: &[VolatileSlice<'_>],
-    ) -> io::Result<bool> {
-        match direction {
-            _ if self.disk.aio != Aio::Sync || self.image().is_direct() => Ok(false),
-            Direction::Read => self.image().read_now(offset, pieces),
-            Direction::Write => self.image().write_from(offset, pieces).map(|()| true),
-        }
     }
 
     /// Has something done to the image that may wait. The answer comes under `token`; it has no buffer.

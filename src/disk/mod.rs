@@ -19,6 +19,10 @@ mod vectored;
 use std::io;
 use std::sync::Arc;
 
+use vm_memory::VolatileSlice;
+
+use crate::soon::Soon;
+
 pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
 pub use lane::{Aio, Answer, Direction, Lane, Transfer};
@@ -64,6 +68,48 @@ impl Disk {
     /// How data is moved.
     pub fn aio(&self) -> Aio {
         self.aio
+    }
+
+    /// Bytes of the image to be read where they lie: see [`Image::read_in_place`].
+    pub fn read_in_place(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
+        let len = usize::try_from(len).ok()?;
+        if self.aio == Aio::Sync { self.image().read_in_place(offset, len) } else { None }
+    }
+
+    /// Bytes of the image to be written where they lie: see [`Image::write_in_place`].
+    pub fn write_in_place(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
+        let len = usize::try_from(len).ok()?;
+        if self.aio == Aio::Sync { self.image().write_in_place(offset, len) } else { None }
+    }
+
+    /// Bytes are going to be read: where that is done in place, the first of them, to be fetched into the CPU's caches.
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
+        if self.aio == Aio::Sync { self.image().will_read(offset, len) } else { None }
+    }
+
+    /// Bytes are going to be written: where that is done in place, the CPU looks up where they lie.
+    pub fn will_write(&self, offset: u64, len: u64) {
+        if self.aio == Aio::Sync {
+            self.image().will_write(offset, len);
+        }
+    }
+
+    /// Moves data between guest memory and the image without a buffer, where that can be done here and now. False:
+    /// use [`Lane::transfer`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn transfer_directly(
+        &self,
+        direction: Direction,
+        offset: u64,
+        pieces: &[VolatileSlice<'_>],
+    ) -> io::Result<bool> {
+        match direction {
+            _ if self.aio != Aio::Sync || self.image().is_direct() => Ok(false),
+            Direction::Read => self.image().read_now(offset, pieces),
+            Direction::Write => self.image().write_from(offset, pieces).map(|()| true),
+        }
     }
 
     /// A lane for a worker.

@@ -42,7 +42,7 @@ impl BrokenEngine {
     /// [`XtsKey::encrypt_between`] for `from` and `to`.
     pub fn encrypt(
         &self,
-        key: &KeyHandle,
+        key: &KeyHandle<'_>,
         first: Dun,
         offset: u64,
         from: &[VolatileSlice<'_>],
@@ -54,7 +54,7 @@ impl BrokenEngine {
     /// Decrypts; otherwise as [`BrokenEngine::encrypt`].
     pub fn decrypt(
         &self,
-        key: &KeyHandle,
+        key: &KeyHandle<'_>,
         first: Dun,
         offset: u64,
         from: &[VolatileSlice<'_>],
@@ -66,7 +66,7 @@ impl BrokenEngine {
     fn crypt(
         &self,
         direction: Direction,
-        key: &KeyHandle,
+        key: &KeyHandle<'_>,
         first: Dun,
         offset: u64,
         from: &[VolatileSlice<'_>],
@@ -192,7 +192,7 @@ mod tests {
             })
             .collect();
         let table = KeyslotTable::new(1, Engine::detect()).expect("keyslot");
-        table.program(0, &key, KeyConfig { data_unit_bits: 12, dun_bytes: 8 }).expect("slot");
+        table.program_now(0, &key, KeyConfig { data_unit_bits: 12, dun_bytes: 8 }).expect("slot");
         let handle = table.acquire(0).expect("slot").expect("key");
         let engine = BrokenEngine { breakage: Breakage { unit_bits: Some(16), ..Breakage::default() }, kept: None };
         let mut data = plain.clone();

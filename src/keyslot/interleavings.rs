@@ -8,22 +8,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use shuttle::future::block_on;
 use shuttle::thread;
 
 use super::slot::{KeyHandle, Slot};
-use super::{Dun, Engine, Evicted, KEY_BYTES, KeyConfig, KeyslotTable, RecentKeys};
+use super::{Dun, Engine, Evicted, KeyConfig, KeyslotTable, RecentKeys};
+use crate::crypto::KEY_BYTES;
 
 const CONFIG: KeyConfig = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
 
 /// A slot, and how many requests hold the key of each generation. The counters are no points where a thread may stop.
 struct Watched {
-    slot: Arc<Slot>,
+    slot: Slot,
     holders: [AtomicU32; 8],
 }
 
 impl Watched {
     fn new() -> Arc<Self> {
-        Arc::new(Self { slot: Arc::new(Slot::new(Engine::Portable).expect("memory")), holders: Default::default() })
+        Arc::new(Self { slot: Slot::new(Engine::Portable).expect("memory"), holders: Default::default() })
     }
 
     fn holders(&self, generation: u64) -> &AtomicU32 {
@@ -32,7 +34,11 @@ impl Watched {
 
     /// Programs a key whose bytes are its generation.
     fn program(&self, generation: u64) -> Evicted {
-        let evicted = self.slot.program(generation, &[generation as u8; KEY_BYTES], CONFIG);
+        let evicted = block_on(async {
+            let mut claim = self.slot.claim().await;
+            claim.publish(generation, &[generation as u8; KEY_BYTES], CONFIG);
+            claim.drained().await
+        });
         // Older keys are gone: nobody has one.
         for old in 1..generation {
             assert_eq!(self.holders(old).load(Ordering::Relaxed), 0, "generation {old} is in use after {generation}");
@@ -41,7 +47,11 @@ impl Watched {
     }
 
     fn evict(&self, newest: u64) -> Evicted {
-        let evicted = self.slot.evict();
+        let evicted = block_on(async {
+            let mut claim = self.slot.claim().await;
+            claim.empty();
+            claim.drained().await
+        });
         for old in 1..=newest {
             assert_eq!(self.holders(old).load(Ordering::Relaxed), 0, "generation {old} is in use after an evict");
         }
@@ -61,7 +71,7 @@ impl Watched {
     }
 }
 
-fn fingerprint(handle: &KeyHandle) -> [u8; 16] {
+fn fingerprint(handle: &KeyHandle<'_>) -> [u8; 16] {
     let mut block = [0; 16];
     handle.key().xts.encrypt(Dun::new([0; 4]), 4, &mut block);
     block
@@ -124,7 +134,7 @@ fn kept() {
     let worker = thread::spawn({
         let (table, gone) = (Arc::clone(&table), Arc::clone(&gone));
         move || {
-            let mut recent = RecentKeys::default();
+            let mut recent = RecentKeys::new(Arc::clone(&table));
             let (mut last, mut keeps) = (0, false);
             for _ in 0..3 {
                 assert!(!(keeps && gone.load(Ordering::Relaxed)), "evicted while the key was kept");
@@ -146,9 +156,13 @@ fn kept() {
         }
     });
     for generation in [1, 2] {
-        table.program(0, &[generation; KEY_BYTES], CONFIG).expect("slot");
+        block_on(async {
+            let mut claim = table.claim(0).await.expect("slot");
+            claim.publish(table.next_generation(), &[generation; KEY_BYTES], CONFIG);
+            claim.drained().await
+        });
     }
-    assert_eq!(table.evict(0), Ok(Evicted::Key));
+    assert_eq!(block_on(table.evict(0)), Ok(Evicted::Key));
     gone.store(true, Ordering::Relaxed);
     worker.join().expect("no panic");
 }

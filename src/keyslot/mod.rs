@@ -6,12 +6,11 @@ mod recent;
 mod slot;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::crypto::{Dun, Engine, KEY_BYTES};
+use crate::crypto::{Dun, Engine};
 pub use recent::RecentKeys;
-pub use slot::{Evicted, KeyHandle, ProgrammedKey};
+pub use slot::{Claim, Evicted, KeyHandle, ProgrammedKey};
 
 /// What a key is programmed for; fixed until the slot is programmed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub struct NoSuchSlot;
 
 /// All keyslots of a device.
 pub struct KeyslotTable {
-    slots: Box<[Arc<slot::Slot>]>,
+    slots: Box<[slot::Slot]>,
     next_generation: AtomicU64,
     /// Whether requests find the keys.
     usable: AtomicBool,
@@ -69,11 +68,11 @@ impl KeyslotTable {
     /// # Errors
     /// When the memory cannot be had or not be locked.
     pub fn new(slots: u16, engine: Engine) -> io::Result<Self> {
-        let slots = (0..slots).map(|_| slot::Slot::new(engine).map(Arc::new)).collect::<io::Result<_>>()?;
+        let slots = (0..slots).map(|_| slot::Slot::new(engine)).collect::<io::Result<_>>()?;
         Ok(Self { slots, next_generation: AtomicU64::new(1), usable: AtomicBool::new(true) })
     }
 
-    fn slot(&self, slot: u32) -> Result<&Arc<slot::Slot>, NoSuchSlot> {
+    fn slot(&self, slot: u32) -> Result<&slot::Slot, NoSuchSlot> {
         usize::try_from(slot).ok().and_then(|slot| self.slots.get(slot)).ok_or(NoSuchSlot)
     }
 
@@ -81,13 +80,13 @@ impl KeyslotTable {
     ///
     /// # Errors
     /// [`NoSuchSlot`].
-    pub fn acquire(&self, slot: u32) -> Result<Option<KeyHandle>, NoSuchSlot> {
+    pub fn acquire(&self, slot: u32) -> Result<Option<KeyHandle<'_>>, NoSuchSlot> {
         let slot = self.slot(slot)?;
         Ok(if self.usable() { slot.acquire() } else { None })
     }
 
     /// The key in a slot, to look at: also one that is not usable.
-    pub fn look_at(&self, slot: u32) -> Option<KeyHandle> {
+    pub fn look_at(&self, slot: u32) -> Option<KeyHandle<'_>> {
         self.slot(slot).ok()?.acquire()
     }
 
@@ -101,32 +100,38 @@ impl KeyslotTable {
         self.usable.store(usable, Ordering::Release);
     }
 
-    /// Whether programming or evicting a slot would wait: for requests that use its key, or for another command that waits
-    /// for those which use an older one. A slot that does not exist is not in use.
-    pub fn is_in_use(&self, slot: u32) -> bool {
-        self.slot(slot).is_ok_and(|slot| slot.is_in_use())
-    }
-
-    /// Puts a key into a slot; returns, when no request uses the old key any more, whether there was one.
+    /// The right to change a slot: when no other command has it.
     ///
     /// # Errors
     /// [`NoSuchSlot`].
-    pub fn program(&self, slot: u32, key: &[u8; KEY_BYTES], config: KeyConfig) -> Result<Evicted, NoSuchSlot> {
-        let slot = self.slot(slot)?;
-        Ok(slot.program(self.next_generation.fetch_add(1, Ordering::Relaxed), key, config))
+    pub async fn claim(&self, slot: u32) -> Result<Claim<'_>, NoSuchSlot> {
+        Ok(self.slot(slot)?.claim().await)
     }
 
-    /// Empties a slot; returns when no request uses its key any more.
+    /// The generation of the next key, for [`Claim::publish`].
+    pub fn next_generation(&self) -> u64 {
+        self.next_generation.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Empties a slot. Completes when no request uses its key any more.
     ///
     /// # Errors
     /// [`NoSuchSlot`].
-    pub fn evict(&self, slot: u32) -> Result<Evicted, NoSuchSlot> {
-        Ok(self.slot(slot)?.evict())
+    pub async fn evict(&self, slot: u32) -> Result<Evicted, NoSuchSlot> {
+        let mut claim = self.claim(slot).await?;
+        claim.empty();
+        Ok(claim.drained().await)
     }
 
-    /// Empties all slots, as a reset does. Returns how many held a key.
-    pub fn clear(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.evict() == Evicted::Key).count()
+    /// Empties all slots, as a reset does. Completes with the number that held a key.
+    pub async fn clear(&self) -> usize {
+        let mut keys = 0;
+        for slot in &self.slots {
+            let mut claim = slot.claim().await;
+            claim.empty();
+            keys += usize::from(claim.drained().await == Evicted::Key);
+        }
+        keys
     }
 }
 

@@ -6,27 +6,39 @@
 //! a page of ciphertext among them. A worker that keeps the key until it has served a few more requests pays for that
 //! once.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
+use super::slot::Parked;
 use super::{KeyHandle, KeyslotTable, NoSuchSlot};
 
 /// Keys that are kept at a time.
 const MOST: usize = 8;
 
-/// One worker's keys, by slot. While a key is in here its slot is in use: programming and evicting wait.
-#[derive(Debug, Default)]
+/// One worker's keys, by slot. A command for the slot of such a key completes only after [`RecentKeys::release`].
 pub struct RecentKeys {
-    keys: SmallVec<[(u32, KeyHandle); MOST]>,
+    table: Arc<KeyslotTable>,
+    keys: SmallVec<[(u32, Parked); MOST]>,
 }
 
 impl RecentKeys {
-    /// The key that the slot holds now: the one that was kept, if that is still it.
+    /// For keys of this table.
+    pub fn new(table: Arc<KeyslotTable>) -> Self {
+        Self { table, keys: SmallVec::new() }
+    }
+
+    /// The key that the slot holds now: the one that was kept, if that is still it. `table` is the one that the keys are
+    /// from.
     ///
     /// # Errors
     /// [`NoSuchSlot`].
-    pub fn acquire(&mut self, table: &KeyslotTable, slot: u32) -> Result<Option<KeyHandle>, NoSuchSlot> {
-        if let Some(place) = self.keys.iter().position(|(of, _)| *of == slot) {
-            let (_, key) = self.keys.swap_remove(place);
+    pub fn acquire<'t>(&mut self, table: &'t KeyslotTable, slot: u32) -> Result<Option<KeyHandle<'t>>, NoSuchSlot> {
+        if let Some(place) = self.keys.iter().position(|(of, _)| *of == slot)
+            && std::ptr::eq(table, &*self.table)
+        {
+            let (_, parked) = self.keys.swap_remove(place);
+            let key = table.slot(slot)?.unpark(parked);
             if key.is_current() {
                 return Ok(Some(key));
             }
@@ -34,16 +46,28 @@ impl RecentKeys {
         table.acquire(slot)
     }
 
-    /// Keeps a key for the next request that uses the slot.
-    pub fn keep(&mut self, slot: u32, key: KeyHandle) {
+    /// Keeps a key of this slot for the next request that uses it.
+    pub fn keep(&mut self, slot: u32, key: KeyHandle<'_>) {
         if self.keys.len() == MOST {
-            self.keys.clear();
+            self.release();
         }
-        self.keys.push((slot, key));
+        if self.table.slot(slot).is_ok_and(|of| key.is_of(of)) {
+            self.keys.push((slot, key.park()));
+        }
     }
 
-    /// Lets go of all keys. To be called before anything that may wait for a slot, and before the worker rests.
+    /// Lets go of all keys. To be called before the worker rests.
     pub fn release(&mut self) {
-        self.keys.clear();
+        for (slot, parked) in self.keys.drain(..) {
+            if let Ok(slot) = self.table.slot(slot) {
+                drop(slot.unpark(parked));
+            }
+        }
+    }
+}
+
+impl Drop for RecentKeys {
+    fn drop(&mut self) {
+        self.release();
     }
 }

@@ -2,23 +2,27 @@
 
 //! One keyslot: programmed and evicted on the control path, used on the I/O path, with no lock between the two.
 //!
-//! A slot has two cells, of which at most one is published. Programming expands the new key into the other cell,
-//! publishes it, waits until no request in flight uses the old cell, and wipes that. So a request that holds a
-//! [`KeyHandle`] keeps the key that the slot held when it came, and programming returns only when the old key is gone.
+//! A slot has two cells, of which at most one is published. A command claims the slot, expands the new key into the spare
+//! cell and publishes it, waits until no request in flight uses the old cell, and wipes that. So a request that holds a
+//! [`KeyHandle`] keeps the key that the slot held when it came, and a command completes only when the old key is gone.
+//!
+//! Whoever waits here is a future: no thread is held.
 
 use std::cell::UnsafeCell;
+use std::future::poll_fn;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
+use std::task::{Poll, Waker};
 
 // What decides in which order threads go on; the tests in `interleavings` take that into their own hands.
 #[cfg(all(test, shuttle))]
 use shuttle::sync::{
-    Condvar, Mutex, MutexGuard,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 #[cfg(not(all(test, shuttle)))]
 use std::sync::{
-    Condvar, Mutex, MutexGuard,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 
@@ -48,21 +52,20 @@ pub(super) struct Slot {
     /// 0: empty. Else `generation << 1 | index of the published cell`, the generation never repeating.
     state: AtomicU64,
     cells: SecretBox<[Cell; 2]>,
-    /// Held while the slot is programmed or evicted: those are serialised. Never taken on the I/O path.
-    control: Mutex<()>,
-    /// A programming thread waits for users to go: the last one has to wake it.
-    draining: AtomicBool,
-    drained: Condvar,
-    drain_lock: Mutex<()>,
+    /// A command has the slot: commands are serialised. Never looked at on the I/O path.
+    claimed: AtomicBool,
+    /// Commands wait, for the claim or for the last user of a key: whoever changes that must wake them.
+    waiting: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
 }
 
-// SAFETY: the cells' `UnsafeCell`s are written only by the holder of `control`, and only while no request can use the
+// SAFETY: the cells' `UnsafeCell`s are written only by the holder of the claim, and only while no request can use the
 // cell: before the state names it, and after the state has stopped naming it and `users` was seen as 0. A request
 // counts itself in `users` and then checks that the state still names the cell (both sequentially consistent), so
 // either it sees the new state and steps back, or the writer sees its count and waits.
 unsafe impl Sync for Slot {}
 
-/// Whether an eviction found something.
+/// Whether a command found a key in the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evicted {
     /// The slot held a key, which is wiped now.
@@ -80,55 +83,55 @@ impl Slot {
         Ok(Self {
             state: AtomicU64::new(0),
             cells: SecretBox::new([cell(), cell()])?,
-            control: Mutex::new(()),
-            draining: AtomicBool::new(false),
-            drained: Condvar::new(),
-            drain_lock: Mutex::new(()),
+            claimed: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            wakers: Mutex::default(),
         })
     }
 
-    /// Puts a key into the slot. Returns whether it replaced one, after the old key's last request has gone.
-    pub(super) fn program(&self, generation: u64, key: &[u8; KEY_BYTES], config: KeyConfig) -> Evicted {
-        let _control = lock(&self.control);
-        let old = self.state.load(SeqCst);
-        let spare = if old == 0 { 0 } else { (old & 1) ^ 1 };
-        // SAFETY: the state does not name this cell, and its former users were waited for when it was retired, so
-        // nobody reads it (see the `Sync` impl); `control` keeps other writers out.
-        let cell = unsafe { &mut *self.cell(spare).key.get() };
-        cell.xts.set(key);
-        cell.config = config;
-        self.state.store(generation << 1 | spare, SeqCst);
-        self.retire(old)
+    /// The right to change the slot. Waits for other commands.
+    pub(super) async fn claim(&self) -> Claim<'_> {
+        self.until(|| !self.claimed.swap(true, SeqCst)).await;
+        let claim = Claim { slot: self, old: 0 };
+        // A command that was given up has not waited for the users of the old key.
+        let spare = self.cell(spare(self.state.load(SeqCst)));
+        self.until(|| spare.users.load(SeqCst) == 0).await;
+        claim
     }
 
-    /// Empties the slot. Returns after the last request that used the key has gone.
-    pub(super) fn evict(&self) -> Evicted {
-        let _control = lock(&self.control);
-        let old = self.state.swap(0, SeqCst);
-        self.retire(old)
-    }
-
-    /// Waits for the users of the cell that `old` names and wipes it. The state must have stopped naming it.
-    fn retire(&self, old: u64) -> Evicted {
-        if old == 0 {
-            return Evicted::Nothing;
-        }
-        let cell = self.cell(old);
-        if cell.users.load(SeqCst) != 0 {
-            let mut guard = lock(&self.drain_lock);
-            self.draining.store(true, SeqCst);
-            while cell.users.load(SeqCst) != 0 {
-                guard = self.drained.wait(guard).unwrap_or_else(PoisonError::into_inner);
+    /// Waits until `condition` holds. It is looked at anew when somebody calls [`Slot::wake`].
+    async fn until(&self, mut condition: impl FnMut() -> bool) {
+        poll_fn(|context| {
+            if condition() {
+                return Poll::Ready(());
             }
-            self.draining.store(false, SeqCst);
+            {
+                let mut wakers = lock(&self.wakers);
+                if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+                    wakers.push(context.waker().clone());
+                }
+                self.waiting.store(true, SeqCst);
+            }
+            // Whoever changed it before and did not see that somebody waits has woken nobody.
+            if condition() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Has those who wait look again.
+    fn wake(&self) {
+        if self.waiting.load(SeqCst) {
+            let wakers = {
+                let mut wakers = lock(&self.wakers);
+                self.waiting.store(false, SeqCst);
+                std::mem::take(&mut *wakers)
+            };
+            wakers.into_iter().for_each(Waker::wake);
         }
-        // SAFETY: no state names the cell any more, and it has no users; so this is the only reference.
-        unsafe { &mut *cell.key.get() }.xts.wipe();
-        Evicted::Key
     }
 
     /// The key that the slot holds now, or `None` when it is empty.
-    pub(super) fn acquire(self: &Arc<Self>) -> Option<KeyHandle> {
+    pub(super) fn acquire(&self) -> Option<KeyHandle<'_>> {
         loop {
             let state = self.state.load(SeqCst);
             if state == 0 {
@@ -136,24 +139,28 @@ impl Slot {
             }
             self.cell(state).users.fetch_add(1, SeqCst);
             // The handle counts down again when dropped, also when the slot was reprogrammed in between.
-            let handle = KeyHandle { slot: Arc::clone(self), state };
+            let handle = KeyHandle { slot: self, state };
             if self.state.load(SeqCst) == state {
                 return Some(handle);
             }
         }
     }
 
-    /// Whether requests use the key that the slot holds now, or one that it held before: somebody else may be waiting for
-    /// them, with `control` locked.
+    /// The handle that was [parked](KeyHandle::park).
+    pub(super) fn unpark(&self, parked: Parked) -> KeyHandle<'_> {
+        KeyHandle { slot: self, state: parked.0 }
+    }
+
+    /// Whether anybody has a key of the slot: the one that it holds now, or one that it held before.
+    #[cfg(test)]
     pub(super) fn is_in_use(&self) -> bool {
         self.cells.iter().any(|cell| cell.users.load(SeqCst) != 0)
     }
 
-    /// Whether there is a key in each cell.
+    /// Whether there is a key in each cell. No command may be under way.
     #[cfg(test)]
     pub(super) fn cells_in_use(&self) -> [bool; 2] {
-        let _control = lock(&self.control);
-        // SAFETY: `control` keeps others from writing.
+        // SAFETY: nobody has the claim, so nobody writes.
         [0, 1].map(|index| !unsafe { &*self.cell(index).key.get() }.xts.is_blank())
     }
 
@@ -163,27 +170,74 @@ impl Slot {
     }
 
     fn release(&self, state: u64) {
-        if self.cell(state).users.fetch_sub(1, SeqCst) == 1 && self.draining.load(SeqCst) {
-            let _guard = lock(&self.drain_lock);
-            self.drained.notify_all();
+        if self.cell(state).users.fetch_sub(1, SeqCst) == 1 {
+            self.wake();
         }
     }
 }
 
-impl Drop for Slot {
+/// The cell that a state does not name.
+fn spare(state: u64) -> u64 {
+    if state == 0 { 0 } else { (state & 1) ^ 1 }
+}
+
+/// The right to change a slot, until it is dropped. One change, then [`Claim::drained`].
+pub struct Claim<'s> {
+    slot: &'s Slot,
+    /// The state before the change.
+    old: u64,
+}
+
+impl Claim<'_> {
+    /// Puts a key into the slot, for requests that come from now on.
+    pub fn publish(&mut self, generation: u64, key: &[u8; KEY_BYTES], config: KeyConfig) {
+        let slot = self.slot;
+        self.old = slot.state.load(SeqCst);
+        let spare = spare(self.old);
+        // SAFETY: the state does not name this cell, and its former users were waited for when the slot was claimed, so
+        // nobody reads it (see the `Sync` impl of `Slot`); the claim keeps other writers out.
+        let cell = unsafe { &mut *slot.cell(spare).key.get() };
+        cell.xts.set(key);
+        cell.config = config;
+        slot.state.store(generation << 1 | spare, SeqCst);
+    }
+
+    /// Empties the slot, for requests that come from now on.
+    pub fn empty(&mut self) {
+        self.old = self.slot.state.swap(0, SeqCst);
+    }
+
+    /// Waits for the last user of the key that the slot held before the change, and wipes it.
+    pub async fn drained(self) -> Evicted {
+        if self.old == 0 {
+            return Evicted::Nothing;
+        }
+        let cell = self.slot.cell(self.old);
+        self.slot.until(|| cell.users.load(SeqCst) == 0).await;
+        // SAFETY: no state names the cell any more, and it has no users; so this is the only reference.
+        unsafe { &mut *cell.key.get() }.xts.wipe();
+        Evicted::Key
+    }
+}
+
+impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        // No handle is left: each holds an `Arc` to the slot.
-        self.evict();
+        self.slot.claimed.store(false, SeqCst);
+        self.slot.wake();
     }
 }
 
 /// A request's hold on the key that its slot had when the request was taken. Not tied to the slot's later contents.
-pub struct KeyHandle {
-    slot: Arc<Slot>,
+pub struct KeyHandle<'s> {
+    slot: &'s Slot,
     state: u64,
 }
 
-impl KeyHandle {
+/// A hold on a key without a reference to its slot. It lasts until it is unparked, and that handle dropped.
+#[must_use = "the key stays in use"]
+pub(super) struct Parked(u64);
+
+impl KeyHandle<'_> {
     /// The key.
     pub fn key(&self) -> &ProgrammedKey {
         // SAFETY: the handle was given out with the state naming this cell after `users` was raised, so the cell stays
@@ -200,21 +254,31 @@ impl KeyHandle {
     pub fn generation(&self) -> u64 {
         self.state >> 1
     }
+
+    /// Whether it is a key of this slot.
+    pub(super) fn is_of(&self, slot: &Slot) -> bool {
+        std::ptr::eq(self.slot, slot)
+    }
+
+    /// Keeps the hold, and lets go of the reference. Only [`Slot::unpark`] of the same slot gives it back.
+    pub(super) fn park(self) -> Parked {
+        Parked(std::mem::ManuallyDrop::new(self).state)
+    }
 }
 
-impl std::fmt::Debug for KeyHandle {
+impl std::fmt::Debug for KeyHandle<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyHandle").field("generation", &self.generation()).finish_non_exhaustive()
     }
 }
 
-impl Drop for KeyHandle {
+impl Drop for KeyHandle<'_> {
     fn drop(&mut self) {
         self.slot.release(self.state);
     }
 }
 
-/// The locks here guard no data that a panic could leave half-changed.
-fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+/// The lock guards no data that a panic could leave half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,39 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use std::sync::Arc;
+
+use pollster::block_on;
+
 use super::*;
+use crate::crypto::KEY_BYTES;
+
+impl KeyslotTable {
+    pub(crate) fn program_now(
+        &self,
+        slot: u32,
+        key: &[u8; KEY_BYTES],
+        config: KeyConfig,
+    ) -> Result<Evicted, NoSuchSlot> {
+        block_on(async {
+            let mut claim = self.claim(slot).await?;
+            claim.publish(self.next_generation(), key, config);
+            Ok(claim.drained().await)
+        })
+    }
+
+    fn evict_now(&self, slot: u32) -> Result<Evicted, NoSuchSlot> {
+        block_on(self.evict(slot))
+    }
+
+    fn clear_now(&self) -> usize {
+        block_on(self.clear())
+    }
+
+    fn is_in_use(&self, slot: u32) -> bool {
+        self.slot(slot).is_ok_and(|slot| slot.is_in_use())
+    }
+}
 
 const CONFIG: KeyConfig = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
 
@@ -28,7 +60,7 @@ fn program_second_key(table: &Arc<KeyslotTable>) -> (thread::JoinHandle<()>, mps
     let (done, finished) = mpsc::channel();
     let table = Arc::clone(table);
     let programmer = thread::spawn(move || {
-        table.program(0, &[2; KEY_BYTES], CONFIG).expect("slot");
+        table.program_now(0, &[2; KEY_BYTES], CONFIG).expect("slot");
         done.send(()).expect("test is there");
     });
     (programmer, finished)
@@ -41,26 +73,26 @@ fn slots_start_empty_and_out_of_range_is_an_error() {
     assert!(table.acquire(1).expect("slot").is_none());
     assert_eq!(table.acquire(2).map(|_| ()), Err(NoSuchSlot));
     assert_eq!(table.acquire(u32::MAX).map(|_| ()), Err(NoSuchSlot));
-    assert_eq!(table.evict(0), Ok(Evicted::Nothing));
-    assert_eq!(table.evict(2), Err(NoSuchSlot));
-    assert_eq!(table.program(2, &[1; KEY_BYTES], CONFIG), Err(NoSuchSlot));
+    assert_eq!(table.evict_now(0), Ok(Evicted::Nothing));
+    assert_eq!(table.evict_now(2), Err(NoSuchSlot));
+    assert_eq!(table.program_now(2, &[1; KEY_BYTES], CONFIG), Err(NoSuchSlot));
 }
 
 #[test]
 fn program_replace_evict_clear() {
     let table = KeyslotTable::new(3, Engine::detect()).expect("table");
-    assert_eq!(table.program(1, &[1; KEY_BYTES], CONFIG), Ok(Evicted::Nothing));
-    assert_eq!(table.program(1, &[2; KEY_BYTES], CONFIG), Ok(Evicted::Key));
+    assert_eq!(table.program_now(1, &[1; KEY_BYTES], CONFIG), Ok(Evicted::Nothing));
+    assert_eq!(table.program_now(1, &[2; KEY_BYTES], CONFIG), Ok(Evicted::Key));
     let handle = table.acquire(1).expect("slot").expect("key");
     assert_eq!(fingerprint(handle.key()), expected(2));
     assert_eq!(handle.generation(), 2);
     drop(handle);
-    assert_eq!(table.evict(1), Ok(Evicted::Key));
+    assert_eq!(table.evict_now(1), Ok(Evicted::Key));
     assert!(table.acquire(1).expect("slot").is_none());
     for slot in 0..3 {
-        table.program(slot, &[3; KEY_BYTES], CONFIG).expect("slot");
+        table.program_now(slot, &[3; KEY_BYTES], CONFIG).expect("slot");
     }
-    assert_eq!(table.clear(), 3);
+    assert_eq!(table.clear_now(), 3);
     assert!((0..3).all(|slot| table.acquire(slot).expect("slot").is_none()));
 }
 
@@ -68,7 +100,7 @@ fn program_replace_evict_clear() {
 #[test]
 fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
     let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
-    table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
+    table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     let in_flight = table.acquire(0).expect("slot").expect("key");
     let (programmer, finished) = program_second_key(&table);
     // The new key is there for new requests before the old one is released.
@@ -94,13 +126,13 @@ fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
 fn a_slot_is_in_use_until_the_last_request_with_an_older_key_is_done() {
     for (command, new_key) in [(0, false), (1, true)] {
         let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
-        table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
+        table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
         let in_flight = table.acquire(0).expect("slot").expect("key");
         let other = thread::spawn({
             let table = Arc::clone(&table);
             move || match command {
-                0 => drop(table.clear()),
-                _ => drop(table.program(0, &[2; KEY_BYTES], CONFIG)),
+                0 => drop(table.clear_now()),
+                _ => drop(table.program_now(0, &[2; KEY_BYTES], CONFIG)),
             }
         });
         // It has begun when the slot does not name the old key any more.
@@ -119,8 +151,8 @@ fn a_slot_is_in_use_until_the_last_request_with_an_older_key_is_done() {
 #[test]
 fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
     let table = Arc::new(KeyslotTable::new(20, Engine::detect()).expect("table"));
-    table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
-    let mut recent = RecentKeys::default();
+    table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
+    let mut recent = RecentKeys::new(Arc::clone(&table));
     let acquire = |recent: &mut RecentKeys, slot| {
         let key = recent.acquire(&table, slot).expect("slot").expect("key");
         let generation = key.generation();
@@ -138,27 +170,27 @@ fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
     programmer.join().expect("no panic");
     recent.release();
     assert!(!table.is_in_use(0));
-    assert_eq!(table.evict(0), Ok(Evicted::Key));
+    assert_eq!(table.evict_now(0), Ok(Evicted::Key));
     assert!(recent.acquire(&table, 0).expect("slot").is_none());
     assert_eq!(recent.acquire(&table, 99).map(|_| ()), Err(NoSuchSlot));
     // However many slots are used in turn, few are held.
     for slot in 0..20 {
-        table.program(slot, &[3; KEY_BYTES], CONFIG).expect("slot");
+        table.program_now(slot, &[3; KEY_BYTES], CONFIG).expect("slot");
         acquire(&mut recent, slot);
     }
     assert!((0..20).filter(|&slot| table.is_in_use(slot)).count() <= 8);
     drop(recent);
-    assert_eq!(table.clear(), 20);
+    assert_eq!(table.clear_now(), 20);
 }
 
 #[test]
 fn evict_waits_for_requests_in_flight() {
     let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
-    table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
+    table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     let in_flight = table.acquire(0).expect("slot").expect("key");
     let evictor = thread::spawn({
         let table = Arc::clone(&table);
-        move || table.evict(0)
+        move || table.evict_now(0)
     });
     while table.acquire(0).expect("slot").is_some() {
         thread::yield_now();
@@ -190,8 +222,8 @@ fn keys_are_never_torn_under_contention() {
         }
         for round in 0..if cfg!(miri) { 30 } else { 20_000u32 } {
             match round % 5 {
-                4 => drop(table.evict(0)),
-                byte => drop(table.program(0, &[byte as u8; KEY_BYTES], CONFIG)),
+                4 => drop(table.evict_now(0)),
+                byte => drop(table.program_now(0, &[byte as u8; KEY_BYTES], CONFIG)),
             }
         }
         stop.store(true, Ordering::Relaxed);
@@ -204,17 +236,17 @@ fn keys_are_never_torn_under_contention() {
 fn keys_are_wiped_when_they_go() {
     let table = KeyslotTable::new(1, Engine::detect()).expect("table");
     let slot = &table.slots[0];
-    table.program(0, &[1; KEY_BYTES], CONFIG).expect("slot");
-    table.program(0, &[2; KEY_BYTES], CONFIG).expect("slot");
+    table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
+    table.program_now(0, &[2; KEY_BYTES], CONFIG).expect("slot");
     assert_eq!(slot.cells_in_use(), [false, true]);
-    table.evict(0).expect("slot");
+    table.evict_now(0).expect("slot");
     assert_eq!(slot.cells_in_use(), [false, false]);
 }
 
 #[test]
 fn a_handle_prints_no_key() {
     let table = KeyslotTable::new(1, Engine::detect()).expect("table");
-    table.program(0, &[0xa5; KEY_BYTES], CONFIG).expect("slot");
+    table.program_now(0, &[0xa5; KEY_BYTES], CONFIG).expect("slot");
     let handle = table.acquire(0).expect("slot").expect("key");
     assert_eq!(format!("{handle:?}"), "KeyHandle { generation: 1, .. }");
     assert_eq!(format!("{:?}", handle.key().xts), "XtsKey([redacted])");
@@ -290,11 +322,11 @@ fn every_sequence_of_six_steps() {
                 Step::Program | Step::Evict | Step::Clear if !handles.is_empty() => continue,
                 Step::Program => {
                     programmed += 1;
-                    assert_eq!(table.program(0, &[programmed as u8; KEY_BYTES], CONFIG), Ok(evicted));
+                    assert_eq!(table.program_now(0, &[programmed as u8; KEY_BYTES], CONFIG), Ok(evicted));
                     key = Some(programmed);
                 }
-                Step::Evict => assert_eq!(table.evict(0), Ok(evicted)),
-                Step::Clear => assert_eq!(table.clear(), usize::from(key.is_some())),
+                Step::Evict => assert_eq!(table.evict_now(0), Ok(evicted)),
+                Step::Clear => assert_eq!(table.clear_now(), usize::from(key.is_some())),
                 Step::Acquire => {
                     let handle = table.acquire(0).expect("slot");
                     assert_eq!(handle.as_ref().map(KeyHandle::generation), key);

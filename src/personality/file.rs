@@ -134,7 +134,7 @@ impl Description {
             max_dun_bytes: number("max_dun_bytes", self.max_dun_bytes, limits::DUN_BYTES, default.max_dun_bytes)?,
             queues: number("queues", self.queues, limits::QUEUES, default.queues)?,
             queue_depth,
-            timing: crate::device::Timing {
+            timing: crate::engine::Timing {
                 program: latency("program_latency_us", self.program_latency_us)?,
                 evict: latency("evict_latency_us", self.evict_latency_us)?,
                 crypto_mb_per_s: number(

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::device::Timing;
+use crate::engine::Timing;
 
 pub use sizes::{format_data_unit_sizes, parse_data_unit_sizes};
 pub use table::table;

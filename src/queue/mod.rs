@@ -28,7 +28,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::ratelimit::RateLimit;
-pub use chain::{Chain, ChainError, Pieces, Segments};
+pub use chain::{Chain, ChainError};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
 use inflight::{Recovery, crash_point};

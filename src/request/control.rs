@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Refused;
 use crate::protocol::{KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, request_type};
-use crate::queue::Segments;
+use crate::segments::Segments;
 
 /// The payload of KEYSLOT_PROGRAM: what the key is for, and the key where the driver has put it.
 #[derive(Debug)]

@@ -12,11 +12,12 @@ mod reply;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::protocol::{CryptoMessage, RequestHeader, SECTOR_SHIFT, Status, feature, request_type};
-use crate::queue::{Chain, Segments};
+use crate::queue::Chain;
+use crate::segments::{Room, Segments};
 
 pub use control::{ControlCommand, Programming};
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
-pub use reply::Reply;
+pub use reply::StatusByte;
 
 /// What a request may be: fixed by the disk and by what the driver negotiated.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +84,7 @@ pub struct CryptoTag {
 /// A request that passed all checks.
 #[derive(Debug)]
 pub enum Request<'m> {
-    /// IN and CRYPTO_IN: `extent.len` bytes of room are in the reply.
+    /// IN and CRYPTO_IN: there is room for `extent.len` bytes.
     Read {
         /// What to read.
         extent: Extent,
@@ -124,38 +125,56 @@ pub struct Refusal {
     pub malformed: bool,
 }
 
+/// A chain that has been looked at.
+#[derive(Debug)]
+pub struct Parsed<'m> {
+    /// The request, or why there is none; then nothing has been done.
+    pub request: Result<Request<'m>, Refusal>,
+    /// Where its data goes.
+    pub room: Room<'m>,
+    /// Where its status goes.
+    pub status: StatusByte<'m>,
+}
+
 /// Reads and checks a request.
-///
-/// # Errors
-/// The [`Refusal`], with nothing done.
-pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> (Reply<'m>, Result<Request<'m>, Refusal>) {
-    let Chain { mut readable, writable } = chain;
-    let reply = Reply::new(writable);
+pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> Parsed<'m> {
+    let Chain { readable, writable } = chain;
+    let (status, room) = StatusByte::split(writable);
+    let request = parse_request(readable, &status, &room, role, limits);
+    Parsed { request, room, status }
+}
+
+fn parse_request<'m>(
+    mut readable: Segments<'m>,
+    status: &StatusByte<'m>,
+    room: &Room<'m>,
+    role: QueueRole,
+    limits: &Limits,
+) -> Result<Request<'m>, Refusal> {
     let mut header = RequestHeader::new_zeroed();
     if !readable.read_front(header.as_mut_bytes()) {
-        return (reply, Err(Refusal { request_type: None, status: Status::IoErr, malformed: true }));
+        return Err(Refusal { request_type: None, status: Status::IoErr, malformed: true });
     }
     let request_type = header.request_type.get();
     let refusal = |status, malformed| Refusal { request_type: Some(request_type), status, malformed };
-    if !reply.has_status() {
-        return (reply, Err(refusal(Status::IoErr, true)));
+    if !status.exists() {
+        return Err(refusal(Status::IoErr, true));
     }
     let role = match role {
         QueueRole::Either if control::is_command(request_type) => QueueRole::Control,
         role => role,
     };
     let parsed = match role {
-        QueueRole::Request | QueueRole::Either => parse_body(&header, readable, &reply, limits),
+        QueueRole::Request | QueueRole::Either => parse_body(&header, readable, room, limits),
         QueueRole::Control if limits.crypto == CryptoAccess::ControlQueue => {
             control::parse(request_type, readable).map(Request::Control)
         }
         QueueRole::Control => Err(Status::Unsupp.into()),
     };
-    let parsed = parsed.map_err(|refused| match refused {
+    parsed.map_err(|refused| match refused {
         Refused::Status(status) => refusal(status, false),
         Refused::TooShort => refusal(Status::IoErr, true),
-    });
-    (reply, parsed)
+    })
 }
 
 /// Why the rest of a request was not accepted.
@@ -173,7 +192,7 @@ impl From<Status> for Refused {
 fn parse_body<'m>(
     header: &RequestHeader,
     mut data: Segments<'m>,
-    reply: &Reply<'m>,
+    room: &Room<'m>,
     limits: &Limits,
 ) -> Result<Request<'m>, Refused> {
     let crypto = match header.request_type.get() {
@@ -191,7 +210,7 @@ fn parse_body<'m>(
     };
     match header.request_type.get() {
         request_type::IN | request_type::CRYPTO_IN => {
-            let extent = limits.transfer(header.sector.get(), reply.room())?;
+            let extent = limits.transfer(header.sector.get(), room.len())?;
             Ok(Request::Read { extent, crypto })
         }
         request_type::OUT | request_type::CRYPTO_OUT => {

@@ -8,9 +8,9 @@
 //! a socket that is connected already (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
 
 mod channel;
-mod jobs;
 mod listen;
 mod memory;
+mod poller;
 mod polling;
 mod serve;
 mod session;
@@ -18,55 +18,39 @@ mod worker;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::queue::{Beginning, Chain};
+use crate::tasks::Token;
 
 pub use channel::{Notifier, Told};
-pub use jobs::{Hand, begin};
 pub use listen::{Listen, remove_stale_socket};
+pub use poller::{Poller, begin};
 pub use serve::{ServeError, Server, Stop};
 
-/// Names a chain that a worker has in hand, until it is done. Small numbers, used again.
-pub type Token = usize;
-
-/// How far a chain has come.
-#[must_use = "the chain must be returned to the driver"]
-#[derive(Debug)]
-pub enum Progress<J> {
-    /// Done: the number of bytes written into the chain.
-    Done(u32),
-    /// The lane will name the token when there is something to go on with.
-    Waiting(J),
-    /// To be resumed when the worker has nothing else in hand: it may wait for other requests.
-    Alone(J),
-}
-
-/// What a worker has of the device for itself: private memory, and a way to the disk.
-pub trait Lane: Send {
-    /// What the disk answers.
-    type Answer;
-
-    /// How many more chains may be started. While it is 0 there are chains waiting.
+/// What a worker has of the device for itself.
+pub trait WorkerPart: Send {
+    /// How many more chains may be started. While it is 0 there are chains in flight.
     fn room(&self) -> usize;
-    /// Passes on what was started or resumed since the last call.
-    fn submit(&mut self);
-    /// Adds what has been answered to `answers`. Never waits.
-    fn answers(&mut self, answers: &mut Vec<(Token, Self::Answer)>);
-    /// Whether it holds answers back at will: those that [`Lane::release`] is about.
-    fn holds_back(&self) -> bool {
-        false
-    }
-    /// Chains are about to be returned, or the worker is going to look for others: nothing that somebody may wait for is
-    /// to be kept any longer for the sake of chains to come.
-    fn let_go(&mut self);
-    /// Somebody waits until all chains of a queue have been returned: answers at once what is held back. Returns whether
-    /// there is anything.
-    fn release(&mut self, _queue: usize) -> bool {
-        false
-    }
-    /// Descriptors that are readable when there are answers.
-    fn events(&self) -> Vec<BorrowedFd<'_>>;
+    /// Passes on what was started or polled since the last call.
+    fn submit(&self);
+    /// Adds the chains that can go on. Never waits.
+    fn completions(&self, tokens: &mut Vec<Token>);
+    /// Chains are about to be returned, or the worker is going to rest.
+    fn before_completion(&self);
+    /// Whether it holds chains back at will: those that [`WorkerPart::release`] is about.
+    fn holds_back(&self) -> bool;
+    /// Somebody waits until all chains of a queue have been returned: releases what is held back. Returns whether there is
+    /// anything.
+    fn release(&self, queue: usize) -> bool;
+    /// Gives `action` descriptors that are readable when there are completions.
+    ///
+    /// # Errors
+    /// Those of `action`.
+    fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()>;
+    /// Chains are polled with this.
+    fn waker(&self) -> &Waker;
 }
 
 /// How the worker threads behave.
@@ -83,11 +67,9 @@ pub struct WorkerConfig {
 /// A device behind virtqueues, as the frontend's side sees it.
 pub trait VirtioDevice: Send + Sync + 'static {
     /// One worker's part of the device.
-    type Lane: Lane;
-    /// A chain that has been looked at.
-    type Accepted<'m>;
-    /// A chain that waits.
-    type Job<'m>;
+    type Worker: WorkerPart;
+    /// A chain that has been parsed.
+    type Request<'m>;
 
     /// Virtio feature bits on offer.
     fn features(&self) -> u64;
@@ -115,25 +97,18 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn stopped(&self);
     /// A queue has been started. Nothing is taken from it before this returns.
     fn queue_begins(&self, queue: usize, beginning: Beginning);
-    /// A lane for a new worker.
+    /// What a new worker needs.
     ///
     /// # Errors
     /// When there is no memory, or no way to the disk.
-    fn lane(&self) -> io::Result<Self::Lane>;
-    /// Looks at the chain at `head`. Must not panic, whatever the guest sent.
-    fn accept<'m>(&self, lane: &mut Self::Lane, queue: usize, head: u16, chain: Chain<'m>) -> Self::Accepted<'m>;
-    /// It is about to be started, after a few others: what it needs may be fetched.
-    fn announce(&self, lane: &mut Self::Lane, accepted: &Self::Accepted<'_>);
-    /// Begins to serve a chain. Must not panic, whatever the guest sent.
-    fn start<'m>(&self, lane: &mut Self::Lane, token: Token, accepted: Self::Accepted<'m>) -> Progress<Self::Job<'m>>;
-    /// Goes on with a chain: with the lane's answer, or with none when the job asked to be alone.
-    fn resume<'m>(
-        &self,
-        lane: &mut Self::Lane,
-        token: Token,
-        job: Self::Job<'m>,
-        answer: Option<<Self::Lane as Lane>::Answer>,
-    ) -> Progress<Self::Job<'m>>;
+    fn worker(&self) -> io::Result<Self::Worker>;
+    /// Parses the chain at `head`. Must not panic, whatever the guest sent.
+    fn parse<'m>(&self, worker: &'m Self::Worker, queue: usize, head: u16, chain: Chain<'m>) -> Self::Request<'m>;
+    /// It is about to be served, after a few others: what it needs may be fetched.
+    fn prefetch(&self, worker: &Self::Worker, request: &Self::Request<'_>);
+    /// Serves a chain: the bytes written into it. Must not panic, whatever the guest sent. While it waits, the worker that it was
+    /// parsed with names the token as soon as it can go on.
+    fn serve<'m>(&'m self, token: Token, request: Self::Request<'m>) -> impl Future<Output = u32>;
     /// A queue is started and enabled now, or not any more. May be called again without a change.
     fn queue_running(&self, queue: usize, running: bool);
     /// The driver broke the rules of the ring, so the queue has been retired. Called once each time.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Worker threads: each waits for the notifications of its queues, and for its lane's answers, and serves them.
+//! Worker threads: each waits for the notifications of its queues, and for completions, and serves them.
 
 use std::fs::File;
 use std::io;
@@ -14,9 +14,9 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::jobs::{self, Hand};
+use super::poller::{self, Poller};
 use super::polling::Polling;
-use super::{Lane, VirtioDevice};
+use super::{VirtioDevice, WorkerPart};
 use crate::queue::{Vring, drain_event, signal};
 use crate::threads;
 
@@ -36,8 +36,8 @@ struct Shared {
 
 /// `epoll` data of the wake-up eventfd; queue numbers are below.
 const WAKE: u64 = u64::MAX;
-/// `epoll` data of the lane's descriptors.
-const LANE: u64 = u64::MAX - 1;
+/// `epoll` data of descriptors that tell of completions.
+const COMPLETION: u64 = u64::MAX - 1;
 
 /// Events taken from the system at once.
 const EVENTS: usize = 16;
@@ -69,18 +69,18 @@ impl Worker {
             stop: AtomicBool::new(false),
             vrings,
         });
-        let lane = device.lane()?;
+        let part = device.worker()?;
         epoll::add(&shared.epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        for event in lane.events() {
-            epoll::add(&shared.epoll, event, epoll::EventData::new_u64(LANE), epoll::EventFlags::IN)?;
-        }
+        part.events(&mut |event| {
+            Ok(epoll::add(&shared.epoll, event, epoll::EventData::new_u64(COMPLETION), epoll::EventFlags::IN)?)
+        })?;
         let thread = threads::named(options.name).spawn({
             let shared = Arc::clone(&shared);
             move || {
                 if let Some(cpu) = options.cpu {
                     bind(cpu);
                 }
-                shared.run(&*device, &memory, lane, Polling::new(options.poll));
+                shared.run(&*device, &memory, &part, Polling::new(options.poll));
             }
         })?;
         Ok(Self { shared, thread: Some(thread) })
@@ -145,11 +145,11 @@ impl Shared {
         &self,
         device: &D,
         memory: &GuestMemoryAtomic<GuestMemoryMmap>,
-        mut lane: D::Lane,
+        part: &D::Worker,
         mut polling: Polling,
     ) {
         while !self.stop.load(Ordering::Acquire) {
-            if !self.work(device, memory, &mut lane, &mut polling) {
+            if !self.work(device, memory, part, &mut polling) {
                 polling.sleeps();
                 self.sleep(device);
                 polling.wakes();
@@ -163,21 +163,22 @@ impl Shared {
         &self,
         device: &D,
         memory: &GuestMemoryAtomic<GuestMemoryMmap>,
-        lane: &mut D::Lane,
+        part: &D::Worker,
         polling: &mut Polling,
     ) -> bool {
-        let Some(turns) = jobs::begin(&self.vrings) else { return false };
+        let Some(turns) = poller::begin(&self.vrings) else { return false };
         let snapshot = memory.memory();
-        let mut hand = Hand::new(device, lane, &snapshot, &self.vrings, turns);
+        let serve = |token, request| device.serve(token, request);
+        let mut poller = Poller::new(device, part, &snapshot, &self.vrings, turns, serve);
         loop {
-            let found = hand.step() || polling.poll(|| hand.step());
-            if hand.is_over() {
+            let found = poller.poll() || polling.poll(|| poller.poll());
+            if poller.is_over() {
                 return true;
             }
-            if found || hand.arm() {
+            if found || poller.arm() {
                 continue;
             }
-            if hand.is_empty() {
+            if poller.is_empty() {
                 return false;
             }
             self.sleep(device);
@@ -200,8 +201,8 @@ impl Shared {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == WAKE {
                 drain_event(&self.wake);
-            } else if data == LANE {
-                // The hand looks for answers anyhow.
+            } else if data == COMPLETION {
+                // The poller looks for them anyhow.
             } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
                 if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
                     self.give_up(device, vring);

@@ -21,8 +21,9 @@ use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vhost_user_blk_crypto::crypto::Engine;
-use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
+use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
+use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
 use vhost_user_blk_crypto::protocol::feature;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, WorkerConfig};
 use vhost_user_blk_crypto::wrapped::Wrapping;
@@ -86,18 +87,20 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             config: DeviceConfig {
-                keyslots: 4,
-                crypto_engine: Engine::detect(),
-                raw_keys: true,
-                data_unit_mask: 0x1fe00,
-                max_dun_bytes: 16,
+                engine: EngineConfig {
+                    keyslots: 4,
+                    crypto_engine: Engine::detect(),
+                    raw_keys: true,
+                    data_unit_mask: 0x1fe00,
+                    max_dun_bytes: 16,
+                    logical_block_size: 512,
+                    serial: "serial-of-the-test".into(),
+                    timing: Timing::default(),
+                },
                 num_queues: 2,
                 queue_size: 256,
-                serial: "serial-of-the-test".into(),
-                logical_block_size: 512,
                 physical_block_size: 512,
                 writeback: true,
-                timing: Timing::default(),
                 keep_keys_on_reset: false,
                 in_band: false,
             },
@@ -158,7 +161,7 @@ impl Guest {
             read_only: options.read_only,
             discard: true,
             direct: matches!(options.disk, DiskKind::Direct(_)),
-            logical_block_size: options.config.logical_block_size,
+            logical_block_size: options.config.engine.logical_block_size,
         };
         let disk = match options.disk {
             DiskKind::File(aio) | DiskKind::Direct(aio) => Disk::new(open.open(&path).expect("image"), Some(aio)),

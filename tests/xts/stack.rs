@@ -5,16 +5,18 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::task::{Context, Poll, Waker};
 
 use vhost_user_blk_crypto::crypto::{Engine, XtsKey};
-use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
+use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
+use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
 use vhost_user_blk_crypto::protocol::{
     KeyDescriptor, KeyUse, RequestHeader, Status, crypto_mode, feature, key_type, request_type,
 };
 use vhost_user_blk_crypto::queue::Chain;
 use vhost_user_blk_crypto::soon::Soon;
-use vhost_user_blk_crypto::vhost::{Progress, VirtioDevice};
+use vhost_user_blk_crypto::vhost::VirtioDevice;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 use zerocopy::IntoBytes;
@@ -96,18 +98,20 @@ pub fn no_key_stays_on_the_stack(engine: Engine) {
 
 pub fn no_key_stays_on_the_stack_of_a_command(engine: Engine) {
     let config = DeviceConfig {
-        keyslots: 1,
-        crypto_engine: engine,
-        raw_keys: true,
-        data_unit_mask: 0x1000,
-        max_dun_bytes: 8,
+        engine: EngineConfig {
+            keyslots: 1,
+            crypto_engine: engine,
+            raw_keys: true,
+            data_unit_mask: 0x1000,
+            max_dun_bytes: 8,
+            logical_block_size: 512,
+            serial: String::new(),
+            timing: Timing::default(),
+        },
         num_queues: 1,
         queue_size: 16,
-        serial: String::new(),
-        logical_block_size: 512,
         physical_block_size: 512,
         writeback: true,
-        timing: Timing::default(),
         keep_keys_on_reset: false,
         in_band: false,
     };
@@ -136,15 +140,15 @@ pub fn no_key_stays_on_the_stack_of_a_command(engine: Engine) {
     lay_out(&guest);
     // What is built here has room that is not filled: what lies there is moved along.
     wipe();
-    let mut lane = device.lane().expect("lane");
+    let worker = device.worker().expect("worker");
     let descriptors = [Descriptor::new(0, 168, 1, 1), Descriptor::new(1024, 1, 2, 0)];
     let chain = Chain::walk(&guest, descriptors.into_iter(), 16).expect("chain");
     wipe();
     assert_eq!(found(&round_keys), 0, "the test itself leaves round keys");
     // The second queue is the control virtqueue.
-    let accepted = device.accept(&mut lane, 1, 0, chain);
-    let progress = device.start(&mut lane, 0, accepted);
+    let mut served = Box::pin(device.serve(0, device.parse(&worker, 1, 0, chain)));
+    let polled = served.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert_eq!(found(&round_keys), 0);
-    assert!(matches!(progress, Progress::Done(1)));
+    assert_eq!(polled, Poll::Ready(1));
     assert_eq!(guest.read_obj::<u8>(GuestAddress(1024)).expect("status"), Status::Ok as u8);
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::vhost::Token;
+use crate::tasks::Token;
 
 /// How often is looked whether somebody has cleared a fault or stops a queue.
 const TICK: Duration = Duration::from_millis(20);
@@ -26,11 +26,11 @@ pub(super) enum Hold {
 
 /// Why a request is not held back any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Let {
+pub(super) enum Released {
     /// What it was held back for is over, or is to be looked at again.
-    Go,
+    Due,
     /// Somebody stops its queue, or changes what all queues work with.
-    End,
+    Drained,
 }
 
 struct Entry {
@@ -44,7 +44,7 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Held {
     entries: Vec<Entry>,
-    ready: Vec<(Token, Let)>,
+    ready: Vec<(Token, Released)>,
     /// When the worker will be awake to look here.
     wake: Option<Instant>,
 }
@@ -59,18 +59,18 @@ impl Held {
         if let Hold::Reorder(window) = hold {
             let gathered = |entry: &Entry| entry.queue == queue && matches!(entry.hold, Hold::Reorder(_));
             if self.entries.iter().filter(|entry| gathered(entry)).count() >= window {
-                self.let_go(Let::Go, gathered);
+                self.release_those(Released::Due, gathered);
             }
         }
     }
 
     /// Ends the wait of all requests of a queue. Returns whether there were any.
     pub(super) fn release(&mut self, queue: usize) -> bool {
-        self.let_go(Let::End, |entry| entry.queue == queue)
+        self.release_those(Released::Drained, |entry| entry.queue == queue)
     }
 
     /// The last one first.
-    fn let_go(&mut self, how: Let, which: impl Fn(&Entry) -> bool) -> bool {
+    fn release_those(&mut self, how: Released, which: impl Fn(&Entry) -> bool) -> bool {
         let before = self.ready.len();
         self.ready.extend(self.entries.iter().rev().filter(|entry| which(entry)).map(|entry| (entry.token, how)));
         self.entries.retain(|entry| !which(entry));
@@ -78,7 +78,7 @@ impl Held {
     }
 
     /// Names each request that is not held back any more.
-    pub(super) fn take(&mut self, mut answer: impl FnMut(Token, Let)) {
+    pub(super) fn take(&mut self, mut answer: impl FnMut(Token, Released)) {
         if !self.entries.is_empty() {
             let now = Instant::now();
             // Those that wait for a time, the earliest first.
@@ -88,9 +88,9 @@ impl Held {
                 Hold::Until(due) => due,
                 _ => now,
             });
-            self.ready.extend(times.iter().map(|entry| (entry.token, Let::Go)));
+            self.ready.extend(times.iter().map(|entry| (entry.token, Released::Due)));
             self.entries.retain(|entry| !due(entry));
-            self.let_go(Let::Go, |entry| match entry.hold {
+            self.release_those(Released::Due, |entry| match entry.hold {
                 Hold::Until(_) => false,
                 Hold::Stuck => now >= entry.since + TICK,
                 Hold::Reorder(_) => now >= entry.since + GATHERING,
@@ -120,7 +120,7 @@ impl Held {
 mod tests {
     use super::*;
 
-    fn taken(held: &mut Held) -> Vec<(Token, Let)> {
+    fn taken(held: &mut Held) -> Vec<(Token, Released)> {
         let mut taken = Vec::new();
         held.take(|token, how| taken.push((token, how)));
         taken
@@ -133,9 +133,9 @@ mod tests {
             held.add(token, 0, Hold::Reorder(3));
             held.add(10 + token, 1, Hold::Reorder(4));
         }
-        assert_eq!(taken(&mut held), [(2, Let::Go), (1, Let::Go), (0, Let::Go)]);
+        assert_eq!(taken(&mut held), [(2, Released::Due), (1, Released::Due), (0, Released::Due)]);
         assert!(held.release(1) && !held.release(1));
-        assert_eq!(taken(&mut held), [(12, Let::End), (11, Let::End), (10, Let::End)]);
+        assert_eq!(taken(&mut held), [(12, Released::Drained), (11, Released::Drained), (10, Released::Drained)]);
         assert!(held.is_empty());
     }
 
@@ -147,7 +147,7 @@ mod tests {
         let wake = held.next_wake().expect("a time");
         assert_eq!(held.next_wake(), None, "the worker will be awake");
         std::thread::sleep(wake - Instant::now() + Duration::from_millis(1));
-        assert_eq!(taken(&mut held), [(1, Let::Go)]);
+        assert_eq!(taken(&mut held), [(1, Released::Due)]);
         assert_eq!(held.next_wake(), None);
     }
 
@@ -159,8 +159,8 @@ mod tests {
         held.add(2, 0, Hold::Until(now + Duration::from_millis(1)));
         held.add(3, 0, Hold::Until(now + Duration::from_secs(60)));
         std::thread::sleep(Duration::from_millis(4));
-        assert_eq!(taken(&mut held), [(2, Let::Go), (1, Let::Go)]);
+        assert_eq!(taken(&mut held), [(2, Released::Due), (1, Released::Due)]);
         assert!(held.release(0));
-        assert_eq!(taken(&mut held), [(3, Let::End)]);
+        assert_eq!(taken(&mut held), [(3, Released::Drained)]);
     }
 }

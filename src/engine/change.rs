@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Requests that are not data: flushes, discards, zeroes.
+
+use super::{Engine, Failure, Io};
+use crate::disk::ZeroMode;
+use crate::protocol::ID_BYTES;
+use crate::request::Request;
+
+impl Engine {
+    /// Changes the image other than by data, or says what it is.
+    pub(super) async fn change(&self, io: &mut Io<'_>, request: &mut Request<'_>) -> Result<(), Failure> {
+        self.fetch_announced(io);
+        match request {
+            Request::Flush => return self.make_durable(io).await,
+            Request::GetId => {
+                let mut id = [0; ID_BYTES];
+                id.iter_mut().zip(self.config.serial.bytes()).for_each(|(to, from)| *to = from);
+                io.room.write(0, &id);
+                return Ok(());
+            }
+            Request::Discard(extents) => {
+                let extents = std::mem::take(extents);
+                io.act(move |image| extents.iter().try_for_each(|extent| image.discard(extent.offset, extent.len)))
+                    .await?;
+            }
+            Request::SecureErase(extents) => {
+                let extents = std::mem::take(extents);
+                io.act(move |image| {
+                    extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
+                })
+                .await?;
+            }
+            Request::WriteZeroes(ranges) => {
+                let ranges = std::mem::take(ranges);
+                io.act(move |image| {
+                    ranges.iter().try_for_each(|range| {
+                        let mode = if range.may_deallocate { ZeroMode::MayDeallocate } else { ZeroMode::Keep };
+                        image.write_zeroes(range.extent.offset, range.extent.len, mode)
+                    })
+                })
+                .await?;
+            }
+            // Those are served elsewhere.
+            Request::Read { .. } | Request::Write { .. } | Request::Control(_) => return Err(Failure::Unsupported),
+        }
+        self.commit(io).await
+    }
+
+    /// After a change of the image: makes it durable, if it must be.
+    pub(super) async fn commit(&self, io: &mut Io<'_>) -> Result<(), Failure> {
+        if io.durable { self.make_durable(io).await } else { Ok(()) }
+    }
+
+    /// Makes everything durable that has been completed so far.
+    async fn make_durable(&self, io: &mut Io<'_>) -> Result<(), Failure> {
+        io.act(|image| image.flush()).await?;
+        self.observer.count_flush();
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The key of an encrypted request, and what the engine does with it.
+
+use std::time::Instant;
+
+use vm_memory::VolatileSlice;
+
+use super::worker::Worker;
+use super::{Engine, Failure, Io};
+use crate::crypto::Dun;
+use crate::faults::{BrokenEngine, Fate};
+use crate::keyslot::KeyHandle;
+use crate::observe::{CryptoUse, Stage};
+use crate::request::{CryptoTag, Extent, Request};
+use crate::soon::Soon;
+
+/// A request's way through the engine: its key and DUN, checked against its length. Plain data has none.
+pub(super) struct Inline<'e> {
+    encrypted: Option<Encrypted<'e>>,
+    /// When the emulated engine is done with it, if that is slower than we are.
+    pub(super) due: Option<Instant>,
+}
+
+struct Encrypted<'e> {
+    /// In place of the healthy engine, for a fault. Goes before the key: it may have one of the same slot.
+    broken: Option<Box<BrokenEngine>>,
+    slot: u32,
+    key: KeyHandle<'e>,
+    first: Dun,
+}
+
+impl Engine {
+    /// Takes the key that the slot holds now, and checks that the transfer goes with it.
+    pub(super) fn inline(
+        &self,
+        io: &mut Io<'_>,
+        extent: Extent,
+        crypto: Option<&CryptoTag>,
+        fate: Option<&Fate>,
+    ) -> Result<Inline<'_>, Failure> {
+        let Some(tag) = crypto else { return Ok(Inline { encrypted: None, due: None }) };
+        let broken = self.faults.engine(fate, tag.slot);
+        let key = io.worker.keys.borrow_mut().acquire(&self.keyslots, tag.slot)?.ok_or(Failure::NoKey)?;
+        let first = Dun::new(tag.dun);
+        let config = key.key().config;
+        let units = extent.len >> config.data_unit_bits;
+        io.record.crypto = Some(CryptoUse { slot: tag.slot, generation: key.generation(), dun: tag.dun, units });
+        config.check(first, extent.len)?;
+        // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
+        let due = self.pace.as_ref().map(|pace| pace.reserve(Instant::now(), extent.len));
+        Ok(Inline { encrypted: Some(Encrypted { broken, slot: tag.slot, key, first }), due })
+    }
+}
+
+/// What is fetched ahead.
+impl Engine {
+    /// A request comes soon, after a few others: fetches what it needs, or notes it for the engine to do meanwhile.
+    pub fn prefetch(&self, worker: &Worker, request: &Request<'_>) {
+        match request {
+            Request::Read { extent: Extent { offset, len }, .. } => {
+                // What was announced before, and the engine had no time for.
+                worker.prefetch.take().fetch_rest();
+                worker.prefetch.set(self.disk.will_read(*offset, *len).unwrap_or_default());
+            }
+            Request::Write { extent: Extent { offset, len }, .. } => self.disk.will_write(*offset, *len),
+            _ => {}
+        }
+    }
+
+    /// What the engine fetches while it decrypts. Only then it can be done along the way.
+    pub(super) fn announced(&self, io: &Io<'_>, inline: &Inline<'_>) -> Soon {
+        if inline.is_encrypted() {
+            return io.worker.prefetch.take();
+        }
+        self.fetch_announced(io);
+        Soon::default()
+    }
+
+    /// Fetches it now.
+    pub(super) fn fetch_announced(&self, io: &Io<'_>) {
+        io.worker.prefetch.take().fetch_rest();
+    }
+
+    /// Whether data can be moved in place has been found out.
+    pub(super) fn lap_of_looking(&self, io: &mut Io<'_>) {
+        // In memory that takes less time than to look at the clock.
+        if !self.disk.image().looks_at_no_system() {
+            io.record.watch.lap(Stage::Disk);
+        }
+    }
+}
+
+impl Encrypted<'_> {
+    /// The DUN of the data unit at an offset, which is a multiple of the data unit size.
+    fn dun_at(&self, offset: u64) -> Result<Dun, Failure> {
+        self.first.checked_add(offset >> self.key.key().config.data_unit_bits).ok_or(Failure::Malformed)
+    }
+}
+
+impl Inline<'_> {
+    /// Whether the data is encrypted on the image.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.encrypted.is_some()
+    }
+
+    /// Where the time goes while the worker moves bytes.
+    pub(super) fn stage(&self) -> Stage {
+        if self.is_encrypted() { Stage::Crypto } else { Stage::Disk }
+    }
+
+    /// Moves what lies `offset` bytes into the request from the image's side to the guest's, while the CPU fetches what comes
+    /// soon.
+    pub(super) fn decrypt(
+        &self,
+        offset: u64,
+        from: VolatileSlice<'_>,
+        to: &[VolatileSlice<'_>],
+        soon: Soon,
+    ) -> Result<(), Failure> {
+        let from = [from];
+        match &self.encrypted {
+            None => copy(&from, to),
+            Some(Encrypted { broken: Some(broken), key, first, .. }) => broken.decrypt(key, *first, offset, &from, to),
+            Some(encrypted) => {
+                let key = encrypted.key.key();
+                key.xts.decrypt_meanwhile(encrypted.dun_at(offset)?, key.config.data_unit_bits, &from, to, soon);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what lies `offset` bytes into the request from the guest's side to the image's. `past_caches`: nobody looks at the
+    /// result soon.
+    pub(super) fn encrypt(
+        &self,
+        offset: u64,
+        from: &[VolatileSlice<'_>],
+        to: VolatileSlice<'_>,
+        past_caches: bool,
+    ) -> Result<(), Failure> {
+        let to = [to];
+        match &self.encrypted {
+            None => copy(from, &to),
+            Some(Encrypted { broken: Some(broken), key, first, .. }) => broken.encrypt(key, *first, offset, from, &to),
+            Some(encrypted) => {
+                let key = encrypted.key.key();
+                let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
+                if past_caches {
+                    key.xts.encrypt_past_caches(dun, unit_bits, from, &to);
+                } else {
+                    key.xts.encrypt_between(dun, unit_bits, from, &to);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All is encrypted or decrypted: the key is not needed any more.
+    pub(super) fn done(&mut self, worker: &Worker) {
+        if let Some(Encrypted { slot, key, .. }) = self.encrypted.take() {
+            worker.keys.borrow_mut().keep(slot, key);
+        }
+    }
+}
+
+/// Copies as much as there is and finds room. One of the two is a single piece.
+fn copy(from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
+    let mut done = 0;
+    match (from, to) {
+        ([from], to) => {
+            for room in to {
+                if let Ok(rest) = from.offset(done) {
+                    rest.copy_to_volatile_slice(*room);
+                    done += room.len();
+                }
+            }
+        }
+        (from, [to]) => {
+            for piece in from {
+                if let Ok(rest) = to.offset(done) {
+                    piece.copy_to_volatile_slice(rest);
+                    done += piece.len();
+                }
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What goes along with a request from its beginning to its end, and the waits that all requests have.
+
+use std::time::Instant;
+
+use super::Failure;
+use super::held::{Hold, Released};
+use super::worker::{Answer, Bounce, Worker};
+use crate::disk::{self, Transfer};
+use crate::observe::{Record, Stage};
+use crate::segments::Room;
+use crate::tasks::Token;
+
+/// A request on its way.
+pub struct Io<'m> {
+    /// The worker that serves it.
+    pub(super) worker: &'m Worker,
+    /// Names it to the worker.
+    pub token: Token,
+    /// The queue that it came from: for faults.
+    pub queue: usize,
+    /// What it changes must be durable before it completes.
+    pub durable: bool,
+    /// Where in guest memory what it answers goes.
+    pub room: Room<'m>,
+    /// What the statistics are told of it.
+    pub record: Record,
+}
+
+impl<'m> Io<'m> {
+    /// A request that has just come.
+    pub fn new(worker: &'m Worker, queue: usize, head: u16, durable: bool, room: Room<'m>) -> Self {
+        let record = Record::new(queue, head, worker.observe.borrow_mut().stopwatch());
+        Self { worker, token: 0, queue, durable, room, record }
+    }
+
+    /// It is over: counts it.
+    pub fn finished(&self) {
+        self.worker.observe.borrow_mut().finished(&self.record);
+    }
+
+    /// Waits until a time.
+    pub(super) async fn sleep_until(&mut self, due: Instant) {
+        if due > Instant::now() {
+            self.worker.timers.borrow_mut().at(self.token, due);
+            self.worker.answer(self.token).await;
+            // Neither our work nor the disk's.
+            self.record.watch.lap(Stage::Other);
+        }
+    }
+
+    /// Waits until a fault does not hold it back any more.
+    pub(super) async fn hold(&mut self, hold: Hold) -> Released {
+        self.worker.hold(self.token, self.queue, hold);
+        let answer = self.worker.answer(self.token).await;
+        self.record.watch.lap(Stage::Other);
+        match answer {
+            Answer::Held(released) => released,
+            _ => Released::Due,
+        }
+    }
+
+    /// A bounce buffer for a transfer of `len` bytes, or as many of them as fit.
+    pub(super) async fn buffer(&mut self, len: u64) -> Result<Bounce<'m>, Failure> {
+        self.worker.buffer(self.token, len).await.ok_or(Failure::NoMemory)
+    }
+
+    /// Moves data between the front of a bounce buffer and the image.
+    pub(super) async fn transfer(&mut self, transfer: Transfer, bounce: &mut Bounce<'m>) -> Result<(), Failure> {
+        let Some(buffer) = bounce.buffer.take() else { return Err(Failure::NoMemory) };
+        let begun = self.worker.disk.borrow_mut().transfer(self.token, transfer, buffer);
+        let disk::Answer { result, buffer } = self.disk_answer(begun).await;
+        self.record.watch.lap(Stage::Disk);
+        bounce.buffer = buffer;
+        Ok(result?)
+    }
+
+    /// Has something done to the image that may wait.
+    pub(super) async fn act(
+        &mut self,
+        action: impl FnOnce(&disk::Image) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let begun = self.worker.disk.borrow_mut().act(self.token, Box::new(action));
+        let answer = self.disk_answer(begun).await;
+        self.record.watch.lap(Stage::Disk);
+        Ok(answer.result?)
+    }
+
+    async fn disk_answer(&self, begun: Option<disk::Answer>) -> disk::Answer {
+        match begun {
+            Some(answer) => answer,
+            None => match self.worker.answer(self.token).await {
+                Answer::Disk(answer) => answer,
+                _ => disk::Answer { result: Err(std::io::ErrorKind::Interrupted.into()), buffer: None },
+            },
+        }
+    }
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The emulated crypto engine and the disk behind it: executes requests.
+//!
+//! A request comes validated, with its pieces of guest memory, and ends with `Ok` or a [`Failure`]. Where it comes from is
+//! not known here: no virtqueues, no feature bits, no status bytes. So another host controller can stand on this layer.
+//!
+//! Each request is one `async fn`: [`Engine::read`], [`Engine::write`], [`Engine::command`], and [`Engine::change`] for what
+//! is not data. It waits where it says `await`, and holds no thread meanwhile: see [`Worker`].
+#![forbid(unsafe_code)]
+
+mod change;
+mod command;
+mod failure;
+mod held;
+mod inline;
+mod io;
+mod pace;
+mod read;
+mod struck;
+mod timers;
+mod worker;
+mod write;
+
+use std::sync::Arc;
+
+use crate::crypto;
+use crate::disk::Disk;
+use crate::faults::{Fate, Faults};
+use crate::keyslot::KeyslotTable;
+use crate::observe::Observer;
+use crate::request::Request;
+use crate::wrapped::Wrapping;
+
+pub use failure::Failure;
+pub use io::Io;
+use pace::Pace;
+pub use pace::Timing;
+pub use worker::Worker;
+
+/// What an engine is; fixed while it lives.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct EngineConfig {
+    /// Number of keyslots.
+    pub keyslots: u16,
+    /// What encrypts and decrypts.
+    pub crypto_engine: crypto::Engine,
+    /// Raw keys can be programmed.
+    pub raw_keys: bool,
+    /// Bit i: data units of 2^i bytes.
+    pub data_unit_mask: u32,
+    /// The most bytes a DUN may have.
+    pub max_dun_bytes: u8,
+    /// Bytes of a logical block.
+    pub logical_block_size: u32,
+    /// Serial number, at most 20 bytes.
+    pub serial: String,
+    /// How slow the engine is.
+    pub timing: Timing,
+}
+
+/// An engine with its keyslots and its disk. All workers share it.
+pub struct Engine {
+    config: EngineConfig,
+    disk: Arc<Disk>,
+    keyslots: Arc<KeyslotTable>,
+    /// Hardware-wrapped keys, when they are offered.
+    wrapping: Option<Wrapping>,
+    /// The engine's clock, when it is slow.
+    pace: Option<Pace>,
+    /// What is to go wrong.
+    faults: Faults,
+    observer: Arc<Observer>,
+}
+
+impl Engine {
+    /// An engine with empty keyslots. With `wrapping` it takes hardware-wrapped keys. `observer` counts what it does.
+    ///
+    /// # Errors
+    /// When the memory for the keys cannot be had or not be locked.
+    pub fn new(
+        config: EngineConfig,
+        wrapping: Option<Wrapping>,
+        disk: Disk,
+        observer: Arc<Observer>,
+    ) -> std::io::Result<Self> {
+        let keyslots = Arc::new(KeyslotTable::new(config.keyslots, config.crypto_engine)?);
+        let pace = Pace::new(&config.timing);
+        Ok(Self { disk: Arc::new(disk), keyslots, wrapping, pace, faults: Faults::new(), observer, config })
+    }
+
+    /// What it was made from.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The keyslots.
+    pub fn keyslots(&self) -> &KeyslotTable {
+        &self.keyslots
+    }
+
+    /// Whether hardware-wrapped keys can be programmed.
+    pub fn takes_wrapped_keys(&self) -> bool {
+        self.wrapping.is_some()
+    }
+
+    /// The faults, which can be changed at any time.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// What counts.
+    pub fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
+    /// One worker's part of it.
+    ///
+    /// # Errors
+    /// When there is no memory, or no way to the disk.
+    pub fn worker(&self) -> std::io::Result<Worker> {
+        Worker::new(&self.disk, &self.keyslots, self.observer.lane())
+    }
+
+    /// Loses all keys, as in a reset. Waits for requests that use them, so it must not be called by a worker. Returns how many
+    /// there were.
+    pub fn lose_keys(&self) -> usize {
+        let lost = pollster::block_on(self.empty_all_slots());
+        self.keyslots.set_usable(true);
+        lost
+    }
+
+    /// Makes everything durable that was written, and waits for it.
+    ///
+    /// # Errors
+    /// The system's; once it has failed, always.
+    pub fn flush(&self) -> std::io::Result<()> {
+        self.disk.image().flush()?;
+        self.observer.count_flush();
+        Ok(())
+    }
+
+    /// Executes a request.
+    ///
+    /// # Errors
+    /// Why it was not done, or not as a whole.
+    pub async fn serve(&self, io: &mut Io<'_>, request: &mut Request<'_>) -> Result<(), Failure> {
+        if self.faults.armed()
+            && let Some(fate) = self.fate(io.queue, request)
+        {
+            return Box::pin(self.serve_struck(io, request, fate)).await;
+        }
+        self.execute(io, request, None).await
+    }
+
+    async fn execute(&self, io: &mut Io<'_>, request: &mut Request<'_>, fate: Option<&Fate>) -> Result<(), Failure> {
+        match request {
+            Request::Read { extent, crypto } => self.read(io, *extent, crypto.as_ref(), fate).await,
+            Request::Write { extent, crypto, data } => self.write(io, *extent, crypto.as_ref(), data, fate).await,
+            Request::Control(command) => self.command(io, command, fate).await,
+            request => self.change(io, request).await,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Reads: image, engine, guest memory.
+
+use super::inline::Inline;
+use super::{Engine, Failure, Io};
+use crate::disk::{Direction, Transfer};
+use crate::faults::Fate;
+use crate::observe::Stage;
+use crate::request::{CryptoTag, Extent};
+use crate::soon::Soon;
+
+impl Engine {
+    /// One read. What lies in memory is decrypted from there into guest memory in one pass; anything else goes through a bounce
+    /// buffer, in steps if need be.
+    pub(super) async fn read(
+        &self,
+        io: &mut Io<'_>,
+        extent: Extent,
+        crypto: Option<&CryptoTag>,
+        fate: Option<&Fate>,
+    ) -> Result<(), Failure> {
+        let mut inline = self.inline(io, extent, crypto, fate)?;
+        let mut done = if self.read_at_once(io, extent, &inline)? { extent.len } else { 0 };
+        while done < extent.len {
+            let mut bounce = io.buffer(extent.len - done).await?;
+            let len = bounce.capacity_for(extent.len - done);
+            // Inside the extent, so it cannot overflow.
+            let transfer = Transfer { direction: Direction::Read, offset: extent.offset + done, len };
+            io.record.watch.lap(Stage::Other);
+            io.transfer(transfer, &mut bounce).await?;
+            io.room.fill(done, len, |room| {
+                inline.decrypt(done, bounce.piece(len), room, Soon::default())?;
+                Ok::<_, Failure>(true)
+            })?;
+            io.record.watch.lap(inline.stage());
+            done += len as u64; // usize to u64 loses nothing
+        }
+        inline.done(io.worker);
+        if let Some(due) = inline.due {
+            io.sleep_until(due).await;
+        }
+        Ok(())
+    }
+
+    /// Reads without a bounce buffer, where that can be done now: in place, or plain data by one system call.
+    fn read_at_once(&self, io: &mut Io<'_>, extent: Extent, inline: &Inline<'_>) -> Result<bool, Failure> {
+        let Extent { offset, len } = extent;
+        let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
+        let soon = self.announced(io, inline);
+        let disk = &*self.disk;
+        io.record.watch.lap(Stage::Other);
+        let in_place = disk.read_in_place(offset, len);
+        self.lap_of_looking(io);
+        let moved = match in_place {
+            Some(bytes) => io.room.fill(0, bytes.len(), |room| {
+                inline.decrypt(0, bytes, room, soon)?;
+                Ok(disk.image().in_place_is_sound())
+            }),
+            None if inline.is_encrypted() => return Ok(false),
+            None => Ok(io.room.fill(0, bytes, |room| disk.transfer_directly(Direction::Read, offset, room))?),
+        };
+        io.record.watch.lap(inline.stage());
+        moved
+    }
+}

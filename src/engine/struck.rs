@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What becomes of requests that faults strike. Nothing in here runs for any other request.
+
+use std::time::Instant;
+
+use super::held::{Hold, Released};
+use super::{Engine, Failure, Io};
+use crate::crypto::KEY_BYTES;
+use crate::faults::{Fate, Loss, Op, Short, Subject};
+use crate::keyslot::{Claim, Evicted, NoSuchSlot};
+use crate::protocol::SECTOR_SHIFT;
+use crate::request::{ControlCommand, Extent, Request};
+
+impl Engine {
+    /// What faults do to a request. Only to be called when there are any.
+    #[cold]
+    pub(super) fn fate(&self, queue: usize, request: &Request<'_>) -> Option<Box<Fate>> {
+        let mut extents: &[Extent] = &[];
+        let ranges: Vec<Extent>;
+        let (op, slot) = match request {
+            Request::Read { extent, crypto } => {
+                extents = std::slice::from_ref(extent);
+                (Op::Read, crypto.map(|tag| tag.slot))
+            }
+            Request::Write { extent, crypto, .. } => {
+                extents = std::slice::from_ref(extent);
+                (Op::Write, crypto.map(|tag| tag.slot))
+            }
+            Request::Flush => (Op::Flush, None),
+            Request::Discard(discarded) => {
+                extents = discarded;
+                (Op::Discard, None)
+            }
+            Request::SecureErase(erased) => {
+                extents = erased;
+                (Op::SecureErase, None)
+            }
+            Request::WriteZeroes(zeroed) => {
+                ranges = zeroed.iter().map(|range| range.extent).collect();
+                extents = &ranges;
+                (Op::WriteZeroes, None)
+            }
+            Request::Control(ControlCommand::Program(programming)) => (Op::Program, Some(programming.slot)),
+            Request::Control(ControlCommand::Evict { slot }) => (Op::Evict, Some(*slot)),
+            Request::GetId | Request::Control(_) => return None,
+        };
+        let fate = self.faults.strike(&Subject { op, queue, slot, extents });
+        if fate.is_some() {
+            self.observer.count_fault();
+        }
+        fate
+    }
+
+    /// Serves a request that faults strike, as [`Engine::serve`] does otherwise.
+    #[cold]
+    pub(super) async fn serve_struck(
+        &self,
+        io: &mut Io<'_>,
+        request: &mut Request<'_>,
+        fate: Box<Fate>,
+    ) -> Result<(), Failure> {
+        while fate.stuck.is_some_and(|fault| self.faults.has(fault)) {
+            if io.hold(Hold::Stuck).await == Released::Drained {
+                return Err(Failure::Fault);
+            }
+        }
+        match request {
+            // It does so when it is its turn.
+            Request::Control(_) => {}
+            Request::Read { crypto, .. } | Request::Write { crypto, .. } => {
+                self.lose(io, crypto.map(|tag| tag.slot), fate.loss).await;
+            }
+            _ => self.lose(io, None, fate.loss).await,
+        }
+        let whole = fate.short.is_none_or(|short| self.cut_short(short, request));
+        let result = match request {
+            // What a failing command leaves behind is known where commands are done.
+            Request::Control(_) => self.execute(io, request, Some(&fate)).await,
+            _ if fate.io_error => Err(Failure::Fault),
+            _ if !whole => Ok(()),
+            _ => self.execute(io, request, Some(&fate)).await,
+        };
+        // A request that does not move all of its data and says so has failed.
+        let result = match fate.short {
+            Some(Short { claims_success: false, .. }) => result.and(Err(Failure::Fault)),
+            _ => result,
+        };
+        // However the answer is held back, it is given in the end.
+        match fate.reorder {
+            _ if !fate.delay.is_zero() => drop(io.hold(Hold::Until(Instant::now() + fate.delay)).await),
+            Some(window) => drop(io.hold(Hold::Reorder(window)).await),
+            None => {}
+        }
+        result
+    }
+
+    /// Loses keys, before a request begins that uses `slot`.
+    pub(super) async fn lose(&self, io: &Io<'_>, slot: Option<u32>, loss: Option<Loss>) {
+        let lost = match (loss, slot) {
+            (Some(Loss::All), _) => io.worker.for_keyslot(io.token, self.empty_all_slots()).await,
+            (Some(Loss::Slot), Some(slot)) => {
+                let emptied = io.worker.for_keyslot(io.token, self.empty_slot(slot)).await;
+                usize::from(emptied == Ok(Evicted::Key))
+            }
+            _ => return,
+        };
+        self.observer.count_lost(lost);
+    }
+
+    /// Lets a request transfer less. False when nothing is left to transfer.
+    fn cut_short(&self, short: Short, request: &mut Request<'_>) -> bool {
+        let (Request::Read { extent, crypto } | Request::Write { extent, crypto, .. }) = request else { return true };
+        // A slot that is empty or does not exist fails later on.
+        let key = crypto.and_then(|tag| self.keyslots.acquire(tag.slot).ok().flatten());
+        let block_bits = self.config.logical_block_size.checked_ilog2().unwrap_or(SECTOR_SHIFT);
+        let unit_bits = key.map_or(0, |key| u32::from(key.key().config.data_unit_bits)).max(block_bits);
+        let bytes = short.bytes.unwrap_or(extent.len / 2).min(extent.len);
+        extent.len = bytes >> unit_bits << unit_bits;
+        extent.len != 0
+    }
+
+    /// Keeps a key that has been programmed, when a fault needs it.
+    pub(super) fn keep_key(&self, slot: u32, generation: u64, key: &[u8; KEY_BYTES]) -> Result<(), Failure> {
+        if self.faults.kept.keeping() {
+            self.faults.kept.programmed(slot, generation, self.config.crypto_engine, key)?;
+        }
+        Ok(())
+    }
+
+    /// Empties a slot, and waits until no request uses its key.
+    pub(super) async fn empty_slot(&self, slot: u32) -> Result<Evicted, NoSuchSlot> {
+        Ok(self.empty(self.keyslots.claim(slot).await?, slot).await)
+    }
+
+    /// Empties a slot that is claimed.
+    pub(super) async fn empty(&self, mut claim: Claim<'_>, slot: u32) -> Evicted {
+        claim.empty();
+        self.faults.kept.emptied(slot);
+        claim.drained().await
+    }
+
+    /// Empties all slots. Returns how many held a key.
+    pub(super) async fn empty_all_slots(&self) -> usize {
+        let lost = self.keyslots.clear().await;
+        self.faults.kept.all_emptied();
+        lost
+    }
+}

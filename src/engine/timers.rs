@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Requests that go on at a certain time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use crate::tasks::Token;
+
+/// The token of no request: its time only wakes the worker.
+pub(super) const NOBODY: Token = Token::MAX;
+
+/// The most tokens that wait for a time.
+const MOST: usize = 256;
+
+/// Tokens, each with a time.
+pub(super) struct Timers {
+    due: BinaryHeap<Reverse<(Instant, Token)>>,
+    /// Readable when the first is due.
+    timer: OwnedFd,
+}
+
+impl Timers {
+    pub(super) fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        Ok(Self { due: BinaryHeap::new(), timer })
+    }
+
+    /// How many more may wait.
+    pub(super) fn room(&self) -> usize {
+        MOST.saturating_sub(self.due.len())
+    }
+
+    /// Names `token` at the time `due`.
+    pub(super) fn at(&mut self, token: Token, due: Instant) {
+        self.due.push(Reverse((due, token)));
+        if self.due.peek().is_some_and(|Reverse((_, first))| *first == token) {
+            self.arm();
+        }
+    }
+
+    /// Names each token whose time has come.
+    pub(super) fn take(&mut self, mut name: impl FnMut(Token)) {
+        if self.due.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let before = self.due.len();
+        while let Some(Reverse((due, token))) = self.due.peek().copied()
+            && due <= now
+        {
+            self.due.pop();
+            name(token);
+        }
+        if self.due.len() < before {
+            // Setting the timer again makes it unreadable, too.
+            self.arm();
+        }
+    }
+
+    fn arm(&mut self) {
+        let left = self.due.peek().map(|Reverse((due, _))| due.saturating_duration_since(Instant::now()));
+        // A timer set to 0 never comes.
+        let wait = left.map(|left| left.max(Duration::from_nanos(1))).unwrap_or_default();
+        let value = Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let times = Itimerspec { it_interval: zero, it_value: value };
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &times) {
+            log::error!("a timer cannot be set: {}", io::Error::from(error));
+        }
+    }
+}
+
+impl AsFd for Timers {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What one worker has of the engine for itself, and what its requests wait for.
+//!
+//! A request that waits has told the worker its [`Token`], and is polled when the worker names that:
+//! - the disk has answered, a time has come, a fault does not hold it back any more: there is an [`Answer`] for it;
+//! - a bounce buffer is free, or the command before it has been carried out;
+//! - a keyslot has changed: then all are named that wait for one. Only this comes from other threads, by a [`Waker`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Wake, Waker};
+
+use rustix::event::{EventfdFlags, eventfd};
+use vm_memory::VolatileSlice;
+
+use super::held::{Held, Hold, Released};
+use super::timers::{NOBODY, Timers};
+use crate::crypto;
+use crate::disk::{self, Disk};
+use crate::keyslot::{KeyslotTable, RecentKeys};
+use crate::observe;
+use crate::soon::Soon;
+use crate::tasks::Token;
+
+/// What a request has waited for.
+pub(super) enum Answer {
+    /// The disk has done what it was asked.
+    Disk(disk::Answer),
+    /// The time has come.
+    Time,
+    /// A fault does not hold it back any more.
+    Held(Released),
+}
+
+/// One worker's part of the engine: private memory, a way to the disk, and a place to count.
+pub struct Worker {
+    pub(super) disk: RefCell<disk::Lane>,
+    pub(super) timers: RefCell<Timers>,
+    held: RefCell<Held>,
+    pub(super) observe: RefCell<observe::Lane>,
+    /// Keys of requests that have been served.
+    pub(super) keys: RefCell<RecentKeys>,
+    /// Ciphertext has been stored past the caches, and other CPUs may not see it yet.
+    pub(super) unfenced: Cell<bool>,
+    /// Bytes of the image that a request which comes soon needs.
+    pub(super) prefetch: Cell<Soon>,
+    pub(super) commands: Commands,
+    /// By token.
+    answers: RefCell<Vec<Option<Answer>>>,
+    /// Bounce buffers in use.
+    bounces: Cell<usize>,
+    /// Those who wait for a bounce buffer.
+    for_buffers: RefCell<VecDeque<Token>>,
+    /// Those who wait for a keyslot.
+    for_keyslots: RefCell<Vec<Token>>,
+    /// Those who can go on, and have no answer.
+    ready: RefCell<Vec<Token>>,
+    woken: Arc<Woken>,
+    waker: Waker,
+    from_disk: RefCell<Vec<(Token, disk::Answer)>>,
+}
+
+/// Commands are carried out one after the other, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Commands {
+    /// One is being carried out, or may be.
+    busy: Cell<bool>,
+    /// It may be carried out, and does not know yet.
+    next: Cell<Option<Token>>,
+    waiting: RefCell<VecDeque<Token>>,
+}
+
+/// It is the turn of this command until it is dropped.
+pub(super) struct CommandTurn<'w>(&'w Worker);
+
+/// A keyslot has changed.
+struct Woken {
+    flag: AtomicBool,
+    event: File,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        if !self.flag.swap(true, Ordering::AcqRel) {
+            // It cannot fill up: the flag is cleared before it is read.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// The most requests that wait for keyslots and other commands.
+const MOST_COMMANDS: usize = 64;
+
+impl Worker {
+    pub(super) fn new(disk: &Arc<Disk>, keyslots: &Arc<KeyslotTable>, observe: observe::Lane) -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
+        let woken = Arc::new(Woken { flag: AtomicBool::new(false), event });
+        Ok(Self {
+            disk: RefCell::new(disk.lane()?),
+            timers: RefCell::new(Timers::new()?),
+            held: RefCell::default(),
+            observe: RefCell::new(observe),
+            keys: RefCell::new(RecentKeys::new(Arc::clone(keyslots))),
+            unfenced: Cell::new(false),
+            prefetch: Cell::default(),
+            commands: Commands::default(),
+            answers: RefCell::default(),
+            bounces: Cell::new(0),
+            for_buffers: RefCell::default(),
+            for_keyslots: RefCell::default(),
+            ready: RefCell::default(),
+            waker: Waker::from(Arc::clone(&woken)),
+            woken,
+            from_disk: RefCell::default(),
+        })
+    }
+
+    /// How many more requests may be begun. While it is 0 some are under way.
+    pub fn room(&self) -> usize {
+        let commands = self.commands.waiting.borrow().len() + self.for_keyslots.borrow().len();
+        let commands = MOST_COMMANDS.saturating_sub(commands);
+        self.disk.borrow().room().min(self.timers.borrow().room()).min(commands)
+    }
+
+    /// Submits what requests have asked of the disk since the last call.
+    pub fn submit(&self) {
+        self.observe.borrow_mut().all_taken();
+        self.disk.borrow_mut().submit();
+    }
+
+    /// Adds the requests that can go on. Never waits.
+    pub fn completions(&self, tokens: &mut Vec<Token>) {
+        let mut from_disk = self.from_disk.borrow_mut();
+        self.disk.borrow_mut().answers(&mut from_disk);
+        for (token, answer) in from_disk.drain(..) {
+            self.deliver(token, Answer::Disk(answer));
+            tokens.push(token);
+        }
+        self.timers.borrow_mut().take(|token| {
+            if token != NOBODY {
+                self.deliver(token, Answer::Time);
+                tokens.push(token);
+            }
+        });
+        let mut held = self.held.borrow_mut();
+        if !held.is_empty() {
+            held.take(|token, released| {
+                self.deliver(token, Answer::Held(released));
+                tokens.push(token);
+            });
+            self.stay_awake(&mut held);
+        }
+        tokens.append(&mut self.ready.borrow_mut());
+        if self.woken.flag.load(Ordering::Relaxed) {
+            let _ = rustix::io::read(&self.woken.event, &mut [0; 8]);
+            // What has changed before the last call of `wake` is seen by those who are polled now.
+            self.woken.flag.swap(false, Ordering::AcqRel);
+            tokens.append(&mut self.for_keyslots.borrow_mut());
+        }
+    }
+
+    /// Requests are about to be completed, or the worker is going to rest: lets go of keys that are kept for requests to
+    /// come, and lets other CPUs see what has been stored.
+    pub fn before_completion(&self) {
+        self.keys.borrow_mut().release();
+        if self.unfenced.take() {
+            crypto::settle();
+        }
+    }
+
+    /// Whether faults hold requests back: those that [`Worker::release`] is about.
+    pub fn holds_back(&self) -> bool {
+        !self.held.borrow().is_empty()
+    }
+
+    /// Somebody waits until all requests of a queue are done: releases those that are held back. Returns whether there were
+    /// any.
+    pub fn release(&self, queue: usize) -> bool {
+        self.held.borrow_mut().release(queue)
+    }
+
+    /// Requests that wait for the disk, as far as helper threads carry them out.
+    pub fn on_disk(&self) -> usize {
+        self.disk.borrow().with_helpers()
+    }
+
+    /// Descriptors that are readable when there are [completions](Worker::completions).
+    pub fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
+        self.disk.borrow().events().into_iter().try_for_each(&mut *action)?;
+        action(self.timers.borrow().as_fd())?;
+        action(self.woken.event.as_fd())
+    }
+
+    /// With this, requests must be polled.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    fn deliver(&self, token: Token, answer: Answer) {
+        let mut answers = self.answers.borrow_mut();
+        if answers.len() <= token {
+            answers.resize_with(token + 1, || None); // tokens are small
+        }
+        if let Some(place) = answers.get_mut(token) {
+            *place = Some(answer);
+        }
+    }
+
+    /// Waits for the answer that was asked for under this token.
+    pub(super) async fn answer(&self, token: Token) -> Answer {
+        poll_fn(|_| match self.answers.borrow_mut().get_mut(token).and_then(Option::take) {
+            Some(answer) => Poll::Ready(answer),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Holds a request back.
+    pub(super) fn hold(&self, token: Token, queue: usize, hold: Hold) {
+        let mut held = self.held.borrow_mut();
+        held.add(token, queue, hold);
+        self.stay_awake(&mut held);
+    }
+
+    fn stay_awake(&self, held: &mut Held) {
+        if let Some(wake) = held.next_wake() {
+            self.timers.borrow_mut().at(NOBODY, wake);
+        }
+    }
+
+    /// Waits for a keyslot: `action` is polled each time one has changed.
+    pub(super) async fn for_keyslot<F: Future>(&self, token: Token, action: F) -> F::Output {
+        let mut action = pin!(action);
+        poll_fn(|context| {
+            let polled = action.as_mut().poll(context);
+            if polled.is_pending() {
+                self.for_keyslots.borrow_mut().push(token);
+            }
+            polled
+        })
+        .await
+    }
+
+    /// Waits until all commands that came before have been carried out.
+    pub(super) async fn command_turn(&self, token: Token) -> CommandTurn<'_> {
+        let mut asked = false;
+        poll_fn(|_| {
+            let commands = &self.commands;
+            if asked {
+                if commands.next.get() != Some(token) {
+                    return Poll::Pending;
+                }
+                commands.next.set(None);
+                return Poll::Ready(());
+            }
+            if !commands.busy.replace(true) {
+                return Poll::Ready(());
+            }
+            commands.waiting.borrow_mut().push_back(token);
+            asked = true;
+            Poll::Pending
+        })
+        .await;
+        CommandTurn(self)
+    }
+
+    /// Waits for a bounce buffer for a transfer of `len` bytes, or as many of them as fit. `None`: there is no memory.
+    pub(super) async fn buffer(&self, token: Token, len: u64) -> Option<Bounce<'_>> {
+        let buffer = poll_fn(|_| match self.disk.borrow_mut().buffer(len) {
+            // Nobody would give one back.
+            None if self.bounces.get() > 0 => {
+                self.for_buffers.borrow_mut().push_back(token);
+                Poll::Pending
+            }
+            buffer => Poll::Ready(buffer),
+        });
+        let buffer = Some(buffer.await?);
+        self.bounces.set(self.bounces.get() + 1);
+        Some(Bounce { worker: self, buffer })
+    }
+}
+
+impl Drop for CommandTurn<'_> {
+    fn drop(&mut self) {
+        let commands = &self.0.commands;
+        let next = commands.waiting.borrow_mut().pop_front();
+        commands.busy.set(next.is_some());
+        commands.next.set(next);
+        self.0.ready.borrow_mut().extend(next);
+    }
+}
+
+/// A bounce buffer: private memory between guest memory and the disk. Goes back when it is dropped.
+pub(super) struct Bounce<'w> {
+    worker: &'w Worker,
+    /// `None` while the disk has it.
+    pub(super) buffer: Option<disk::Buffer>,
+}
+
+impl Bounce<'_> {
+    /// How many of `len` bytes find room.
+    pub(super) fn capacity_for(&self, len: u64) -> usize {
+        let capacity = self.buffer.as_ref().map_or(0, disk::Buffer::capacity);
+        usize::try_from(len).unwrap_or(usize::MAX).min(capacity)
+    }
+
+    /// Its first `len` bytes.
+    pub(super) fn piece(&mut self, len: usize) -> VolatileSlice<'_> {
+        match &mut self.buffer {
+            Some(buffer) => buffer.piece(len),
+            None => VolatileSlice::from(&mut [][..]),
+        }
+    }
+}
+
+impl Drop for Bounce<'_> {
+    fn drop(&mut self) {
+        let worker = self.worker;
+        if let Some(buffer) = self.buffer.take() {
+            worker.disk.borrow_mut().give_back(buffer);
+        }
+        worker.bounces.set(worker.bounces.get() - 1);
+        worker.ready.borrow_mut().extend(worker.for_buffers.borrow_mut().pop_front());
+    }
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A worker polls its queues for chains, and the device for those that can go on.
+//!
+//! A [`Poller`] lives for one stretch of work. All of it is seen in one state of the guest's memory, which stays as it is
+//! because at least one queue is at a turn all the time.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use vm_memory::GuestMemoryMmap;
+
+use super::{VirtioDevice, WorkerPart};
+use crate::queue::{BATCH, ChainError, Completion, TakenChain, Turn, Vring};
+use crate::tasks::{Tasks, Token};
+
+/// Chains that are done are returned in portions of this many at the most: the driver works on the first ones while
+/// the next ones are served. A sleeping driver is woken more often for that, which on idle cores pays.
+const PORTION: usize = 8;
+
+/// How many chains ahead the device is told which one comes.
+const AHEAD: usize = 2;
+
+/// A chain that has been parsed, or is broken.
+type Parsed<'m, D> = Result<<D as VirtioDevice>::Request<'m>, ChainError>;
+
+/// A worker's queues in one stretch of work, and the chains in flight. `F` is what `S` makes of a request: its service.
+pub struct Poller<'m, D: VirtioDevice, S, F> {
+    device: &'m D,
+    worker: &'m D::Worker,
+    memory: &'m GuestMemoryMmap,
+    serve: S,
+    queues: Vec<PolledQueue<'m>>,
+    /// Queues at a turn.
+    turns: usize,
+    tasks: Tasks<F>,
+    /// Where the chains in flight came from, by token.
+    origins: Vec<Origin>,
+    chains: Vec<TakenChain<'m>>,
+    /// What the device has made of them, by head.
+    parsed: Vec<(u16, Parsed<'m, D>)>,
+    tokens: Vec<Token>,
+}
+
+struct PolledQueue<'m> {
+    vring: &'m Vring,
+    turn: Option<Turn<'m>>,
+    in_flight: usize,
+    done: Vec<Completion>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Origin {
+    /// Place in [`Poller::queues`].
+    place: usize,
+    head: u16,
+}
+
+/// The turns at all queues that run; to be taken before the guest's memory is looked at.
+pub fn begin(vrings: &[Arc<Vring>]) -> Option<Vec<Option<Turn<'_>>>> {
+    let turns: Vec<_> = vrings.iter().map(|vring| vring.begin()).collect();
+    turns.iter().any(Option::is_some).then_some(turns)
+}
+
+impl<'m, D, S, F> Poller<'m, D, S, F>
+where
+    D: VirtioDevice,
+    S: Fn(Token, D::Request<'m>) -> F,
+    F: Future<Output = u32>,
+{
+    /// With nothing in flight. `memory` must have been looked up after the turns began. `serve` is [`VirtioDevice::serve`].
+    pub fn new(
+        device: &'m D,
+        worker: &'m D::Worker,
+        memory: &'m GuestMemoryMmap,
+        vrings: &'m [Arc<Vring>],
+        turns: Vec<Option<Turn<'m>>>,
+        serve: S,
+    ) -> Self {
+        let at_turn = turns.iter().flatten().count();
+        let queues = vrings
+            .iter()
+            .zip(turns)
+            .map(|(vring, turn)| PolledQueue { vring, turn, in_flight: 0, done: Vec::new() })
+            .collect();
+        Self {
+            device,
+            worker,
+            memory,
+            serve,
+            queues,
+            turns: at_turn,
+            tasks: Tasks::default(),
+            origins: Vec::new(),
+            chains: Vec::with_capacity(BATCH),
+            parsed: Vec::with_capacity(BATCH),
+            tokens: Vec::new(),
+        }
+    }
+
+    /// Whether every chain has been returned.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Whether no queue is at a turn any more. Then the memory may change, and this poller must go.
+    pub fn is_over(&self) -> bool {
+        self.turns == 0
+    }
+
+    /// Takes what is available, at most a batch from each queue, and goes on with what can go on. Returns whether there was
+    /// anything.
+    pub fn poll(&mut self) -> bool {
+        let mut progress = false;
+        for place in 0..self.queues.len() {
+            progress |= self.take(place);
+        }
+        self.worker.submit();
+        progress |= self.completions();
+        self.worker.before_completion();
+        progress | self.leave()
+    }
+
+    /// Asks the drivers to notify. True when one has something already.
+    pub fn arm(&mut self) -> bool {
+        if self.worker.room() == 0 {
+            return false;
+        }
+        let memory = self.memory;
+        // All of them, also after the first that has something.
+        self.queues.iter().filter_map(|queue| queue.turn.as_ref()).fold(false, |more, turn| turn.arm(memory) | more)
+    }
+
+    fn take(&mut self, place: usize) -> bool {
+        let room = self.worker.room();
+        if room == 0 {
+            return false;
+        }
+        let Some(queue) = self.queues.get_mut(place) else { return false };
+        if queue.turn.is_none() && self.turns > 0 {
+            // It has been started or resumed meanwhile. The memory is the same as long as another turn goes on.
+            queue.turn = queue.vring.begin();
+            self.turns += usize::from(queue.turn.is_some());
+        }
+        let Some(turn) = &queue.turn else { return false };
+        turn.take(self.memory, room, &mut self.chains);
+        let index = queue.vring.index();
+        let mut parsed = std::mem::take(&mut self.parsed);
+        for TakenChain { head, chain } in self.chains.drain(..) {
+            parsed.push((head, chain.map(|chain| self.device.parse(self.worker, index, head, chain))));
+        }
+        let progress = !parsed.is_empty();
+        for (_, next) in parsed.iter().take(AHEAD) {
+            self.prefetch(next);
+        }
+        let mut rest = parsed.drain(..);
+        while let Some((head, request)) = rest.next() {
+            if let Some((_, next)) = rest.as_slice().get(AHEAD - 1) {
+                self.prefetch(next);
+            }
+            self.start(Origin { place, head }, request);
+        }
+        drop(rest);
+        self.parsed = parsed;
+        self.give_back(place);
+        progress
+    }
+
+    fn prefetch(&mut self, parsed: &Parsed<'m, D>) {
+        if let Ok(request) = parsed {
+            self.device.prefetch(self.worker, request);
+        }
+    }
+
+    fn start(&mut self, origin: Origin, parsed: Parsed<'m, D>) {
+        let Some(queue) = self.queues.get_mut(origin.place) else { return };
+        queue.in_flight += 1;
+        match parsed {
+            Ok(request) => {
+                let token = self.tasks.insert(|token| (self.serve)(token, request));
+                match self.origins.get_mut(token) {
+                    Some(place) => *place = origin,
+                    // Tokens are given out in order.
+                    None => self.origins.push(origin),
+                }
+                self.go_on(token);
+            }
+            Err(error) => {
+                log::debug!("queue {}: head {}: {error}", queue.vring.index(), origin.head);
+                queue.vring.retire("a descriptor chain is broken");
+                self.done(origin, 0);
+            }
+        }
+    }
+
+    /// Serves a chain as far as it goes.
+    fn go_on(&mut self, token: Token) {
+        let mut context = Context::from_waker(self.worker.waker());
+        if let Poll::Ready(written) = self.tasks.poll(token, &mut context)
+            && let Some(&origin) = self.origins.get(token)
+        {
+            self.done(origin, written);
+        }
+    }
+
+    fn done(&mut self, Origin { place, head }: Origin, written: u32) {
+        let Some(queue) = self.queues.get_mut(place) else { return };
+        queue.in_flight -= 1;
+        queue.done.push(Completion { head, written });
+        if queue.done.len() >= PORTION {
+            self.give_back(place);
+        }
+    }
+
+    fn completions(&mut self) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let mut tokens = std::mem::take(&mut self.tokens);
+        self.worker.completions(&mut tokens);
+        let progress = !tokens.is_empty();
+        for token in tokens.drain(..) {
+            self.go_on(token);
+        }
+        self.tokens = tokens;
+        if progress {
+            // What they ask for.
+            self.worker.submit();
+            for place in 0..self.queues.len() {
+                self.give_back(place);
+            }
+        }
+        progress
+    }
+
+    fn give_back(&mut self, place: usize) {
+        if let Some(queue) = self.queues.get_mut(place)
+            && let Some(turn) = &queue.turn
+            && !queue.done.is_empty()
+        {
+            self.worker.before_completion();
+            turn.give_back(self.memory, &queue.done);
+            queue.done.clear();
+        }
+    }
+
+    /// Ends the turns at queues that do not run any more. Returns whether there was one.
+    fn leave(&mut self) -> bool {
+        let mut left = false;
+        for queue in &mut self.queues {
+            // Asking a queue takes its lock; one with chains that nobody holds back goes on until they are done.
+            if queue.in_flight > 0 && !self.worker.holds_back() || queue.turn.as_ref().is_none_or(Turn::goes_on) {
+                continue;
+            }
+            if queue.in_flight > 0 {
+                left |= self.worker.release(queue.vring.index());
+                continue;
+            }
+            queue.turn = None;
+            self.turns -= 1;
+            left = true;
+            if queue.vring.newly_retired() {
+                self.device.queue_broken(queue.vring.index());
+            }
+        }
+        left
+    }
+}
