@@ -34,6 +34,7 @@ pub mod ratelimit;
 pub mod request;
 pub mod sandbox;
 pub mod secret;
+pub mod sigbus;
 pub mod soon;
 pub mod threads;
 pub mod vhost;
