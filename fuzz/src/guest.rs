@@ -12,9 +12,9 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use vhost_user_blk_crypto::crypto::Engine;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
 use vhost_user_blk_crypto::queue::{InflightRegion, RingAddresses, Vring, region_bytes};
-use vhost_user_blk_crypto::vhost::{Hand, VirtioDevice, begin};
+use vhost_user_blk_crypto::vhost::{Hand, View, VirtioDevice, begin};
 use vhost_user_blk_crypto::wrapped::Wrapping;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::books::Books;
 use crate::disks::DiskKind;
@@ -227,10 +227,11 @@ impl Guest {
     fn stretch(&mut self, next: &mut impl FnMut(&mut Self) -> Option<Option<Demand>>) -> bool {
         let vrings = self.vrings.clone();
         let Some(turns) = begin(&vrings) else { return true };
-        let (device, memory) = (Arc::clone(&self.device), self.memory.clone());
+        let device = Arc::clone(&self.device);
+        let view = View::new(GuestMemoryAtomic::new(self.memory.clone()));
         device.check_idle();
         let mut lane = self.lane.take().expect("not at work");
-        let mut hand = Hand::new(&*device, &mut lane, &memory, &vrings, turns);
+        let mut hand = Hand::new(&*device, &mut lane, &view, &vrings, turns);
         let mut steps = 0;
         let all_done = loop {
             let more = match next(self) {

@@ -2,15 +2,14 @@
 
 //! What a worker has in hand: chains taken from its queues and not returned yet.
 //!
-//! A [`Hand`] lives for one stretch of work. All of it is seen in one state of the guest's memory, which stays as it is
-//! because at least one queue is at a turn all the time.
+//! A [`Hand`] lives for one stretch of work. At least one queue is at a turn all the time, so nothing of the guest's memory
+//! goes away meanwhile. It may grow, which is found out where it matters: at chains that do not make sense without.
 
 use std::sync::Arc;
 
 use slab::Slab;
-use vm_memory::GuestMemoryMmap;
 
-use super::{Lane, Progress, Token, VirtioDevice};
+use super::{Lane, Progress, Token, View, VirtioDevice};
 use crate::queue::{BATCH, ChainError, Completion, TakenChain, Turn, Vring};
 
 /// Chains that are done are returned in portions of this many at the most: the driver works on the first ones while
@@ -28,7 +27,7 @@ type Answer<D> = <<D as VirtioDevice>::Lane as Lane>::Answer;
 pub struct Hand<'w, 'm, D: VirtioDevice> {
     device: &'w D,
     lane: &'w mut D::Lane,
-    memory: &'m GuestMemoryMmap,
+    view: &'m View,
     queues: Vec<QueueInHand<'w>>,
     /// Queues at a turn.
     turns: usize,
@@ -63,11 +62,11 @@ pub fn begin(vrings: &[Arc<Vring>]) -> Option<Vec<Option<Turn<'_>>>> {
 }
 
 impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
-    /// A hand with nothing in it. `memory` must have been looked up after the turns began.
+    /// A hand with nothing in it. The `view` must have been made after the turns began.
     pub fn new(
         device: &'w D,
         lane: &'w mut D::Lane,
-        memory: &'m GuestMemoryMmap,
+        view: &'m View,
         vrings: &'w [Arc<Vring>],
         turns: Vec<Option<Turn<'w>>>,
     ) -> Self {
@@ -79,7 +78,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             .collect();
         let (chains, accepted) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         let (alone, answers, jobs) = (Vec::new(), Vec::new(), Slab::new());
-        Self { device, lane, memory, queues, turns: at_turn, jobs, alone, chains, accepted, answers }
+        Self { device, lane, view, queues, turns: at_turn, jobs, alone, chains, accepted, answers }
     }
 
     /// Whether every chain has been returned.
@@ -110,7 +109,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
         if !self.may_take() {
             return false;
         }
-        let memory = self.memory;
+        let memory = self.view.memory();
         // All of them, also after the first that has something.
         self.queues.iter().filter_map(|queue| queue.turn.as_ref()).fold(false, |more, turn| turn.arm(memory) | more)
     }
@@ -126,15 +125,28 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
         let room = self.lane.room();
         let Some(queue) = self.queues.get_mut(place) else { return false };
         if queue.turn.is_none() && self.turns > 0 {
-            // It has been started or resumed meanwhile. The memory is the same as long as another turn goes on.
+            // It has been started or resumed meanwhile. The memory only grows as long as another turn goes on; the ring may
+            // lie in what is new.
             queue.turn = queue.vring.begin();
-            self.turns += usize::from(queue.turn.is_some());
+            if queue.turn.is_some() {
+                self.turns += 1;
+                self.view = self.view.newest();
+            }
         }
         let Some(turn) = &queue.turn else { return false };
-        turn.take(self.memory, room, &mut self.chains);
+        let seen = self.view;
+        turn.take(seen.memory(), room, &mut self.chains);
         let index = queue.vring.index();
         let mut accepted = std::mem::take(&mut self.accepted);
-        for TakenChain { head, chain } in self.chains.drain(..) {
+        for TakenChain { head, mut chain } in self.chains.drain(..) {
+            if chain.is_err() {
+                // It may lie in memory that was added meanwhile. The driver has it longer than we look for it: the frontend
+                // tells nobody of memory that we have not confirmed.
+                self.view = self.view.newest();
+                if !std::ptr::eq(self.view, seen) {
+                    chain = turn.walk(self.view.memory(), head);
+                }
+            }
             accepted.push((head, chain.map(|chain| self.device.accept(self.lane, index, head, chain))));
         }
         let progress = !accepted.is_empty();
@@ -247,7 +259,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             && !queue.done.is_empty()
         {
             self.lane.let_go();
-            turn.give_back(self.memory, &queue.done);
+            turn.give_back(self.view.memory(), &queue.done);
             queue.done.clear();
         }
     }

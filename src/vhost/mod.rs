@@ -25,6 +25,7 @@ use crate::queue::Chain;
 pub use channel::{Notifier, Told};
 pub use jobs::{Hand, begin};
 pub use listen::{Listen, remove_stale_socket};
+pub use memory::View;
 pub use serve::{ServeError, Server, Stop};
 
 /// Names a chain that a worker has in hand, until it is done. Small numbers, used again.

@@ -12,9 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::jobs::{self, Hand};
+use super::memory::View;
 use super::polling::Polling;
 use super::{Lane, VirtioDevice};
 use crate::queue::{Vring, drain_event, signal};
@@ -167,8 +168,8 @@ impl Shared {
         polling: &mut Polling,
     ) -> bool {
         let Some(turns) = jobs::begin(&self.vrings) else { return false };
-        let snapshot = memory.memory();
-        let mut hand = Hand::new(device, lane, &snapshot, &self.vrings, turns);
+        let view = View::new(memory.clone());
+        let mut hand = Hand::new(device, lane, &view, &self.vrings, turns);
         loop {
             let found = hand.step() || polling.poll(|| hand.step());
             if hand.is_over() {
