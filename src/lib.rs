@@ -37,6 +37,7 @@ pub mod request;
 pub mod sandbox;
 pub mod secret;
 pub mod segments;
+pub mod sigbus;
 pub mod soon;
 pub mod tasks;
 pub mod threads;

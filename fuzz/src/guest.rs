@@ -14,9 +14,9 @@ use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
 use vhost_user_blk_crypto::queue::{InflightRegion, RingAddresses, Vring, region_bytes};
 use vhost_user_blk_crypto::tasks::Token;
-use vhost_user_blk_crypto::vhost::{Poller, VirtioDevice, begin};
+use vhost_user_blk_crypto::vhost::{Poller, View, VirtioDevice, begin};
 use vhost_user_blk_crypto::wrapped::Wrapping;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::books::Books;
 use crate::disks::DiskKind;
@@ -231,11 +231,12 @@ impl Guest {
     fn stretch(&mut self, next: &mut impl FnMut(&mut Self) -> Option<Option<Demand>>) -> bool {
         let vrings = self.vrings.clone();
         let Some(turns) = begin(&vrings) else { return true };
-        let (device, memory) = (Arc::clone(&self.device), self.memory.clone());
+        let device = Arc::clone(&self.device);
+        let view = View::new(GuestMemoryAtomic::new(self.memory.clone()));
         device.check_idle();
         let worker = self.worker.take().expect("not at work");
         let serve = |token, request| device.serve(token, request);
-        let mut poller = Poller::new(&*device, &worker, &memory, &vrings, turns, serve);
+        let mut poller = Poller::new(&*device, &worker, &view, &vrings, turns, serve);
         let mut steps = 0;
         let all_done = loop {
             let more = match next(self) {

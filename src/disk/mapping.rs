@@ -3,16 +3,16 @@
 //! An image's bytes as memory: the page cache itself, with no system call and no copy in between.
 //!
 //! What a mapping cannot do is fail: where a file has been truncated, or a file system is full, touching it raises
-//! SIGBUS. Here that is caught: the page is replaced by one of zeroes, the mapping is marked as broken, and whoever used
-//! it finds that and does the same by system calls, which tell what is wrong. A broken mapping is not used again.
+//! SIGBUS. That is caught (see [`sigbus`](crate::sigbus)): whoever used the mapping finds that it is broken and does the
+//! same by system calls, which tell what is wrong. A broken mapping is not used again.
 
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::settled::Settled;
+use crate::sigbus::{Holds, Watch};
 use crate::soon::{self, Soon};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
@@ -23,8 +23,9 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// An image in the address space.
 #[derive(Debug)]
 pub struct Mapping {
+    // Before the region, which it must not outlive.
+    watch: Watch,
     region: MmapRegion,
-    watched: &'static Watched,
     /// The file lives in memory (tmpfs), so its pages are there.
     in_memory: bool,
     writable: Writable,
@@ -76,8 +77,8 @@ impl Mapping {
             .with_file_offset(FileOffset::new(file.try_clone()?, 0))
             .build()
             .map_err(io::Error::other)?;
-        let watched = watch(region.as_ptr() as usize, len)?;
-        Ok(Self { region, watched, in_memory, writable, larger: OnceLock::new() })
+        let watch = Watch::new(&region, Holds::Other)?;
+        Ok(Self { watch, region, in_memory, writable, larger: OnceLock::new() })
     }
 
     /// A range to read, if it can be read without waiting for the storage, as far as the system can tell. What was read
@@ -180,15 +181,7 @@ impl Mapping {
 
     /// Whether no access has failed so far.
     pub fn is_sound(&self) -> bool {
-        // The access is in this thread, and so was the signal.
-        !self.watched.broken.load(Ordering::Relaxed) && self.larger.get().is_none_or(|larger| larger.is_sound())
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        self.watched.start.store(0, Ordering::Release);
-        self.watched.taken.store(false, Ordering::Release);
+        self.watch.is_sound() && self.larger.get().is_none_or(|larger| larger.is_sound())
     }
 }
 
@@ -221,92 +214,6 @@ pub(super) fn is_resident(range: &VolatileSlice<'_>) -> bool {
             // SAFETY: the call succeeded, so it has written the first `pages` bytes.
             unsafe { page.assume_init() & 1 == 1 }
         })
-}
-
-/// A range of addresses in which SIGBUS is caught. All fields are atomics because the handler reads them.
-#[derive(Debug)]
-struct Watched {
-    /// Somebody has this entry.
-    taken: AtomicBool,
-    /// 0: not set up.
-    start: AtomicUsize,
-    end: AtomicUsize,
-    broken: AtomicBool,
-}
-
-/// More than a process has images; tests have many.
-const MOST_WATCHED: usize = 64;
-
-static WATCHED: [Watched; MOST_WATCHED] = [const {
-    Watched {
-        taken: AtomicBool::new(false),
-        start: AtomicUsize::new(0),
-        end: AtomicUsize::new(0),
-        broken: AtomicBool::new(false),
-    }
-}; MOST_WATCHED];
-
-static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
-
-/// What SIGBUS did before.
-static BEFORE: OnceLock<Option<libc::sigaction>> = OnceLock::new();
-
-fn watch(start: usize, len: usize) -> io::Result<&'static Watched> {
-    PAGE_SIZE.store(rustix::param::page_size(), Ordering::Relaxed);
-    if BEFORE.get_or_init(install).is_none() {
-        return Err(io::Error::other("the signal SIGBUS cannot be caught"));
-    }
-    let free =
-        |entry: &&Watched| entry.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-    let entry = WATCHED.iter().find(free).ok_or_else(|| io::Error::other("there are too many mappings"))?;
-    entry.broken.store(false, Ordering::Relaxed);
-    entry.end.store(start + len, Ordering::Relaxed); // inside the address space
-    entry.start.store(start, Ordering::Release);
-    Ok(entry)
-}
-
-/// Installs the handler. Returns what was there.
-fn install() -> Option<libc::sigaction> {
-    let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: a zeroed `sigaction` is a valid one; the handler has the signature that SA_SIGINFO asks for, and does
-    // only what a signal handler may: atomics and system calls. SA_ONSTACK: as the one that the Rust runtime has.
-    let result = unsafe {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-        action.sa_sigaction = on_sigbus as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        libc::sigaction(libc::SIGBUS, &action, before.as_mut_ptr())
-    };
-    // SAFETY: it was zeroed, or written by the call.
-    (result == 0).then(|| unsafe { before.assume_init() })
-}
-
-extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the kernel hands over a valid `siginfo_t` to a handler with SA_SIGINFO; for SIGBUS it has an address.
-    let address = unsafe { (*info).si_addr() } as usize;
-    let page_size = PAGE_SIZE.load(Ordering::Relaxed);
-    for entry in &WATCHED {
-        let start = entry.start.load(Ordering::Acquire);
-        if start == 0 || address < start || address >= entry.end.load(Ordering::Relaxed) {
-            continue;
-        }
-        entry.broken.store(true, Ordering::Relaxed);
-        let page = (address & !(page_size - 1)) as *mut libc::c_void;
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED);
-        // SAFETY: the page is part of the mapping of the entry, which stays mapped as long as it is watched and
-        // somebody accesses it; it is memory that anybody may change at any time, so its users expect any content.
-        let result = unsafe { libc::mmap(page, page_size, protection, flags, -1, 0) };
-        if result != libc::MAP_FAILED {
-            // The access is repeated and succeeds.
-            return;
-        }
-    }
-    // Not ours. The access is repeated, with whatever handler there was.
-    if let Some(Some(before)) = BEFORE.get() {
-        // SAFETY: `before` is what the system gave us. A failure would repeat the signal for ever, so none is possible
-        // to handle: the call fails only for invalid arguments.
-        unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
-    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
 use crate::ratelimit::RateLimit;
 pub use chain::{Chain, ChainError};
@@ -109,6 +109,8 @@ struct State {
     busy: bool,
     /// How many [`Paused`] there are.
     pauses: usize,
+    /// The ring is in no memory, so the queue waits for that.
+    lacks_memory: bool,
     /// Why the queue was retired.
     retired: Option<&'static str>,
     /// The retirement has not been counted yet.
@@ -136,6 +138,7 @@ impl Vring {
             enabled: false,
             busy: false,
             pauses: 0,
+            lacks_memory: false,
             retired: None,
             retirement_is_news: false,
             in_flight: HeadSet::new(max_size),
@@ -251,6 +254,15 @@ impl Vring {
         self.may_run.store(state.may_run(), Ordering::Release);
     }
 
+    /// The guest's memory has grown or been replaced: a ring that was in none may be in it now.
+    pub fn memory_has_come(&self) {
+        let mut state = self.lock();
+        if std::mem::take(&mut state.lacks_memory) {
+            // As in dropping `Paused`.
+            signal(state.kick.as_ref());
+        }
+    }
+
     /// Whether the queue has been started and not been stopped.
     pub fn started(&self) -> bool {
         self.lock().queue.ready()
@@ -337,12 +349,23 @@ impl Turn<'_> {
         if !state.runs() || most == 0 {
             return;
         }
-        if !state.queue.is_valid(memory) {
-            state.retire(self.vring.index, "the ring is not in guest memory");
-        } else if let Err(reason) = state.pop(memory, most.min(BATCH), chains) {
+        if !state.ring_is_in(memory) {
+            // Not the driver's doing: its addresses were in memory when the ring was set up. Frontends may take a region away
+            // to give it back in another shape, and leave the queue running meanwhile (QEMU does).
+            state.lacks_memory = true;
+            warn(format_args!("queue {} waits: the frontend has taken away the memory of its ring", self.vring.index));
+            return;
+        }
+        let popped = state.pop(memory, most.min(BATCH), chains);
+        if let Err(reason) = popped {
             // What was taken before is still served and returned.
             state.retire(self.vring.index, reason);
         }
+    }
+
+    /// Walks a chain that has been taken once more: the memory has grown.
+    pub fn walk<'m>(&self, memory: &'m GuestMemoryMmap, head: u16) -> Result<Chain<'m>, ChainError> {
+        self.vring.lock().walk(memory, head)
     }
 
     /// Whether there may be more to take: not when somebody waits for the end of the turn, or the queue was retired.
@@ -403,7 +426,7 @@ impl State {
     }
 
     fn runs(&self) -> bool {
-        self.may_run() && self.pauses == 0
+        self.may_run() && self.pauses == 0 && !self.lacks_memory
     }
 
     fn pop<'m>(
@@ -417,9 +440,9 @@ impl State {
         let size = self.queue.size();
         let max_descriptors = self.queue.max_size();
         let again = most.min(self.resubmit.len());
-        for head in self.resubmit.drain(..again) {
-            let descriptors = Descriptors::new(memory, GuestAddress(self.queue.desc_table()), size, head);
-            chains.push(TakenChain { head, chain: Chain::walk(memory, descriptors, max_descriptors) });
+        for _ in 0..again {
+            let Some(head) = self.resubmit.pop_front() else { break };
+            chains.push(TakenChain { head, chain: self.walk(memory, head) });
         }
         let available =
             self.queue.iter(memory).map_err(|_| "the available index runs ahead by more than the queue size")?;
@@ -441,6 +464,25 @@ impl State {
         Ok(())
     }
 
+    /// Whether all of the ring is in this memory.
+    fn ring_is_in(&self, memory: &GuestMemoryMmap) -> bool {
+        let (queue, size) = (&self.queue, usize::from(self.queue.size()));
+        // virtio 1.4, 2.7; without the notification indices, which not all drivers have.
+        let parts = [
+            (queue.desc_table(), 16 * size, Permissions::Read),
+            (queue.avail_ring(), 4 + 2 * size, Permissions::Read),
+            (queue.used_ring(), 4 + 8 * size, Permissions::Write),
+        ];
+        parts.into_iter().all(|(at, bytes, access)| memory.check_range(GuestAddress(at), bytes, access))
+    }
+
+    /// Walks a chain whose head need not be in the available ring.
+    fn walk<'m>(&self, memory: &'m GuestMemoryMmap, head: u16) -> Result<Chain<'m>, ChainError> {
+        let table = GuestAddress(self.queue.desc_table());
+        let descriptors = Descriptors::new(memory, table, self.queue.size(), head);
+        Chain::walk(memory, descriptors, self.queue.max_size())
+    }
+
     fn retire(&mut self, index: usize, reason: &'static str) {
         if self.retired.is_none() {
             // A guest can break a ring, reset the device and do it again.
@@ -458,6 +500,7 @@ impl State {
     }
 
     fn restart(&mut self) {
+        self.lacks_memory = false;
         self.retired = None;
         self.retirement_is_news = false;
         self.in_flight.clear();
@@ -499,6 +542,14 @@ impl State {
         // The backend before this one may have returned chains without a word.
         signal(self.call.as_ref());
         Ok(())
+    }
+}
+
+/// Logs what a frontend does, which it may do again and again.
+fn warn(message: std::fmt::Arguments<'_>) {
+    static LIMIT: RateLimit = RateLimit::new();
+    if let Some(suppressed) = LIMIT.allow() {
+        log::warn!("{message} ({suppressed} such lines left out before)");
     }
 }
 

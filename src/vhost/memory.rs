@@ -2,6 +2,7 @@
 
 //! The guest's memory, as the frontend shares it: regions, and the translation of the frontend's own addresses.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -9,29 +10,63 @@ use std::sync::Arc;
 use vhost::vhost_user::message::{VhostUserMemoryRegion, VhostUserSingleMemoryRegion};
 use vhost::vhost_user::{Error, Result};
 use vm_memory::{
-    GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
 };
+
+/// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
+pub const MOST_REGIONS: usize = 509;
 
 /// The guest's memory and where the frontend has it mapped.
 ///
-/// Workers take a snapshot for each batch; a region that the frontend removes stays mapped until the last snapshot of
-/// it is gone.
+/// A worker keeps its [`View`] for a whole stretch of work. So whoever removes or replaces regions must have ended all
+/// stretches before ([`Vring::pause`](crate::queue::Vring::pause)). Regions may be added at any time: a view finds them
+/// when it is asked for what is newest.
 pub struct SharedMemory {
+    regions: Vec<Region>,
     current: GuestMemoryAtomic<GuestMemoryMmap>,
-    mappings: Vec<Mapping>,
 }
 
-/// The frontend gives ring addresses as its own virtual addresses.
-struct Mapping {
+/// A region, for what the frontend says of it. It gives the addresses of rings as its own virtual addresses.
+struct Region {
     user_addr: u64,
     size: u64,
     guest_addr: u64,
 }
 
+/// The guest's memory as a worker sees it in a stretch of work: as it was at the start, and with what was added since.
+pub struct View {
+    source: GuestMemoryAtomic<GuestMemoryMmap>,
+    memory: GuestMemoryLoadGuard<GuestMemoryMmap>,
+    /// With more regions. What is in use of this one stays as it is.
+    larger: OnceCell<Box<View>>,
+}
+
+impl View {
+    /// The memory as it is now.
+    pub fn new(source: GuestMemoryAtomic<GuestMemoryMmap>) -> Self {
+        let memory = source.memory();
+        Self { source, memory, larger: OnceCell::new() }
+    }
+
+    /// What is seen.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The view that has all regions of now: this one, if none was added since.
+    pub fn newest(&self) -> &Self {
+        if std::ptr::eq(&raw const *self.source.memory(), self.memory()) {
+            return self;
+        }
+        self.larger.get_or_init(|| Box::new(Self::new(self.source.clone()))).newest()
+    }
+}
+
 impl SharedMemory {
     /// No memory yet.
     pub fn new() -> Self {
-        Self { current: GuestMemoryAtomic::new(GuestMemoryMmap::new()), mappings: Vec::new() }
+        Self { regions: Vec::new(), current: GuestMemoryAtomic::new(GuestMemoryMmap::new()) }
     }
 
     /// For workers: always the newest memory.
@@ -44,48 +79,54 @@ impl SharedMemory {
         self.current.memory()
     }
 
-    /// Replaces all regions (SET_MEM_TABLE).
+    /// Replaces all regions (SET_MEM_TABLE). No worker may look at the guest's memory meanwhile.
     pub fn replace(&mut self, regions: &[VhostUserMemoryRegion], files: Vec<File>) -> Result<()> {
-        let mut mappings = Vec::new();
-        let mut mapped = Vec::new();
-        for (region, file) in regions.iter().zip(files) {
-            mapped.push(map(region, file)?);
-            mappings.push(Mapping::of(region));
-        }
+        let mapped = regions.iter().zip(files).map(|(region, file)| map(region, file));
+        let (mut mapped, regions): (Vec<_>, Vec<_>) = mapped.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         // A frontend may send them in any order.
         mapped.sort_by_key(|region| region.start_addr());
-        self.publish(GuestMemoryMmap::from_regions(mapped).map_err(refused)?)?;
-        self.mappings = mappings;
-        Ok(())
+        let memory = GuestMemoryMmap::from_regions(mapped).map_err(refused)?;
+        self.regions = regions;
+        self.publish(memory)
     }
 
     /// Adds a region (ADD_MEM_REG).
     pub fn add(&mut self, region: &VhostUserSingleMemoryRegion, file: File) -> Result<()> {
-        let memory = self.current.memory().insert_region(Arc::new(map(region, file)?)).map_err(refused)?;
-        self.publish(memory)?;
-        self.mappings.push(Mapping::of(region));
-        Ok(())
+        if self.regions.len() >= MOST_REGIONS {
+            return Err(refused(format!("the guest's memory has {MOST_REGIONS} regions already, which is the limit")));
+        }
+        let (mapped, region) = map(region, file)?;
+        let memory = self.current.memory().insert_region(Arc::new(mapped)).map_err(refused)?;
+        self.regions.push(region);
+        self.publish(memory)
     }
 
-    /// Removes a region (REM_MEM_REG).
+    /// Removes a region (REM_MEM_REG), which is known by both addresses and its size. No worker may look at the guest's
+    /// memory meanwhile.
     pub fn remove(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let is_meant = |known: &Region| {
+            (known.guest_addr, known.user_addr, known.size)
+                == (region.guest_phys_addr, region.user_addr, region.memory_size)
+        };
+        let known = self.regions.iter().position(is_meant).ok_or_else(|| {
+            refused(format!("the guest's memory has no region of {}, which was to be removed", place(region)))
+        })?;
         let (memory, _) = self
             .current
             .memory()
             .remove_region(GuestAddress(region.guest_phys_addr), region.memory_size)
             .map_err(refused)?;
-        self.publish(memory)?;
-        self.mappings.retain(|mapping| mapping.guest_addr != region.guest_phys_addr);
-        Ok(())
+        self.regions.swap_remove(known);
+        self.publish(memory)
     }
 
     /// The guest physical address of an address of the frontend's.
     pub fn translate(&self, user_addr: u64) -> Result<GuestAddress> {
-        self.mappings
+        self.regions
             .iter()
-            .find_map(|mapping| {
-                let offset = user_addr.checked_sub(mapping.user_addr)?;
-                (offset < mapping.size).then(|| mapping.guest_addr.checked_add(offset))?
+            .find_map(|region| {
+                let offset = user_addr.checked_sub(region.user_addr)?;
+                (offset < region.size).then(|| region.guest_addr.checked_add(offset))?
             })
             .map(GuestAddress)
             .ok_or(Error::InvalidParam)
@@ -97,15 +138,18 @@ impl SharedMemory {
     }
 }
 
-impl Mapping {
-    fn of(region: &VhostUserMemoryRegion) -> Self {
-        Self { user_addr: region.user_addr, size: region.memory_size, guest_addr: region.guest_phys_addr }
-    }
+fn map(region: &VhostUserMemoryRegion, file: File) -> Result<(GuestRegionMmap, Region)> {
+    let mapped = GuestRegionMmap::new(region.mmap_region(file)?, GuestAddress(region.guest_phys_addr))
+        .ok_or_else(|| refused("a memory region wraps around the address space"))?;
+    let VhostUserMemoryRegion { user_addr, memory_size: size, guest_phys_addr: guest_addr, .. } = *region;
+    Ok((mapped, Region { user_addr, size, guest_addr }))
 }
 
-fn map(region: &VhostUserMemoryRegion, file: File) -> Result<GuestRegionMmap> {
-    GuestRegionMmap::new(region.mmap_region(file)?, GuestAddress(region.guest_phys_addr))
-        .ok_or_else(|| refused("a memory region wraps around the address space"))
+/// Names a region in messages.
+fn place(region: &VhostUserMemoryRegion) -> String {
+    // The fields are not aligned.
+    let (size, guest, user) = (region.memory_size, region.guest_phys_addr, region.user_addr);
+    format!("{size} bytes at {guest:#x} (the frontend's {user:#x})")
 }
 
 fn refused(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -26,6 +26,7 @@ use crate::tasks::Token;
 
 pub use channel::{Notifier, Told};
 pub use listen::{Listen, remove_stale_socket};
+pub use memory::View;
 pub use poller::{Poller, begin};
 pub use serve::{ServeError, Server, Stop};
 

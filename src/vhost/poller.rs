@@ -2,15 +2,13 @@
 
 //! A worker polls its queues for chains, and the device for those that can go on.
 //!
-//! A [`Poller`] lives for one stretch of work. All of it is seen in one state of the guest's memory, which stays as it is
-//! because at least one queue is at a turn all the time.
+//! A [`Poller`] lives for one stretch of work. At least one queue is at a turn all the time, so nothing of the guest's memory
+//! goes away meanwhile. It may grow, which is found out where it matters: at chains that do not make sense without.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use vm_memory::GuestMemoryMmap;
-
-use super::{VirtioDevice, WorkerPart};
+use super::{View, VirtioDevice, WorkerPart};
 use crate::queue::{BATCH, ChainError, Completion, TakenChain, Turn, Vring};
 use crate::tasks::{Tasks, Token};
 
@@ -28,7 +26,7 @@ type Parsed<'m, D> = Result<<D as VirtioDevice>::Request<'m>, ChainError>;
 pub struct Poller<'m, D: VirtioDevice, S, F> {
     device: &'m D,
     worker: &'m D::Worker,
-    memory: &'m GuestMemoryMmap,
+    view: &'m View,
     serve: S,
     queues: Vec<PolledQueue<'m>>,
     /// Queues at a turn.
@@ -68,11 +66,11 @@ where
     S: Fn(Token, D::Request<'m>) -> F,
     F: Future<Output = u32>,
 {
-    /// With nothing in flight. `memory` must have been looked up after the turns began. `serve` is [`VirtioDevice::serve`].
+    /// With nothing in flight. The `view` must have been made after the turns began. `serve` is [`VirtioDevice::serve`].
     pub fn new(
         device: &'m D,
         worker: &'m D::Worker,
-        memory: &'m GuestMemoryMmap,
+        view: &'m View,
         vrings: &'m [Arc<Vring>],
         turns: Vec<Option<Turn<'m>>>,
         serve: S,
@@ -86,7 +84,7 @@ where
         Self {
             device,
             worker,
-            memory,
+            view,
             serve,
             queues,
             turns: at_turn,
@@ -126,7 +124,7 @@ where
         if self.worker.room() == 0 {
             return false;
         }
-        let memory = self.memory;
+        let memory = self.view.memory();
         // All of them, also after the first that has something.
         self.queues.iter().filter_map(|queue| queue.turn.as_ref()).fold(false, |more, turn| turn.arm(memory) | more)
     }
@@ -138,15 +136,28 @@ where
         }
         let Some(queue) = self.queues.get_mut(place) else { return false };
         if queue.turn.is_none() && self.turns > 0 {
-            // It has been started or resumed meanwhile. The memory is the same as long as another turn goes on.
+            // It has been started or resumed meanwhile. The memory only grows as long as another turn goes on; the ring may
+            // lie in what is new.
             queue.turn = queue.vring.begin();
-            self.turns += usize::from(queue.turn.is_some());
+            if queue.turn.is_some() {
+                self.turns += 1;
+                self.view = self.view.newest();
+            }
         }
         let Some(turn) = &queue.turn else { return false };
-        turn.take(self.memory, room, &mut self.chains);
+        let seen = self.view;
+        turn.take(seen.memory(), room, &mut self.chains);
         let index = queue.vring.index();
         let mut parsed = std::mem::take(&mut self.parsed);
-        for TakenChain { head, chain } in self.chains.drain(..) {
+        for TakenChain { head, mut chain } in self.chains.drain(..) {
+            if chain.is_err() {
+                // It may lie in memory that was added meanwhile. The driver has it longer than we look for it: the frontend
+                // tells nobody of memory that we have not confirmed.
+                self.view = self.view.newest();
+                if !std::ptr::eq(self.view, seen) {
+                    chain = turn.walk(self.view.memory(), head);
+                }
+            }
             parsed.push((head, chain.map(|chain| self.device.parse(self.worker, index, head, chain))));
         }
         let progress = !parsed.is_empty();
@@ -239,7 +250,7 @@ where
             && !queue.done.is_empty()
         {
             self.worker.before_completion();
-            turn.give_back(self.memory, &queue.done);
+            turn.give_back(self.view.memory(), &queue.done);
             queue.done.clear();
         }
     }

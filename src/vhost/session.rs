@@ -16,14 +16,11 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use super::channel::{Given, Notifier};
-use super::memory::SharedMemory;
+use super::memory::{MOST_REGIONS, SharedMemory};
 use super::worker::{Worker, WorkerOptions};
 use super::{VirtioDevice, WorkerConfig};
 use crate::protocol::feature;
 use crate::queue::{InflightRegion, Paused, RingAddresses, Vring, region_bytes};
-
-/// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
-const MAX_MEMORY_SLOTS: u64 = 509;
 
 /// The state of a connection. Dropping it drains the queues and makes the device forget the frontend.
 pub struct Session<D: VirtioDevice> {
@@ -114,6 +111,11 @@ impl<D: VirtioDevice> Session<D> {
             self.stop(vring);
             vring.set_enabled(false);
         }
+    }
+
+    /// Queues whose ring was in no memory may have it now.
+    fn memory_has_come(&self) {
+        self.vrings.iter().for_each(|vring| vring.memory_has_come());
     }
 
     /// Keeps all queues idle as long as the result lives.
@@ -209,6 +211,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         // What was taken with the old memory is returned before the frontend hears that it may unmap it.
         let _paused = Self::pause(&self.vrings);
         self.memory.replace(regions, files)?;
+        self.memory_has_come();
         Ok(None)
     }
 
@@ -332,7 +335,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     fn set_backend_req_fd(&mut self, _backend: Backend) {}
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
-        Ok(MAX_MEMORY_SLOTS)
+        Ok(MOST_REGIONS as u64)
     }
 
     fn add_mem_region(
@@ -344,7 +347,9 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         if postcopy.is_some() {
             return unsupported("postcopy migration");
         }
+        // Nothing waits for this: requests in flight keep the memory that they have.
         self.memory.add(region, file)?;
+        self.memory_has_come();
         Ok(None)
     }
 

@@ -12,8 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use super::memory::View;
 use super::poller::{self, Poller};
 use super::polling::Polling;
 use super::{VirtioDevice, WorkerPart};
@@ -167,9 +168,9 @@ impl Shared {
         polling: &mut Polling,
     ) -> bool {
         let Some(turns) = poller::begin(&self.vrings) else { return false };
-        let snapshot = memory.memory();
+        let view = View::new(memory.clone());
         let serve = |token, request| device.serve(token, request);
-        let mut poller = Poller::new(device, part, &snapshot, &self.vrings, turns, serve);
+        let mut poller = Poller::new(device, part, &view, &self.vrings, turns, serve);
         loop {
             let found = poller.poll() || polling.poll(|| poller.poll());
             if poller.is_over() {

@@ -132,7 +132,8 @@ pub struct Guest {
     image_path: std::path::PathBuf,
     /// Removes the image in the end, if it is ours.
     _temporary: Option<tempfile::TempPath>,
-    memory_file: File,
+    /// What the guest's memory is in.
+    pub memory_file: File,
     server: Option<JoinHandle<()>>,
     /// Our end of the connection, beside the frontend's.
     pub connection: Option<UnixStream>,
@@ -261,14 +262,19 @@ impl Guest {
     /// SET_MEM_TABLE: two regions, not in order.
     pub fn set_memory(&mut self) {
         let half = MEMORY_BYTES / 2;
-        let regions = [half, 0].map(|offset| VhostUserMemoryRegionInfo {
+        let regions = [half, 0].map(|offset| self.region(offset, half));
+        self.frontend().set_mem_table(&regions).expect("SET_MEM_TABLE");
+    }
+
+    /// A part of the guest's memory.
+    pub fn region(&self, offset: u64, bytes: u64) -> VhostUserMemoryRegionInfo {
+        VhostUserMemoryRegionInfo {
             guest_phys_addr: MEMORY_START + offset,
-            memory_size: half,
+            memory_size: bytes,
             userspace_addr: USER_BASE + offset,
             mmap_offset: offset,
             mmap_handle: self.memory_file.as_raw_fd(),
-        });
-        self.frontend().set_mem_table(&regions).expect("SET_MEM_TABLE");
+        }
     }
 
     pub fn start_rings(&mut self) {

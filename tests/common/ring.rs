@@ -2,6 +2,7 @@
 
 //! The driver's side of a split virtqueue (virtio 1.4, 2.7), with the means to break every rule of it.
 
+use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub struct Ring {
     event_idx: bool,
     free: Vec<u16>,
     area: u64,
+    /// Where buffers lie.
+    buffers: Range<u64>,
     next_buffer: u64,
 }
 
@@ -82,20 +85,27 @@ impl Ring {
             event_idx,
             free: (0..size).rev().collect(),
             area,
+            buffers: area + BUFFERS_AT..area + QUEUE_AREA,
             next_buffer: area + BUFFERS_AT,
         }
+    }
+
+    /// Buffers lie there from now on, in no room that others use.
+    pub fn use_buffers(&mut self, buffers: Range<u64>) {
+        self.next_buffer = buffers.start;
+        self.buffers = buffers;
     }
 
     /// Room for a buffer; old ones are overwritten after a while.
     pub fn allocate(&mut self, bytes: usize) -> u64 {
         // Far apart and at odd addresses: a device that runs over an end, or wants alignment, is found out.
         let step = bytes as u64 + 37;
-        if self.next_buffer + step > self.area + QUEUE_AREA {
-            self.next_buffer = self.area + BUFFERS_AT;
+        if self.next_buffer + step > self.buffers.end {
+            self.next_buffer = self.buffers.start;
         }
         let at = self.next_buffer;
         self.next_buffer += step;
-        assert!(self.next_buffer <= self.area + QUEUE_AREA, "too large for the test's guest memory");
+        assert!(self.next_buffer <= self.buffers.end, "too large for the test's guest memory");
         at
     }
 
@@ -120,7 +130,6 @@ impl Ring {
             }
             rest = after;
         }
-        let mut room = Vec::new();
         let mut rest = writable;
         for &len in cut.writable.iter().chain([&usize::MAX]) {
             let len = len.min(rest);
@@ -128,12 +137,16 @@ impl Ring {
                 let at = self.allocate(len);
                 // What a device does not write stays recognisable.
                 memory.write_slice(&vec![FILL; len], GuestAddress(at)).expect("buffer");
-                room.push((at, len));
                 pieces.push((at, len, WRITE));
             }
             rest -= len;
         }
-        let (table, indices) = if cut.indirect {
+        self.add_pieces(memory, &pieces, cut.indirect)
+    }
+
+    /// Makes a request available that is in memory already: address, length, [`WRITE`] or 0.
+    pub fn add_pieces(&mut self, memory: &GuestMemoryMmap, pieces: &[(u64, usize, u16)], indirect: bool) -> Buffers {
+        let (table, indices) = if indirect {
             (self.area + INDIRECT_AT, (0..pieces.len() as u16).collect::<Vec<_>>())
         } else {
             let at = self.free.len() - pieces.len();
@@ -145,7 +158,7 @@ impl Ring {
             let descriptor = Descriptor { address, len: len as u32, flags, next: next.unwrap_or(0) };
             self.write_descriptor(memory, table, indices[number], descriptor);
         }
-        let (head, taken) = if cut.indirect {
+        let (head, taken) = if indirect {
             let head = self.free.pop().expect("a free descriptor");
             let len = 16 * pieces.len() as u32;
             self.write_descriptor(
@@ -159,7 +172,8 @@ impl Ring {
             (indices[0], indices)
         };
         self.publish(memory, head);
-        Buffers { head, writable: room, taken }
+        let writable = pieces.iter().filter(|(.., flags)| *flags == WRITE).map(|&(at, len, _)| (at, len)).collect();
+        Buffers { head, writable, taken }
     }
 
     /// Makes a head available.
