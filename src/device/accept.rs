@@ -5,7 +5,7 @@
 //! A worker parses all chains that it has taken before it starts the first one. So it knows which bytes of the image come
 //! next, and has the CPU fetch them while it serves what is before them.
 
-use super::{Device, DeviceLane};
+use super::{Device, DeviceLane, check_guest_memory, report};
 use crate::observe::Record;
 use crate::queue::Chain;
 use crate::request::{Extent, Refusal, Reply, Request, parse};
@@ -30,7 +30,12 @@ impl Device {
         chain: Chain<'m>,
     ) -> Accepted<'m> {
         let record = Record::new(queue, head, lane.observe.stopwatch());
-        let (reply, request) = parse(chain, self.role(queue), &self.limits());
+        let (reply, mut request) = parse(chain, self.role(queue), &self.limits());
+        if let Err(failure) = check_guest_memory() {
+            report(&failure);
+            // What was taken for a chain or a request need not be one.
+            request = Err(Refusal { request_type: None, status: failure.status(), malformed: false });
+        }
         Accepted { queue, record, reply, request }
     }
 

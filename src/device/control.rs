@@ -147,6 +147,7 @@ impl Device {
             return Err(Failure::Malformed);
         }
         let key = programming.read_key();
+        super::check_guest_memory()?;
         let bytes = usize::try_from(usage.key_size.get()).ok().and_then(|size| key.get(..size));
         let bytes = bytes.ok_or(Failure::Malformed)?;
         let derived;

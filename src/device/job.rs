@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::lane::Answer;
 use super::transfer::Moving;
-use super::{Device, DeviceLane, Failure};
+use super::{Device, DeviceLane, Failure, check_guest_memory};
 use crate::disk;
 use crate::faults::Fate;
 use crate::observe::{Record, Stage};
@@ -90,8 +90,13 @@ impl Device {
         lane: &mut DeviceLane,
         reply: Reply<'m>,
         record: &mut Record,
-        status: Status,
+        mut status: Status,
     ) -> Progress<Job<'m>> {
+        if let (Status::Ok, Err(failure)) = (status, check_guest_memory()) {
+            // The data may have gone nowhere.
+            super::report(&failure);
+            status = failure.status();
+        }
         record.finish(status);
         let written = reply.finish(status);
         lane.observe.finished(record);

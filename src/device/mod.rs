@@ -32,6 +32,7 @@ use crate::protocol::{ID_BYTES, Status, feature};
 use crate::queue::Chain;
 use crate::ratelimit::RateLimit;
 use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request};
+use crate::sigbus;
 use crate::vhost::{Notifier, Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
@@ -120,8 +121,24 @@ enum Failure {
     Keep(#[from] KeepError),
     #[error("a fault has been asked for")]
     Fault,
+    #[error(
+        "a part of the guest's memory is not there: its file has been cut off, or there is no room or huge page for it"
+    )]
+    GuestMemory,
     #[error(transparent)]
-    Disk(#[from] io::Error),
+    Disk(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        // System calls say it like this. Memory of our own is there.
+        if error.raw_os_error() == Some(libc::EFAULT) { Self::GuestMemory } else { Self::Disk(error) }
+    }
+}
+
+/// To be asked when something has been read from the guest's memory, and before anything is made of it.
+fn check_guest_memory() -> Result<(), Failure> {
+    if sigbus::guest_memory_is_sound() { Ok(()) } else { Err(Failure::GuestMemory) }
 }
 
 impl Failure {
@@ -139,6 +156,7 @@ impl Failure {
             | Self::Wrap(_)
             | Self::Keep(_)
             | Self::Fault
+            | Self::GuestMemory
             | Self::Disk(_) => Status::IoErr,
         }
     }
@@ -151,6 +169,11 @@ fn report(failure: &Failure) {
         Failure::Disk(error) => {
             if let Some(suppressed) = LIMIT.allow() {
                 log::warn!("the image fails: {error} ({suppressed} such lines left out before)");
+            }
+        }
+        Failure::GuestMemory => {
+            if let Some(suppressed) = LIMIT.allow() {
+                log::warn!("a request fails: {failure} ({suppressed} such lines left out before)");
             }
         }
         _ => log::debug!("a request fails with {:?}: {failure}", failure.status()),

@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use super::job::{Next, Work};
-use super::{Device, DeviceLane, Failure};
+use super::{Device, DeviceLane, Failure, check_guest_memory};
 use crate::crypto::Dun;
 use crate::disk::{self, Answer, Direction, Transfer};
 use crate::faults::{BrokenEngine, Fate};
@@ -276,6 +276,8 @@ impl Device {
                     }
                     None => copy(&pieces()?, &[bytes]),
                 }
+                // The image holds it already, but nobody is told so.
+                check_guest_memory()?;
                 lane.disk.image().in_place_is_sound()
             }
             (None, None) => lane.disk.transfer_directly(Direction::Write, offset, &pieces()?)?,
@@ -306,7 +308,7 @@ impl Device {
                     Ok(())
                 }
             };
-            if let Err(failure) = filled {
+            if let Err(failure) = filled.and_then(|()| check_guest_memory()) {
                 lane.disk.give_back(buffer);
                 return Err(failure);
             }
@@ -358,7 +360,7 @@ fn read_arrived(
     let Answer { result, buffer } = answer;
     let Some(mut buffer) = buffer else { return Err(Failure::Malformed) };
     let len = moving.asked;
-    let moved = result.map_err(Failure::from).and_then(|()| {
+    let moved = result.map_err(Failure::from).and_then(|()| check_guest_memory()).and_then(|()| {
         let piece = buffer.piece(len);
         reply.fill(moving.done, len, |room| {
             match &moving.inline {
