@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use crate::disk::Disk;
-use crate::engine::{Engine, EngineConfig, Failure, Io, Worker};
+use crate::engine::{Engine, EngineConfig, Failure, Io, Worker, check_guest_memory};
 use crate::faults::Faults;
 use crate::observe::{Observer, Stats};
 use crate::protocol::{Status, feature};
@@ -82,6 +82,7 @@ fn status(failure: &Failure) -> Status {
         | Failure::Wrap(_)
         | Failure::Keep(_)
         | Failure::Fault
+        | Failure::GuestMemory
         | Failure::Disk(_) => Status::IoErr,
     }
 }
@@ -289,7 +290,12 @@ impl VirtioDevice for Device {
     }
 
     fn parse<'m>(&self, worker: &'m Worker, queue: usize, head: u16, chain: Chain<'m>) -> Parsed<'m> {
-        let crate::request::Parsed { request, room, status } = parse(chain, self.role(queue), &self.limits());
+        let crate::request::Parsed { mut request, room, status } = parse(chain, self.role(queue), &self.limits());
+        if let Err(failure) = check_guest_memory() {
+            failure.report();
+            // What was taken for a chain or a request need not be one.
+            request = Err(Refusal { request_type: None, status: self::status(&failure), malformed: false });
+        }
         Parsed { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
     }
 
@@ -311,7 +317,9 @@ impl VirtioDevice for Device {
                     if let Request::Control(ControlCommand::Program(_) | ControlCommand::Evict { .. }) = request {
                         self.claim_keyslots();
                     }
-                    let status = match self.engine.serve(io, request).await {
+                    // When guest memory is missing, the data may have gone nowhere.
+                    let served = self.engine.serve(io, request).await.and_then(|()| check_guest_memory());
+                    let status = match served {
                         Ok(()) => Status::Ok,
                         Err(failure) => {
                             failure.report();

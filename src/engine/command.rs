@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Engine, Failure, Io};
+use super::{Engine, Failure, Io, check_guest_memory};
 use crate::crypto::KEY_BYTES;
 use crate::faults::Fate;
 use crate::keyslot::{Claim, Evicted, KeyConfig, NoSuchSlot};
@@ -118,6 +118,7 @@ impl Engine {
     /// Copies the key from guest memory and publishes it. The caller wipes the stack.
     fn load(&self, claim: &mut Claim<'_>, programming: &Programming<'_>, config: KeyConfig) -> Result<(), Failure> {
         let key = programming.read_key();
+        check_guest_memory()?;
         let bytes = usize::try_from(programming.usage.key_size.get()).ok().and_then(|size| key.get(..size));
         let bytes = bytes.ok_or(Failure::Malformed)?;
         let derived;

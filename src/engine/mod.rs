@@ -32,7 +32,7 @@ use crate::observe::Observer;
 use crate::request::Request;
 use crate::wrapped::Wrapping;
 
-pub use failure::Failure;
+pub use failure::{Failure, check_guest_memory};
 pub use io::Io;
 use pace::Pace;
 pub use pace::Timing;

@@ -3,7 +3,7 @@
 //! Reads: image, engine, guest memory.
 
 use super::inline::Inline;
-use super::{Engine, Failure, Io};
+use super::{Engine, Failure, Io, check_guest_memory};
 use crate::disk::{Direction, Transfer};
 use crate::faults::Fate;
 use crate::observe::Stage;
@@ -29,6 +29,7 @@ impl Engine {
             let transfer = Transfer { direction: Direction::Read, offset: extent.offset + done, len };
             io.record.watch.lap(Stage::Other);
             io.transfer(transfer, &mut bounce).await?;
+            check_guest_memory()?;
             io.room.fill(done, len, |room| {
                 inline.decrypt(done, bounce.piece(len), room, Soon::default())?;
                 Ok::<_, Failure>(true)

@@ -3,7 +3,7 @@
 //! Writes: guest memory, engine, image. The guest's memory never changes.
 
 use super::inline::Inline;
-use super::{Engine, Failure, Io};
+use super::{Engine, Failure, Io, check_guest_memory};
 use crate::disk::{Direction, Transfer};
 use crate::faults::Fate;
 use crate::observe::Stage;
@@ -29,6 +29,7 @@ impl Engine {
             let len = bounce.capacity_for(extent.len - done);
             io.record.watch.lap(Stage::Other);
             inline.encrypt(done, &data.pieces(done, len), bounce.piece(len), false)?;
+            check_guest_memory()?;
             io.record.watch.lap(inline.stage());
             // Inside the extent, so it cannot overflow.
             let transfer = Transfer { direction: Direction::Write, offset: extent.offset + done, len };
@@ -65,6 +66,8 @@ impl Engine {
                 let past_caches = inline.is_encrypted() && !disk.image().is_in_memory();
                 io.worker.unfenced.set(io.worker.unfenced.get() | past_caches);
                 inline.encrypt(0, &whole(data, len)?, bytes, past_caches)?;
+                // The image holds it already, but nobody is told so.
+                check_guest_memory()?;
                 disk.image().in_place_is_sound()
             }
             None if inline.is_encrypted() => return Ok(false),

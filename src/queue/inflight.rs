@@ -8,8 +8,8 @@
 //! are made. A process that is killed has made its stores up to some point, in the order of the program, so what counts
 //! is that the compiler keeps the order; Release does that.
 //!
-//! Nothing in a region is believed. It is mapped memory of somebody else's file: that file must not get shorter, or
-//! this process is killed by SIGBUS, as with the guest's memory. The ones made here are sealed against it.
+//! Nothing in a region is believed. It is mapped memory of somebody else's file. When that gets shorter the region is lost
+//! ([`QueueLog::is_lost`]), and its queues go on without. The ones made here are sealed against it.
 
 use std::fs::File;
 use std::io;
@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory};
+
+use crate::sigbus::{Holds, Watch};
 
 /// `QueueRegionSplit::version` of a region in use; 0 in a fresh one.
 const VERSION: u16 = 1;
@@ -56,6 +58,8 @@ pub enum RegionError {
 
 /// The region of a device: a part for each queue.
 pub struct InflightRegion {
+    // Before the mapping, which it must not outlive.
+    watch: Watch,
     mapping: MmapRegion,
     queues: u16,
     queue_size: u16,
@@ -98,7 +102,8 @@ impl InflightRegion {
         let needed = usize::try_from(region_bytes(queues, queue_size)).map_err(|_| RegionError::TooSmall)?;
         let mapping = MmapRegion::from_file(FileOffset::new(file, offset), needed)
             .map_err(|error| RegionError::Map(error.to_string()))?;
-        Ok(Arc::new(Self { mapping, queues, queue_size }))
+        let watch = Watch::new(&mapping, Holds::Other)?;
+        Ok(Arc::new(Self { watch, mapping, queues, queue_size }))
     }
 
     /// A queue's part, when it has one.
@@ -239,6 +244,11 @@ impl QueueLog {
             self.set_field(USED_IDX, used);
         }
         Ok(())
+    }
+
+    /// Whether a part of the region is not there: what was read from it or written to it counts for nothing.
+    pub fn is_lost(&self) -> bool {
+        !self.region.watch.is_sound()
     }
 
     /// A chain has been taken from the available ring. Before it is served.

@@ -9,6 +9,8 @@
 //! - stopping a queue returns only when everything taken from it has been returned.
 //!
 //! A worker looks at guest memory only in a [`Turn`], and a turn lasts until all that was taken in it has been returned.
+//! When a part of that memory turns out not to be there ([`sigbus`](crate::sigbus)), nothing that is in a ring is believed any
+//! more: all queues are retired, and the session ends.
 //!
 //! With a [`QueueLog`] the queue goes on where a backend that was killed has left it: what that had taken and not returned
 //! is given out first.
@@ -28,6 +30,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
 use crate::ratelimit::RateLimit;
+use crate::sigbus;
 pub use chain::{Chain, ChainError};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
@@ -173,7 +176,7 @@ impl Vring {
             && queue.try_set_avail_ring_address(addresses.avail_ring).is_ok()
             && queue.try_set_used_ring_address(addresses.used_ring).is_ok();
         match queue.used_idx(memory, std::sync::atomic::Ordering::Acquire) {
-            Ok(used) if set => {
+            Ok(used) if set && sigbus::guest_memory_is_sound() => {
                 queue.set_next_used(used.0);
                 true
             }
@@ -356,8 +359,12 @@ impl Turn<'_> {
             warn(format_args!("queue {} waits: the frontend has taken away the memory of its ring", self.vring.index));
             return;
         }
+        state.check_log(self.vring.index);
         let popped = state.pop(memory, most.min(BATCH), chains);
-        if let Err(reason) = popped {
+        if !sigbus::guest_memory_is_sound() {
+            // Whatever it looked like. The session ends, and says why.
+            state.set_retired("a part of the guest's memory is not there");
+        } else if let Err(reason) = popped {
             // What was taken before is still served and returned.
             state.retire(self.vring.index, reason);
         }
@@ -384,7 +391,8 @@ impl Turn<'_> {
             state.retire(self.vring.index, "the ring cannot be accessed");
             false
         });
-        more || !state.resubmit.is_empty()
+        // If memory is missing, the next look says so.
+        more || !state.resubmit.is_empty() || !sigbus::guest_memory_is_sound()
     }
 
     /// Returns chains to the driver and interrupts it when it wants that.
@@ -403,7 +411,10 @@ impl Turn<'_> {
             }
             if let Some(log) = &state.log {
                 crash_point();
-                log.returned(completion.head, state.queue.next_used());
+                if sigbus::guest_memory_is_sound() {
+                    log.returned(completion.head, state.queue.next_used());
+                }
+                // Else nobody knows where that went. The next backend looks at the used ring, as after a crash here.
             }
         }
         if !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true) {
@@ -483,6 +494,17 @@ impl State {
         Chain::walk(memory, descriptors, self.queue.max_size())
     }
 
+    /// Goes on without in-flight tracking when its region is gone.
+    fn check_log(&mut self, index: usize) {
+        if self.log.as_ref().is_some_and(QueueLog::is_lost) {
+            self.log = None;
+            warn(format_args!(
+                "queue {index} goes on without in-flight tracking: the file of the in-flight region has been cut off; if this \
+                 program is killed now, requests in flight are lost"
+            ));
+        }
+    }
+
     fn retire(&mut self, index: usize, reason: &'static str) {
         if self.retired.is_none() {
             // A guest can break a ring, reset the device and do it again.
@@ -493,10 +515,14 @@ impl State {
                      such lines left out before)"
                 );
             }
-            self.retired = Some(reason);
-            self.retirement_is_news = true;
-            signal(self.err.as_ref());
+            self.set_retired(reason);
         }
+    }
+
+    fn set_retired(&mut self, reason: &'static str) {
+        self.retired = Some(reason);
+        self.retirement_is_news = true;
+        signal(self.err.as_ref());
     }
 
     fn restart(&mut self) {
@@ -512,7 +538,11 @@ impl State {
         let Some(log) = &mut self.log else { return Ok(()) };
         let used = self.queue.next_used();
         let size = self.queue.size();
-        let heads = match log.recover(size, used)? {
+        let recovery = log.recover(size, used)?;
+        if log.is_lost() {
+            return Err("the file of the in-flight region has been cut off, so nobody knows what is in flight");
+        }
+        let heads = match recovery {
             Recovery::Fresh => return Ok(()),
             Recovery::Resubmit(heads) => heads,
             Recovery::TooSmall => {

@@ -14,6 +14,8 @@ use vm_memory::{
     GuestRegionMmap,
 };
 
+use crate::sigbus::{Holds, Watch};
+
 /// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
 pub const MOST_REGIONS: usize = 509;
 
@@ -23,6 +25,7 @@ pub const MOST_REGIONS: usize = 509;
 /// stretches before ([`Vring::pause`](crate::queue::Vring::pause)). Regions may be added at any time: a view finds them
 /// when it is asked for what is newest.
 pub struct SharedMemory {
+    // Before the regions themselves: their watches must not outlive them.
     regions: Vec<Region>,
     current: GuestMemoryAtomic<GuestMemoryMmap>,
 }
@@ -32,6 +35,7 @@ struct Region {
     user_addr: u64,
     size: u64,
     guest_addr: u64,
+    watch: Watch,
 }
 
 /// The guest's memory as a worker sees it in a stretch of work: as it was at the start, and with what was added since.
@@ -77,6 +81,11 @@ impl SharedMemory {
     /// The memory now.
     pub fn snapshot(&self) -> impl std::ops::Deref<Target = GuestMemoryMmap> + use<> {
         self.current.memory()
+    }
+
+    /// Whether all of it has been there so far.
+    pub fn is_sound(&self) -> bool {
+        self.regions.iter().all(|region| region.watch.is_sound())
     }
 
     /// Replaces all regions (SET_MEM_TABLE). No worker may look at the guest's memory meanwhile.
@@ -139,10 +148,25 @@ impl SharedMemory {
 }
 
 fn map(region: &VhostUserMemoryRegion, file: File) -> Result<(GuestRegionMmap, Region)> {
+    // Of a device, such as DAX memory, no size is known.
+    if let Ok(found) = file.metadata()
+        && found.is_file()
+        && region.mmap_offset.checked_add(region.memory_size).is_none_or(|end| end > found.len())
+    {
+        let offset = region.mmap_offset; // not aligned in there
+        return Err(refused(format!(
+            "the memory region of {} begins at byte {} of its file, which has only {} bytes: the frontend must make the \
+             file as large as the memory in it",
+            place(region),
+            offset,
+            found.len()
+        )));
+    }
     let mapped = GuestRegionMmap::new(region.mmap_region(file)?, GuestAddress(region.guest_phys_addr))
         .ok_or_else(|| refused("a memory region wraps around the address space"))?;
+    let watch = Watch::new(&mapped, Holds::GuestMemory).map_err(Error::ReqHandlerError)?;
     let VhostUserMemoryRegion { user_addr, memory_size: size, guest_phys_addr: guest_addr, .. } = *region;
-    Ok((mapped, Region { user_addr, size, guest_addr }))
+    Ok((mapped, Region { user_addr, size, guest_addr, watch }))
 }
 
 /// Names a region in messages.

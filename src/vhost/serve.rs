@@ -25,6 +25,12 @@ pub enum ServeError {
     /// A session could not be set up.
     #[error("cannot start the worker threads: {0}")]
     Session(io::Error),
+    /// Some of the guest's memory is missing.
+    #[error(
+        "the frontend's session has ended, because a part of the guest's memory is not there: its file has been cut off, or \
+         the host has no room or no huge page left for it (QEMU reserves both at its start with prealloc=on)"
+    )]
+    GuestMemory,
     /// The last frontend's session ended with an error, and there will be no other.
     #[error("the frontend's session failed: {0}")]
     Frontend(VhostUserError),
@@ -151,9 +157,10 @@ impl<D: VirtioDevice> Server<D> {
         // An inherited listener may be non-blocking, and pass that on.
         stream.set_nonblocking(false).map_err(ServeError::Accept)?;
         self.stop.set_connection(Some(stream.try_clone().map_err(ServeError::Accept)?));
-        let session =
-            Arc::new(Mutex::new(Session::new(Arc::clone(&self.device), &self.workers).map_err(ServeError::Session)?));
         let connection = stream.try_clone().map_err(ServeError::Accept)?;
+        let for_workers = stream.try_clone().map_err(ServeError::Accept)?;
+        let session = Session::new(Arc::clone(&self.device), &self.workers, for_workers);
+        let session = Arc::new(Mutex::new(session.map_err(ServeError::Session)?));
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let mut ended = Ended::Unused;
         let result = loop {
@@ -187,8 +194,12 @@ impl<D: VirtioDevice> Server<D> {
             }
         };
         self.stop.set_connection(None);
+        let session = session.lock().unwrap_or_else(PoisonError::into_inner);
         // Drained while the connection is open, however the session has ended.
-        session.lock().unwrap_or_else(PoisonError::into_inner).stop_all();
+        session.stop_all();
+        // Whatever it looked like: a worker may have ended the session.
+        let result = if session.memory_is_sound() { result } else { Err(ServeError::GuestMemory) };
+        drop(session);
         drop(messages);
         // Dropping the session ends the workers and resets the device.
         result.map(|()| ended)

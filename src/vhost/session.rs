@@ -37,8 +37,8 @@ impl<D: VirtioDevice> Session<D> {
     ///
     /// # Errors
     /// When threads or file descriptors cannot be had.
-    pub fn new(device: Arc<D>, config: &WorkerConfig) -> io::Result<Self> {
-        let memory = SharedMemory::new();
+    pub fn new(device: Arc<D>, config: &WorkerConfig, connection: UnixStream) -> io::Result<Self> {
+        let (memory, connection) = (SharedMemory::new(), Arc::new(connection));
         let vrings = (0..device.queue_count())
             .map(|index| Vring::new(index, device.queue_size()).map(Arc::new).map_err(io::Error::other))
             .collect::<io::Result<Vec<_>>>()?;
@@ -47,7 +47,8 @@ impl<D: VirtioDevice> Session<D> {
         for (number, vrings) in shares.into_iter().enumerate() {
             let cpu = config.cpus.get(number % config.cpus.len().max(1)).copied();
             let options = WorkerOptions { name: format!("worker {number}"), poll: config.poll, cpu };
-            workers.push(Worker::start(options, Arc::clone(&device), memory.handle(), vrings)?);
+            let (device, connection) = (Arc::clone(&device), Arc::clone(&connection));
+            workers.push(Worker::start(options, device, memory.handle(), vrings, connection)?);
         }
         device.connected();
         let protocol_features = VhostUserProtocolFeatures::empty();
@@ -103,6 +104,11 @@ impl<D: VirtioDevice> Session<D> {
         let (next_avail, kick) = vring.stop();
         self.unwatch(vring, kick.as_ref());
         next_avail
+    }
+
+    /// Whether all of the guest's memory has been there so far.
+    pub fn memory_is_sound(&self) -> bool {
+        self.memory.is_sound()
     }
 
     /// Stops all queues: returns when everything that was taken from them has been returned.

@@ -5,7 +5,9 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,7 +21,7 @@ use super::poller::{self, Poller};
 use super::polling::Polling;
 use super::{VirtioDevice, WorkerPart};
 use crate::queue::{Vring, drain_event, signal};
-use crate::threads;
+use crate::{sigbus, threads};
 
 /// A running worker.
 pub struct Worker {
@@ -33,6 +35,8 @@ struct Shared {
     wake: File,
     stop: AtomicBool,
     vrings: Vec<Arc<Vring>>,
+    /// The frontend's.
+    connection: Arc<UnixStream>,
 }
 
 /// `epoll` data of the wake-up eventfd; queue numbers are below.
@@ -54,7 +58,7 @@ pub struct WorkerOptions {
 }
 
 impl Worker {
-    /// Starts a thread for `vrings`.
+    /// Starts a thread for `vrings`. It ends the reading side of the connection when the session cannot go on.
     ///
     /// # Errors
     /// When an eventfd, an epoll or a thread cannot be had.
@@ -63,12 +67,14 @@ impl Worker {
         device: Arc<D>,
         memory: GuestMemoryAtomic<GuestMemoryMmap>,
         vrings: Vec<Arc<Vring>>,
+        connection: Arc<UnixStream>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into(),
             stop: AtomicBool::new(false),
             vrings,
+            connection,
         });
         let part = device.worker()?;
         epoll::add(&shared.epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
@@ -173,6 +179,10 @@ impl Shared {
         let mut poller = Poller::new(device, part, &view, &self.vrings, turns, serve);
         loop {
             let found = poller.poll() || polling.poll(|| poller.poll());
+            if !sigbus::guest_memory_is_sound() {
+                // The queues stop by themselves; the frontend's thread finds out why. It may have closed it already.
+                let _ = self.connection.shutdown(Shutdown::Read);
+            }
             if poller.is_over() {
                 return true;
             }

@@ -449,3 +449,36 @@ fn a_queue_with_a_bad_region_is_reported_once() {
         }
     }
 }
+
+/// A region whose file is cut off: a queue that runs goes on without it, one that is started does not, because nobody knows
+/// what was in flight.
+#[test]
+fn a_region_that_is_cut_off() {
+    let mut world = World::new(0);
+    let file = File::from(memfd_create("unsealed", MemfdFlags::CLOEXEC).expect("memfd"));
+    let bytes = region_bytes(1, SIZE);
+    file.set_len(bytes).expect("size");
+    let map = || InflightRegion::map(file.try_clone().expect("file"), 0, bytes, 1, SIZE).expect("region");
+    world.region = map();
+    let vring = world.backend();
+    for cut in [bytes, 0, 0] {
+        file.set_len(cut).expect("cut off");
+        world.send();
+        let turn = vring.begin().expect("the queue runs");
+        let mut chains = Vec::new();
+        turn.take(&world.memory, 32, &mut chains);
+        let [TakenChain { head, .. }] = chains[..] else { panic!("one was sent: {chains:?}") };
+        let written = (world.sent[&head] % 1000) as u32;
+        turn.give_back(&world.memory, &[Completion { head, written }]);
+        drop((turn, chains));
+        world.reap();
+    }
+    assert!(!world.region.watch.is_sound());
+    file.set_len(bytes).expect("size");
+    world.region = map();
+    file.set_len(0).expect("cut off");
+    vring.stop();
+    assert!(vring.set_log(world.region.queue(0)));
+    vring.set_kick(Some(event()));
+    assert!(vring.begin().is_none() && vring.newly_retired());
+}
