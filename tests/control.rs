@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
+use scattered_xts::Engine;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vhost_user_blk_crypto::control::{COMMANDS, Listener, MAX_CLIENTS, MAX_LINE, Server};
-use vhost_user_blk_crypto::crypto::Engine;
 
 struct Setup {
     guest: Guest,

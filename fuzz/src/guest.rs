@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use vhost_user_blk_crypto::crypto::Engine;
+use scattered_xts::Engine;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
 use vhost_user_blk_crypto::queue::{InflightRegion, RingAddresses, Vring, region_bytes};
 use vhost_user_blk_crypto::vhost::{Hand, VirtioDevice, begin};

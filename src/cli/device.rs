@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use vhost_user_blk_crypto::crypto::Engine;
+use scattered_xts::Engine;
 use vhost_user_blk_crypto::device::DeviceConfig;
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};

@@ -9,7 +9,6 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::job::Next;
 use super::{Device, DeviceLane, Failure};
-use crate::crypto::KEY_BYTES;
 use crate::faults::Fate;
 use crate::keyslot::{Evicted, KeyConfig};
 use crate::observe::{Kind, Record, Stage};
@@ -18,6 +17,7 @@ use crate::request::{ControlCommand, Programming, Reply};
 use crate::secret::{COMMAND_STACK, PROGRAM_STACK, with_wiped_stack};
 use crate::vhost::Token;
 use crate::wrapped::{Blob, Wrapping};
+use scattered_xts::KEY_BYTES;
 
 const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 

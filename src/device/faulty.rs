@@ -7,13 +7,13 @@ use std::time::Instant;
 use super::held::{Hold, Let};
 use super::job::{Job, Next, Work};
 use super::{Device, DeviceLane, Failure};
-use crate::crypto::KEY_BYTES;
 use crate::faults::{Fate, Faults, Loss, Op, Short, Subject};
 use crate::keyslot::{Evicted, NoSuchSlot};
 use crate::observe::Record;
 use crate::protocol::{SECTOR_SHIFT, Status};
 use crate::request::{ControlCommand, Extent, Reply, Request};
 use crate::vhost::{Progress, Token};
+use scattered_xts::KEY_BYTES;
 
 impl Device {
     /// The faults of the device, which can be changed at any time.

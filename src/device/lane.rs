@@ -15,12 +15,11 @@ use rustix::time::{
 };
 
 use super::held::{Held, Hold, Let};
-use crate::crypto;
 use crate::disk::{self, Disk};
 use crate::keyslot::RecentKeys;
 use crate::observe;
-use crate::soon::Soon;
 use crate::vhost::{Lane, Token};
+use scattered_xts::Soon;
 
 /// What a request waits for.
 pub enum Answer {
@@ -92,7 +91,7 @@ impl Lane for DeviceLane {
     fn let_go(&mut self) {
         self.keys.release();
         if std::mem::take(&mut self.unsettled) {
-            crypto::settle();
+            scattered_xts::settle();
         }
     }
 

@@ -3,7 +3,7 @@
 //! The device: the order of the stages, and the one place where errors become statuses.
 //!
 //! queue -> **parse** ([`request`](crate::request)) -> **key** ([`keyslot`](crate::keyslot)) -> **crypto**
-//! ([`crypto`](crate::crypto)) -> **disk** ([`disk`](crate::disk)) -> reply -> queue. A request that waits for the disk is
+//! ([`scattered_xts`]) -> **disk** ([`disk`](crate::disk)) -> reply -> queue. A request that waits for the disk is
 //! a [`Job`] meanwhile.
 
 mod accept;
@@ -23,7 +23,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::crypto::Engine;
 use crate::disk::{self, Disk, ZeroMode};
 use crate::faults::{Fate, Faults, KeepError};
 use crate::keyslot::KeyslotTable;
@@ -34,6 +33,7 @@ use crate::ratelimit::RateLimit;
 use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request};
 use crate::vhost::{Notifier, Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
+use scattered_xts::Engine;
 
 pub use accept::Accepted;
 pub use held::Let;

@@ -10,15 +10,15 @@ use std::time::Instant;
 
 use super::job::{Next, Work};
 use super::{Device, DeviceLane, Failure};
-use crate::crypto::Dun;
 use crate::disk::{self, Answer, Direction, Transfer};
 use crate::faults::{BrokenEngine, Fate};
 use crate::keyslot::KeyHandle;
 use crate::observe::{CryptoUse, Record, Stage};
 use crate::queue::Segments;
 use crate::request::{CryptoTag, Extent, Reply};
-use crate::soon::Soon;
 use crate::vhost::Token;
+use scattered_xts::Dun;
+use scattered_xts::Soon;
 use vm_memory::VolatileSlice;
 
 /// The key and the DUN of a request, checked against its length.

@@ -13,7 +13,7 @@ use vm_memory::VolatileSlice;
 
 use super::mapping::Mapping;
 use super::vectored;
-use crate::soon::Soon;
+use scattered_xts::Soon;
 
 /// A raw image: a regular file, a block device or memory. Made by [`OpenOptions`](super::OpenOptions).
 ///

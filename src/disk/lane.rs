@@ -20,7 +20,7 @@ use super::buffer::{Buffer, Pool};
 use super::helpers::{Action, Mailbox, Task};
 use super::uring::Ring;
 use super::{Disk, Image};
-use crate::soon::Soon;
+use scattered_xts::Soon;
 
 /// How data is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

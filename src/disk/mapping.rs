@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::settled::Settled;
-use crate::soon::{self, Soon};
+use scattered_xts::{Soon, prefetch};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -127,7 +127,7 @@ impl Mapping {
     /// plain data nor for any engine.
     pub fn will_write(&self, offset: u64, len: u64) {
         if let Some(start) = self.to_write(offset, at_most(len, 1)) {
-            soon::look_up(&start);
+            prefetch::look_up(&start);
         }
     }
 

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::fate::{Breakage, WhichKey};
 use super::kept::Kept;
 use super::{Fate, Faults};
-use crate::crypto::{Dun, XtsKey};
 use crate::keyslot::KeyHandle;
+use scattered_xts::{Dun, XtsKey};
 
 /// A broken engine, for one request.
 pub struct BrokenEngine {
@@ -168,9 +168,9 @@ fn scatter(mut data: &[u8], to: &[VolatileSlice<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::Engine;
     use crate::keyslot::{KeyConfig, KeyslotTable};
     use openssl::symm::{Cipher, Crypter, Mode};
+    use scattered_xts::Engine;
 
     /// A request may be encrypted in steps that are no multiples of the wrong data unit size.
     #[test]

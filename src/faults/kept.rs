@@ -7,8 +7,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::crypto::{Engine, KEY_BYTES, XtsKey};
 use crate::secret::SecretBox;
+use scattered_xts::{Engine, KEY_BYTES, XtsKey};
 
 /// The memory for a key cannot be had or not be locked.
 #[derive(Debug, thiserror::Error)]

@@ -74,7 +74,7 @@ fn expected(generation: u64) -> [u8; 16] {
     KNOWN.with_borrow_mut(|known| {
         *known.entry(generation).or_insert_with(|| {
             let mut block = [0; 16];
-            let key = crate::crypto::XtsKey::new(Engine::Portable, &[generation as u8; KEY_BYTES]);
+            let key = scattered_xts::XtsKey::new(Engine::Portable, &[generation as u8; KEY_BYTES]);
             key.encrypt(Dun::new([0; 4]), 4, &mut block);
             block
         })

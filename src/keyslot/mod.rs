@@ -9,8 +9,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::crypto::{Dun, Engine, KEY_BYTES};
 pub use recent::RecentKeys;
+use scattered_xts::{Dun, Engine, KEY_BYTES};
 pub use slot::{Evicted, KeyHandle, ProgrammedKey};
 
 /// What a key is programmed for; fixed until the slot is programmed again.

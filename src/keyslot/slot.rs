@@ -23,8 +23,8 @@ use std::sync::{
 };
 
 use super::KeyConfig;
-use crate::crypto::{Engine, KEY_BYTES, XtsKey};
 use crate::secret::SecretBox;
+use scattered_xts::{Engine, KEY_BYTES, XtsKey};
 
 /// What a programmed slot holds.
 pub struct ProgrammedKey {

@@ -18,7 +18,7 @@ fn fingerprint(key: &ProgrammedKey) -> [u8; 16] {
 
 fn expected(byte: u8) -> [u8; 16] {
     fingerprint(&ProgrammedKey {
-        xts: crate::crypto::XtsKey::new(Engine::detect(), &[byte; KEY_BYTES]),
+        xts: scattered_xts::XtsKey::new(Engine::detect(), &[byte; KEY_BYTES]),
         config: CONFIG,
     })
 }

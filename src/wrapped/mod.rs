@@ -14,9 +14,9 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::crypto::KEY_BYTES;
 use crate::secret::SecretBox;
 use blob::Form;
+use scattered_xts::KEY_BYTES;
 
 pub use file::WrappingKeyError;
 

@@ -17,10 +17,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use scattered_xts::Engine;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vhost_user_blk_crypto::crypto::Engine;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::protocol::feature;

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use anyhow::{Context, Result};
-use vhost_user_blk_crypto::crypto::{Dun, Engine, XtsKey};
+use scattered_xts::{Dun, Engine, XtsKey};
 
 use crate::Args;
 use crate::clock::{Measured, Window};

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
+use scattered_xts::{Dun, Engine, KEY_BYTES, XtsKey};
 use vhost_user_blk_crypto::secret::{COMMAND_STACK, SecretBox, with_wiped_stack};
 
 /// An expanded key in locked memory.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The engine: a key, a data unit number, a data unit size and bytes. No sectors, no descriptors, no slots.
+//! AES-256-XTS from scattered memory to scattered memory.
 //!
 //! | module | what | unsafe |
 //! |---|---|---|
-//! | [`engine`] | the implementations and which of them this CPU has | |
-//! | [`xts`] | the key, and the calls that the device makes | |
+//! | `implementation` | the implementations and which of them this CPU has | |
+//! | `key` | the key, and the calls that users make | |
 //! | `pieces` | from scattered memory to scattered memory, as runs of blocks that are contiguous on both sides | |
 //! | `tweak` | the tweaks of the data units of a request, some at a time | |
 //! | `native` | a schedule and its kernel: checks lengths and calls | the calls |
@@ -15,18 +15,20 @@
 #[cfg(all(target_arch = "aarch64", not(miri)))]
 mod arm;
 mod dun;
-pub mod engine;
+mod implementation;
+mod key;
 mod native;
 mod pieces;
 mod portable;
+pub mod prefetch;
 mod tweak;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod x86;
-pub mod xts;
 
 pub use dun::Dun;
-pub use engine::Engine;
-pub use xts::{KEY_BYTES, XtsKey};
+pub use implementation::{Engine, UnknownEngine};
+pub use key::{KEY_BYTES, XtsKey};
+pub use prefetch::Soon;
 
 /// Lets other CPUs see what [`XtsKey::encrypt_past_caches`] has stored before they see anything that is stored after this.
 #[inline]

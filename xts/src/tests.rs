@@ -8,9 +8,9 @@ use std::ops::Range;
 use proptest::prelude::*;
 use vm_memory::VolatileSlice;
 
-use super::pieces::{Cipher, Direction, Hints, run};
-use super::tweak::StartTweaks;
 use super::*;
+use crate::pieces::{Cipher, Direction, Hints, run};
+use crate::tweak::StartTweaks;
 
 fn cases() -> ProptestConfig {
     // Miri is a thousand times slower.

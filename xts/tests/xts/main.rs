@@ -7,11 +7,12 @@
 
 mod pieces;
 mod reference;
+mod search;
 mod stack;
 mod whole;
 
 use libtest_mimic::{Arguments, Trial};
-use vhost_user_blk_crypto::crypto::Engine;
+use scattered_xts::Engine;
 
 /// The name of a test and what it does.
 type Test = (&'static str, fn(Engine));
@@ -20,7 +21,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Whoever asks for ignored tests (xtask does) cannot mean those that this CPU cannot run.
     (arguments.include_ignored, arguments.ignored) = (false, false);
-    let tests: [Test; 10] = [
+    let tests: [Test; 9] = [
         ("published_vectors", whole::published_vectors),
         ("every_data_unit_size_and_length", whole::every_data_unit_size_and_length),
         ("data_unit_numbers_carry", whole::data_unit_numbers_carry),
@@ -30,7 +31,6 @@ fn main() {
         ("in_place", pieces::in_place),
         ("sides_of_unequal_length", pieces::sides_of_unequal_length),
         ("no_key_stays_on_the_stack", stack::no_key_stays_on_the_stack),
-        ("no_key_stays_on_the_stack_of_a_command", stack::no_key_stays_on_the_stack_of_a_command),
     ];
     let mut trials = Vec::new();
     for engine in Engine::ALL {
@@ -42,7 +42,7 @@ fn main() {
         }
         for (name, test) in tests {
             // The same test in a debug build would test the compiler's laziness; xtask runs it with --release.
-            if name.starts_with("no_key_stays_on_the_stack") && (cfg!(debug_assertions) || engine == Engine::Portable) {
+            if name == "no_key_stays_on_the_stack" && (cfg!(debug_assertions) || engine == Engine::Portable) {
                 continue;
             }
             let run = move || {

@@ -4,8 +4,8 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use vhost_user_blk_crypto::crypto::{Engine, XtsKey};
-use vhost_user_blk_crypto::soon::Soon;
+use scattered_xts::Soon;
+use scattered_xts::{Engine, XtsKey};
 use vm_memory::VolatileSlice;
 
 use crate::reference::{dun, expand, key, noise, openssl};

@@ -6,11 +6,11 @@
 
 use vm_memory::VolatileSlice;
 
-use super::native::Native;
-use super::pieces::{Direction, Hints, run};
-use super::portable::Portable;
-use super::{Dun, Engine};
-use crate::soon::Soon;
+use crate::native::Native;
+use crate::pieces::{Direction, Hints, run};
+use crate::portable::Portable;
+use crate::prefetch::Soon;
+use crate::{Dun, Engine};
 
 /// Bytes of an AES-256-XTS key: one AES-256 key for the data, then one for the tweak.
 pub const KEY_BYTES: usize = 64;
@@ -72,8 +72,8 @@ impl XtsKey {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn is_blank(&self) -> bool {
+    /// Whether it is as [`XtsKey::blank`] makes it: a test can see that a key was wiped.
+    pub fn is_blank(&self) -> bool {
         match &self.expanded {
             Expanded::Native(native) => native.is_blank(),
             Expanded::Portable(_) => {
@@ -111,7 +111,7 @@ impl XtsKey {
 
     /// As [`XtsKey::encrypt_between`], to memory that nobody is going to look at soon: engines that can do it store past the
     /// caches, so that the CPU need not read what is there before. Other CPUs may see it later than what is stored after
-    /// it, unless [`settle`](super::settle) is called in between.
+    /// it, unless [`settle`](crate::settle) is called in between.
     pub fn encrypt_past_caches(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
         let hints = Hints { past_caches: true, ..Hints::default() };
         self.between(Direction::Encrypt, dun, unit_bits, from, to, hints);

@@ -8,9 +8,9 @@
 use vm_memory::VolatileSlice;
 use zeroize::Zeroize;
 
-use super::tweak::{StartTweaks, UnitTweaks, advance};
-use super::xts::BLOCK_BYTES;
-use crate::soon::Soon;
+use crate::key::BLOCK_BYTES;
+use crate::prefetch::Soon;
+use crate::tweak::{StartTweaks, UnitTweaks, advance};
 
 /// Which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ mod expand;
 pub(super) mod vaes256;
 pub(super) mod vaes512;
 
-/// See [`settle`](super::settle).
+/// See [`settle`](crate::settle).
 #[inline]
 pub(super) fn settle() {
     // SAFETY: every x86-64 CPU has the instruction.

@@ -7,10 +7,10 @@ use std::arch::x86_64::*;
 
 use super::expand::expand;
 use super::opaque;
-use crate::crypto::native::{Kernel, RoundKeys, Schedule};
-use crate::crypto::pieces::Hints;
-use crate::crypto::tweak::StartTweaks;
-use crate::crypto::xts::BLOCK_BYTES;
+use crate::key::BLOCK_BYTES;
+use crate::native::{Kernel, RoundKeys, Schedule};
+use crate::pieces::Hints;
+use crate::tweak::StartTweaks;
 
 static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
 

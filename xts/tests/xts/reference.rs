@@ -3,7 +3,7 @@
 //! OpenSSL's AES-256-XTS, and data to try it on.
 
 use openssl::symm::{Cipher, Crypter, Mode};
-use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
+use scattered_xts::{Dun, Engine, KEY_BYTES, XtsKey};
 
 /// One data unit at a time, the tweak made here.
 pub fn openssl(encrypt: bool, key: &[u8], mut dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {

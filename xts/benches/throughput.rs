@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `cargo bench --bench engine`: AES-256-XTS and programming a key, beside OpenSSL in the same run.
+//! `cargo bench -p scattered-xts`: AES-256-XTS beside OpenSSL in the same run, and the expansion of a key.
 //!
 //! All that is in one table takes turns, so that a drift of the machine favours nobody; medians of the rounds are
 //! printed. Look at the ratios: absolute figures of a shared machine mean little. `-- --full` prints every combination.
@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use openssl::cipher::Cipher;
 use openssl::cipher_ctx::CipherCtx;
-use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
-use vhost_user_blk_crypto::keyslot::{KeyConfig, KeyslotTable};
-use vhost_user_blk_crypto::secret::{PROGRAM_STACK, with_wiped_stack};
+use scattered_xts::{Dun, Engine, KEY_BYTES, XtsKey};
 use vm_memory::VolatileSlice;
 
 const ROUNDS: usize = 15;
@@ -252,31 +250,14 @@ fn main() {
             line(&format!("  {}", layout.name()), &engines, Case { layout, ..base });
         }
     }
-    keyslots(&engines);
+    expansion(&engines);
 }
 
-fn keyslots(engines: &[Engine]) {
+fn expansion(engines: &[Engine]) {
     let key: [u8; KEY_BYTES] = std::array::from_fn(|i| i as u8);
-    let config = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
-    println!("\nns             expand  program  program, wiped stack  acquire and release");
+    println!("\nexpansion of a key, ns");
     for &engine in engines {
-        let table = KeyslotTable::new(32, engine).expect("locked memory");
-        let mut slots = (0..32).cycle();
-        let slots = std::cell::RefCell::new(&mut slots);
-        let program = || {
-            let slot = slots.borrow_mut().next().unwrap_or(0);
-            table.program(slot, black_box(&key), config).map(drop).expect("slot");
-        };
-        program();
-        table.program(3, &key, config).expect("slot");
-        let nanoseconds = rates(&mut [
-            Box::new(|| drop(black_box(XtsKey::new(engine, black_box(&key))))),
-            Box::new(program),
-            Box::new(|| with_wiped_stack::<PROGRAM_STACK, _>(program)),
-            Box::new(|| drop(black_box(table.acquire(3)))),
-        ]);
-        let [expand, program, wiped, acquire] =
-            nanoseconds.try_into().map(|r: [f64; 4]| r.map(|r| 1e9 / r)).unwrap_or_default();
-        println!("{:<14}{expand:>7.0}{program:>9.0}{wiped:>22.0}{acquire:>21.0}", engine.name());
+        let rate = rates(&mut [Box::new(|| drop(black_box(XtsKey::new(engine, black_box(&key)))))])[0];
+        println!("{:<14}{:>7.0}", engine.name(), 1e9 / rate);
     }
 }

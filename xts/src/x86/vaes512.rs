@@ -13,11 +13,11 @@ use zeroize::Zeroize;
 
 use super::expand::expand;
 use super::opaque;
-use crate::crypto::native::{Kernel, RoundKeys, Schedule};
-use crate::crypto::pieces::Hints;
-use crate::crypto::tweak::StartTweaks;
-use crate::crypto::xts::BLOCK_BYTES;
-use crate::soon::Soon;
+use crate::key::BLOCK_BYTES;
+use crate::native::{Kernel, RoundKeys, Schedule};
+use crate::pieces::Hints;
+use crate::prefetch::Soon;
+use crate::tweak::StartTweaks;
 
 /// Registers of a group.
 const GROUP: usize = 8;

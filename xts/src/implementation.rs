@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::native::Kernel;
+use crate::native::Kernel;
 
 /// An implementation of AES-256-XTS. All of them take the same time for every key and every data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,13 +56,13 @@ impl Engine {
     pub(super) fn kernel(self) -> Option<&'static Kernel> {
         match self {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Self::Vaes512 => super::x86::vaes512::kernel(),
+            Self::Vaes512 => crate::x86::vaes512::kernel(),
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Self::Vaes256 => super::x86::vaes256::kernel(),
+            Self::Vaes256 => crate::x86::vaes256::kernel(),
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Self::AesNi => super::x86::aesni::kernel(),
+            Self::AesNi => crate::x86::aesni::kernel(),
             #[cfg(all(target_arch = "aarch64", not(miri)))]
-            Self::Armv8 => super::arm::armv8::kernel(),
+            Self::Armv8 => crate::arm::armv8::kernel(),
             _ => None,
         }
     }
@@ -74,6 +74,7 @@ impl fmt::Display for Engine {
     }
 }
 
+#[cfg(feature = "serde")]
 impl serde::Serialize for Engine {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())

@@ -3,7 +3,7 @@
 //! Contiguous data, in place.
 
 use proptest::prelude::*;
-use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES};
+use scattered_xts::{Dun, Engine, KEY_BYTES};
 
 use crate::reference::{dun, expand, key, noise, openssl};
 
