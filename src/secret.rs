@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn no_key_stays_on_the_stack() {
         use crate::keyslot::{KeyConfig, KeyslotTable};
-        let table = KeyslotTable::new(1, scattered_xts::Engine::detect()).expect("keyslot");
+        let table = KeyslotTable::new(1, scattered_xts::Implementation::detect()).expect("keyslot");
         let config = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
         // On the heap, and nowhere else.
         let mut key = Box::new([0; 64]);

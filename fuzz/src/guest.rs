@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use scattered_xts::Engine;
+use scattered_xts::Implementation;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig, Timing};
 use vhost_user_blk_crypto::queue::{InflightRegion, RingAddresses, Vring, region_bytes};
 use vhost_user_blk_crypto::vhost::{Hand, VirtioDevice, begin};
@@ -115,7 +115,7 @@ impl Guest {
     fn new(kind: DiskKind) -> Self {
         let config = DeviceConfig {
             keyslots: KEYSLOTS,
-            crypto_engine: Engine::detect(),
+            crypto_engine: Implementation::detect(),
             raw_keys: true,
             data_unit_mask: DATA_UNITS,
             max_dun_bytes: MAX_DUN_BYTES,

@@ -19,7 +19,7 @@ use crate::disk::{self, Disk};
 use crate::keyslot::RecentKeys;
 use crate::observe;
 use crate::vhost::{Lane, Token};
-use scattered_xts::Soon;
+use scattered_xts::Prefetch;
 
 /// What a request waits for.
 pub enum Answer {
@@ -42,13 +42,13 @@ pub struct DeviceLane {
     /// Ciphertext has been stored past the caches, and other CPUs may not see it yet.
     pub(super) unsettled: bool,
     /// Bytes of the image that a request which was announced needs.
-    pub(super) soon: Soon,
+    pub(super) soon: Prefetch,
     from_disk: Vec<(Token, disk::Answer)>,
 }
 
 impl DeviceLane {
     pub(super) fn new(disk: &Arc<Disk>, observe: observe::Lane) -> io::Result<Self> {
-        let (disk, later, soon, from_disk) = (disk.lane()?, Later::new()?, Soon::default(), Vec::new());
+        let (disk, later, soon, from_disk) = (disk.lane()?, Later::new()?, Prefetch::default(), Vec::new());
         let (held, keys) = (Held::default(), RecentKeys::default());
         Ok(Self { disk, later, held, observe, keys, unsettled: false, soon, from_disk })
     }
@@ -91,7 +91,7 @@ impl Lane for DeviceLane {
     fn let_go(&mut self) {
         self.keys.release();
         if std::mem::take(&mut self.unsettled) {
-            scattered_xts::settle();
+            scattered_xts::store_fence();
         }
     }
 

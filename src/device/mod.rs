@@ -33,7 +33,7 @@ use crate::ratelimit::RateLimit;
 use crate::request::{CryptoAccess, Limits, QueueRole, Refusal, Reply, Request};
 use crate::vhost::{Notifier, Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
-use scattered_xts::Engine;
+use scattered_xts::Implementation;
 
 pub use accept::Accepted;
 pub use held::Let;
@@ -50,7 +50,7 @@ pub struct DeviceConfig {
     /// Number of keyslots.
     pub keyslots: u16,
     /// What encrypts and decrypts.
-    pub crypto_engine: Engine,
+    pub crypto_engine: Implementation,
     /// Raw keys can be programmed.
     pub raw_keys: bool,
     /// Bit i: data units of 2^i bytes.

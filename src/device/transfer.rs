@@ -18,7 +18,7 @@ use crate::queue::Segments;
 use crate::request::{CryptoTag, Extent, Reply};
 use crate::vhost::Token;
 use scattered_xts::Dun;
-use scattered_xts::Soon;
+use scattered_xts::Prefetch;
 use vm_memory::VolatileSlice;
 
 /// The key and the DUN of a request, checked against its length.
@@ -55,14 +55,14 @@ impl Inline {
         offset: u64,
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
-        soon: Soon,
+        soon: Prefetch,
     ) -> Result<(), Failure> {
         let key = self.key.key();
         if let Some(broken) = &self.broken {
             broken.decrypt(&self.key, self.first, offset, from, to);
             return Ok(());
         }
-        key.xts.decrypt_meanwhile(self.dun_at(offset)?, key.config.data_unit_bits, from, to, soon);
+        key.xts.decrypt_prefetching(self.dun_at(offset)?, key.config.data_unit_bits, from, to, soon);
         Ok(())
     }
 
@@ -81,9 +81,9 @@ impl Inline {
         }
         let (dun, unit_bits) = (self.dun_at(offset)?, key.config.data_unit_bits);
         if past_caches {
-            key.xts.encrypt_past_caches(dun, unit_bits, from, to);
+            key.xts.encrypt_nontemporal(dun, unit_bits, from, to);
         } else {
-            key.xts.encrypt_between(dun, unit_bits, from, to);
+            key.xts.encrypt(dun, unit_bits, from, to);
         }
         Ok(())
     }
@@ -362,7 +362,7 @@ fn read_arrived(
         let piece = buffer.piece(len);
         reply.fill(moving.done, len, |room| {
             match &moving.inline {
-                Some(inline) => inline.decrypt(moving.done, &[piece], room, Soon::default())?,
+                Some(inline) => inline.decrypt(moving.done, &[piece], room, Prefetch::default())?,
                 None => copy(&[piece], room),
             }
             Ok(true)

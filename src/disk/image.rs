@@ -13,7 +13,7 @@ use vm_memory::VolatileSlice;
 
 use super::mapping::Mapping;
 use super::vectored;
-use scattered_xts::Soon;
+use scattered_xts::Prefetch;
 
 /// A raw image: a regular file, a block device or memory. Made by [`OpenOptions`](super::OpenOptions).
 ///
@@ -117,7 +117,7 @@ impl Image {
     }
 
     /// The first bytes of what will be read in place, to be fetched.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
         self.mapping.as_ref()?.will_read(offset, len)
     }
 

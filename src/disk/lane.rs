@@ -20,7 +20,7 @@ use super::buffer::{Buffer, Pool};
 use super::helpers::{Action, Mailbox, Task};
 use super::uring::Ring;
 use super::{Disk, Image};
-use scattered_xts::Soon;
+use scattered_xts::Prefetch;
 
 /// How data is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +169,7 @@ impl Lane {
     }
 
     /// Bytes are going to be read: where that is done in place, the first of them, to be fetched into the CPU's caches.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
         if self.disk.aio == Aio::Sync { self.image().will_read(offset, len) } else { None }
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use shuttle::thread;
 
 use super::slot::{KeyHandle, Slot};
-use super::{Dun, Engine, Evicted, KEY_BYTES, KeyConfig, KeyslotTable, RecentKeys};
+use super::{Dun, Evicted, Implementation, KEY_BYTES, KeyConfig, KeyslotTable, RecentKeys};
 
 const CONFIG: KeyConfig = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
 
@@ -23,7 +23,10 @@ struct Watched {
 
 impl Watched {
     fn new() -> Arc<Self> {
-        Arc::new(Self { slot: Arc::new(Slot::new(Engine::Portable).expect("memory")), holders: Default::default() })
+        Arc::new(Self {
+            slot: Arc::new(Slot::new(Implementation::Portable).expect("memory")),
+            holders: Default::default(),
+        })
     }
 
     fn holders(&self, generation: u64) -> &AtomicU32 {
@@ -63,7 +66,7 @@ impl Watched {
 
 fn fingerprint(handle: &KeyHandle) -> [u8; 16] {
     let mut block = [0; 16];
-    handle.key().xts.encrypt(Dun::new([0; 4]), 4, &mut block);
+    handle.key().xts.encrypt_in_place(Dun::new([0; 4]), 4, &mut block);
     block
 }
 
@@ -74,8 +77,8 @@ fn expected(generation: u64) -> [u8; 16] {
     KNOWN.with_borrow_mut(|known| {
         *known.entry(generation).or_insert_with(|| {
             let mut block = [0; 16];
-            let key = scattered_xts::XtsKey::new(Engine::Portable, &[generation as u8; KEY_BYTES]);
-            key.encrypt(Dun::new([0; 4]), 4, &mut block);
+            let key = scattered_xts::XtsKey::new(Implementation::Portable, &[generation as u8; KEY_BYTES]);
+            key.encrypt_in_place(Dun::new([0; 4]), 4, &mut block);
             block
         })
     })
@@ -118,7 +121,7 @@ fn busy() {
 
 /// A worker that keeps its key between requests, beside commands.
 fn kept() {
-    let table = Arc::new(KeyslotTable::new(1, Engine::Portable).expect("memory"));
+    let table = Arc::new(KeyslotTable::new(1, Implementation::Portable).expect("memory"));
     // The slot was evicted for good. No point where a thread may stop.
     let gone = Arc::new(AtomicBool::new(false));
     let worker = thread::spawn({

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use recent::RecentKeys;
-use scattered_xts::{Dun, Engine, KEY_BYTES};
+use scattered_xts::{Dun, Implementation, KEY_BYTES};
 pub use slot::{Evicted, KeyHandle, ProgrammedKey};
 
 /// What a key is programmed for; fixed until the slot is programmed again.
@@ -62,12 +62,12 @@ pub struct KeyslotTable {
 }
 
 impl KeyslotTable {
-    /// `slots` empty keyslots, each in locked memory of its own, for keys that `engine` works with.
+    /// `slots` empty keyslots, each in locked memory of its own, for keys that `implementation` works with.
     ///
     /// # Errors
     /// When the memory cannot be had or not be locked.
-    pub fn new(slots: u16, engine: Engine) -> io::Result<Self> {
-        let slots = (0..slots).map(|_| slot::Slot::new(engine).map(Arc::new)).collect::<io::Result<_>>()?;
+    pub fn new(slots: u16, implementation: Implementation) -> io::Result<Self> {
+        let slots = (0..slots).map(|_| slot::Slot::new(implementation).map(Arc::new)).collect::<io::Result<_>>()?;
         Ok(Self { slots, next_generation: AtomicU64::new(1) })
     }
 

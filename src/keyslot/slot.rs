@@ -24,7 +24,7 @@ use std::sync::{
 
 use super::KeyConfig;
 use crate::secret::SecretBox;
-use scattered_xts::{Engine, KEY_BYTES, XtsKey};
+use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
 
 /// What a programmed slot holds.
 pub struct ProgrammedKey {
@@ -73,9 +73,11 @@ pub enum Evicted {
 
 impl Slot {
     /// An empty slot in locked memory.
-    pub(super) fn new(engine: Engine) -> io::Result<Self> {
-        let blank =
-            || ProgrammedKey { xts: XtsKey::blank(engine), config: KeyConfig { data_unit_bits: 0, dun_bytes: 0 } };
+    pub(super) fn new(implementation: Implementation) -> io::Result<Self> {
+        let blank = || ProgrammedKey {
+            xts: XtsKey::blank(implementation),
+            config: KeyConfig { data_unit_bits: 0, dun_bytes: 0 },
+        };
         let cell = || Cell { users: AtomicU32::new(0), key: UnsafeCell::new(blank()) };
         Ok(Self {
             state: AtomicU64::new(0),

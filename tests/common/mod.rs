@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use scattered_xts::Engine;
+use scattered_xts::Implementation;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -87,7 +87,7 @@ impl Default for Options {
         Self {
             config: DeviceConfig {
                 keyslots: 4,
-                crypto_engine: Engine::detect(),
+                crypto_engine: Implementation::detect(),
                 raw_keys: true,
                 data_unit_mask: 0x1fe00,
                 max_dun_bytes: 16,

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use crate::native::Kernel;
 
-/// An implementation of AES-256-XTS. All of them take the same time for every key and every data.
+/// An implementation of AES-256-XTS. All have the same results, and take the same time for every key and every data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
+pub enum Implementation {
     /// x86-64: four blocks per instruction (VAES and VPCLMULQDQ on AVX-512 registers).
     Vaes512,
     /// x86-64: two blocks per instruction (VAES and VPCLMULQDQ on AVX2 registers).
@@ -22,26 +22,26 @@ pub enum Engine {
     Portable,
 }
 
-impl Engine {
-    /// All engines, the fastest first, whatever this CPU has.
+impl Implementation {
+    /// All implementations, the fastest first, whatever this CPU has.
     pub const ALL: [Self; 5] = [Self::Vaes512, Self::Vaes256, Self::AesNi, Self::Armv8, Self::Portable];
 
-    /// The engines that this CPU can run, the fastest first. The last one is [`Engine::Portable`].
+    /// The implementations that this CPU can run, the fastest first. The last one is [`Implementation::Portable`].
     pub fn available() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|engine| engine.is_available())
+        Self::ALL.into_iter().filter(|implementation| implementation.is_available())
     }
 
-    /// The fastest engine that this CPU can run.
+    /// The fastest implementation that this CPU can run.
     pub fn detect() -> Self {
         Self::available().next().unwrap_or(Self::Portable)
     }
 
-    /// Whether this CPU can run the engine.
+    /// Whether this CPU can run the implementation.
     pub fn is_available(self) -> bool {
         self == Self::Portable || self.kernel().is_some()
     }
 
-    /// The name, as on the command line.
+    /// The name, which [`str::parse`] takes.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Vaes512 => "vaes-512",
@@ -52,7 +52,7 @@ impl Engine {
         }
     }
 
-    /// The engine's kernel, if it has one and this CPU can run it.
+    /// The implementation's kernel, if it has one and this CPU can run it.
     pub(super) fn kernel(self) -> Option<&'static Kernel> {
         match self {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -68,29 +68,29 @@ impl Engine {
     }
 }
 
-impl fmt::Display for Engine {
+impl fmt::Display for Implementation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
 }
 
 #[cfg(feature = "serde")]
-impl serde::Serialize for Engine {
+impl serde::Serialize for Implementation {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
     }
 }
 
-/// No engine has that name.
+/// No implementation has that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there is no such engine; the engines are vaes-512, vaes-256, aes-ni, armv8 and portable")]
-pub struct UnknownEngine;
+#[error("there is no such implementation; there are vaes-512, vaes-256, aes-ni, armv8 and portable")]
+pub struct UnknownImplementation;
 
-impl FromStr for Engine {
-    type Err = UnknownEngine;
+impl FromStr for Implementation {
+    type Err = UnknownImplementation;
 
-    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
-        Self::ALL.into_iter().find(|engine| engine.name() == name).ok_or(UnknownEngine)
+    fn from_str(name: &str) -> Result<Self, UnknownImplementation> {
+        Self::ALL.into_iter().find(|implementation| implementation.name() == name).ok_or(UnknownImplementation)
     }
 }
 
@@ -100,17 +100,21 @@ mod tests {
 
     #[test]
     fn names_go_both_ways() {
-        for engine in Engine::ALL {
-            assert_eq!(engine.to_string().parse(), Ok(engine));
+        for implementation in Implementation::ALL {
+            assert_eq!(implementation.to_string().parse(), Ok(implementation));
         }
-        assert_eq!("VAES".parse::<Engine>(), Err(UnknownEngine));
-        assert!(Engine::ALL.iter().all(|engine| UnknownEngine.to_string().contains(engine.name())));
+        assert_eq!("VAES".parse::<Implementation>(), Err(UnknownImplementation));
+        assert!(
+            Implementation::ALL
+                .iter()
+                .all(|implementation| UnknownImplementation.to_string().contains(implementation.name()))
+        );
     }
 
     #[test]
     fn the_fastest_is_the_first_and_portable_the_last() {
-        let available: Vec<_> = Engine::available().collect();
-        assert_eq!(available.first(), Some(&Engine::detect()));
-        assert_eq!(available.last(), Some(&Engine::Portable));
+        let available: Vec<_> = Implementation::available().collect();
+        assert_eq!(available.first(), Some(&Implementation::detect()));
+        assert_eq!(available.last(), Some(&Implementation::Portable));
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! AES-256-XTS (IEEE 1619-2018) over whole data units.
+//! The key, and the calls that users make.
 //!
 //! Data units are multiples of an AES block, so ciphertext stealing never happens.
 
@@ -9,22 +9,31 @@ use vm_memory::VolatileSlice;
 use crate::native::Native;
 use crate::pieces::{Direction, Hints, run};
 use crate::portable::Portable;
-use crate::prefetch::Soon;
-use crate::{Dun, Engine};
+use crate::prefetch::Prefetch;
+use crate::{Dun, Implementation};
 
 /// Bytes of an AES-256-XTS key: one AES-256 key for the data, then one for the tweak.
 pub const KEY_BYTES: usize = 64;
 
 /// Bytes of an AES block.
-pub(super) const BLOCK_BYTES: usize = 16;
+pub(crate) const BLOCK_BYTES: usize = 16;
 
 /// An expanded AES-256-XTS key, wiped when dropped.
 ///
-/// The calls take whole data units of `1 << unit_bits` bytes, the first of them number `dun`; `unit_bits` is 4 to 31.
-/// What is left over, shorter than a data unit, is not touched. The caller has checked that the DUN of the last data
-/// unit exists.
+/// It is one value of about 3 KiB: nothing of a key goes to the heap. To expand a key where it is to stay, in locked
+/// memory for example, put a [`blank`](Self::blank) one there and [`set`](Self::set) it; a value that is moved leaves a
+/// copy behind. There is no `Clone`, and `Debug` shows nothing of the key.
+///
+/// All calls that encrypt or decrypt take these arguments:
+///
+/// - `dun`: the number of the first data unit. Those that follow count up from it. Only the low 128 bits make the tweak,
+///   and after 2^128 - 1 comes 0; [`Dun::checked_add`] tells the caller whether the last data unit has a number at all.
+/// - `unit_bits`: a data unit has `1 << unit_bits` bytes, from 4 (one AES block) to 31, which debug builds assert.
+///   SP 800-38E allows 24 at the most.
+/// - The data. As many whole data units are encrypted or decrypted as both sides have room for. A rest that is shorter
+///   than a data unit is not touched.
 pub struct XtsKey {
-    engine: Engine,
+    implementation: Implementation,
     expanded: Expanded,
 }
 
@@ -41,18 +50,20 @@ impl std::fmt::Debug for XtsKey {
 }
 
 impl XtsKey {
-    /// Expands a key for an engine; for [`Engine::Portable`] when this CPU cannot run that one.
-    pub fn new(engine: Engine, key: &[u8; KEY_BYTES]) -> Self {
-        let mut this = Self::blank(engine);
+    /// Expands a key for an implementation, or for [`Implementation::Portable`] if this CPU cannot run that one.
+    ///
+    /// Any 64 bytes are a key. SP 800-38E and FIPS 140 ask for halves that differ: whoever makes keys has to see to that.
+    pub fn new(implementation: Implementation, key: &[u8; KEY_BYTES]) -> Self {
+        let mut this = Self::blank(implementation);
         this.set(key);
         this
     }
 
-    /// Room for a key: a key of zeroes, or no key at all.
-    pub fn blank(engine: Engine) -> Self {
-        match engine.kernel() {
-            Some(kernel) => Self { engine, expanded: Expanded::Native(Native::blank(kernel)) },
-            None => Self { engine: Engine::Portable, expanded: Expanded::Portable(Portable::blank()) },
+    /// Room for a key: a key of zeroes, or no key at all. Not to be used before [`set`](Self::set).
+    pub fn blank(implementation: Implementation) -> Self {
+        match implementation.kernel() {
+            Some(kernel) => Self { implementation, expanded: Expanded::Native(Native::blank(kernel)) },
+            None => Self { implementation: Implementation::Portable, expanded: Expanded::Portable(Portable::blank()) },
         }
     }
 
@@ -72,74 +83,72 @@ impl XtsKey {
         }
     }
 
-    /// Whether it is as [`XtsKey::blank`] makes it: a test can see that a key was wiped.
+    /// Whether it is as [`XtsKey::blank`] makes it, which shows a test that a key was wiped.
     pub fn is_blank(&self) -> bool {
         match &self.expanded {
             Expanded::Native(native) => native.is_blank(),
             Expanded::Portable(_) => {
                 let [mut ours, mut blank] = [[0; BLOCK_BYTES]; 2];
-                self.encrypt(Dun::new([0; 4]), 4, &mut ours);
-                Self::blank(self.engine).encrypt(Dun::new([0; 4]), 4, &mut blank);
+                self.encrypt_in_place(Dun::new([0; 4]), 4, &mut ours);
+                Self::blank(self.implementation).encrypt_in_place(Dun::new([0; 4]), 4, &mut blank);
                 ours == blank
             }
         }
     }
 
-    /// The engine that works with this key.
-    pub fn engine(&self) -> Engine {
-        self.engine
-    }
-
-    /// Encrypts in place.
-    pub fn encrypt(&self, dun: Dun, unit_bits: u8, data: &mut [u8]) {
-        self.in_place(Direction::Encrypt, dun, unit_bits, data);
-    }
-
-    /// Decrypts in place.
-    pub fn decrypt(&self, dun: Dun, unit_bits: u8, data: &mut [u8]) {
-        self.in_place(Direction::Decrypt, dun, unit_bits, data);
+    /// The implementation that works with this key.
+    pub fn implementation(&self) -> Implementation {
+        self.implementation
     }
 
     /// Encrypts from one memory to another in one pass.
     ///
     /// Either side is a list of pieces, cut at any byte, and may be memory that others read and write at any moment:
-    /// each byte of `from` is read once, and nothing but ciphertext is stored to `to`. If one side is longer, the rest of
-    /// it is not touched. The two may be the same memory; if they overlap otherwise, the output is of no use.
-    pub fn encrypt_between(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
-        self.between(Direction::Encrypt, dun, unit_bits, from, to, Hints::default());
+    /// each byte of `from` is read once, and nothing but ciphertext is stored to `to`. The two may be the same memory; if
+    /// they overlap otherwise, the output is of no use.
+    pub fn encrypt(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
+        self.crypt(Direction::Encrypt, dun, unit_bits, from, to, Hints::default());
     }
 
-    /// As [`XtsKey::encrypt_between`], to memory that nobody is going to look at soon: engines that can do it store past the
-    /// caches, so that the CPU need not read what is there before. Other CPUs may see it later than what is stored after
-    /// it, unless [`settle`](crate::settle) is called in between.
-    pub fn encrypt_past_caches(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
-        let hints = Hints { past_caches: true, ..Hints::default() };
-        self.between(Direction::Encrypt, dun, unit_bits, from, to, hints);
+    /// As [`encrypt`](Self::encrypt), with non-temporal stores where the implementation has them: for a target that nobody
+    /// reads soon. The CPU then need not read its cache lines first.
+    ///
+    /// Call [`store_fence`](crate::store_fence) before you tell another thread or process that the data is there.
+    pub fn encrypt_nontemporal(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
+        let hints = Hints { nontemporal: true, ..Hints::default() };
+        self.crypt(Direction::Encrypt, dun, unit_bits, from, to, hints);
     }
 
-    /// Decrypts from one memory to another in one pass; otherwise as [`XtsKey::encrypt_between`].
-    pub fn decrypt_between(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
-        self.decrypt_meanwhile(dun, unit_bits, from, to, Soon::default());
+    /// Decrypts from one memory to another in one pass; otherwise as [`encrypt`](Self::encrypt).
+    pub fn decrypt(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
+        self.decrypt_prefetching(dun, unit_bits, from, to, Prefetch::default());
     }
 
-    /// As [`XtsKey::decrypt_between`], while the CPU fetches other memory.
-    pub fn decrypt_meanwhile(
+    /// As [`decrypt`](Self::decrypt), while the CPU fetches other memory into its caches: what the caller decrypts next.
+    pub fn decrypt_prefetching(
         &self,
         dun: Dun,
         unit_bits: u8,
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
-        soon: Soon,
+        prefetch: Prefetch,
     ) {
-        self.between(Direction::Decrypt, dun, unit_bits, from, to, Hints { soon, ..Hints::default() });
+        self.crypt(Direction::Decrypt, dun, unit_bits, from, to, Hints { prefetch, ..Hints::default() });
     }
 
-    fn in_place(&self, direction: Direction, dun: Dun, unit_bits: u8, data: &mut [u8]) {
-        let place = [VolatileSlice::from(data)];
-        self.between(direction, dun, unit_bits, &place, &place, Hints::default());
+    /// Encrypts memory that nobody else uses, in place.
+    pub fn encrypt_in_place(&self, dun: Dun, unit_bits: u8, data: &mut [u8]) {
+        let data = [VolatileSlice::from(data)];
+        self.encrypt(dun, unit_bits, &data, &data);
     }
 
-    fn between(
+    /// Decrypts memory that nobody else uses, in place.
+    pub fn decrypt_in_place(&self, dun: Dun, unit_bits: u8, data: &mut [u8]) {
+        let data = [VolatileSlice::from(data)];
+        self.decrypt(dun, unit_bits, &data, &data);
+    }
+
+    fn crypt(
         &self,
         direction: Direction,
         dun: Dun,

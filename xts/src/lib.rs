@@ -20,21 +20,23 @@ mod key;
 mod native;
 mod pieces;
 mod portable;
-pub mod prefetch;
+mod prefetch;
 mod tweak;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod x86;
 
 pub use dun::Dun;
-pub use implementation::{Engine, UnknownEngine};
+pub use implementation::{Implementation, UnknownImplementation};
 pub use key::{KEY_BYTES, XtsKey};
-pub use prefetch::Soon;
+pub use prefetch::Prefetch;
 
-/// Lets other CPUs see what [`XtsKey::encrypt_past_caches`] has stored before they see anything that is stored after this.
+/// Lets other CPUs see the results of [`XtsKey::encrypt_nontemporal`] before anything that is stored after this call.
+///
+/// Non-temporal stores are not ordered with later ones. Only x86-64 has them here; elsewhere this does nothing.
 #[inline]
-pub fn settle() {
+pub fn store_fence() {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    x86::settle();
+    x86::store_fence();
 }
 
 #[cfg(test)]

@@ -51,8 +51,8 @@ impl Drop for Schedule {
 /// `blocks` blocks of each data unit, beginning with the block whose tweak is given.
 ///
 /// Every byte of the source is loaded once, and only results are stored, both by instructions that the compiler does not
-/// see through: the memory may be a guest's, which reads and writes it meanwhile. Results that went past the caches are
-/// seen by other CPUs only after [`crate::settle`].
+/// see through: the memory may be a guest's, which reads and writes it meanwhile. Results of non-temporal stores are seen
+/// by other CPUs only after [`crate::store_fence`].
 ///
 /// # Safety
 /// The CPU can run the kernel; the places are so long; `blocks` is not 0.
@@ -85,8 +85,8 @@ pub(super) struct Native {
 }
 
 impl Native {
-    /// Room for a key for the kernel of an engine, which [`Engine::kernel`](Engine::kernel) gives out only if this
-    /// CPU can run it.
+    /// Room for a key for a kernel. [`Implementation::kernel`](crate::Implementation::kernel) gives it out only if this CPU
+    /// can run it.
     pub fn blank(kernel: &'static Kernel) -> Self {
         Self { kernel, schedule: Schedule::BLANK }
     }

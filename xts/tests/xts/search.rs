@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use scattered_xts::{Engine, KEY_BYTES, XtsKey};
+use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
 
 /// Bytes of the stack that are searched.
 const LOOK_AT: usize = 64 << 10;
@@ -29,8 +29,8 @@ pub fn found(round_keys: &[u8]) -> usize {
 /// An expanded key. Its copies on the stack are below the caller's frame, where [`wipe`] gets at them: a value that the
 /// caller makes later may take over, in its padding, what is left in the caller's own frame.
 #[inline(never)]
-pub fn boxed(engine: Engine, key: impl FnOnce() -> [u8; KEY_BYTES]) -> Box<XtsKey> {
-    Box::new(XtsKey::new(engine, &key()))
+pub fn boxed(implementation: Implementation, key: impl FnOnce() -> [u8; KEY_BYTES]) -> Box<XtsKey> {
+    Box::new(XtsKey::new(implementation, &key()))
 }
 
 /// The round keys of all three schedules.
