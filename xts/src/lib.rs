@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! AES-256-XTS from scattered memory to scattered memory.
+#![doc = include_str!("../README.md")]
+//!
+//! ## Inside
 //!
 //! | module | what | unsafe |
 //! |---|---|---|
@@ -11,18 +13,26 @@
 //! | `native` | a schedule and its kernel: checks lengths and calls | the calls |
 //! | `x86`, `arm` | one kernel per instruction set | intrinsics, loads and stores |
 //! | `portable` | the same with the `aes` crate | |
+//! | `prefetch` | what the CPU is to fetch into its caches | one instruction without effect on memory |
+
+// Where `unsafe` is needed it is allowed here, by name.
+#![deny(unsafe_code)]
 
 #[cfg(all(target_arch = "aarch64", not(miri)))]
+#[allow(unsafe_code)]
 mod arm;
 mod dun;
 mod implementation;
 mod key;
+#[allow(unsafe_code)]
 mod native;
 mod pieces;
 mod portable;
+#[allow(unsafe_code)]
 mod prefetch;
 mod tweak;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
+#[allow(unsafe_code)]
 mod x86;
 
 pub use dun::Dun;
