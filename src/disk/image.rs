@@ -2,6 +2,8 @@
 
 //! Reading, writing, flushing and deallocating.
 
+#![forbid(unsafe_code)]
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;

@@ -5,6 +5,8 @@
 //!
 //! `RUSTFLAGS=--cfg=shuttle cargo test --lib interleavings`
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

@@ -6,6 +6,8 @@
 //! as long as the emulated hardware, in its ephemeral form under a key made at each start; only the latter can be used.
 //! No virtio, no slots, no disk.
 
+#![forbid(unsafe_code)]
+
 mod blob;
 mod file;
 mod kdf;
