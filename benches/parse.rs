@@ -5,9 +5,11 @@
 //! Three rows, each with what it does more than the one before it: taking a head from the ring, walking its
 //! descriptors, parsing what they say. Times of one thread on memory that is in its cache.
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+mod common;
 
+use std::hint::black_box;
+
+use common::nanoseconds;
 use vhost_user_blk_crypto::protocol::{CryptoMessage, RequestHeader, feature, request_type};
 use vhost_user_blk_crypto::queue::Chain;
 use vhost_user_blk_crypto::request::{CryptoAccess, Limits, QueueRole, parse};
@@ -16,9 +18,6 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 
-const ROUNDS: usize = 15;
-/// Time of one measurement.
-const SLICE: Duration = Duration::from_millis(40);
 const QUEUE_SIZE: u16 = 256;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -29,24 +28,6 @@ const USED: u64 = 0x5000;
 const HEADER: u64 = 0x8000;
 const STATUS: u64 = 0x9000;
 const DATA: u64 = 0x10_0000;
-
-/// Nanoseconds of a call: the median of the rounds.
-fn nanoseconds(mut action: impl FnMut()) -> f64 {
-    let mut rounds: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let (start, mut calls) = (Instant::now(), 0u32);
-            while start.elapsed() < SLICE {
-                for _ in 0..64 {
-                    action();
-                }
-                calls += 64;
-            }
-            start.elapsed().as_nanos() as f64 / f64::from(calls)
-        })
-        .collect();
-    rounds.sort_by(f64::total_cmp);
-    rounds[ROUNDS / 2]
-}
 
 /// A ring in which the chain at descriptor 0 is available: a request of `pieces` pages.
 fn ring(crypto: bool, write: bool, pieces: u16) -> (GuestMemoryMmap, Queue) {

@@ -10,7 +10,7 @@
 //! | virtqueue | [`queue`] | heads, used lengths, notification | block semantics |
 //! | parse and validate | [`request`] | wire layout, capacity, limits | files, keys, slot contents |
 //! | keyslot | [`keyslot`] | index to key, generation, users in flight | guest memory, virtio, disk |
-//! | crypto | [`crypto`] | key, DUN, data unit size, bytes | sectors, descriptors, slots |
+//! | encryption | [`scattered_xts`], a crate of its own | key, DUN, data unit size, bytes | sectors, descriptors, slots |
 //! | wrapped keys | [`wrapped`] | wrapping keys, blobs, the hardware's KDF | slots, virtio, disk |
 //! | disk | [`disk`] | offsets, bytes, flush | keys, DUNs, virtio |
 //! | control socket | [`control`] | JSON, clients | how a device works |
@@ -22,7 +22,6 @@
 //! [`tasks`] has the requests that wait, [`segments`] their bytes in guest memory. [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
 
 pub mod control;
-pub mod crypto;
 pub mod device;
 pub mod disk;
 pub mod engine;
@@ -38,7 +37,6 @@ pub mod sandbox;
 pub mod secret;
 pub mod segments;
 pub mod sigbus;
-pub mod soon;
 pub mod tasks;
 pub mod threads;
 pub mod vhost;

@@ -2,6 +2,8 @@
 
 //! The program `vhost-user-blk-crypto`: options, image, device, frontends, signals; and the subcommands.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod command;
 mod stats_file;

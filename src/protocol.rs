@@ -8,6 +8,8 @@
 //!
 //! All integers are little-endian. The types here can be laid over any bytes: they validate nothing.
 
+#![forbid(unsafe_code)]
+
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::Zeroize;

@@ -2,6 +2,8 @@
 
 //! A bound on log lines that a guest can cause.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 

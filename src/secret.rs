@@ -177,13 +177,6 @@ pub const PROGRAM_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } els
 /// For [`with_wiped_stack`]: enough for all that is done with keys, several times what unwrapping one takes.
 pub const COMMAND_STACK: usize = 64 << 10;
 
-/// Overwrites a secret with zeroes, at the speed of `memset`.
-pub fn wipe<T: zeroize::DefaultIsZeroes>(secret: &mut [T]) {
-    secret.fill(T::default());
-    // Somebody may look at it, as far as the compiler knows.
-    std::hint::black_box(secret);
-}
-
 /// Keeps secrets out of core dumps and away from other processes of the same user.
 ///
 /// # Errors
@@ -214,7 +207,7 @@ mod tests {
     #[test]
     fn no_key_stays_on_the_stack() {
         use crate::keyslot::{KeyConfig, KeyslotTable};
-        let table = KeyslotTable::new(1, crate::crypto::Engine::detect()).expect("keyslot");
+        let table = KeyslotTable::new(1, scattered_xts::Implementation::detect()).expect("keyslot");
         let config = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
         // On the heap, and nowhere else.
         let mut key = Box::new([0; 64]);

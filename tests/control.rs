@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
+use scattered_xts::Implementation;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vhost_user_blk_crypto::control::{COMMANDS, Listener, MAX_CLIENTS, MAX_LINE, Server};
-use vhost_user_blk_crypto::crypto::Engine;
 
 struct Setup {
     guest: Guest,
@@ -111,7 +111,7 @@ fn status_tells_what_the_device_is() {
     assert_eq!(status["version"], "0", "what the program says");
     assert_eq!(
         status["engine"],
-        json!({"crypto_engine": Engine::detect().name(), "modes": ["AES-256-XTS"], "keyslots": 4, "keyslots_in_use": 1, "key_types": ["raw"],
+        json!({"crypto_engine": Implementation::detect().name(), "modes": ["AES-256-XTS"], "keyslots": 4, "keyslots_in_use": 1, "key_types": ["raw"],
             "data_unit_sizes": [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536], "max_dun_bytes": 16})
     );
     assert_eq!((&status["image"]["bytes"], &status["image"]["path"]), (&json!(8 << 20), &json!("/image")));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use vhost_user_blk_crypto::crypto::Engine;
+use scattered_xts::Implementation;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
 use vhost_user_blk_crypto::queue::{InflightRegion, RingAddresses, Vring, region_bytes};
@@ -118,7 +118,7 @@ impl Guest {
         let config = DeviceConfig {
             engine: EngineConfig {
                 keyslots: KEYSLOTS,
-                crypto_engine: Engine::detect(),
+                crypto_engine: Implementation::detect(),
                 raw_keys: true,
                 data_unit_mask: DATA_UNITS,
                 max_dun_bytes: MAX_DUN_BYTES,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use vhost_user_blk_crypto::crypto::Engine;
+use scattered_xts::Implementation;
 use vhost_user_blk_crypto::device::DeviceConfig;
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::engine::EngineConfig;
@@ -53,7 +53,7 @@ pub struct Args {
 
     /// What encrypts and decrypts: auto (the fastest that this CPU has), vaes-512, vaes-256, aes-ni, armv8 or portable
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = parse_crypto_engine)]
-    pub crypto_engine: Engine,
+    pub crypto_engine: Implementation,
 
     /// File of the long-term wrapping key, made when missing [default: a fresh key, lost at exit]
     #[arg(long, value_name = "FILE")]
@@ -213,15 +213,15 @@ pub enum DiscardMode {
     Off,
 }
 
-fn parse_crypto_engine(name: &str) -> Result<Engine, String> {
+fn parse_crypto_engine(name: &str) -> Result<Implementation, String> {
     if name == "auto" {
-        return Ok(Engine::detect());
+        return Ok(Implementation::detect());
     }
-    let available: Vec<_> = Engine::available().map(Engine::name).collect();
+    let available: Vec<_> = Implementation::available().map(Implementation::name).collect();
     let available = format!("this CPU can run {}; auto takes the first", available.join(", "));
-    match name.parse::<Engine>() {
-        Ok(engine) if engine.is_available() => Ok(engine),
-        Ok(engine) => Err(format!("this CPU cannot run {engine}: {available}")),
+    match name.parse::<Implementation>() {
+        Ok(implementation) if implementation.is_available() => Ok(implementation),
+        Ok(implementation) => Err(format!("this CPU cannot run {implementation}: {available}")),
         Err(error) => Err(format!("{error}; {available}")),
     }
 }
@@ -322,9 +322,9 @@ mod tests {
     #[test]
     fn engines_have_names_and_must_be_there() {
         let engine = |name: &str| config(&["--crypto-engine", name]).map(|config| config.engine.crypto_engine);
-        assert_eq!(engine("auto").expect("auto"), Engine::detect());
+        assert_eq!(engine("auto").expect("auto"), Implementation::detect());
         assert!(engine("aes").expect_err("unknown").to_string().contains("portable; auto takes the first"));
-        for one in Engine::ALL {
+        for one in Implementation::ALL {
             if one.is_available() {
                 assert_eq!(engine(one.name()).expect("available"), one);
             } else {
@@ -340,7 +340,7 @@ mod tests {
         let engine = &config.engine;
         assert_eq!((engine.keyslots, engine.data_unit_mask, engine.max_dun_bytes), (32, 0x1fe00, 16));
         assert_eq!((config.num_queues, config.queue_size, engine.logical_block_size), (64, 256, 512));
-        assert_eq!(engine.crypto_engine, Engine::detect());
+        assert_eq!(engine.crypto_engine, Implementation::detect());
         assert!(engine.raw_keys);
         assert!(config.writeback);
     }

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use vhost_user_blk_crypto::crypto::Dun;
+use scattered_xts::Dun;
 
 use super::number;
 

@@ -2,7 +2,7 @@
 
 //! Numbers on the command line: sizes with suffixes, data unit numbers of up to 256 bits.
 
-use vhost_user_blk_crypto::crypto::Dun;
+use scattered_xts::Dun;
 
 /// Bytes: decimal or 0x..., with K, M, G or T for powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {

@@ -6,6 +6,8 @@
 //! takes (but that of the faults, if there are any); what clients may cost is bounded: their number, the length of a line, one reply each in memory, and the time
 //! that a client may leave a reply unread.
 
+#![forbid(unsafe_code)]
+
 mod client;
 mod command;
 mod server;

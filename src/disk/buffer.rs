@@ -2,6 +2,8 @@
 
 //! Private memory between guest memory and the disk: page-aligned, bounded, used again and again.
 
+#![forbid(unsafe_code)]
+
 use vm_memory::VolatileSlice;
 use zerocopy::{FromZeros, IntoBytes};
 

@@ -2,6 +2,8 @@
 
 //! Threads for what would hold a worker up: system calls that wait for storage.
 
+#![forbid(unsafe_code)]
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;

@@ -2,6 +2,8 @@
 
 //! Reading, writing, flushing and deallocating.
 
+#![forbid(unsafe_code)]
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,7 +15,7 @@ use vm_memory::VolatileSlice;
 
 use super::mapping::Mapping;
 use super::vectored;
-use crate::soon::Soon;
+use scattered_xts::Prefetch;
 
 /// A raw image: a regular file, a block device or memory. Made by [`OpenOptions`](super::OpenOptions).
 ///
@@ -117,7 +119,7 @@ impl Image {
     }
 
     /// The first bytes of what will be read in place, to be fetched.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
         self.mapping.as_ref()?.will_read(offset, len)
     }
 

@@ -10,6 +10,8 @@
 //!
 //! Before that, with `Sync`, whoever moves data looks whether it can be done in place: see [`Disk::read_in_place`].
 
+#![forbid(unsafe_code)]
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use super::settled::Settled;
 use crate::sigbus::{Holds, Watch};
-use crate::soon::{self, Soon};
+use scattered_xts::Prefetch;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -119,16 +119,16 @@ impl Mapping {
     }
 
     /// Bytes are going to be read: the first of them, to be fetched.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
         let len = at_most(len, FETCHED);
-        Some(Soon::new(&self.with(offset, len)?.range(offset, len)?))
+        Some(Prefetch::new(&self.with(offset, len)?.range(offset, len)?))
     }
 
     /// Bytes are going to be written: the CPU looks up where they lie. To fetch what is there before did not pay, neither for
     /// plain data nor for any engine.
     pub fn will_write(&self, offset: u64, len: u64) {
         if let Some(start) = self.to_write(offset, at_most(len, 1)) {
-            soon::look_up(&start);
+            Prefetch::first_line(&start);
         }
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
-use crate::soon::Soon;
+use scattered_xts::Prefetch;
 
 pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
@@ -83,7 +83,7 @@ impl Disk {
     }
 
     /// Bytes are going to be read: where that is done in place, the first of them, to be fetched into the CPU's caches.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Soon> {
+    pub fn will_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
         if self.aio == Aio::Sync { self.image().will_read(offset, len) } else { None }
     }
 

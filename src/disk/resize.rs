@@ -2,6 +2,8 @@
 
 //! Another size for an image that is in use.
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, Seek, SeekFrom};
 use std::sync::atomic::Ordering;
 

@@ -6,6 +6,8 @@
 //! or even takes memory for a hole. So a block of the image is written by system calls until that has happened twice.
 //! Then, if all of its pages are there, they are put into the page table at once, and the block is *settled*.
 
+#![forbid(unsafe_code)]
+
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use vm_memory::VolatileSlice;

@@ -8,7 +8,6 @@ use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Engine, Failure, Io, check_guest_memory};
-use crate::crypto::KEY_BYTES;
 use crate::faults::Fate;
 use crate::keyslot::{Claim, Evicted, KeyConfig, NoSuchSlot};
 use crate::observe::Stage;
@@ -17,6 +16,7 @@ use crate::request::{ControlCommand, Programming};
 use crate::secret::{COMMAND_STACK, PROGRAM_STACK, with_wiped_stack};
 use crate::segments::Room;
 use crate::wrapped::{Blob, Wrapping};
+use scattered_xts::KEY_BYTES;
 
 const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 

@@ -8,12 +8,12 @@ use vm_memory::VolatileSlice;
 
 use super::worker::Worker;
 use super::{Engine, Failure, Io};
-use crate::crypto::Dun;
 use crate::faults::{BrokenEngine, Fate};
 use crate::keyslot::KeyHandle;
 use crate::observe::{CryptoUse, Stage};
 use crate::request::{CryptoTag, Extent, Request};
-use crate::soon::Soon;
+use scattered_xts::Dun;
+use scattered_xts::Prefetch;
 
 /// A request's way through the engine: its key and DUN, checked against its length. Plain data has none.
 pub(super) struct Inline<'e> {
@@ -69,12 +69,12 @@ impl Engine {
     }
 
     /// What the engine fetches while it decrypts. Only then it can be done along the way.
-    pub(super) fn announced(&self, io: &Io<'_>, inline: &Inline<'_>) -> Soon {
+    pub(super) fn announced(&self, io: &Io<'_>, inline: &Inline<'_>) -> Prefetch {
         if inline.is_encrypted() {
             return io.worker.prefetch.take();
         }
         self.fetch_announced(io);
-        Soon::default()
+        Prefetch::default()
     }
 
     /// Fetches it now.
@@ -116,7 +116,7 @@ impl Inline<'_> {
         offset: u64,
         from: VolatileSlice<'_>,
         to: &[VolatileSlice<'_>],
-        soon: Soon,
+        prefetch: Prefetch,
     ) -> Result<(), Failure> {
         let from = [from];
         match &self.encrypted {
@@ -124,7 +124,7 @@ impl Inline<'_> {
             Some(Encrypted { broken: Some(broken), key, first, .. }) => broken.decrypt(key, *first, offset, &from, to),
             Some(encrypted) => {
                 let key = encrypted.key.key();
-                key.xts.decrypt_meanwhile(encrypted.dun_at(offset)?, key.config.data_unit_bits, &from, to, soon);
+                key.xts.decrypt_prefetching(encrypted.dun_at(offset)?, key.config.data_unit_bits, &from, to, prefetch);
             }
         }
         Ok(())
@@ -147,9 +147,9 @@ impl Inline<'_> {
                 let key = encrypted.key.key();
                 let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
                 if past_caches {
-                    key.xts.encrypt_past_caches(dun, unit_bits, from, &to);
+                    key.xts.encrypt_nontemporal(dun, unit_bits, from, &to);
                 } else {
-                    key.xts.encrypt_between(dun, unit_bits, from, &to);
+                    key.xts.encrypt(dun, unit_bits, from, &to);
                 }
             }
         }

@@ -24,7 +24,6 @@ mod write;
 
 use std::sync::Arc;
 
-use crate::crypto;
 use crate::disk::Disk;
 use crate::faults::{Fate, Faults};
 use crate::keyslot::KeyslotTable;
@@ -44,7 +43,7 @@ pub struct EngineConfig {
     /// Number of keyslots.
     pub keyslots: u16,
     /// What encrypts and decrypts.
-    pub crypto_engine: crypto::Engine,
+    pub crypto_engine: scattered_xts::Implementation,
     /// Raw keys can be programmed.
     pub raw_keys: bool,
     /// Bit i: data units of 2^i bytes.

@@ -8,7 +8,7 @@ use crate::disk::{Direction, Transfer};
 use crate::faults::Fate;
 use crate::observe::Stage;
 use crate::request::{CryptoTag, Extent};
-use crate::soon::Soon;
+use scattered_xts::Prefetch;
 
 impl Engine {
     /// One read. What lies in memory is decrypted from there into guest memory in one pass; anything else goes through a bounce
@@ -31,7 +31,7 @@ impl Engine {
             io.transfer(transfer, &mut bounce).await?;
             check_guest_memory()?;
             io.room.fill(done, len, |room| {
-                inline.decrypt(done, bounce.piece(len), room, Soon::default())?;
+                inline.decrypt(done, bounce.piece(len), room, Prefetch::default())?;
                 Ok::<_, Failure>(true)
             })?;
             io.record.watch.lap(inline.stage());
@@ -48,14 +48,14 @@ impl Engine {
     fn read_at_once(&self, io: &mut Io<'_>, extent: Extent, inline: &Inline<'_>) -> Result<bool, Failure> {
         let Extent { offset, len } = extent;
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
-        let soon = self.announced(io, inline);
+        let prefetch = self.announced(io, inline);
         let disk = &*self.disk;
         io.record.watch.lap(Stage::Other);
         let in_place = disk.read_in_place(offset, len);
         self.lap_of_looking(io);
         let moved = match in_place {
             Some(bytes) => io.room.fill(0, bytes.len(), |room| {
-                inline.decrypt(0, bytes, room, soon)?;
+                inline.decrypt(0, bytes, room, prefetch)?;
                 Ok(disk.image().in_place_is_sound())
             }),
             None if inline.is_encrypted() => return Ok(false),

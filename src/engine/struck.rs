@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use super::held::{Hold, Released};
 use super::{Engine, Failure, Io};
-use crate::crypto::KEY_BYTES;
 use crate::faults::{Fate, Loss, Op, Short, Subject};
 use crate::keyslot::{Claim, Evicted, NoSuchSlot};
 use crate::protocol::SECTOR_SHIFT;
 use crate::request::{ControlCommand, Extent, Request};
+use scattered_xts::KEY_BYTES;
 
 impl Engine {
     /// What faults do to a request. Only to be called when there are any.

@@ -23,12 +23,11 @@ use vm_memory::VolatileSlice;
 
 use super::held::{Held, Hold, Released};
 use super::timers::{NOBODY, Timers};
-use crate::crypto;
 use crate::disk::{self, Disk};
 use crate::keyslot::{KeyslotTable, RecentKeys};
 use crate::observe;
-use crate::soon::Soon;
 use crate::tasks::Token;
+use scattered_xts::Prefetch;
 
 /// What a request has waited for.
 pub(super) enum Answer {
@@ -51,7 +50,7 @@ pub struct Worker {
     /// Ciphertext has been stored past the caches, and other CPUs may not see it yet.
     pub(super) unfenced: Cell<bool>,
     /// Bytes of the image that a request which comes soon needs.
-    pub(super) prefetch: Cell<Soon>,
+    pub(super) prefetch: Cell<Prefetch>,
     pub(super) commands: Commands,
     /// By token.
     answers: RefCell<Vec<Option<Answer>>>,
@@ -172,7 +171,7 @@ impl Worker {
     pub fn before_completion(&self) {
         self.keys.borrow_mut().release();
         if self.unfenced.take() {
-            crypto::settle();
+            scattered_xts::store_fence();
         }
     }
 

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::fate::{Breakage, WhichKey};
 use super::kept::Kept;
 use super::{Fate, Faults};
-use crate::crypto::{Dun, XtsKey};
 use crate::keyslot::KeyHandle;
+use scattered_xts::{Dun, XtsKey};
 
 /// A broken engine, for one request.
 pub struct BrokenEngine {
@@ -39,7 +39,7 @@ impl Faults {
 
 impl BrokenEngine {
     /// Encrypts what lies `offset` bytes into a request whose first data unit is `first`. See
-    /// [`XtsKey::encrypt_between`] for `from` and `to`.
+    /// [`XtsKey::encrypt`] for `from` and `to`.
     pub fn encrypt(
         &self,
         key: &KeyHandle<'_>,
@@ -107,8 +107,8 @@ impl BrokenEngine {
         if !self.breakage.plaintext {
             let dun = self.dun(if self.breakage.not_incremented { first.low_128() } else { right });
             match direction {
-                Direction::Encrypt => key.encrypt(dun, unit_bits, place),
-                Direction::Decrypt => key.decrypt(dun, unit_bits, place),
+                Direction::Encrypt => key.encrypt_in_place(dun, unit_bits, place),
+                Direction::Decrypt => key.decrypt_in_place(dun, unit_bits, place),
             }
         }
         if direction == Direction::Encrypt {
@@ -168,9 +168,9 @@ fn scatter(mut data: &[u8], to: &[VolatileSlice<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::Engine;
     use crate::keyslot::{KeyConfig, KeyslotTable};
     use openssl::symm::{Cipher, Crypter, Mode};
+    use scattered_xts::Implementation;
 
     /// A request may be encrypted in steps that are no multiples of the wrong data unit size.
     #[test]
@@ -191,7 +191,7 @@ mod tests {
                 out
             })
             .collect();
-        let table = KeyslotTable::new(1, Engine::detect()).expect("keyslot");
+        let table = KeyslotTable::new(1, Implementation::detect()).expect("keyslot");
         table.program_now(0, &key, KeyConfig { data_unit_bits: 12, dun_bytes: 8 }).expect("slot");
         let handle = table.acquire(0).expect("slot").expect("key");
         let engine = BrokenEngine { breakage: Breakage { unit_bits: Some(16), ..Breakage::default() }, kept: None };

@@ -7,8 +7,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::crypto::{Engine, KEY_BYTES, XtsKey};
 use crate::secret::SecretBox;
+use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
 
 /// The memory for a key cannot be had or not be locked.
 #[derive(Debug, thiserror::Error)]
@@ -68,16 +68,16 @@ impl KeptKeys {
         &self,
         slot: u32,
         generation: u64,
-        engine: Engine,
+        implementation: Implementation,
         key: &[u8; KEY_BYTES],
     ) -> Result<(), KeepError> {
         let mut keys = SecretBox::new(Keys { raw: [0; KEY_BYTES], swapped: None, previous: None })?;
         let mut slots = self.slots();
         keys.raw.copy_from_slice(key);
         keys.raw.rotate_left(KEY_BYTES / 2);
-        keys.swapped = Some(XtsKey::new(engine, &keys.raw));
+        keys.swapped = Some(XtsKey::new(implementation, &keys.raw));
         keys.raw.rotate_left(KEY_BYTES / 2);
-        keys.previous = slots.get(&slot).map(|before| XtsKey::new(engine, &before.keys.raw));
+        keys.previous = slots.get(&slot).map(|before| XtsKey::new(implementation, &before.keys.raw));
         if self.keeping() {
             slots.insert(slot, Kept { generation, keys: Arc::new(keys) });
         }

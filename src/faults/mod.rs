@@ -6,6 +6,8 @@
 //! engine that stands in for the healthy one in a request that meets broken hardware. Without a fault a request costs one
 //! relaxed load of an atomic.
 
+#![forbid(unsafe_code)]
+
 mod broken;
 mod condition;
 mod fate;

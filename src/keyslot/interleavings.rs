@@ -5,6 +5,8 @@
 //!
 //! `RUSTFLAGS=--cfg=shuttle cargo test --lib interleavings`
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -12,8 +14,8 @@ use shuttle::future::block_on;
 use shuttle::thread;
 
 use super::slot::{KeyHandle, Slot};
-use super::{Dun, Engine, Evicted, KeyConfig, KeyslotTable, RecentKeys};
-use crate::crypto::KEY_BYTES;
+use super::{Dun, Evicted, Implementation, KeyConfig, KeyslotTable, RecentKeys};
+use scattered_xts::KEY_BYTES;
 
 const CONFIG: KeyConfig = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
 
@@ -25,7 +27,7 @@ struct Watched {
 
 impl Watched {
     fn new() -> Arc<Self> {
-        Arc::new(Self { slot: Slot::new(Engine::Portable).expect("memory"), holders: Default::default() })
+        Arc::new(Self { slot: Slot::new(Implementation::Portable).expect("memory"), holders: Default::default() })
     }
 
     fn holders(&self, generation: u64) -> &AtomicU32 {
@@ -73,7 +75,7 @@ impl Watched {
 
 fn fingerprint(handle: &KeyHandle<'_>) -> [u8; 16] {
     let mut block = [0; 16];
-    handle.key().xts.encrypt(Dun::new([0; 4]), 4, &mut block);
+    handle.key().xts.encrypt_in_place(Dun::new([0; 4]), 4, &mut block);
     block
 }
 
@@ -84,8 +86,8 @@ fn expected(generation: u64) -> [u8; 16] {
     KNOWN.with_borrow_mut(|known| {
         *known.entry(generation).or_insert_with(|| {
             let mut block = [0; 16];
-            let key = crate::crypto::XtsKey::new(Engine::Portable, &[generation as u8; KEY_BYTES]);
-            key.encrypt(Dun::new([0; 4]), 4, &mut block);
+            let key = scattered_xts::XtsKey::new(Implementation::Portable, &[generation as u8; KEY_BYTES]);
+            key.encrypt_in_place(Dun::new([0; 4]), 4, &mut block);
             block
         })
     })
@@ -128,7 +130,7 @@ fn busy() {
 
 /// A worker that keeps its key between requests, beside commands.
 fn kept() {
-    let table = Arc::new(KeyslotTable::new(1, Engine::Portable).expect("memory"));
+    let table = Arc::new(KeyslotTable::new(1, Implementation::Portable).expect("memory"));
     // The slot was evicted for good. No point where a thread may stop.
     let gone = Arc::new(AtomicBool::new(false));
     let worker = thread::spawn({

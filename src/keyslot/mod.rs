@@ -8,7 +8,8 @@ mod slot;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::crypto::{Dun, Engine};
+use scattered_xts::{Dun, Implementation};
+
 pub use recent::RecentKeys;
 pub use slot::{Claim, Evicted, KeyHandle, ProgrammedKey};
 
@@ -63,12 +64,12 @@ pub struct KeyslotTable {
 }
 
 impl KeyslotTable {
-    /// `slots` empty keyslots, each in locked memory of its own, for keys that `engine` works with.
+    /// `slots` empty keyslots, each in locked memory of its own, for keys that `implementation` works with.
     ///
     /// # Errors
     /// When the memory cannot be had or not be locked.
-    pub fn new(slots: u16, engine: Engine) -> io::Result<Self> {
-        let slots = (0..slots).map(|_| slot::Slot::new(engine)).collect::<io::Result<_>>()?;
+    pub fn new(slots: u16, implementation: Implementation) -> io::Result<Self> {
+        let slots = (0..slots).map(|_| slot::Slot::new(implementation)).collect::<io::Result<_>>()?;
         Ok(Self { slots, next_generation: AtomicU64::new(1), usable: AtomicBool::new(true) })
     }
 

@@ -6,6 +6,8 @@
 //! a page of ciphertext among them. A worker that keeps the key until it has served a few more requests pays for that
 //! once.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;

@@ -27,8 +27,8 @@ use std::sync::{
 };
 
 use super::KeyConfig;
-use crate::crypto::{Engine, KEY_BYTES, XtsKey};
 use crate::secret::SecretBox;
+use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
 
 /// What a programmed slot holds.
 pub struct ProgrammedKey {
@@ -76,9 +76,11 @@ pub enum Evicted {
 
 impl Slot {
     /// An empty slot in locked memory.
-    pub(super) fn new(engine: Engine) -> io::Result<Self> {
-        let blank =
-            || ProgrammedKey { xts: XtsKey::blank(engine), config: KeyConfig { data_unit_bits: 0, dun_bytes: 0 } };
+    pub(super) fn new(implementation: Implementation) -> io::Result<Self> {
+        let blank = || ProgrammedKey {
+            xts: XtsKey::blank(implementation),
+            config: KeyConfig { data_unit_bits: 0, dun_bytes: 0 },
+        };
         let cell = || Cell { users: AtomicU32::new(0), key: UnsafeCell::new(blank()) };
         Ok(Self {
             state: AtomicU64::new(0),

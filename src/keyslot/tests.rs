@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+#![forbid(unsafe_code)]
+
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::thread;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use pollster::block_on;
 
 use super::*;
-use crate::crypto::KEY_BYTES;
+use scattered_xts::KEY_BYTES;
 
 impl KeyslotTable {
     pub(crate) fn program_now(
@@ -44,13 +46,13 @@ const CONFIG: KeyConfig = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
 /// Encrypts a block of zeroes: tells keys apart.
 fn fingerprint(key: &ProgrammedKey) -> [u8; 16] {
     let mut block = [0; 16];
-    key.xts.encrypt(Dun::new([0; 4]), 4, &mut block);
+    key.xts.encrypt_in_place(Dun::new([0; 4]), 4, &mut block);
     block
 }
 
 fn expected(byte: u8) -> [u8; 16] {
     fingerprint(&ProgrammedKey {
-        xts: crate::crypto::XtsKey::new(Engine::detect(), &[byte; KEY_BYTES]),
+        xts: scattered_xts::XtsKey::new(Implementation::detect(), &[byte; KEY_BYTES]),
         config: CONFIG,
     })
 }
@@ -68,7 +70,7 @@ fn program_second_key(table: &Arc<KeyslotTable>) -> (thread::JoinHandle<()>, mps
 
 #[test]
 fn slots_start_empty_and_out_of_range_is_an_error() {
-    let table = KeyslotTable::new(2, Engine::detect()).expect("table");
+    let table = KeyslotTable::new(2, Implementation::detect()).expect("table");
     assert!(table.acquire(0).expect("slot").is_none());
     assert!(table.acquire(1).expect("slot").is_none());
     assert_eq!(table.acquire(2).map(|_| ()), Err(NoSuchSlot));
@@ -80,7 +82,7 @@ fn slots_start_empty_and_out_of_range_is_an_error() {
 
 #[test]
 fn program_replace_evict_clear() {
-    let table = KeyslotTable::new(3, Engine::detect()).expect("table");
+    let table = KeyslotTable::new(3, Implementation::detect()).expect("table");
     assert_eq!(table.program_now(1, &[1; KEY_BYTES], CONFIG), Ok(Evicted::Nothing));
     assert_eq!(table.program_now(1, &[2; KEY_BYTES], CONFIG), Ok(Evicted::Key));
     let handle = table.acquire(1).expect("slot").expect("key");
@@ -99,7 +101,7 @@ fn program_replace_evict_clear() {
 /// Protocol, "Meaning": a request in flight keeps its key, and the command waits for it; new requests get the new key.
 #[test]
 fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
-    let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
+    let table = Arc::new(KeyslotTable::new(1, Implementation::detect()).expect("table"));
     table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     let in_flight = table.acquire(0).expect("slot").expect("key");
     let (programmer, finished) = program_second_key(&table);
@@ -125,7 +127,7 @@ fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
 #[test]
 fn a_slot_is_in_use_until_the_last_request_with_an_older_key_is_done() {
     for (command, new_key) in [(0, false), (1, true)] {
-        let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
+        let table = Arc::new(KeyslotTable::new(1, Implementation::detect()).expect("table"));
         table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
         let in_flight = table.acquire(0).expect("slot").expect("key");
         let other = thread::spawn({
@@ -150,7 +152,7 @@ fn a_slot_is_in_use_until_the_last_request_with_an_older_key_is_done() {
 /// A worker that keeps keys for requests to come holds their slots as a request does, and never uses an old key.
 #[test]
 fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
-    let table = Arc::new(KeyslotTable::new(20, Engine::detect()).expect("table"));
+    let table = Arc::new(KeyslotTable::new(20, Implementation::detect()).expect("table"));
     table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     let mut recent = RecentKeys::new(Arc::clone(&table));
     let acquire = |recent: &mut RecentKeys, slot| {
@@ -185,7 +187,7 @@ fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
 
 #[test]
 fn evict_waits_for_requests_in_flight() {
-    let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
+    let table = Arc::new(KeyslotTable::new(1, Implementation::detect()).expect("table"));
     table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     let in_flight = table.acquire(0).expect("slot").expect("key");
     let evictor = thread::spawn({
@@ -205,7 +207,7 @@ fn evict_waits_for_requests_in_flight() {
 /// Whatever the interleaving, a handle shows one of the keys that were programmed, whole.
 #[test]
 fn keys_are_never_torn_under_contention() {
-    let table = Arc::new(KeyslotTable::new(1, Engine::detect()).expect("table"));
+    let table = Arc::new(KeyslotTable::new(1, Implementation::detect()).expect("table"));
     let keys: Vec<_> = (0..4u8).map(expected).collect();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -234,7 +236,7 @@ fn keys_are_never_torn_under_contention() {
 #[test]
 #[cfg_attr(miri, ignore = "it looks at padding, which Miri takes for unwritten")]
 fn keys_are_wiped_when_they_go() {
-    let table = KeyslotTable::new(1, Engine::detect()).expect("table");
+    let table = KeyslotTable::new(1, Implementation::detect()).expect("table");
     let slot = &table.slots[0];
     table.program_now(0, &[1; KEY_BYTES], CONFIG).expect("slot");
     table.program_now(0, &[2; KEY_BYTES], CONFIG).expect("slot");
@@ -245,7 +247,7 @@ fn keys_are_wiped_when_they_go() {
 
 #[test]
 fn a_handle_prints_no_key() {
-    let table = KeyslotTable::new(1, Engine::detect()).expect("table");
+    let table = KeyslotTable::new(1, Implementation::detect()).expect("table");
     table.program_now(0, &[0xa5; KEY_BYTES], CONFIG).expect("slot");
     let handle = table.acquire(0).expect("slot").expect("key");
     assert_eq!(format!("{handle:?}"), "KeyHandle { generation: 1, .. }");
@@ -311,7 +313,7 @@ fn every_sequence_of_six_steps() {
     const STEPS: [Step; 5] = [Step::Program, Step::Evict, Step::Clear, Step::Acquire, Step::Release];
     let length = if cfg!(miri) { 3 } else { 6 };
     for mut number in 0..STEPS.len().pow(length) {
-        let table = KeyslotTable::new(1, Engine::Portable).expect("table");
+        let table = KeyslotTable::new(1, Implementation::Portable).expect("table");
         let (mut key, mut programmed) = (None, 0);
         let mut handles = Vec::new();
         for _ in 0..length {

@@ -8,6 +8,8 @@
 //! The workers share no memory that they write: the counters of a queue and of a lane have one writer each. Clocks are
 //! read only while somebody wants latencies or a trace.
 
+#![forbid(unsafe_code)]
+
 mod clock;
 mod counters;
 pub mod docs;

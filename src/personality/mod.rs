@@ -5,6 +5,8 @@
 //! A personality is a TOML file ([`Personality::load`]); some are built in. Every value in a built-in one has a source, and
 //! what no public source tells is left at the value of the default, `ideal`, and marked as unknown.
 
+#![forbid(unsafe_code)]
+
 mod file;
 mod sizes;
 mod table;

@@ -5,6 +5,8 @@
 //! All checks that need neither keys nor the disk are here, so what [`parse`] returns can be executed without asking
 //! again. Every byte of a header or payload is copied from guest memory once. No files, no keys of slots, no crypto.
 
+#![forbid(unsafe_code)]
+
 mod control;
 mod ranges;
 mod reply;

@@ -12,6 +12,8 @@
 //! It holds for the calling thread and the threads that it makes later, so it must be applied before there are others.
 //! Open descriptors stay usable: image, sockets and files are opened before.
 
+#![forbid(unsafe_code)]
+
 mod calls;
 mod files;
 mod privileges;

@@ -9,7 +9,7 @@ use cmac::{Cmac, KeyInit, Mac};
 use zeroize::Zeroizing;
 
 use super::{KDF_KEY_BYTES, SW_SECRET_BYTES};
-use crate::crypto::KEY_BYTES;
+use scattered_xts::KEY_BYTES;
 
 const LABEL: [u8; 11] = [0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0x20];
 const INLINE_CONTEXT: &[u8; 36] = b"inline encryption key\0\0\0\0\0\0\x02\x43\x00\x82\x50\0\0\0\0";

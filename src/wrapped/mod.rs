@@ -6,6 +6,8 @@
 //! as long as the emulated hardware, in its ephemeral form under a key made at each start; only the latter can be used.
 //! No virtio, no slots, no disk.
 
+#![forbid(unsafe_code)]
+
 mod blob;
 mod file;
 mod kdf;
@@ -14,9 +16,9 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::crypto::KEY_BYTES;
 use crate::secret::SecretBox;
 use blob::Form;
+use scattered_xts::KEY_BYTES;
 
 pub use file::WrappingKeyError;
 

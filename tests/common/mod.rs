@@ -17,10 +17,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use scattered_xts::Implementation;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vhost_user_blk_crypto::crypto::Engine;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
@@ -89,7 +89,7 @@ impl Default for Options {
             config: DeviceConfig {
                 engine: EngineConfig {
                     keyslots: 4,
-                    crypto_engine: Engine::detect(),
+                    crypto_engine: Implementation::detect(),
                     raw_keys: true,
                     data_unit_mask: 0x1fe00,
                     max_dun_bytes: 16,

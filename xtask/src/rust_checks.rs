@@ -24,8 +24,9 @@ pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
     tests(paths, report, filters);
     if filters.is_empty() {
         // What only optimised code has to keep.
-        let args = ["test", "--release", "--test", "xts", "--", "no_key_stays_on_the_stack"];
-        check(paths, report, "cargo test, optimised", &args);
+        let packages = ["--package", "scattered-xts", "--package", "vhost-user-blk-crypto"];
+        let tests = ["--test", "xts", "--test", "key_stack", "--", "no_key_stays_on_the_stack"];
+        check(paths, report, "cargo test, optimised", &[&["test", "--release"], &packages[..], &tests].concat());
     }
     if filters.is_empty() || filters.iter().any(|filter| "fuzz".contains(filter.as_str())) {
         crate::fuzz::check(paths, report);

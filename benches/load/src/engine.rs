@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use anyhow::{Context, Result};
-use vhost_user_blk_crypto::crypto::{Dun, Engine, XtsKey};
+use scattered_xts::{Dun, Implementation, XtsKey};
 
 use crate::Args;
 use crate::clock::{Measured, Window};
@@ -13,16 +13,16 @@ use crate::load::Random;
 
 /// Encrypts or decrypts `--block` bytes again and again.
 pub fn run(args: &Args, unit_bits: u32) -> Result<Measured> {
-    let key = XtsKey::new(Engine::detect(), &Random::new(3).key());
+    let key = XtsKey::new(Implementation::detect(), &Random::new(3).key());
     let unit_bits = u8::try_from(unit_bits).context("--unit")?;
     let mut data = vec![0x5a; args.block as usize];
     let mut window = Window::start(args.warmup, args.seconds, None)?;
     loop {
         let dun = Dun::new([7, 0, 0, 0]);
         if args.operation.is_write() {
-            key.encrypt(dun, unit_bits, black_box(&mut data));
+            key.encrypt_in_place(dun, unit_bits, black_box(&mut data));
         } else {
-            key.decrypt(dun, unit_bits, black_box(&mut data));
+            key.decrypt_in_place(dun, unit_bits, black_box(&mut data));
         }
         if let Some(measured) = window.count(1, 0, args.block)? {
             return Ok(measured);

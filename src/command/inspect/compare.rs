@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use vhost_user_blk_crypto::crypto::Dun;
+use scattered_xts::Dun;
 
 use super::{Piece, STEP};
 

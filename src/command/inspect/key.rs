@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
+use scattered_xts::{Dun, Implementation, KEY_BYTES, XtsKey};
 use vhost_user_blk_crypto::secret::{COMMAND_STACK, SecretBox, with_wiped_stack};
 
 /// An expanded key in locked memory.
@@ -16,13 +16,13 @@ pub struct Key(SecretBox<Option<XtsKey>>);
 impl Key {
     pub fn encrypt(&self, dun: Dun, unit_bits: u8, data: &mut [u8]) {
         if let Some(xts) = &*self.0 {
-            xts.encrypt(dun, unit_bits, data);
+            xts.encrypt_in_place(dun, unit_bits, data);
         }
     }
 
     pub fn decrypt(&self, dun: Dun, unit_bits: u8, data: &mut [u8]) {
         if let Some(xts) = &*self.0 {
-            xts.decrypt(dun, unit_bits, data);
+            xts.decrypt_in_place(dun, unit_bits, data);
         }
     }
 }
@@ -55,7 +55,7 @@ pub fn read(path: &Path) -> Result<Key> {
         );
     }
     let mut expanded = SecretBox::new(None).with_context(memory)?;
-    with_wiped_stack::<COMMAND_STACK, _>(|| *expanded = Some(XtsKey::new(Engine::detect(), &key)));
+    with_wiped_stack::<COMMAND_STACK, _>(|| *expanded = Some(XtsKey::new(Implementation::detect(), &key)));
     Ok(Key(expanded))
 }
 

@@ -4,8 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::crypto::native::{RoundKeys, Schedule};
-use crate::crypto::xts::KEY_BYTES;
+use crate::key::KEY_BYTES;
+use crate::native::{RoundKeys, Schedule};
 
 /// Fills the schedules of an XTS key in place.
 ///

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What runs under Miri, too: pieces and the portable engine, beside the `xts-mode` crate. (`tests/xts` has the rest.)
+//! What runs under Miri, too: pieces and the portable implementation, beside the `xts-mode` crate. (`tests/xts` has the
+//! rest.)
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -8,9 +9,9 @@ use std::ops::Range;
 use proptest::prelude::*;
 use vm_memory::VolatileSlice;
 
-use super::pieces::{Cipher, Direction, Hints, run};
-use super::tweak::StartTweaks;
 use super::*;
+use crate::pieces::{Cipher, Direction, Hints, run};
+use crate::tweak::StartTweaks;
 
 fn cases() -> ProptestConfig {
     // Miri is a thousand times slower.
@@ -66,14 +67,14 @@ proptest! {
         xts_mode(&key, first, unit, &mut expected);
         let dun = Dun::new([first as u64, (first >> 64) as u64, 0, 0]);
         let (from, to) = (cut(&from, plain.len()), cut(&to, plain.len()));
-        for engine in Engine::available() {
-            let key = XtsKey::new(engine, &key);
+        for implementation in Implementation::available() {
+            let key = XtsKey::new(implementation, &key);
             let mut output = vec![0; plain.len()];
-            key.encrypt_between(dun, unit_bits, &slices(&mut plain, &from), &slices(&mut output, &to));
-            prop_assert!(output == expected, "{}", engine);
+            key.encrypt(dun, unit_bits, &slices(&mut plain, &from), &slices(&mut output, &to));
+            prop_assert!(output == expected, "{}", implementation);
             let place = slices(&mut output, &to);
-            key.decrypt_between(dun, unit_bits, &place, &place);
-            prop_assert!(output == plain, "{}", engine);
+            key.decrypt(dun, unit_bits, &place, &place);
+            prop_assert!(output == plain, "{}", implementation);
         }
     }
 

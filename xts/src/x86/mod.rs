@@ -12,9 +12,9 @@ mod expand;
 pub(super) mod vaes256;
 pub(super) mod vaes512;
 
-/// See [`settle`](super::settle).
+/// See [`store_fence`](crate::store_fence).
 #[inline]
-pub(super) fn settle() {
+pub(super) fn store_fence() {
     // SAFETY: every x86-64 CPU has the instruction.
     unsafe { std::arch::x86_64::_mm_sfence() };
 }

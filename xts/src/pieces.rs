@@ -8,9 +8,9 @@
 use vm_memory::VolatileSlice;
 use zeroize::Zeroize;
 
-use super::tweak::{StartTweaks, UnitTweaks, advance};
-use super::xts::BLOCK_BYTES;
-use crate::soon::Soon;
+use crate::key::BLOCK_BYTES;
+use crate::prefetch::Prefetch;
+use crate::tweak::{StartTweaks, UnitTweaks, advance};
 
 /// Which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +40,11 @@ pub(super) trait Cipher {
 /// What the caller knows of the memory. The result is the same without, and a cipher may ignore any of it.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
-    /// To be fetched meanwhile.
-    pub soon: Soon,
-    /// Nobody is going to look at the output soon: it need not be in the caches.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no kernel makes use of it"))]
-    pub past_caches: bool,
+    /// What to fetch into the caches meanwhile.
+    pub prefetch: Prefetch,
+    /// The output need not be in the caches: nobody reads it soon.
+    #[cfg_attr(any(not(target_arch = "x86_64"), miri), expect(dead_code, reason = "no kernel makes use of it"))]
+    pub nontemporal: bool,
 }
 
 /// A place in a list of pieces.
@@ -150,7 +150,7 @@ pub(super) fn run<C: Cipher>(
             tweak = advance(tweak, blocks);
         }
     }
-    hints.soon.fetch_rest();
+    hints.prefetch.fetch_rest();
 }
 
 /// One block with a cut in it.

@@ -4,8 +4,8 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use vhost_user_blk_crypto::crypto::{Engine, XtsKey};
-use vhost_user_blk_crypto::soon::Soon;
+use scattered_xts::Prefetch;
+use scattered_xts::{Implementation, XtsKey};
 use vm_memory::VolatileSlice;
 
 use crate::reference::{dun, expand, key, noise, openssl};
@@ -65,27 +65,27 @@ impl Scattered {
 fn between(key: &XtsKey, encrypt: bool, first: u128, bits: u8, from: &mut Scattered, to: &mut Scattered) {
     let before = (from.memory.clone(), to.memory.clone());
     if encrypt {
-        key.encrypt_between(dun(first), bits, &from.slices(), &to.slices());
+        key.encrypt(dun(first), bits, &from.slices(), &to.slices());
     } else {
-        key.decrypt_between(dun(first), bits, &from.slices(), &to.slices());
+        key.decrypt(dun(first), bits, &from.slices(), &to.slices());
     }
     assert!(from.memory == before.0, "the source was changed");
-    // The same with what the device says of the memory.
+    // The same with hints.
     let result = std::mem::replace(&mut to.memory, before.1);
     if encrypt {
-        key.encrypt_past_caches(dun(first), bits, &from.slices(), &to.slices());
+        key.encrypt_nontemporal(dun(first), bits, &from.slices(), &to.slices());
     } else {
-        let soon = Soon::new(&VolatileSlice::from(&mut vec![0; 700][..]));
-        key.decrypt_meanwhile(dun(first), bits, &from.slices(), &to.slices(), soon);
+        let soon = Prefetch::new(&VolatileSlice::from(&mut vec![0; 700][..]));
+        key.decrypt_prefetching(dun(first), bits, &from.slices(), &to.slices(), soon);
     }
     assert!(from.memory == before.0, "the source was changed");
     assert!(to.memory == result, "a hint has changed the result");
 }
 
-pub fn every_alignment(engine: Engine) {
+pub fn every_alignment(implementation: Implementation) {
     let raw = key(4);
-    let key = expand(engine, &raw);
-    // A group and a part of one, in all engines.
+    let key = expand(implementation, &raw);
+    // A group and a part of one, in all implementations.
     let plain = noise(1024, 5);
     let cipher = openssl(true, &raw, 5, 1024, &plain);
     for from in 0..64 {
@@ -117,9 +117,9 @@ fn cut_to(mut pieces: Vec<(usize, usize)>, total: usize) -> Vec<(usize, usize)> 
     pieces
 }
 
-pub fn any_cuts(engine: Engine) {
-    let portable = expand(Engine::Portable, &key(6));
-    let ours = expand(engine, &key(6));
+pub fn any_cuts(implementation: Implementation) {
+    let portable = expand(Implementation::Portable, &key(6));
+    let ours = expand(implementation, &key(6));
     proptest!(ProptestConfig::with_cases(600), |(
         from in cuts(),
         to in cuts(),
@@ -137,31 +137,31 @@ pub fn any_cuts(engine: Engine) {
             for key in [&ours, &portable] {
                 let mut target = Scattered::new(to.clone());
                 between(key, encrypt, first, bits, &mut source, &mut target);
-                prop_assert!(target.bytes() == *output, "{}", key.engine());
+                prop_assert!(target.bytes() == *output, "{}", key.implementation());
             }
         }
     });
 }
 
-pub fn in_place(engine: Engine) {
+pub fn in_place(implementation: Implementation) {
     let raw = key(7);
-    let key = expand(engine, &raw);
+    let key = expand(implementation, &raw);
     proptest!(ProptestConfig::with_cases(200), |(pieces in cuts(), bits in 4u8..=12, units in 1usize..40)| {
         let unit = 1usize << bits;
         let plain = noise(unit * units, 8);
         let mut memory = Scattered::new(cut_to(pieces, plain.len())).holding(&plain);
         let slices = memory.slices();
-        key.encrypt_between(dun(77), bits, &slices, &slices);
+        key.encrypt(dun(77), bits, &slices, &slices);
         prop_assert!(memory.bytes() == openssl(true, &raw, 77, unit, &plain));
         let slices = memory.slices();
-        key.decrypt_between(dun(77), bits, &slices, &slices);
+        key.decrypt(dun(77), bits, &slices, &slices);
         prop_assert!(memory.bytes() == plain);
     });
 }
 
-pub fn sides_of_unequal_length(engine: Engine) {
+pub fn sides_of_unequal_length(implementation: Implementation) {
     let raw = key(9);
-    let key = expand(engine, &raw);
+    let key = expand(implementation, &raw);
     let plain = noise(4096, 10);
     let cipher = openssl(true, &raw, 1, 512, &plain);
     let sides: [&[usize]; 9] = [&[], &[0], &[511], &[512], &[513], &[100, 0, 900], &[1, 2, 3], &[1024, 3000], &[4096]];

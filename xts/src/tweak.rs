@@ -4,7 +4,7 @@
 
 use zeroize::Zeroize;
 
-use super::pieces::Cipher;
+use crate::pieces::Cipher;
 
 /// Data units whose tweaks are computed in one call.
 ///

@@ -7,10 +7,10 @@ use std::arch::x86_64::*;
 
 use super::expand::expand;
 use super::opaque;
-use crate::crypto::native::{Kernel, RoundKeys, Schedule};
-use crate::crypto::pieces::Hints;
-use crate::crypto::tweak::StartTweaks;
-use crate::crypto::xts::BLOCK_BYTES;
+use crate::key::BLOCK_BYTES;
+use crate::native::{Kernel, RoundKeys, Schedule};
+use crate::pieces::Hints;
+use crate::tweak::StartTweaks;
 
 static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
@@ -130,7 +130,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
         macro_rules! groups {
             ($($n:literal)*) => {$(
                 while left >= $n {
-                    hints.soon.fetch($n * BLOCK_BYTES);
+                    hints.prefetch.fetch($n * BLOCK_BYTES);
                     // SAFETY: so many blocks are left of what the caller vouches for.
                     unsafe { group::<ENCRYPT, $n>(keys, &mut tweak, from, to) };
                     (from, to) = (from.wrapping_add($n * BLOCK_BYTES), to.wrapping_add($n * BLOCK_BYTES));

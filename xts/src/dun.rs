@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Data unit numbers: 256-bit integers, as `bc_dun` of the kernel's `struct bio_crypt_ctx`.
+//! Data unit numbers.
 
-/// The number of a data unit, a 256-bit integer, least significant word first.
+/// The number of a data unit, a 256-bit integer, least significant word first, as `bc_dun` of the Linux kernel's
+/// `struct bio_crypt_ctx`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dun([u64; 4]);
 
 impl Dun {
-    /// From four words, least significant first.
+    /// A number from four words, least significant first.
+    #[inline]
     pub const fn new(words: [u64; 4]) -> Self {
         Self(words)
     }
 
-    /// Four words, least significant first.
+    /// The number as four words, least significant first.
+    #[inline]
     pub const fn words(self) -> [u64; 4] {
         self.0
     }
 
     /// The number of the data unit `units` further on, or `None` past 2^256 - 1.
+    #[inline]
     pub fn checked_add(self, units: u64) -> Option<Self> {
         let [a, b, c, d] = self.0;
         let (a, carry) = a.overflowing_add(units);
@@ -28,6 +32,7 @@ impl Dun {
     }
 
     /// Whether the number fits in `bytes` bytes (32 or more: always).
+    #[inline]
     pub fn fits(self, bytes: u8) -> bool {
         let mut bytes = usize::from(bytes);
         self.0.iter().all(|&word| {
@@ -39,6 +44,7 @@ impl Dun {
     }
 
     /// The tweak of AES-XTS: the low 128 bits (IEEE 1619 takes them as 16 little-endian bytes).
+    #[inline]
     pub fn low_128(self) -> u128 {
         let [a, b, ..] = self.0;
         u128::from(b) << 64 | u128::from(a)

@@ -5,10 +5,10 @@
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
-use crate::crypto::native::{Kernel, RoundKeys, Schedule};
-use crate::crypto::pieces::Hints;
-use crate::crypto::tweak::StartTweaks;
-use crate::crypto::xts::{BLOCK_BYTES, KEY_BYTES};
+use crate::key::{BLOCK_BYTES, KEY_BYTES};
+use crate::native::{Kernel, RoundKeys, Schedule};
+use crate::pieces::Hints;
+use crate::tweak::StartTweaks;
 
 /// Blocks of a group.
 const GROUP: usize = 8;

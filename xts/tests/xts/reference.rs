@@ -3,7 +3,7 @@
 //! OpenSSL's AES-256-XTS, and data to try it on.
 
 use openssl::symm::{Cipher, Crypter, Mode};
-use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
+use scattered_xts::{Dun, Implementation, KEY_BYTES, XtsKey};
 
 /// One data unit at a time, the tweak made here.
 pub fn openssl(encrypt: bool, key: &[u8], mut dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
@@ -41,9 +41,9 @@ pub fn dun(number: u128) -> Dun {
     Dun::new([number as u64, (number >> 64) as u64, 0x1234, u64::MAX])
 }
 
-/// The engine under test, and no other.
-pub fn expand(engine: Engine, key: &[u8; KEY_BYTES]) -> XtsKey {
-    let key = XtsKey::new(engine, key);
-    assert_eq!(key.engine(), engine);
+/// The implementation under test, and no other.
+pub fn expand(implementation: Implementation, key: &[u8; KEY_BYTES]) -> XtsKey {
+    let key = XtsKey::new(implementation, key);
+    assert_eq!(key.implementation(), implementation);
     key
 }

@@ -10,9 +10,9 @@ use aes::{Aes256, Aes256Enc, Block};
 use vm_memory::VolatileSlice;
 use zeroize::Zeroize;
 
-use super::pieces::{Cipher, Direction, Hints};
-use super::tweak::{StartTweaks, TWEAKS_AT_ONCE, advance};
-use super::xts::{BLOCK_BYTES, KEY_BYTES};
+use crate::key::{BLOCK_BYTES, KEY_BYTES};
+use crate::pieces::{Cipher, Direction, Hints};
+use crate::tweak::{StartTweaks, TWEAKS_AT_ONCE, advance};
 
 /// AES blocks handed to the AES implementation at once (1 KiB).
 const BATCH: usize = 64;

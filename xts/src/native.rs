@@ -4,9 +4,9 @@
 
 use vm_memory::VolatileSlice;
 
-use super::pieces::{Cipher, Direction, Hints};
-use super::tweak::{StartTweaks, TWEAKS_AT_ONCE};
-use super::xts::{BLOCK_BYTES, KEY_BYTES};
+use crate::key::{BLOCK_BYTES, KEY_BYTES};
+use crate::pieces::{Cipher, Direction, Hints};
+use crate::tweak::{StartTweaks, TWEAKS_AT_ONCE};
 
 /// Round keys of AES-256, each for four lanes.
 ///
@@ -31,9 +31,13 @@ impl Schedule {
     };
 
     fn wipe(&mut self) {
-        crate::secret::wipe(self.encrypt.as_flattened_mut());
-        crate::secret::wipe(self.decrypt.as_flattened_mut());
-        crate::secret::wipe(self.tweak.as_flattened_mut());
+        let Self { encrypt, decrypt, tweak } = self;
+        for keys in [encrypt, decrypt, tweak] {
+            // `zeroize` stores word by word, which takes longer than programming a key.
+            keys.fill([0; 4]);
+            // Somebody may look at it, as far as the compiler knows.
+            std::hint::black_box(keys);
+        }
     }
 }
 
@@ -47,8 +51,8 @@ impl Drop for Schedule {
 /// `blocks` blocks of each data unit, beginning with the block whose tweak is given.
 ///
 /// Every byte of the source is loaded once, and only results are stored, both by instructions that the compiler does not
-/// see through: the memory may be a guest's, which reads and writes it meanwhile. Results that went past the caches are
-/// seen by other CPUs only after [`super::settle`].
+/// see through: the memory may be a guest's, which reads and writes it meanwhile. Results of non-temporal stores are seen
+/// by other CPUs only after [`crate::store_fence`].
 ///
 /// # Safety
 /// The CPU can run the kernel; the places are so long; `blocks` is not 0.
@@ -81,8 +85,8 @@ pub(super) struct Native {
 }
 
 impl Native {
-    /// Room for a key for the kernel of an engine, which [`Engine::kernel`](super::Engine::kernel) gives out only if this
-    /// CPU can run it.
+    /// Room for a key for a kernel. [`Implementation::kernel`](crate::Implementation::kernel) gives it out only if this CPU
+    /// can run it.
     pub fn blank(kernel: &'static Kernel) -> Self {
         Self { kernel, schedule: Schedule::BLANK }
     }
@@ -93,7 +97,7 @@ impl Native {
         unsafe { (self.kernel.expand)(&mut self.schedule, key) };
     }
 
-    #[cfg(test)]
+    /// Whether no key is there.
     pub fn is_blank(&self) -> bool {
         let Schedule { encrypt, decrypt, tweak } = &self.schedule;
         [encrypt, decrypt, tweak].iter().all(|keys| keys.as_flattened().iter().all(|&word| word == 0))

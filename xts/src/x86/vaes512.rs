@@ -13,11 +13,11 @@ use zeroize::Zeroize;
 
 use super::expand::expand;
 use super::opaque;
-use crate::crypto::native::{Kernel, RoundKeys, Schedule};
-use crate::crypto::pieces::Hints;
-use crate::crypto::tweak::StartTweaks;
-use crate::crypto::xts::BLOCK_BYTES;
-use crate::soon::Soon;
+use crate::key::BLOCK_BYTES;
+use crate::native::{Kernel, RoundKeys, Schedule};
+use crate::pieces::Hints;
+use crate::prefetch::Prefetch;
+use crate::tweak::StartTweaks;
 
 /// Registers of a group.
 const GROUP: usize = 8;
@@ -120,13 +120,13 @@ fn broadcast(value: &u128) -> __m512i {
     _mm512_broadcast_i32x4(unsafe { _mm_load_si128(opaque(value).cast()) })
 }
 
-/// A whole group. `ends` is the sum of the first and the last round key. `PAST`: stored past the caches.
+/// A whole group. `ends` is the sum of the first and the last round key. `NONTEMPORAL`: with non-temporal stores.
 ///
 /// # Safety
-/// As for [`round_key`]; 512 bytes can be read and written. With `PAST`, `to` is a multiple of 64.
+/// As for [`round_key`]; 512 bytes can be read and written. With `NONTEMPORAL`, `to` is a multiple of 64.
 #[inline]
 #[target_feature(enable = "avx512f,vaes")]
-unsafe fn group<const ENCRYPT: bool, const PAST: bool>(
+unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool>(
     keys: *const RoundKeys,
     ends: &u128,
     veils: &Veils,
@@ -177,8 +177,8 @@ unsafe fn group<const ENCRYPT: bool, const PAST: bool>(
             )
         };
     }
-    // SAFETY: the bytes can be written, and lie on a boundary of 64 bytes if they are to go past the caches.
-    unsafe { if PAST { store!("vmovntdq") } else { store!("vmovdqu64") } }
+    // SAFETY: the bytes can be written, and lie on a boundary of 64 bytes for non-temporal stores.
+    unsafe { if NONTEMPORAL { store!("vmovntdq") } else { store!("vmovdqu64") } }
 }
 
 /// Less than a whole group: loads and stores are masked, the rest is the same.
@@ -290,14 +290,15 @@ fn spread(first: &u128, last: __m512i) -> Veils {
 /// sees by itself how it goes on, but not over the end of a page.
 const FETCHED_AHEAD: usize = 4096;
 
-/// Asks for the first bytes of the source and, unless it goes past the caches, the target, all at once. No address is accessed.
+/// Asks for the first bytes of the source and, unless stores are non-temporal, the target, all at once. No address is
+/// accessed.
 #[inline]
-fn fetch_ahead<const PAST: bool>(bytes: usize, from: *const u8, to: *mut u8) {
+fn fetch_ahead<const NONTEMPORAL: bool>(bytes: usize, from: *const u8, to: *mut u8) {
     for at in (0..bytes.min(FETCHED_AHEAD)).step_by(64) {
         // SAFETY: a prefetch has no effect but on the caches, whatever the address.
         unsafe {
             asm!("prefetcht0 [{at}]", at = in(reg) from.wrapping_add(at), options(readonly, nostack, preserves_flags));
-            if !PAST {
+            if !NONTEMPORAL {
                 asm!("prefetchw [{at}]", at = in(reg) to.wrapping_add(at), options(readonly, nostack, preserves_flags));
             }
         }
@@ -316,33 +317,34 @@ unsafe fn crypt<const ENCRYPT: bool>(
 ) {
     let bytes = tweaks.len().saturating_mul(blocks).saturating_mul(BLOCK_BYTES);
     // What is decrypted comes from the disk. What is encrypted was just written by the guest.
-    let mut rest = Soon::from(from.addr().wrapping_add(FETCHED_AHEAD), bytes.saturating_sub(FETCHED_AHEAD));
-    let soon = if ENCRYPT || rest.is_over() { &mut hints.soon } else { &mut rest };
+    let mut rest = Prefetch::at(from.addr().wrapping_add(FETCHED_AHEAD), bytes.saturating_sub(FETCHED_AHEAD));
+    let prefetch = if ENCRYPT || rest.is_done() { &mut hints.prefetch } else { &mut rest };
     let on_boundary = to.addr().is_multiple_of(64) && blocks.is_multiple_of(LANES);
     // SAFETY: as for this function.
     unsafe {
-        if ENCRYPT && hints.past_caches && on_boundary {
+        if ENCRYPT && hints.nontemporal && on_boundary {
             fetch_ahead::<true>(bytes, from, to);
-            crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, soon);
+            crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, prefetch);
         } else {
             fetch_ahead::<false>(bytes, from, to);
-            crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, soon);
+            crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, prefetch);
         }
     }
     wipe_registers();
 }
 
 /// # Safety
-/// As for [`Kernel`]. With `PAST`, `to` is a multiple of 64, and so are the bytes of the blocks. `soon` is fetched meanwhile.
+/// As for [`Kernel`]. With `NONTEMPORAL`, `to` is a multiple of 64, and so are the bytes of the blocks. `prefetch` is
+/// fetched meanwhile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
-unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
+unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
     schedule: &Schedule,
     tweaks: &[u128],
     blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
-    soon: &mut Soon,
+    prefetch: &mut Prefetch,
 ) {
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     // SAFETY: the keys are there.
@@ -353,7 +355,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
         let mut left = blocks;
         macro_rules! group {
             ($veils:ident) => {
-                soon.fetch(GROUP_BYTES);
+                prefetch.fetch(GROUP_BYTES);
                 if left < GROUP_BLOCKS {
                     // SAFETY: so many blocks are left of what the caller vouches for.
                     unsafe { part::<ENCRYPT>(keys, &derived.ends, &$veils, from, to, left) };
@@ -361,7 +363,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
                     break;
                 }
                 // SAFETY: as above.
-                unsafe { group::<ENCRYPT, PAST>(keys, &derived.ends, &$veils, from, to) };
+                unsafe { group::<ENCRYPT, NONTEMPORAL>(keys, &derived.ends, &$veils, from, to) };
                 (from, to) = (from.wrapping_add(GROUP_BYTES), to.wrapping_add(GROUP_BYTES));
                 left -= GROUP_BLOCKS;
                 if left == 0 {

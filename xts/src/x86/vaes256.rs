@@ -7,10 +7,10 @@ use std::arch::x86_64::*;
 
 use super::expand::expand;
 use super::opaque;
-use crate::crypto::native::{Kernel, RoundKeys, Schedule};
-use crate::crypto::pieces::Hints;
-use crate::crypto::tweak::StartTweaks;
-use crate::crypto::xts::BLOCK_BYTES;
+use crate::key::BLOCK_BYTES;
+use crate::native::{Kernel, RoundKeys, Schedule};
+use crate::pieces::Hints;
+use crate::tweak::StartTweaks;
 
 /// Registers of a group.
 const GROUP: usize = 8;
@@ -73,13 +73,13 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
     }
 }
 
-/// `N` registers. `PAST`: stored past the caches.
+/// `N` registers. `NONTEMPORAL`: with non-temporal stores.
 ///
 /// # Safety
-/// As for [`round_key`]; so many blocks can be read and written. With `PAST`, `to` is a multiple of 32.
+/// As for [`round_key`]; so many blocks can be read and written. With `NONTEMPORAL`, `to` is a multiple of 32.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn group<const ENCRYPT: bool, const PAST: bool, const N: usize>(
+unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const N: usize>(
     keys: *const RoundKeys,
     tweaks: &[__m256i; N],
     from: *const u8,
@@ -113,8 +113,8 @@ unsafe fn group<const ENCRYPT: bool, const PAST: bool, const N: usize>(
         };
     }
     for (at, block) in blocks.iter().enumerate() {
-        // SAFETY: the blocks can be written, and lie on a boundary of 32 bytes if they are to go past the caches.
-        unsafe { if PAST { store!("vmovntdq", at, *block) } else { store!("vmovdqu", at, *block) } }
+        // SAFETY: the blocks can be written, and lie on a boundary of 32 bytes for non-temporal stores.
+        unsafe { if NONTEMPORAL { store!("vmovntdq", at, *block) } else { store!("vmovdqu", at, *block) } }
     }
 }
 
@@ -206,7 +206,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
     let on_boundary = to.addr().is_multiple_of(32) && blocks.is_multiple_of(LANES);
     // SAFETY: as for this function.
     unsafe {
-        if ENCRYPT && hints.past_caches && on_boundary {
+        if ENCRYPT && hints.nontemporal && on_boundary {
             crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, hints);
         } else {
             crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, hints);
@@ -216,10 +216,10 @@ unsafe fn crypt<const ENCRYPT: bool>(
 }
 
 /// # Safety
-/// As for [`Kernel`]. With `PAST`, `to` is a multiple of 32, and so are the bytes of the blocks.
+/// As for [`Kernel`]. With `NONTEMPORAL`, `to` is a multiple of 32, and so are the bytes of the blocks.
 #[inline]
 #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
+unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
     schedule: &Schedule,
     tweaks: &[u128],
     blocks: usize,
@@ -232,9 +232,9 @@ unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
         let mut tweaks = spread(first);
         let mut left = blocks;
         while left >= GROUP_BLOCKS {
-            hints.soon.fetch(GROUP_BLOCKS * BLOCK_BYTES);
+            hints.prefetch.fetch(GROUP_BLOCKS * BLOCK_BYTES);
             // SAFETY: so many blocks are left of what the caller vouches for.
-            unsafe { group::<ENCRYPT, PAST, GROUP>(keys, &tweaks, from, to) };
+            unsafe { group::<ENCRYPT, NONTEMPORAL, GROUP>(keys, &tweaks, from, to) };
             (from, to) = (from.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES), to.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES));
             left -= GROUP_BLOCKS;
             if left > 0 {
@@ -255,15 +255,15 @@ unsafe fn crypt_to<const ENCRYPT: bool, const PAST: bool>(
             };
         }
         rest!(8, {
-            group::<ENCRYPT, PAST, 4>(keys, &[a, b, c, d], from, to);
+            group::<ENCRYPT, NONTEMPORAL, 4>(keys, &[a, b, c, d], from, to);
             [a, b] = [e, f];
         });
         rest!(4, {
-            group::<ENCRYPT, PAST, 2>(keys, &[a, b], from, to);
+            group::<ENCRYPT, NONTEMPORAL, 2>(keys, &[a, b], from, to);
             a = times_alpha_bits(a, _mm256_set1_epi64x(4));
         });
         rest!(2, {
-            group::<ENCRYPT, PAST, 1>(keys, &[a], from, to);
+            group::<ENCRYPT, NONTEMPORAL, 1>(keys, &[a], from, to);
             a = times_alpha_bits(a, _mm256_set1_epi64x(2));
         });
         rest!(1, single::<ENCRYPT>(keys, a, from, to));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `cargo bench --bench engine`: AES-256-XTS and programming a key, beside OpenSSL in the same run.
+//! `cargo bench -p scattered-xts`: AES-256-XTS beside OpenSSL in the same run, and the expansion of a key.
 //!
 //! All that is in one table takes turns, so that a drift of the machine favours nobody; medians of the rounds are
 //! printed. Look at the ratios: absolute figures of a shared machine mean little. `-- --full` prints every combination.
@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use openssl::cipher::Cipher;
 use openssl::cipher_ctx::CipherCtx;
-use vhost_user_blk_crypto::crypto::{Dun, Engine, KEY_BYTES, XtsKey};
-use vhost_user_blk_crypto::keyslot::{KeyConfig, KeyslotTable};
-use vhost_user_blk_crypto::secret::{PROGRAM_STACK, with_wiped_stack};
+use scattered_xts::{Dun, Implementation, KEY_BYTES, XtsKey};
 use vm_memory::VolatileSlice;
 
 const ROUNDS: usize = 15;
@@ -51,10 +49,10 @@ impl Layout {
     }
 }
 
-/// What is measured. Without an engine: OpenSSL.
+/// What is measured. Without an implementation: OpenSSL.
 #[derive(Clone, Copy)]
 struct Case {
-    engine: Option<Engine>,
+    implementation: Option<Implementation>,
     encrypt: bool,
     unit: usize,
     request: usize,
@@ -107,15 +105,15 @@ impl Case {
             (black_box(from.as_slice()), black_box(*to))
         };
         let bits = self.unit.trailing_zeros() as u8;
-        if let Some(engine) = self.engine {
-            let key = XtsKey::new(engine, &key);
+        if let Some(implementation) = self.implementation {
+            let key = XtsKey::new(implementation, &key);
             let dun = Dun::new([7, 0, 0, 0]);
             return Box::new(move || {
                 let (from, to) = next();
                 if self.encrypt {
-                    key.encrypt_between(dun, bits, from, &[to]);
+                    key.encrypt(dun, bits, from, &[to]);
                 } else {
-                    key.decrypt_between(dun, bits, from, &[to]);
+                    key.decrypt(dun, bits, from, &[to]);
                 }
             });
         }
@@ -155,7 +153,7 @@ impl Case {
 
     /// OpenSSL takes a data unit in one piece.
     fn possible(&self) -> bool {
-        self.engine.is_some() || self.layout != Layout::Pages || self.unit <= PAGE
+        self.implementation.is_some() || self.layout != Layout::Pages || self.unit <= PAGE
     }
 }
 
@@ -189,26 +187,34 @@ fn rates(actions: &mut [Box<dyn FnMut() + '_>]) -> Vec<f64> {
         .collect()
 }
 
-/// One line: the engines, then OpenSSL, in GB/s, with the ratio to OpenSSL.
-fn line(label: &str, engines: &[Engine], case: Case) {
-    let cases: Vec<_> = engines.iter().copied().map(Some).chain([None]).map(|engine| Case { engine, ..case }).collect();
+/// One line: the implementations, then OpenSSL, in GB/s, with the ratio to OpenSSL.
+fn line(label: &str, implementations: &[Implementation], case: Case) {
+    let cases: Vec<_> = implementations
+        .iter()
+        .copied()
+        .map(Some)
+        .chain([None])
+        .map(|implementation| Case { implementation, ..case })
+        .collect();
     let possible: Vec<_> = cases.iter().filter(|case| case.possible()).collect();
     let measured = rates(&mut possible.iter().map(|case| case.prepare()).collect::<Vec<_>>());
-    let theirs = measured.get(engines.len());
+    let theirs = measured.get(implementations.len());
     print!("{label:<34}");
     for (at, rate) in measured.iter().enumerate() {
         let gigabytes = rate * case.request as f64 / 1e9;
         match theirs {
-            Some(theirs) if at < engines.len() => print!(" {gigabytes:>6.2} {:>5}", format!("{:.2}x", rate / theirs)),
+            Some(theirs) if at < implementations.len() => {
+                print!(" {gigabytes:>6.2} {:>5}", format!("{:.2}x", rate / theirs))
+            }
             _ => print!(" {gigabytes:>6.2} {:>5}", ""),
         }
     }
     println!();
 }
 
-fn title(text: &str, engines: &[Engine]) {
+fn title(text: &str, implementations: &[Implementation]) {
     print!("\n{text:<34}");
-    for name in engines.iter().map(|engine| engine.name()).chain(["OpenSSL"]) {
+    for name in implementations.iter().map(|implementation| implementation.name()).chain(["OpenSSL"]) {
         print!(" {name:>9}   ");
     }
     println!();
@@ -220,70 +226,46 @@ fn size(bytes: usize) -> String {
 
 fn main() {
     let full = std::env::args().any(|arg| arg == "--full");
-    let engines: Vec<_> = Engine::available().collect();
-    let base = Case { engine: None, encrypt: true, unit: 4096, request: 128 << 10, layout: Layout::Apart };
+    let implementations: Vec<_> = Implementation::available().collect();
+    let base = Case { implementation: None, encrypt: true, unit: 4096, request: 128 << 10, layout: Layout::Apart };
     println!("AES-256-XTS, one thread, GB/s, and how many times as fast as OpenSSL");
     if full {
         for layout in Layout::ALL {
             for request in [4 << 10, 128 << 10, 1 << 20] {
-                title(&format!("{}, {}", size(request), layout.name()), &engines);
+                title(&format!("{}, {}", size(request), layout.name()), &implementations);
                 for (unit, encrypt) in [512, 4096, 65536].into_iter().flat_map(|unit| [(unit, true), (unit, false)]) {
                     if unit <= request {
                         let way = if encrypt { "encrypt" } else { "decrypt" };
                         let case = Case { encrypt, unit, request, layout, ..base };
-                        line(&format!("  {way}, data unit {}", size(unit)), &engines, case);
+                        line(&format!("  {way}, data unit {}", size(unit)), &implementations, case);
                     }
                 }
             }
         }
     } else {
-        title("request of 128 KiB", &engines);
+        title("request of 128 KiB", &implementations);
         for (unit, encrypt) in [512, 4096, 65536].into_iter().flat_map(|unit| [(unit, true), (unit, false)]) {
             let way = if encrypt { "encrypt" } else { "decrypt" };
-            line(&format!("  {way}, data unit {}", size(unit)), &engines, Case { unit, encrypt, ..base });
+            line(&format!("  {way}, data unit {}", size(unit)), &implementations, Case { unit, encrypt, ..base });
         }
-        title("encrypt, request of", &engines);
+        title("encrypt, request of", &implementations);
         for (request, unit) in [(4 << 10, 512), (4 << 10, 4096), (1 << 20, 512), (1 << 20, 4096)] {
             let label = format!("  {}, data unit {}", size(request), size(unit));
-            line(&label, &engines, Case { request, unit, ..base });
+            line(&label, &implementations, Case { request, unit, ..base });
         }
-        title("encrypt 128 KiB, data unit 4 KiB", &engines);
+        title("encrypt 128 KiB, data unit 4 KiB", &implementations);
         for layout in Layout::ALL {
-            line(&format!("  {}", layout.name()), &engines, Case { layout, ..base });
+            line(&format!("  {}", layout.name()), &implementations, Case { layout, ..base });
         }
     }
-    keyslots(&engines);
+    expansion(&implementations);
 }
 
-fn program_slot(table: &KeyslotTable, slot: u32, key: &[u8; KEY_BYTES]) {
-    pollster::block_on(async {
-        let mut claim = table.claim(slot).await.expect("slot");
-        claim.publish(table.next_generation(), key, KeyConfig { data_unit_bits: 12, dun_bytes: 8 });
-        claim.drained().await;
-    });
-}
-
-fn keyslots(engines: &[Engine]) {
+fn expansion(implementations: &[Implementation]) {
     let key: [u8; KEY_BYTES] = std::array::from_fn(|i| i as u8);
-    println!("\nns             expand  program  program, wiped stack  acquire and release");
-    for &engine in engines {
-        let table = KeyslotTable::new(32, engine).expect("locked memory");
-        let mut slots = (0..32).cycle();
-        let slots = std::cell::RefCell::new(&mut slots);
-        let program = || {
-            let slot = slots.borrow_mut().next().unwrap_or(0);
-            program_slot(&table, slot, black_box(&key));
-        };
-        program();
-        program_slot(&table, 3, &key);
-        let nanoseconds = rates(&mut [
-            Box::new(|| drop(black_box(XtsKey::new(engine, black_box(&key))))),
-            Box::new(program),
-            Box::new(|| with_wiped_stack::<PROGRAM_STACK, _>(program)),
-            Box::new(|| drop(black_box(table.acquire(3)))),
-        ]);
-        let [expand, program, wiped, acquire] =
-            nanoseconds.try_into().map(|r: [f64; 4]| r.map(|r| 1e9 / r)).unwrap_or_default();
-        println!("{:<14}{expand:>7.0}{program:>9.0}{wiped:>22.0}{acquire:>21.0}", engine.name());
+    println!("\nexpansion of a key, ns");
+    for &implementation in implementations {
+        let rate = rates(&mut [Box::new(|| drop(black_box(XtsKey::new(implementation, black_box(&key)))))])[0];
+        println!("{:<14}{:>7.0}", implementation.name(), 1e9 / rate);
     }
 }

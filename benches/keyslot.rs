@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `cargo bench --bench keyslot`: programming a key, and taking a slot's key for a request. Nanoseconds, one thread.
+
+mod common;
+
+use std::hint::black_box;
+
+use common::nanoseconds;
+use scattered_xts::{Implementation, KEY_BYTES};
+use vhost_user_blk_crypto::keyslot::{KeyConfig, KeyslotTable};
+use vhost_user_blk_crypto::secret::{PROGRAM_STACK, with_wiped_stack};
+
+fn main() {
+    let key: [u8; KEY_BYTES] = std::array::from_fn(|i| i as u8);
+    let config = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
+    println!("ns             program  program, wiped stack  acquire and release");
+    for implementation in Implementation::available() {
+        let table = KeyslotTable::new(32, implementation).expect("locked memory");
+        let mut slots = (0..32).cycle();
+        let mut program = || {
+            let slot = slots.next().unwrap_or(0);
+            pollster::block_on(async {
+                let mut claim = table.claim(slot).await.expect("slot");
+                claim.publish(table.next_generation(), black_box(&key), config);
+                claim.drained().await;
+            });
+        };
+        let programmed = nanoseconds(&mut program);
+        let wiped = nanoseconds(|| with_wiped_stack::<PROGRAM_STACK, _>(&mut program));
+        let acquire = nanoseconds(|| drop(black_box(table.acquire(3))));
+        println!("{:<14}{programmed:>8.0}{wiped:>22.0}{acquire:>21.0}", implementation.name());
+    }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! No command leaves a round key on the stack. That holds for optimised code and for all implementations but the portable
+//! one; xtask runs the test with `--release`.
+
+#[path = "../xts/tests/xts/search.rs"]
+mod search;
+
+use std::task::{Context, Poll, Waker};
+
+use libtest_mimic::{Arguments, Trial};
+use scattered_xts::{Implementation, KEY_BYTES};
+use vhost_user_blk_crypto::device::{Device, DeviceConfig};
+use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
+use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
+use vhost_user_blk_crypto::protocol::{
+    KeyDescriptor, KeyUse, RequestHeader, Status, crypto_mode, feature, key_type, request_type,
+};
+use vhost_user_blk_crypto::queue::Chain;
+use vhost_user_blk_crypto::vhost::VirtioDevice;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use zerocopy::IntoBytes;
+
+use search::{boxed, found, round_keys, wipe};
+
+fn main() {
+    let implementations = Implementation::available()
+        .filter(|&implementation| !cfg!(debug_assertions) && implementation != Implementation::Portable);
+    let trials = implementations.map(|implementation| {
+        let run = move || {
+            no_key_stays_on_the_stack_of_a_command(implementation);
+            Ok(())
+        };
+        Trial::test(format!("{implementation}::no_key_stays_on_the_stack_of_a_command"), run)
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+}
+
+fn key() -> [u8; KEY_BYTES] {
+    std::array::from_fn(|i| (i as u8).wrapping_mul(73).wrapping_add(41))
+}
+
+fn no_key_stays_on_the_stack_of_a_command(implementation: Implementation) {
+    let config = DeviceConfig {
+        engine: EngineConfig {
+            keyslots: 1,
+            crypto_engine: implementation,
+            raw_keys: true,
+            data_unit_mask: 0x1000,
+            max_dun_bytes: 8,
+            logical_block_size: 512,
+            serial: String::new(),
+            timing: Timing::default(),
+        },
+        num_queues: 1,
+        queue_size: 16,
+        physical_block_size: 512,
+        writeback: true,
+        keep_keys_on_reset: false,
+        in_band: false,
+    };
+    let options = OpenOptions { read_only: false, discard: false, direct: false, logical_block_size: 512 };
+    let disk = Disk::new(options.in_memory(1 << 20).expect("memory"), None).expect("disk");
+    let device = Device::new(config, None, disk).expect("device");
+    device.set_features(feature::CTRL_VQ | feature::INLINE_ENCRYPTION | feature::VERSION_1);
+    let guest = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
+    let round_keys = round_keys(&boxed(implementation, key));
+    #[inline(never)]
+    fn lay_out(guest: &GuestMemoryMmap) {
+        let mut bytes = [0; 128];
+        bytes[..64].copy_from_slice(&key());
+        let usage = KeyUse {
+            key_size: 64.into(),
+            crypto_mode: crypto_mode::AES_256_XTS.into(),
+            key_type: key_type::RAW.into(),
+            data_unit_size_bits: 12.into(),
+            dun_bytes: 8.into(),
+        };
+        let header = RequestHeader { request_type: request_type::KEYSLOT_PROGRAM.into(), ..Default::default() };
+        guest.write_slice(header.as_bytes(), GuestAddress(0)).expect("guest memory");
+        let descriptor = KeyDescriptor { slot: 0.into(), bytes, usage };
+        guest.write_slice(descriptor.as_bytes(), GuestAddress(16)).expect("guest memory");
+    }
+    lay_out(&guest);
+    // What is built here has room that is not filled: what lies there is moved along.
+    wipe();
+    let worker = device.worker().expect("worker");
+    let descriptors = [Descriptor::new(0, 168, 1, 1), Descriptor::new(1024, 1, 2, 0)];
+    let chain = Chain::walk(&guest, descriptors.into_iter(), 16).expect("chain");
+    wipe();
+    assert_eq!(found(&round_keys), 0, "the test itself leaves round keys");
+    // The second queue is the control virtqueue.
+    let mut served = Box::pin(device.serve(0, device.parse(&worker, 1, 0, chain)));
+    let polled = served.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(found(&round_keys), 0);
+    assert_eq!(polled, Poll::Ready(1));
+    assert_eq!(guest.read_obj::<u8>(GuestAddress(1024)).expect("status"), Status::Ok as u8);
+}

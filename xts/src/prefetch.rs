@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Prefetching: memory that will be used soon is loaded into the caches beside other work.
+//!
+//! A CPU waits for few cache lines at a time. If it is asked for a page at once, it can do nothing else until most of the
+//! page has come. If it is asked for some lines now and then, it fetches them while it computes.
+
+use vm_memory::VolatileSlice;
+
+/// Bytes of a cache line, or a divisor of that.
+const LINE: usize = 64;
+
+/// A range of memory to be prefetched, and how far that has got.
+///
+/// It is plain numbers: nothing is accessed through them, and no harm is done if the memory is gone. On CPUs other than
+/// x86-64 nothing is prefetched.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Prefetch {
+    at: usize,
+    left: usize,
+}
+
+impl Prefetch {
+    /// A range of memory, whose first cache line is asked for at once.
+    #[inline]
+    pub fn new(range: &VolatileSlice<'_>) -> Self {
+        let mut this = Self { at: range.ptr_guard().as_ptr().addr(), left: range.len() };
+        this.fetch(LINE);
+        this
+    }
+
+    /// Asks for the first cache line of a range and no more, for the sake of its address translation, which takes longer
+    /// than the data: in a virtual machine it is a walk through two page tables.
+    #[inline]
+    pub fn first_line(range: &VolatileSlice<'_>) {
+        fetch_line(range.ptr_guard().as_ptr().addr());
+    }
+
+    /// `left` bytes from an address on. Nothing is asked for yet.
+    #[inline]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    pub(crate) fn at(at: usize, left: usize) -> Self {
+        Self { at, left }
+    }
+
+    /// Whether all of the range has been asked for.
+    #[inline]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    pub(crate) fn is_done(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Asks for the next `bytes` of the range.
+    #[inline(always)]
+    pub fn fetch(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.left);
+        for offset in (0..bytes).step_by(LINE) {
+            fetch_line(self.at.wrapping_add(offset));
+        }
+        self.at = self.at.wrapping_add(bytes);
+        self.left -= bytes;
+    }
+
+    /// Asks for the rest of the range.
+    #[inline]
+    pub fn fetch_rest(&mut self) {
+        self.fetch(self.left);
+    }
+}
+
+#[inline(always)]
+fn fetch_line(address: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch has no effect but on the caches, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address)) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_asked_for_once() {
+        let mut bytes = vec![0u8; 1000];
+        let slice = VolatileSlice::from(&mut bytes[..]);
+        let mut prefetch = Prefetch::new(&slice);
+        assert_eq!(prefetch.left, 1000 - LINE);
+        prefetch.fetch(512);
+        assert_eq!(prefetch.left, 1000 - LINE - 512);
+        prefetch.fetch(512);
+        assert_eq!((prefetch.left, prefetch.at), (0, slice.ptr_guard().as_ptr().addr() + 1000));
+        prefetch.fetch(512);
+        prefetch.fetch_rest();
+        assert_eq!(prefetch.left, 0);
+        Prefetch::default().fetch_rest();
+    }
+}
