@@ -2,115 +2,15 @@
 
 //! The program itself: options, sockets, signals, the lock on the image.
 
-use std::io::Read;
+mod common;
+
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use tempfile::TempDir;
-use vhost::VhostBackend;
-use vhost::vhost_user::Frontend;
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
-    command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").stdin(Stdio::null());
-    command
-}
-
-struct Files {
-    directory: TempDir,
-}
-
-impl Files {
-    fn new() -> Self {
-        let files = Self { directory: TempDir::new().expect("directory") };
-        std::fs::File::create(files.image()).expect("image").set_len(1 << 20).expect("image");
-        files
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn image(&self) -> PathBuf {
-        self.path("image")
-    }
-}
-
-/// A running device, killed in the end if need be.
-struct Running(Child);
-
-impl Running {
-    fn start(files: &Files, options: &[&str]) -> Self {
-        let socket = files.path("socket");
-        let child = program()
-            .arg("--socket-path")
-            .arg(&socket)
-            .arg("--blk-file")
-            .arg(files.image())
-            .args(options)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("program");
-        let mut running = Self(child);
-        // There is a moment between the socket's name and its listening. A look like this is no frontend.
-        wait_for(|| UnixStream::connect(&socket).is_ok() || running.exited());
-        running
-    }
-
-    fn exited(&mut self) -> bool {
-        self.0.try_wait().expect("wait").is_some()
-    }
-
-    fn signal(&self, signal: i32) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let signal = rustix::process::Signal::from_named_raw(signal).expect("signal");
-        rustix::process::kill_process(pid, signal).expect("kill");
-    }
-
-    /// Exit status and standard error.
-    fn finish(mut self) -> (Option<i32>, String) {
-        wait_for(|| self.exited());
-        let mut text = String::new();
-        if let Some(mut stderr) = self.0.stderr.take() {
-            stderr.read_to_string(&mut text).expect("standard error");
-        }
-        (self.0.wait().expect("wait").code(), text)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait_for(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "timed out");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn output(command: &mut Command) -> (Option<i32>, String) {
-    let Output { status, stdout, stderr } = command.output().expect("program");
-    (status.code(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
-}
-
-fn talk(stream: UnixStream) -> Frontend {
-    let frontend = Frontend::from_stream(stream, 1);
-    frontend.set_owner().expect("SET_OWNER");
-    let wanted = 1 << 22 | 1 << 23 | 1 << 32;
-    assert_eq!(frontend.get_features().expect("GET_FEATURES") & wanted, wanted);
-    frontend
-}
+use common::process::*;
 
 #[test]
 fn the_list_of_personalities_needs_no_image() {

@@ -89,7 +89,7 @@ fn listen_privately(path: &Path) -> io::Result<UnixListener> {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        signal(Some(&self.shared.wake));
+        signal(&self.shared.wake);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -14,21 +14,23 @@
 //! is given out first.
 
 mod chain;
+mod event;
 mod heads;
 mod inflight;
 mod table;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::ratelimit::RateLimit;
 pub use chain::{Chain, ChainError, Pieces, Segments};
+pub use event::{Event, check_eventfd, drain_event, signal};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
 use inflight::{Recovery, crash_point};
@@ -36,6 +38,9 @@ use table::Descriptors;
 
 /// The most chains that a worker takes from a queue at a time.
 pub const BATCH: usize = 32;
+
+/// How long to wait for the end of a turn before the worker may hang in a write to the frontend's eventfds.
+const STUCK: Duration = Duration::from_millis(100);
 
 /// A chain and the head under which it is returned.
 #[derive(Debug)]
@@ -85,13 +90,18 @@ pub struct Vring {
     may_run: AtomicBool,
     state: Mutex<State>,
     idle: Condvar,
+    /// An eventfd of ours that wakes the worker.
+    wake: OnceLock<Arc<File>>,
 }
 
 struct State {
     queue: Queue,
     kick: Option<File>,
-    call: Option<File>,
-    err: Option<File>,
+    /// Shared, because it is written to without the lock.
+    call: Option<Arc<Event>>,
+    err: Option<Arc<Event>>,
+    /// The driver is to be interrupted at the worker's next look.
+    interrupt_due: bool,
     /// SET_VRING_ENABLE.
     enabled: bool,
     /// The worker is at its turn.
@@ -120,6 +130,7 @@ impl Vring {
             kick: None,
             call: None,
             err: None,
+            interrupt_due: false,
             enabled: false,
             busy: false,
             pauses: 0,
@@ -129,7 +140,19 @@ impl Vring {
             log: None,
             resubmit: VecDeque::new(),
         };
-        Ok(Self { index, may_run: AtomicBool::new(false), state: Mutex::new(state), idle: Condvar::new() })
+        let (state, idle, wake) = (Mutex::new(state), Condvar::new(), OnceLock::new());
+        Ok(Self { index, may_run: AtomicBool::new(false), state, idle, wake })
+    }
+
+    /// Names the eventfd that wakes the worker of this queue. It stays the first one.
+    pub fn set_waker(&self, wake: &Arc<File>) {
+        let _ = self.wake.set(Arc::clone(wake));
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = self.wake.get() {
+            signal(wake);
+        }
     }
 
     /// The queue's number.
@@ -201,19 +224,19 @@ impl Vring {
     }
 
     /// Sets the eventfd that interrupts the driver.
-    pub fn set_call(&self, call: Option<File>) {
+    pub fn set_call(&self, call: Option<Event>) {
         let mut state = self.lock();
-        if state.queue.ready() {
-            // Frontends may start and enable a queue before they hand over its interrupt (QEMU does). The driver may
-            // be waiting for one that went nowhere; one too many is harmless.
-            signal(call.as_ref());
-        }
-        state.call = call;
+        // Frontends may start and enable a queue before they hand over its interrupt (QEMU does). The driver may
+        // be waiting for one that went nowhere; one too many is harmless.
+        state.interrupt_due |= state.queue.ready();
+        state.call = call.map(Arc::new);
+        drop(state);
+        self.wake();
     }
 
     /// Sets the eventfd that tells the frontend of a broken queue.
-    pub fn set_err(&self, err: Option<File>) {
-        self.lock().err = err;
+    pub fn set_err(&self, err: Option<Event>) {
+        self.lock().err = err.map(Arc::new);
     }
 
     /// Enables or disables the queue. A disabled queue keeps its place.
@@ -256,12 +279,20 @@ impl Vring {
     }
 
     fn wait_idle(&self) -> MutexGuard<'_, State> {
-        let state = self.lock();
+        let mut state = self.lock();
         if state.busy {
             // The worker may be asleep over requests of other queues.
-            signal(state.kick.as_ref());
+            self.wake();
         }
-        self.idle.wait_while(state, |state| state.busy).unwrap_or_else(PoisonError::into_inner)
+        while state.busy {
+            let waited = self.idle.wait_timeout(state, STUCK).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            if state.busy && waited.1.timed_out() {
+                // A frontend that fills its eventfds on purpose must not keep us here.
+                [&state.call, &state.err].into_iter().flatten().for_each(|event| event.unblock());
+            }
+        }
+        state
     }
 
     /// Begins a turn, if the queue runs. Only the one worker of the queue may do so, and only then may it look at the
@@ -283,9 +314,16 @@ impl Vring {
         self.lock().retire(self.index, reason);
     }
 
-    /// Whether the queue has been retired since this was last asked.
+    /// Whether the queue has been retired since this was last asked. If so, the frontend is told.
     pub fn newly_retired(&self) -> bool {
-        std::mem::take(&mut self.lock().retirement_is_news)
+        let mut state = self.lock();
+        let news = std::mem::take(&mut state.retirement_is_news);
+        let err = state.err.clone().filter(|_| news);
+        drop(state);
+        if let Some(err) = err {
+            err.signal();
+        }
+        news
     }
 }
 
@@ -293,8 +331,9 @@ impl Drop for Paused<'_> {
     fn drop(&mut self) {
         let mut state = self.vring.lock();
         state.pauses -= 1;
+        drop(state);
         // The worker may have seen a notification and found that the queue does not run.
-        signal(state.kick.as_ref());
+        self.vring.wake();
     }
 }
 
@@ -315,6 +354,8 @@ impl Turn<'_> {
             // What was taken before is still served and returned.
             state.retire(self.vring.index, reason);
         }
+        let due = std::mem::take(&mut state.interrupt_due);
+        interrupt(guard, due);
     }
 
     /// Whether there may be more to take: not when somebody waits for the end of the turn, or the queue was retired.
@@ -355,9 +396,17 @@ impl Turn<'_> {
                 log.returned(completion.head, state.queue.next_used());
             }
         }
-        if !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true) {
-            signal(state.call.as_ref());
-        }
+        let wanted = !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true);
+        interrupt(guard, wanted);
+    }
+}
+
+/// Interrupts the driver if that is wanted, without the lock: the eventfd is the frontend's.
+fn interrupt(state: MutexGuard<'_, State>, wanted: bool) {
+    let call = state.call.clone().filter(|_| wanted);
+    drop(state);
+    if let Some(call) = call {
+        call.signal();
     }
 }
 
@@ -420,7 +469,6 @@ impl State {
             }
             self.retired = Some(reason);
             self.retirement_is_news = true;
-            signal(self.err.as_ref());
         }
     }
 
@@ -446,27 +494,8 @@ impl State {
         }
         self.resubmit = heads.into();
         // The backend before this one may have returned chains without a word.
-        signal(self.call.as_ref());
+        self.interrupt_due = true;
         Ok(())
-    }
-}
-
-/// Empties an eventfd.
-pub fn drain_event(event: &File) {
-    let mut count = [0; 8];
-    // Nothing to read is fine: another reader, or a spurious wake-up.
-    let _ = rustix::io::read(event, &mut count);
-}
-
-/// Adds 1 to an eventfd.
-pub fn signal(event: Option<&File>) {
-    if let Some(event) = event {
-        match rustix::io::write(event, &1u64.to_ne_bytes()) {
-            Ok(_) => {}
-            // The counter is at its maximum: the other side has not looked for a long time, and will find it readable.
-            Err(rustix::io::Errno::AGAIN) => {}
-            Err(error) => log::warn!("cannot signal an eventfd: {}", io::Error::from(error)),
-        }
     }
 }
 

@@ -264,12 +264,13 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
                 left |= self.lane.release(queue.vring.index());
                 continue;
             }
-            queue.turn = None;
-            self.turns -= 1;
-            left = true;
+            // Still at the turn: whoever waits for its end looks after writes that hang.
             if queue.vring.newly_retired() {
                 self.device.queue_broken(queue.vring.index());
             }
+            queue.turn = None;
+            self.turns -= 1;
+            left = true;
         }
         left
     }

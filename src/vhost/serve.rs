@@ -53,7 +53,7 @@ impl Stop {
     /// Ends the current session and the server.
     pub fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
-        signal(Some(&self.event));
+        signal(&self.event);
         if let Some(connection) = &*self.connection.lock().unwrap_or_else(PoisonError::into_inner) {
             // Only our side: the frontend must not see the end before the queues are drained, or it would hand
             // requests to the next backend that are still in flight here. It may be closed already.

@@ -20,7 +20,7 @@ use super::memory::SharedMemory;
 use super::worker::{Worker, WorkerOptions};
 use super::{VirtioDevice, WorkerConfig};
 use crate::protocol::feature;
-use crate::queue::{InflightRegion, Paused, RingAddresses, Vring, region_bytes};
+use crate::queue::{Event, InflightRegion, Paused, RingAddresses, Vring, check_eventfd, region_bytes};
 
 /// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
 const MAX_MEMORY_SLOTS: u64 = 509;
@@ -149,6 +149,10 @@ impl<D: VirtioDevice> Drop for Session<D> {
     }
 }
 
+fn event(file: Option<File>) -> Result<Option<Event>> {
+    file.map(Event::new).transpose().map_err(Error::ReqHandlerError)
+}
+
 fn unsupported<T>(what: &'static str) -> Result<T> {
     Err(Error::InvalidOperation(what))
 }
@@ -254,8 +258,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         let Some(kick) = fd else {
             return unsupported("a queue without a notification eventfd");
         };
-        // The worker must not hang in a read of an eventfd that somebody else has emptied.
-        rustix::io::ioctl_fionbio(&kick, true).map_err(|error| Error::ReqHandlerError(error.into()))?;
+        check_eventfd(&kick).map_err(Error::ReqHandlerError)?;
         let vring = self.vring(index)?;
         let old = vring.set_kick(Some(kick));
         self.unwatch(vring, old.as_ref());
@@ -268,12 +271,12 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.vring(index)?.set_call(fd);
+        self.vring(index)?.set_call(event(fd)?);
         Ok(())
     }
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.vring(index)?.set_err(fd);
+        self.vring(index)?.set_err(event(fd)?);
         Ok(())
     }
 

@@ -29,7 +29,7 @@ pub struct Worker {
 /// What the frontend's thread and the worker's share.
 struct Shared {
     epoll: OwnedFd,
-    wake: File,
+    wake: Arc<File>,
     stop: AtomicBool,
     vrings: Vec<Arc<Vring>>,
 }
@@ -65,12 +65,15 @@ impl Worker {
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into(),
+            wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into()),
             stop: AtomicBool::new(false),
             vrings,
         });
+        for vring in &shared.vrings {
+            vring.set_waker(&shared.wake);
+        }
         let lane = device.lane()?;
-        epoll::add(&shared.epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        epoll::add(&shared.epoll, &*shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         for event in lane.events() {
             epoll::add(&shared.epoll, event, epoll::EventData::new_u64(LANE), epoll::EventFlags::IN)?;
         }
@@ -105,7 +108,7 @@ impl Worker {
         });
         if let Some(added) = added {
             added?;
-            signal(Some(&self.shared.wake));
+            signal(&self.shared.wake);
         }
         Ok(())
     }
@@ -120,7 +123,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        signal(Some(&self.shared.wake));
+        signal(&self.shared.wake);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -203,16 +206,15 @@ impl Shared {
             } else if data == LANE {
                 // The hand looks for answers anyhow.
             } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
-                if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                let hung_up = flags.contains(epoll::EventFlags::HUP);
+                if hung_up || vring.with_kick(drain_event) == Some(false) {
                     self.give_up(device, vring);
-                } else {
-                    vring.with_kick(drain_event);
                 }
             }
         }
     }
 
-    /// Something that is no eventfd has lost its other end, and would wake us for ever.
+    /// Something that is no eventfd, and would wake us for ever.
     fn give_up<D: VirtioDevice>(&self, device: &D, vring: &Vring) {
         vring.with_kick(|kick| epoll::delete(&self.epoll, kick));
         vring.retire("its notification descriptor is not an eventfd");
