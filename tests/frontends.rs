@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -173,4 +174,122 @@ fn failed_interrupts_do_not_flood_the_log() {
     assert_eq!(code, Some(0), "{text}");
     let lines = text.matches("cannot signal").count();
     assert!((1..=12).contains(&lines), "{lines} lines: {text}");
+}
+
+/// Whoever connects while a frontend is served is hung up on at once, and the frontend does not notice.
+#[test]
+fn a_second_frontend_is_hung_up_on() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let frontend = talk(files.connect());
+    for _ in 0..50 {
+        let mut second = files.connect();
+        second.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+        assert_eq!(second.read(&mut [0]).expect("the end"), 0, "hung up on without a word");
+        frontend.get_features().expect("GET_FEATURES");
+    }
+    drop(frontend);
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    let lines = text.matches("another frontend has connected").count();
+    assert!((1..=12).contains(&lines), "{lines} lines: {text}");
+}
+
+/// A frontend that hangs up and connects again at once is no second one, although the device may see both at the same time.
+#[test]
+fn a_frontend_that_comes_back_at_once() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut frontend = talk(files.connect());
+    for _ in 0..100 {
+        // The last message has no reply: the device may be at it still.
+        frontend.set_owner().expect("SET_OWNER");
+        drop(frontend);
+        frontend = talk(files.connect());
+    }
+    drop(frontend);
+    let (code, text) = running.terminate();
+    assert!(code == Some(0) && !text.contains("another frontend"), "{text}");
+}
+
+/// Connections by which nothing comes, or nothing whole, keep nobody out.
+#[test]
+fn silent_connections_give_way() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut silent: Vec<_> = (0..40).map(|_| files.connect()).collect();
+    // The first byte of a header.
+    silent[30].write_all(&[1]).expect("sent");
+    let frontend = talk(files.connect());
+    // The others are not left to wait for one that may stay for days.
+    for mut silent in silent {
+        silent.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+        // What it had sent, and nobody has read, makes an error of the end.
+        assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0);
+    }
+    frontend.get_features().expect("GET_FEATURES");
+    drop(frontend);
+    // One that is silent for a while may speak later.
+    let early = files.connect();
+    std::thread::sleep(Duration::from_millis(100));
+    drop(talk(early));
+    let (code, text) = running.terminate();
+    assert_eq!((code, text.matches("a frontend has connected").count()), (Some(0), 2), "{text}");
+    assert!(text.contains("gives way"), "{text}");
+}
+
+/// The header in single bytes, then half a message for ever: the first is served, the second is told off.
+#[test]
+fn messages_in_parts() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    for byte in &get_features {
+        stream.write_all(&[*byte]).expect("sent");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).expect("a reply");
+    let set_features: Vec<u8> = [2u32, 1, 8].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    stream.write_all(&set_features).expect("sent");
+    // Somebody else is heard meanwhile.
+    assert_eq!(files.connect().read(&mut [0]).expect("the end"), 0);
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "the session ends");
+    drop(talk(files.connect()));
+    let mut stream = files.connect();
+    stream.write_all(&set_features).expect("sent");
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("it has sent part of a message"), "{text}");
+}
+
+/// A frontend that asks and asks and reads no reply: the device still does what its owner says.
+#[test]
+fn replies_that_nobody_reads() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    stream.set_write_timeout(Some(Duration::from_millis(500))).expect("timeout");
+    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    // Until nothing goes any more.
+    while stream.write_all(&get_features).is_ok() {}
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+}
+
+/// A device that is unplugged and plugged again in QEMU: the same connection, a new beginning. Another guest's driver may
+/// be behind it, so there are no keys.
+#[test]
+fn a_frontend_that_begins_anew() {
+    let mut guest = Guest::new();
+    let control = guest.control();
+    for round in 0..10 {
+        guest.request(control, &Program::new(0, &key(1), 9).bytes(), 1).assert_only_status(OK);
+        guest.request(0, &crypto_write(round, 0, [0; 4], &[1; 512]), 1).assert_only_status(OK);
+        // SET_OWNER and all that follows; rings that still run are stopped by it.
+        guest.start();
+        guest.request(0, &crypto_write(round, 0, [0; 4], &[1; 512]), 1).assert_only_status(NOKEY);
+    }
 }

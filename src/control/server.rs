@@ -147,6 +147,11 @@ impl Shared {
             return thread::sleep(Duration::from_millis(10));
         };
         let Ok(mut client) = Client::new(stream) else { return };
+        if clients.len() >= MAX_CLIENTS
+            && let Some(silent) = clients.iter().position(Client::gives_way)
+        {
+            clients.remove(silent);
+        }
         if clients.len() < MAX_CLIENTS {
             clients.push(client);
         } else {

@@ -59,6 +59,12 @@ impl SharedMemory {
         Ok(())
     }
 
+    /// Removes all regions.
+    pub fn clear(&mut self) -> Result<()> {
+        self.mappings.clear();
+        self.publish(GuestMemoryMmap::new())
+    }
+
     /// Adds a region (ADD_MEM_REG).
     pub fn add(&mut self, region: &VhostUserSingleMemoryRegion, file: File) -> Result<()> {
         let memory = self.current.memory().insert_region(Arc::new(map(region, file)?)).map_err(refused)?;

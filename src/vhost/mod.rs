@@ -7,6 +7,8 @@
 //! This is built on the `vhost` crate's request-handler trait, not on `vhost-user-backend`: that framework cannot serve
 //! a socket that is connected already (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
 
+mod arrival;
+mod callers;
 mod channel;
 mod jobs;
 mod listen;

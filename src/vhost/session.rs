@@ -116,6 +116,20 @@ impl<D: VirtioDevice> Session<D> {
         }
     }
 
+    /// Forgets all that the frontend has said, as if it had just connected.
+    fn begin_anew(&mut self) -> Result<()> {
+        self.stop_all();
+        for vring in &self.vrings {
+            vring.set_err(None);
+            vring.set_log(None);
+        }
+        self.memory.clear()?;
+        self.device.disconnected();
+        self.device.hung_up();
+        self.device.connected();
+        Ok(())
+    }
+
     /// Keeps all queues idle as long as the result lives.
     fn pause(vrings: &[Arc<Vring>]) -> Vec<Paused<'_>> {
         vrings.iter().map(|vring| vring.pause()).collect()
@@ -160,7 +174,9 @@ fn unsupported<T>(what: &'static str) -> Result<T> {
 impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     fn set_owner(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.owned, true) {
-            return unsupported("the session has an owner already");
+            // QEMU, whose device was unplugged and plugged again by the same character device.
+            log::info!("the frontend begins anew");
+            self.begin_anew()?;
         }
         Ok(())
     }
