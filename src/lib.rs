@@ -22,6 +22,7 @@
 
 pub mod control;
 pub mod crypto;
+pub mod descriptors;
 pub mod device;
 pub mod disk;
 pub mod faults;

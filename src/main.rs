@@ -18,13 +18,14 @@ use signal_hook::iterator::Signals;
 use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode};
 use stats_file::StatsFile;
 use vhost_user_blk_crypto::control::{self, Resized};
+use vhost_user_blk_crypto::descriptors;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
 use vhost_user_blk_crypto::sandbox::Sandbox;
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 use vhost_user_blk_crypto::threads;
-use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
+use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, most_descriptors};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 
 fn main() -> ExitCode {
@@ -67,6 +68,7 @@ fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> s
 fn run(args: &Args) -> Result<()> {
     // Before there is a socket: whoever sees that may send a signal, and expect a clean end.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    descriptors::raise_limit();
     // Before there are keys.
     forbid_core_dumps().context("cannot turn core dumps off")?;
     // What this process makes is for its owner alone.
@@ -81,6 +83,7 @@ fn run(args: &Args) -> Result<()> {
     let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
     let banner = banner(args, &disk, &engine.name, &config);
+    let queues = config.num_queues;
     if config.keep_keys_on_reset {
         log::warn!(
             "keys survive a reset of the device: a guest that boots again finds those of the boot before in their slots; \
@@ -95,6 +98,7 @@ fn run(args: &Args) -> Result<()> {
     let about = about(args, &engine.name, &device)?;
     let trace = args.trace.as_deref().map(std::path::absolute).transpose()?;
     let stop = Arc::new(Stop::new()?);
+    descriptors::warn_of_need(most_descriptors(usize::from(queues) + 1, workers.workers));
     sandbox(args, &device, trace.as_deref())?;
 
     // So many that workers seldom share one.

@@ -7,6 +7,8 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -14,7 +16,10 @@ use common::process::{Files, Running, talk};
 use common::*;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost::VhostBackend;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// A device that hangs must not hang the test.
 fn in_time(test: impl FnOnce() + Send + 'static) {
@@ -130,7 +135,7 @@ fn what_is_no_eventfd_is_refused() {
     let running = Running::start(&files, &[]);
     let (pipe, _other) = std::io::pipe().expect("pipe");
     let pipe = OwnedFd::from(pipe);
-    let (socket, _peer) = std::os::unix::net::UnixStream::pair().expect("socket");
+    let (socket, _peer) = UnixStream::pair().expect("socket");
     for fd in [pipe, OwnedFd::from(socket), File::open(files.image()).expect("file").into()] {
         for set in [VhostBackend::set_vring_call, VhostBackend::set_vring_err, VhostBackend::set_vring_kick] {
             let frontend = talk(files.connect());
@@ -292,4 +297,170 @@ fn a_frontend_that_begins_anew() {
         guest.start();
         guest.request(0, &crypto_write(round, 0, [0; 4], &[1; 512]), 1).assert_only_status(NOKEY);
     }
+}
+
+/// What cannot be served is refused with the option that mends it.
+#[test]
+fn refusals_say_what_to_change() {
+    let files = Files::new();
+    let running = Running::start(&files, &["--num-queues", "2", "--queue-size", "128"]);
+    let config = |address: u64| vhost::VringConfigData {
+        queue_max_size: 128,
+        queue_size: 64,
+        flags: 0,
+        desc_table_addr: address,
+        used_ring_addr: address + 0x2000,
+        avail_ring_addr: address + 0x1000,
+        log_addr: None,
+    };
+    type Action<'a> = &'a dyn Fn(&mut Frontend);
+    let actions: [(&str, Action<'_>); 7] = [
+        ("SET_VRING_NUM: queue 0 is to have 256 entries, and --queue-size is 128; raise it", &|frontend| {
+            drop(frontend.set_vring_num(0, 256));
+        }),
+        ("SET_VRING_NUM: queue 1 is to have 100 entries, which is not a power of two", &|frontend| {
+            drop(frontend.set_vring_num(1, 100));
+        }),
+        ("SET_VRING_BASE: there is no queue 7: the device has 2 request queues", &|frontend| {
+            drop(frontend.set_vring_base(7, 0));
+        }),
+        (
+            "SET_VRING_ADDR: the ring of queue 0 cannot be reached: the frontend shares no memory; share all",
+            &|frontend| {
+                drop(frontend.set_vring_addr(0, &config(0x7000_0000_0000)));
+            },
+        ),
+        ("SET_FEATURES: live migration (VHOST_F_LOG_ALL) is not supported", &|frontend| {
+            drop(frontend.set_features(1 << 26 | 1 << 30 | 1 << 32));
+        }),
+        ("SET_FEATURES: the features 0x1000000000000000 are not offered", &|frontend| {
+            drop(frontend.set_features(1 << 60 | 1 << 32));
+        }),
+        (
+            "SET_MEM_TABLE: the message is malformed, or a region of memory has no file descriptor; share all",
+            &|frontend| {
+                // A table of one region, without a descriptor.
+                let mut message: Vec<u8> = [5u32, 1, 40, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+                message.extend([0u64, 4096, 0, 0].iter().flat_map(|number| number.to_ne_bytes()));
+                // SAFETY: the socket is the frontend's, which lives longer; it is not closed here.
+                let mut socket = std::mem::ManuallyDrop::new(unsafe { UnixStream::from_raw_fd(frontend.as_raw_fd()) });
+                socket.write_all(&message).expect("sent");
+            },
+        ),
+    ];
+    for (_, action) in &actions {
+        let mut frontend = Frontend::from_stream(files.connect(), 9);
+        frontend.set_owner().expect("SET_OWNER");
+        frontend.get_features().expect("GET_FEATURES");
+        action(&mut frontend);
+        assert!(frontend.get_features().is_err(), "the session has ended");
+    }
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    for (words, _) in actions {
+        assert!(text.contains(words), "{words:?} is missing in: {text}");
+    }
+}
+
+/// Few descriptors: the limit is raised if it can be, and if not a session that needs more ends with a sentence.
+#[test]
+fn descriptors_run_out() {
+    let shell = |limits: &str| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("{limits}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_vhost-user-blk-crypto")]);
+        command
+    };
+    let pass = |stream: UnixStream| {
+        stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+        let frontend = Frontend::from_stream(stream, 65);
+        frontend.get_features().expect("GET_FEATURES");
+        for queue in 0..65 {
+            let event = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+            if frontend.set_vring_call(queue, &event).is_err() {
+                break;
+            }
+        }
+        frontend.get_features().map_err(|error| assert!(!error.to_string().contains("temporary"), "it hangs: {error}"))
+    };
+    let files = Files::new();
+    let running = Running::start_by(shell("ulimit -Sn 64"), &files, &["--workers", "1"]);
+    pass(files.connect()).expect("the soft limit does not matter");
+    let (code, text) = running.terminate();
+    assert!(code == Some(0) && !text.contains("warn"), "{text}");
+
+    let files = Files::new();
+    let running = Running::start_by(shell("ulimit -n 64"), &files, &["--workers", "1"]);
+    for _ in 0..3 {
+        pass(files.connect()).expect_err("too many");
+    }
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("descriptors may be needed, but no more than 64 can be open"), "{text}");
+    assert_eq!(
+        text.matches("it passes more descriptors than a message may have (32), or than can be open here (64)").count(),
+        3,
+        "{text}"
+    );
+}
+
+/// A message with more descriptors than any message has made the `vhost` crate lose its way.
+#[test]
+fn too_many_descriptors_in_a_message() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    let event = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+    let message: Vec<u8> = [13u32, 1, 8, 0, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    stream.send_with_fds(&[&message[..]], &[event.as_raw_fd(); 40]).expect("sent");
+    stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "hung up on");
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("it passes more descriptors than a message may have (32)"), "{text}");
+}
+
+/// Reading the configuration space past its end fails, and the session goes on. What begins inside is served.
+#[test]
+fn the_configuration_space_past_its_end() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+    // SET_PROTOCOL_FEATURES with nothing but CONFIG.
+    stream.write_all(&words(&[16, 1, 8, 1 << 9, 0])).expect("sent");
+    let mut get = |offset: u32, size: u32| {
+        let payload = vec![0; size as usize];
+        stream.write_all(&[words(&[24, 1, 12 + size, offset, size, 0]), payload].concat()).expect("sent");
+        let mut reply = [0; 24];
+        stream.read_exact(&mut reply).expect("a reply");
+        let word = |at: usize| u32::from_ne_bytes(reply[at..at + 4].try_into().expect("4 bytes"));
+        assert_eq!([word(0), word(4), word(12), word(8)], [24, 5, offset, 12 + word(16)]);
+        let mut bytes = vec![0; word(16) as usize];
+        stream.read_exact(&mut bytes).expect("the rest of it");
+        bytes
+    };
+    let whole = get(0, 104);
+    assert_eq!(whole[..8], 2048u64.to_le_bytes(), "the capacity");
+    for (offset, size) in [(0x100, 60), (104, 1), (4000, 96)] {
+        assert_eq!(get(offset, size), [0; 0], "a size of 0 is an error");
+        assert_eq!(get(0, 104), whole);
+    }
+    let mut tail = whole[96..].to_vec();
+    tail.resize(60, 0);
+    assert_eq!(get(96, 60), tail, "begins inside");
+    drop(stream);
+    // The `vhost` crate's frontend waits for as many bytes as it has asked for.
+    let mut frontend = talk(files.connect());
+    frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES");
+    frontend.set_protocol_features(VhostUserProtocolFeatures::CONFIG).expect("SET_PROTOCOL_FEATURES");
+    let read = frontend.get_config(0x100, 60, VhostUserConfigFlags::empty(), &[0; 60]);
+    assert!(read.is_err(), "it does not hang");
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("60 bytes of the configuration space at 0x100, but that has 104 bytes"), "{text}");
+    assert!(text.contains("it still waits for the rest of a reply"), "{text}");
 }

@@ -14,6 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
 use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE};
 
 use super::channel::Header;
+use crate::descriptors;
 
 /// How long a frontend may take from the first byte of a message to the last.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -80,9 +81,10 @@ fn look(stream: &UnixStream) -> io::Result<Arrival> {
     // The crate would read the header, lose the descriptors, and wait for the header again.
     if received.flags.contains(ReturnFlags::CTRUNC) || !files.is_empty() && spare_descriptors(stream).is_err() {
         return Err(io::Error::other(format!(
-            "it passes more file descriptors than a message may have ({MAX_ATTACHED_FD_ENTRIES}) or this process may \
-             open{}; raise the limit (ulimit -n, LimitNOFILE=), or use fewer queues",
-            limit()
+            "it passes more descriptors than a message may have ({MAX_ATTACHED_FD_ENTRIES}), or than can be open here \
+             ({}){}",
+            descriptors::limit().map_or_else(|| "no limit".into(), |limit| limit.to_string()),
+            descriptors::HINT
         )));
     }
     if received.bytes == 0 {
@@ -110,9 +112,4 @@ pub fn has_hung_up(stream: &UnixStream) -> bool {
 /// Proves, before a message is read, that there is room for a few more descriptors than it has.
 fn spare_descriptors(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     (0..SPARE_DESCRIPTORS).map(|_| Ok(fcntl_dupfd_cloexec(stream.as_fd(), 0)?)).collect()
-}
-
-fn limit() -> String {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current.map(|most| format!(" ({most})")).unwrap_or_default()
 }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::arrival::{Arrival, Connection, has_hung_up};
 use super::channel::Header;
 use super::{Listen, Stop};
+use crate::descriptors::hint;
 use crate::ratelimit::RateLimit;
 
 /// The most connections that have said nothing. With one more the oldest goes.
@@ -48,8 +49,14 @@ pub struct Callers<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Wait {
     flags: PollFlags,
-    /// Look again after [`PAUSE`].
-    soon: bool,
+    until: Option<Instant>,
+}
+
+impl Wait {
+    /// Not for more of the message that has come in part: its connection would be readable all the time.
+    fn pause() -> Self {
+        Self { flags: PollFlags::empty(), until: Some(Instant::now() + PAUSE) }
+    }
 }
 
 impl<'a> Callers<'a> {
@@ -100,8 +107,7 @@ impl<'a> Callers<'a> {
                     }
                 }
             }
-            // While a message is incomplete its connection would be readable all the time.
-            let wait = Wait { flags: if soon { PollFlags::empty() } else { PollFlags::IN }, soon };
+            let wait = if soon { Wait::pause() } else { Wait { flags: PollFlags::IN, until: None } };
             if self.wait(None, wait)?
                 && let Some(stream) = self.accept()?
             {
@@ -114,11 +120,11 @@ impl<'a> Callers<'a> {
         }
     }
 
-    /// Waits for what the frontend does next, and hangs up on others meanwhile.
+    /// Waits for what the frontend does next, until `deadline` if there is one, and hangs up on others meanwhile.
     ///
     /// # Errors
-    /// When a message of the frontend cannot be read.
-    pub fn next(&mut self, frontend: &mut Connection) -> io::Result<Next> {
+    /// When a message of the frontend cannot be read, or none has come in time.
+    pub fn next(&mut self, frontend: &mut Connection, deadline: Option<Instant>) -> io::Result<Next> {
         loop {
             if self.stop.requested() {
                 return Ok(Next::Stop);
@@ -126,9 +132,12 @@ impl<'a> Callers<'a> {
             let arrival = frontend.look()?;
             let wait = match arrival {
                 Arrival::Message(header) if has_room(&frontend.stream)? => return Ok(Next::Message(header)),
-                Arrival::Message(_) => Wait { flags: PollFlags::OUT, soon: false },
-                Arrival::Nothing => Wait { flags: PollFlags::IN, soon: false },
-                Arrival::Part => Wait { flags: PollFlags::empty(), soon: true },
+                Arrival::Message(_) => Wait { flags: PollFlags::OUT, until: None },
+                Arrival::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                    return Err(io::Error::other("it still waits for the rest of a reply that is an error"));
+                }
+                Arrival::Nothing => Wait { flags: PollFlags::IN, until: deadline },
+                Arrival::Part => Wait::pause(),
                 Arrival::End => return Ok(Next::End),
             };
             if self.wait(Some(&frontend.stream), wait)? {
@@ -142,7 +151,7 @@ impl<'a> Callers<'a> {
                     Ok(None) => {}
                     Err(error) => {
                         self.rest_until = Some(Instant::now() + REST);
-                        warn(&format!("cannot accept and hang up on another frontend: {error}"));
+                        warn(&format!("cannot accept and hang up on another frontend: {error}{}", hint(&error)));
                     }
                 }
             }
@@ -158,13 +167,11 @@ impl<'a> Callers<'a> {
         let streams = self.silent.iter().map(|caller| &caller.stream).chain(frontend);
         fds.extend(streams.filter(|_| !wait.flags.is_empty()).map(|stream| PollFd::new(stream, wait.flags)));
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
-        let pause = match (wait.soon, self.rest_until) {
-            (true, _) => Some(PAUSE),
-            (false, until) => until.map(|until| until.saturating_duration_since(Instant::now())),
-        };
-        // At most a second.
-        let timeout =
-            pause.map(|pause| Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: pause.subsec_nanos().into() });
+        let timeout = [wait.until, self.rest_until].into_iter().flatten().min().map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            // A few seconds at the most.
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+        });
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => Ok(listener.is_some() && fds.last().is_some_and(|fd| !fd.revents().is_empty())),
             Err(Errno::INTR) => Ok(false),

@@ -14,6 +14,7 @@ mod jobs;
 mod listen;
 mod memory;
 mod polling;
+mod refusal;
 mod serve;
 mod session;
 mod worker;
@@ -28,6 +29,7 @@ pub use channel::{Notifier, Told};
 pub use jobs::{Hand, begin};
 pub use listen::{Listen, remove_stale_socket};
 pub use serve::{ServeError, Server, Stop};
+pub use session::most_descriptors;
 
 /// Names a chain that a worker has in hand, until it is done. Small numbers, used again.
 pub type Token = usize;

@@ -8,43 +8,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
-use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostUserError};
 
 use super::arrival::Connection;
 use super::callers::{Callers, Next};
-use super::channel::Header;
 use super::session::Session;
-use super::{Listen, VirtioDevice, WorkerConfig, channel};
+use super::{Listen, VirtioDevice, WorkerConfig, channel, refusal};
+use crate::descriptors::hint;
 use crate::queue::signal;
 
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The listening socket failed.
-    #[error("cannot accept a frontend: {0}")]
+    #[error("cannot accept a frontend: {0}{hint}", hint = hint(.0))]
     Accept(io::Error),
     /// A session could not be set up.
-    #[error("cannot start the worker threads for a frontend: {0}")]
+    #[error("cannot start the worker threads for a frontend: {0}{hint}", hint = hint(.0))]
     Session(io::Error),
-    /// The last frontend's session ended with an error, and there will be no other.
+    /// The last frontend's session ended with an error, and there will be no other. This is why.
     #[error("the frontend's session has ended: {0}")]
     Frontend(String),
-}
-
-impl ServeError {
-    /// The frontend's message could not be served.
-    fn message(header: Header, error: VhostUserError) -> Self {
-        let name = match FrontendReq::try_from(header.request) {
-            Ok(name) => format!("{name:?}"),
-            Err(()) => format!("an unknown message, number {}", header.request),
-        };
-        Self::Frontend(match error {
-            // Ours, and clear.
-            VhostUserError::ReqHandlerError(error) => format!("{name}: {error}"),
-            error => format!("{name}: {error}"),
-        })
-    }
 }
 
 /// Asks a [`Server`] to stop, from any thread.
@@ -126,7 +110,8 @@ impl<D: VirtioDevice> Server<D> {
         let stream = frontend.stream.try_clone().map_err(ServeError::Accept)?;
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let result = loop {
-            let header = match callers.next(&mut frontend) {
+            let silence_ends = session.lock().unwrap_or_else(PoisonError::into_inner).silence_ends();
+            let header = match callers.next(&mut frontend, silence_ends) {
                 Ok(Next::Message(header)) => header,
                 Ok(Next::End | Next::Stop) => break Ok(()),
                 Err(error) => break Err(ServeError::Frontend(error.to_string())),
@@ -143,7 +128,7 @@ impl<D: VirtioDevice> Server<D> {
                 Err(
                     VhostUserError::Disconnected | VhostUserError::PartialMessage | VhostUserError::SocketBroken(_),
                 ) => break Ok(()),
-                Err(error) => break Err(ServeError::message(header, error)),
+                Err(error) => break Err(ServeError::Frontend(refusal::explain(header, &error))),
             }
         };
         // Drained while the connection is open, however the session has ended.
