@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode};
+use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode, output};
 use stats_file::StatsFile;
 use vhost_user_blk_crypto::control::{self, Resized};
 use vhost_user_blk_crypto::descriptors;
@@ -31,18 +31,15 @@ use vhost_user_blk_crypto::wrapped::Wrapping;
 fn main() -> ExitCode {
     // Whatever else is on the command line (QEMU's backend program conventions).
     if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
-        println!("{}", serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] }));
-        return ExitCode::SUCCESS;
+        let capabilities = serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] });
+        return output::print(&format!("{capabilities}\n"), ExitCode::SUCCESS);
     }
     // Needs no image.
     if std::env::args_os().skip(1).any(|arg| arg == "--list-personalities") {
         return match cli::personality::list() {
-            Ok(table) => {
-                print!("{table}");
-                ExitCode::SUCCESS
-            }
+            Ok(table) => output::print(&table, ExitCode::SUCCESS),
             Err(error) => {
-                eprintln!("{error:#}");
+                output::complain(&format!("{error:#}"));
                 ExitCode::FAILURE
             }
         };
@@ -198,7 +195,8 @@ fn about(args: &Args, personality: &str, device: &Device) -> Result<serde_json::
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "engine": { "personality": personality },
-        "image": { "path": image },
+        // JSON has text only.
+        "image": { "path": image.map(|path| path.to_string_lossy().into_owned()) },
         "options": device.settings(),
     }))
 }

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -299,4 +300,61 @@ fn faults_are_checked_at_the_start() {
     let (code, text) = running.finish();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("fault 2: plaintext") && text.contains("this device has faults"), "{text}");
+}
+
+/// Names of files are bytes; JSON has text.
+#[test]
+fn names_that_are_not_utf8() {
+    use std::os::unix::ffi::OsStrExt;
+    let files = Files::new();
+    let name = |tail: &[u8]| files.directory.path().join(std::ffi::OsStr::from_bytes(&[tail, b"\xff\xfe"].concat()));
+    let (image, control, trace) = (name(b"image"), name(b"control"), name(b"trace"));
+    File::create(&image).expect("image").set_len(1 << 20).expect("image");
+    let mut command = program();
+    command.arg("--socket-path").arg(files.path("socket")).arg("--blk-file").arg(&image);
+    command.arg("--control").arg(&control).arg("--trace").arg(&trace).stderr(Stdio::piped());
+    let mut running = Running(command.spawn().expect("program"));
+    wait_for(|| running.exited() || UnixStream::connect(files.path("socket")).is_ok());
+    let ctl = |words: &[&str]| output(program().args(["ctl", "--control"]).arg(&control).args(words));
+    let (code, text) = ctl(&["status", "--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert!(status["image"]["path"].as_str().is_some_and(|path| path.contains("/image\u{fffd}")), "{text}");
+    assert!(status["trace"]["file"].as_str().is_some_and(|path| path.contains("/trace\u{fffd}")), "{text}");
+    let (code, text) = output(program().args(["ctl", "--control"]).arg(&control).args(["trace", "on"]).arg(&trace));
+    assert!(code == Some(2) && text.contains("UTF-8"), "{text}");
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+}
+
+/// Nobody reads, or the disk is full: no panic; the second is an error.
+#[test]
+fn output_that_goes_nowhere() {
+    for words in
+        [&["--print-capabilities"][..], &["--list-personalities"], &["--help"], &["--version"], &["ctl", "--help"]]
+    {
+        let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+        let command = program().args(words).stdout(full).stderr(Stdio::piped()).output().expect("program");
+        let text = String::from_utf8_lossy(&command.stderr).into_owned();
+        assert!(command.status.code() == Some(1) && text.contains("cannot write"), "{words:?}: {text}");
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let command = program().args(words).stdout(writer).stderr(Stdio::piped()).output().expect("program");
+        let text = String::from_utf8_lossy(&command.stderr).into_owned();
+        assert!(command.status.code() == Some(0) && text.is_empty(), "{words:?}: {text}");
+        let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+        assert_eq!(program().args(words).stderr(full).output().expect("program").status.code(), Some(0));
+    }
+    // Errors and logs that nobody can read.
+    let full = || File::options().write(true).open("/dev/full").expect("/dev/full");
+    for words in [&["--nonsense"][..], &["ctl", "--control", "/nonexistent", "status"]] {
+        assert_eq!(program().args(words).stderr(full()).output().expect("program").status.code(), Some(2));
+    }
+    let files = Files::new();
+    let mut command = program();
+    command.arg("--socket-path").arg(files.path("socket")).arg("--blk-file").arg(files.image()).stderr(full());
+    let mut running = Running(command.spawn().expect("program"));
+    wait_for(|| running.exited() || UnixStream::connect(files.path("socket")).is_ok());
+    drop(talk(files.connect()));
+    assert_eq!(running.terminate().0, Some(0));
 }
