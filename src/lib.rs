@@ -28,6 +28,7 @@ pub mod disk;
 pub mod faults;
 pub mod keyslot;
 pub mod observe;
+pub mod own_path;
 pub mod personality;
 pub mod protocol;
 pub mod queue;

@@ -207,7 +207,7 @@ fn cannot_trace(path: &Path) -> String {
 
 fn listen(args: &Args) -> Result<Listen> {
     match (&args.socket_path, args.fd) {
-        (Some(path), None) => Listen::at_path(path),
+        (Some(path), None) => Listen::at_path(path, args.socket_access()),
         (None, Some(fd)) => Listen::inherited(fd),
         (None, None) => match Listen::activation_fd()? {
             Some(fd) => Listen::inherited(fd),

@@ -10,6 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::process::*;
 
@@ -357,4 +358,92 @@ fn output_that_goes_nowhere() {
     wait_for(|| running.exited() || UnixStream::connect(files.path("socket")).is_ok());
     drop(talk(files.connect()));
     assert_eq!(running.terminate().0, Some(0));
+}
+
+/// What somebody else has put in the place of a socket is not removed, at the end or at the start.
+#[test]
+fn a_socket_of_somebody_else_is_left_alone() {
+    let files = Files::new();
+    let control = files.path("control");
+    let running = Running::start(&files, &["--control", control.to_str().expect("path")]);
+    let theirs = [files.path("socket"), control].map(|path| {
+        std::fs::remove_file(&path).expect("ours");
+        let theirs = UnixListener::bind(&path).expect("theirs");
+        (path, theirs)
+    });
+    let (code, text) = running.terminate();
+    assert_eq!((code, text.matches("is left alone").count()), (Some(0), 2), "{text}");
+    for (path, _theirs) in &theirs {
+        UnixStream::connect(path).expect("still there");
+        // Nor by one that starts.
+        let image = Files::new();
+        let (code, text) = output(program().arg("--socket-path").arg(path).arg("--blk-file").arg(image.image()));
+        assert!(code == Some(1) && text.contains("another program listens"), "{text}");
+    }
+    // Named a moment ago, and not listening yet: that looks like a stale one.
+    let path = files.path("slow");
+    let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None);
+    let socket = socket.expect("socket");
+    rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path).expect("address")).expect("named");
+    let image = Files::new();
+    let start = || output(program().arg("--socket-path").arg(&path).arg("--blk-file").arg(image.image()));
+    std::thread::scope(|scope| {
+        let started = scope.spawn(start);
+        // Whatever is slower, the program starting or this.
+        std::thread::sleep(Duration::from_millis(30));
+        rustix::net::listen(&socket, 1).expect("listens");
+        let (code, text) = started.join().expect("no panic");
+        assert!(code == Some(1) && text.contains("another program listens"), "{text}");
+    });
+    UnixStream::connect(&path).expect("still there");
+}
+
+#[test]
+fn sockets_that_cannot_be_served_are_refused() {
+    let files = Files::new();
+    let with = |socket: OwnedFd| {
+        let mut command = program();
+        command.args(["--fd", "3", "--blk-file"]).arg(files.image());
+        inherit(&mut command, above_three(socket));
+        output(&mut command)
+    };
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("TCP");
+    let datagrams = std::os::unix::net::UnixDatagram::pair().expect("datagrams").0;
+    let packets = rustix::net::SocketFlags::CLOEXEC;
+    let packets =
+        rustix::net::socketpair(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, packets, None);
+    for socket in [tcp.into(), datagrams.into(), packets.expect("packets").0] {
+        let (code, text) = with(socket);
+        assert!(code == Some(1) && text.contains("must be a Unix stream socket"), "{text}");
+    }
+}
+
+#[test]
+fn who_may_connect() {
+    use std::os::unix::fs::MetadataExt;
+    let ours = rustix::process::getegid().as_raw();
+    // Root may give it to any group.
+    let (group, is_root) = if rustix::process::geteuid().is_root() { (54321, true) } else { (ours, false) };
+    let number = group.to_string();
+    for (options, mode, wanted) in [
+        (&[][..], 0o600, ours),
+        (&["--socket-mode", "666"], 0o666, ours),
+        (&["--socket-group", &number], 0o660, group),
+        (&["--socket-group", &number, "--socket-mode", "0620"], 0o620, group),
+    ] {
+        let files = Files::new();
+        let running = Running::start(&files, options);
+        let socket = std::fs::symlink_metadata(files.path("socket")).expect("socket");
+        assert_eq!((socket.mode() & 0o7777, socket.gid()), (mode, wanted), "{options:?}");
+        drop(talk(files.connect()));
+        let (code, text) = running.terminate();
+        assert_eq!(code, Some(0), "{text}");
+        assert!(!files.path("socket").exists());
+    }
+    if !is_root {
+        let files = Files::new();
+        let (code, text) = Running::start(&files, &["--socket-group", "0"]).finish();
+        assert!(code == Some(1) && text.contains("become a member"), "{text}");
+        assert!(!files.path("socket").exists());
+    }
 }

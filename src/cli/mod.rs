@@ -2,6 +2,7 @@
 
 //! The command line: a device without a subcommand, as QEMU's backend program conventions want it, or a tool.
 
+mod access;
 mod ctl;
 mod device;
 mod faults;

@@ -27,7 +27,7 @@ use crate::queue::Chain;
 
 pub use channel::{Notifier, Told};
 pub use jobs::{Hand, begin};
-pub use listen::{Listen, remove_stale_socket};
+pub use listen::{Listen, SocketAccess, bind_socket};
 pub use serve::{ServeError, Server, Stop};
 pub use session::most_descriptors;
 

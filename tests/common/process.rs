@@ -16,7 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
-    command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").stdin(Stdio::null());
+    command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
     command
 }
 
