@@ -4,6 +4,7 @@
 
 mod cli;
 mod command;
+mod notify;
 mod stats_file;
 
 use std::io::Write;
@@ -16,6 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode, output};
+use notify::Notify;
 use stats_file::StatsFile;
 use vhost_user_blk_crypto::control::{self, Resized};
 use vhost_user_blk_crypto::descriptors;
@@ -77,6 +79,7 @@ fn run(args: &Args) -> Result<()> {
     let disk = disk(args, &config)?;
     let wrapping = wrapping(args, &engine)?;
     let listen = listen(args)?;
+    let notify = Notify::from_environment();
     let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
     let banner = banner(args, &disk, &engine.name, &config);
@@ -125,11 +128,13 @@ fn run(args: &Args) -> Result<()> {
     })?;
 
     log::info!("{banner}");
+    notify.ready();
     let served = Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, || {
         if let Some(Err(error)) = stats.as_ref().map(|stats| stats.write(&device)) {
             log::warn!("{error:#}");
         }
     });
+    notify.stopping();
     handle.close();
     // It ends when its signals are closed, and has nothing to say.
     let _ = watcher.join();

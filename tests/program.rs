@@ -447,3 +447,37 @@ fn who_may_connect() {
         assert!(!files.path("socket").exists());
     }
 }
+
+/// `Type=notify`, by a path and by an abstract name.
+#[test]
+fn the_service_manager_is_told() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    for is_abstract in [false, true] {
+        let files = Files::new();
+        let path = files.path("notify");
+        let name = path.to_str().expect("path");
+        let (manager, variable) = if is_abstract {
+            let address = SocketAddr::from_abstract_name(name).expect("address");
+            (UnixDatagram::bind_addr(&address).expect("socket"), format!("@{name}"))
+        } else {
+            (UnixDatagram::bind(&path).expect("socket"), name.to_owned())
+        };
+        manager.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        let message = || {
+            let mut bytes = [0; 100];
+            let len = manager.recv(&mut bytes).expect("a message");
+            String::from_utf8_lossy(&bytes[..len]).into_owned()
+        };
+        let mut command = program();
+        command.env("NOTIFY_SOCKET", variable).stderr(Stdio::piped());
+        command.arg("--socket-path").arg(files.path("socket")).arg("--blk-file").arg(files.image());
+        let running = Running(command.spawn().expect("program"));
+        assert_eq!(message(), "READY=1\n");
+        drop(talk(files.connect()));
+        running.signal(libc::SIGTERM);
+        assert_eq!(message(), "STOPPING=1\n");
+        let (code, text) = running.finish();
+        assert!(code == Some(0) && !text.contains("service manager"), "{text}");
+    }
+}
