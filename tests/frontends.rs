@@ -464,3 +464,82 @@ fn the_configuration_space_past_its_end() {
     assert!(text.contains("60 bytes of the configuration space at 0x100, but that has 104 bytes"), "{text}");
     assert!(text.contains("it still waits for the rest of a reply"), "{text}");
 }
+
+/// Messages that are not served end the session with a sentence that names them.
+#[test]
+fn messages_that_are_refused() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let number = |value: u64| value.to_ne_bytes().to_vec();
+    let log = [number(4096), number(0)].concat();
+    let messages: [(u32, Vec<u8>, &str); 17] = [
+        (6, log, "SET_LOG_BASE: the feature that it belongs to was not negotiated"),
+        (7, vec![], "SET_LOG_FD: the message is malformed, or not supported"),
+        (12, number(0x100), "SET_VRING_KICK: a queue without a notification descriptor (VHOST_USER_VRING_NOFD_MASK)"),
+        (19, number(0), "SEND_RARP: the message is malformed, or not supported"),
+        (20, number(1500), "NET_SET_MTU: the message is malformed, or not supported"),
+        (22, vec![0; 32], "IOTLB_MSG: the message is malformed, or not supported"),
+        (23, number(0), "SET_VRING_ENDIAN: the message is malformed, or not supported"),
+        (26, number(0), "CREATE_CRYPTO_SESSION: the message is malformed, or not supported"),
+        (28, vec![], "POSTCOPY_ADVISE: the message is malformed, or not supported"),
+        (33, vec![], "GPU_SET_SOCKET: the message is malformed, or not supported"),
+        (35, number(0), "VRING_KICK: the message is malformed, or not supported"),
+        (39, number(0), "SET_STATUS: the message is malformed, or not supported"),
+        (40, vec![], "GET_STATUS: the message is malformed, or not supported"),
+        (41, vec![0; 16], "GET_SHARED_OBJECT: the feature that it belongs to was not negotiated"),
+        (44, vec![], "GET_SHMEM_CONFIG: the feature that it belongs to was not negotiated"),
+        (45, number(0), "message 45 is not known"),
+        (999, vec![], "message 999 is not known"),
+    ];
+    for (request, payload, _) in &messages {
+        let mut stream = files.connect();
+        stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+        let header: Vec<u8> = [*request, 1, payload.len() as u32].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        stream.write_all(&[header, payload.clone()].concat()).expect("sent");
+        assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "hung up on, not answered: {request}");
+    }
+    // Migration of the device's state: these have an answer that says no.
+    let mut stream = files.connect();
+    stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+    stream.write_all(&words(&[43, 1, 0])).expect("sent");
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).expect("a reply");
+    assert_eq!(reply[..], words(&[43, 5, 8, 1, 0]), "CHECK_DEVICE_STATE");
+    let file = File::open(files.image()).expect("file");
+    stream.send_with_fds(&[&words(&[42, 1, 8, 0, 0])[..]], &[file.as_raw_fd()]).expect("sent");
+    stream.read_exact(&mut reply).expect("a reply");
+    assert_eq!(reply[..], words(&[42, 5, 8, 0x101, 0]), "SET_DEVICE_STATE_FD");
+    drop(stream);
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    for (_, _, words) in messages {
+        assert!(text.contains(words), "{words:?} is missing in: {text}");
+    }
+}
+
+/// Deprecated, but some frontends send it: all stands, no key is left, and a new beginning works. Also queues that interrupt
+/// nobody.
+#[test]
+fn the_owner_gives_the_device_up() {
+    let mut guest = Guest::new();
+    let control = guest.control();
+    guest.request(control, &Program::new(0, &key(1), 9).bytes(), 1).assert_only_status(OK);
+    guest.frontend().reset_owner().expect("RESET_OWNER");
+    guest.frontend().get_features().expect("GET_FEATURES");
+    let memory = guest.memory.clone();
+    guest.rings[0].add(&memory, &write_request(0, &[1; 512]), 1, &Cut::default());
+    guest.rings[0].kick();
+    guest.rings[0].assert_silent(&memory);
+    guest.start();
+    guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 512]), 1).assert_only_status(NOKEY);
+    // VHOST_USER_VRING_NOFD_MASK in SET_VRING_CALL and SET_VRING_ERR.
+    let mut connection = guest.connection.as_ref().expect("connected").try_clone().expect("socket");
+    for request in [13u32, 14] {
+        let message: Vec<u8> = [request, 1, 8, 0x100, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        connection.write_all(&message).expect("sent");
+    }
+    guest.frontend().get_features().expect("GET_FEATURES");
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+}

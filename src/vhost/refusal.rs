@@ -82,6 +82,9 @@ pub fn explain(header: Header, error: &Error) -> String {
         Error::InvalidMessage | Error::InvalidParam | Error::IncorrectFds if memory => {
             format!("{request:?}: the message is malformed, or a region of memory has no file descriptor; {SHARE}")
         }
+        Error::InactiveFeature(_) | Error::InactiveOperation(_) => {
+            format!("{request:?}: the feature that it belongs to was not negotiated")
+        }
         Error::InvalidMessage => format!("{request:?}: the message is malformed, or not supported"),
         error => format!("{request:?}: {error}"),
     }
