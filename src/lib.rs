@@ -22,12 +22,14 @@
 //! [`tasks`] has the requests that wait, [`segments`] their bytes in guest memory. [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
 
 pub mod control;
+pub mod descriptors;
 pub mod device;
 pub mod disk;
 pub mod engine;
 pub mod faults;
 pub mod keyslot;
 pub mod observe;
+pub mod own_path;
 pub mod personality;
 pub mod protocol;
 pub mod queue;

@@ -2,10 +2,11 @@
 
 //! The program `vhost-user-blk-crypto`: options, image, device, frontends, signals; and the subcommands.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cli;
 mod command;
+mod notify;
 mod stats_file;
 
 use std::io::Write;
@@ -17,33 +18,32 @@ use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode};
+use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode, output};
+use notify::Notify;
 use stats_file::StatsFile;
 use vhost_user_blk_crypto::control::{self, Resized};
+use vhost_user_blk_crypto::descriptors;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
 use vhost_user_blk_crypto::sandbox::Sandbox;
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 use vhost_user_blk_crypto::threads;
-use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
+use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, most_descriptors};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 
 fn main() -> ExitCode {
     // Whatever else is on the command line (QEMU's backend program conventions).
     if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
-        println!("{}", serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] }));
-        return ExitCode::SUCCESS;
+        let capabilities = serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] });
+        return output::print(&format!("{capabilities}\n"), ExitCode::SUCCESS);
     }
     // Needs no image.
     if std::env::args_os().skip(1).any(|arg| arg == "--list-personalities") {
         return match cli::personality::list() {
-            Ok(table) => {
-                print!("{table}");
-                ExitCode::SUCCESS
-            }
+            Ok(table) => output::print(&table, ExitCode::SUCCESS),
             Err(error) => {
-                eprintln!("{error:#}");
+                output::complain(&format!("{error:#}"));
                 ExitCode::FAILURE
             }
         };
@@ -69,6 +69,7 @@ fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> s
 fn run(args: &Args) -> Result<()> {
     // Before there is a socket: whoever sees that may send a signal, and expect a clean end.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    descriptors::raise_limit();
     // Before there are keys.
     forbid_core_dumps().context("cannot turn core dumps off")?;
     // What this process makes is for its owner alone.
@@ -80,9 +81,11 @@ fn run(args: &Args) -> Result<()> {
     let disk = disk(args, &config)?;
     let wrapping = wrapping(args, &engine)?;
     let listen = listen(args)?;
+    let notify = Notify::from_environment();
     let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
     let banner = banner(args, &disk, &engine.name, &config);
+    let queues = config.num_queues;
     if config.keep_keys_on_reset {
         log::warn!(
             "keys survive a reset of the device: a guest that boots again finds those of the boot before in their slots; \
@@ -97,6 +100,7 @@ fn run(args: &Args) -> Result<()> {
     let about = about(args, &engine.name, &device)?;
     let trace = args.trace.as_deref().map(std::path::absolute).transpose()?;
     let stop = Arc::new(Stop::new()?);
+    descriptors::warn_of_need(most_descriptors(usize::from(queues) + 1, workers.workers));
     sandbox(args, &device, trace.as_deref())?;
 
     // So many that workers seldom share one.
@@ -126,11 +130,13 @@ fn run(args: &Args) -> Result<()> {
     })?;
 
     log::info!("{banner}");
+    notify.ready();
     let served = Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, || {
         if let Some(Err(error)) = stats.as_ref().map(|stats| stats.write(&device)) {
             log::warn!("{error:#}");
         }
     });
+    notify.stopping();
     handle.close();
     // It ends when its signals are closed, and has nothing to say.
     let _ = watcher.join();
@@ -196,7 +202,8 @@ fn about(args: &Args, personality: &str, device: &Device) -> Result<serde_json::
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "engine": { "personality": personality },
-        "image": { "path": image },
+        // JSON has text only.
+        "image": { "path": image.map(|path| path.to_string_lossy().into_owned()) },
         "options": device.settings(),
     }))
 }
@@ -207,7 +214,7 @@ fn cannot_trace(path: &Path) -> String {
 
 fn listen(args: &Args) -> Result<Listen> {
     match (&args.socket_path, args.fd) {
-        (Some(path), None) => Listen::at_path(path),
+        (Some(path), None) => Listen::at_path(path, args.socket_access()),
         (None, Some(fd)) => Listen::inherited(fd),
         (None, None) => match Listen::activation_fd()? {
             Some(fd) => Listen::inherited(fd),

@@ -215,6 +215,22 @@ fn lines_may_come_in_pieces_or_together() {
     (0..50).for_each(|_| assert_eq!(client.read()["result"]["latency"]["on"], true));
 }
 
+/// A client that says nothing keeps its place for some seconds only, if others want it.
+#[test]
+fn silent_clients_give_way() {
+    let setup = Setup::new();
+    let mut asking: Vec<_> = (1..MAX_CLIENTS).map(|_| setup.client()).collect();
+    asking.iter_mut().for_each(|client| drop(client.ask(r#"{"command":"status"}"#)));
+    let mut silent = setup.client();
+    assert_eq!(setup.client().read()["error"]["code"], "busy");
+    std::thread::sleep(Duration::from_millis(5500));
+    let mut other = setup.client();
+    assert_eq!(other.ask(r#"{"command":"status"}"#)["ok"], true);
+    assert!(silent.at_end());
+    asking.iter_mut().for_each(|client| assert_eq!(client.ask(r#"{"command":"status"}"#)["ok"], true));
+    assert_eq!(setup.client().read()["error"]["code"], "busy", "those that ask keep their places");
+}
+
 #[test]
 fn clients_are_bounded() {
     let setup = Setup::new();

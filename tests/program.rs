@@ -2,115 +2,17 @@
 
 //! The program itself: options, sockets, signals, the lock on the image.
 
-use std::io::Read;
+mod common;
+
+use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use tempfile::TempDir;
-use vhost::VhostBackend;
-use vhost::vhost_user::Frontend;
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
-    command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").stdin(Stdio::null());
-    command
-}
-
-struct Files {
-    directory: TempDir,
-}
-
-impl Files {
-    fn new() -> Self {
-        let files = Self { directory: TempDir::new().expect("directory") };
-        std::fs::File::create(files.image()).expect("image").set_len(1 << 20).expect("image");
-        files
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn image(&self) -> PathBuf {
-        self.path("image")
-    }
-}
-
-/// A running device, killed in the end if need be.
-struct Running(Child);
-
-impl Running {
-    fn start(files: &Files, options: &[&str]) -> Self {
-        let socket = files.path("socket");
-        let child = program()
-            .arg("--socket-path")
-            .arg(&socket)
-            .arg("--blk-file")
-            .arg(files.image())
-            .args(options)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("program");
-        let mut running = Self(child);
-        // There is a moment between the socket's name and its listening. A look like this is no frontend.
-        wait_for(|| UnixStream::connect(&socket).is_ok() || running.exited());
-        running
-    }
-
-    fn exited(&mut self) -> bool {
-        self.0.try_wait().expect("wait").is_some()
-    }
-
-    fn signal(&self, signal: i32) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let signal = rustix::process::Signal::from_named_raw(signal).expect("signal");
-        rustix::process::kill_process(pid, signal).expect("kill");
-    }
-
-    /// Exit status and standard error.
-    fn finish(mut self) -> (Option<i32>, String) {
-        wait_for(|| self.exited());
-        let mut text = String::new();
-        if let Some(mut stderr) = self.0.stderr.take() {
-            stderr.read_to_string(&mut text).expect("standard error");
-        }
-        (self.0.wait().expect("wait").code(), text)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait_for(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "timed out");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn output(command: &mut Command) -> (Option<i32>, String) {
-    let Output { status, stdout, stderr } = command.output().expect("program");
-    (status.code(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
-}
-
-fn talk(stream: UnixStream) -> Frontend {
-    let frontend = Frontend::from_stream(stream, 1);
-    frontend.set_owner().expect("SET_OWNER");
-    let wanted = 1 << 22 | 1 << 23 | 1 << 32;
-    assert_eq!(frontend.get_features().expect("GET_FEATURES") & wanted, wanted);
-    frontend
-}
+use common::process::*;
 
 #[test]
 fn the_list_of_personalities_needs_no_image() {
@@ -399,4 +301,183 @@ fn faults_are_checked_at_the_start() {
     let (code, text) = running.finish();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("fault 2: plaintext") && text.contains("this device has faults"), "{text}");
+}
+
+/// Names of files are bytes; JSON has text.
+#[test]
+fn names_that_are_not_utf8() {
+    use std::os::unix::ffi::OsStrExt;
+    let files = Files::new();
+    let name = |tail: &[u8]| files.directory.path().join(std::ffi::OsStr::from_bytes(&[tail, b"\xff\xfe"].concat()));
+    let (image, control, trace) = (name(b"image"), name(b"control"), name(b"trace"));
+    File::create(&image).expect("image").set_len(1 << 20).expect("image");
+    let mut command = program();
+    command.arg("--socket-path").arg(files.path("socket")).arg("--blk-file").arg(&image);
+    command.arg("--control").arg(&control).arg("--trace").arg(&trace).stderr(Stdio::piped());
+    let mut running = Running(command.spawn().expect("program"));
+    wait_for(|| running.exited() || UnixStream::connect(files.path("socket")).is_ok());
+    let ctl = |words: &[&str]| output(program().args(["ctl", "--control"]).arg(&control).args(words));
+    let (code, text) = ctl(&["status", "--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert!(status["image"]["path"].as_str().is_some_and(|path| path.contains("/image\u{fffd}")), "{text}");
+    assert!(status["trace"]["file"].as_str().is_some_and(|path| path.contains("/trace\u{fffd}")), "{text}");
+    let (code, text) = output(program().args(["ctl", "--control"]).arg(&control).args(["trace", "on"]).arg(&trace));
+    assert!(code == Some(2) && text.contains("UTF-8"), "{text}");
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+}
+
+/// Nobody reads, or the disk is full: no panic; the second is an error.
+#[test]
+fn output_that_goes_nowhere() {
+    for words in
+        [&["--print-capabilities"][..], &["--list-personalities"], &["--help"], &["--version"], &["ctl", "--help"]]
+    {
+        let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+        let command = program().args(words).stdout(full).stderr(Stdio::piped()).output().expect("program");
+        let text = String::from_utf8_lossy(&command.stderr).into_owned();
+        assert!(command.status.code() == Some(1) && text.contains("cannot write"), "{words:?}: {text}");
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let command = program().args(words).stdout(writer).stderr(Stdio::piped()).output().expect("program");
+        let text = String::from_utf8_lossy(&command.stderr).into_owned();
+        assert!(command.status.code() == Some(0) && text.is_empty(), "{words:?}: {text}");
+        let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+        assert_eq!(program().args(words).stderr(full).output().expect("program").status.code(), Some(0));
+    }
+    // Errors and logs that nobody can read.
+    let full = || File::options().write(true).open("/dev/full").expect("/dev/full");
+    for words in [&["--nonsense"][..], &["ctl", "--control", "/nonexistent", "status"]] {
+        assert_eq!(program().args(words).stderr(full()).output().expect("program").status.code(), Some(2));
+    }
+    let files = Files::new();
+    let mut command = program();
+    command.arg("--socket-path").arg(files.path("socket")).arg("--blk-file").arg(files.image()).stderr(full());
+    let mut running = Running(command.spawn().expect("program"));
+    wait_for(|| running.exited() || UnixStream::connect(files.path("socket")).is_ok());
+    drop(talk(files.connect()));
+    assert_eq!(running.terminate().0, Some(0));
+}
+
+/// What somebody else has put in the place of a socket is not removed, at the end or at the start.
+#[test]
+fn a_socket_of_somebody_else_is_left_alone() {
+    let files = Files::new();
+    let control = files.path("control");
+    let running = Running::start(&files, &["--control", control.to_str().expect("path")]);
+    let theirs = [files.path("socket"), control].map(|path| {
+        std::fs::remove_file(&path).expect("ours");
+        let theirs = UnixListener::bind(&path).expect("theirs");
+        (path, theirs)
+    });
+    let (code, text) = running.terminate();
+    assert_eq!((code, text.matches("is left alone").count()), (Some(0), 2), "{text}");
+    for (path, _theirs) in &theirs {
+        UnixStream::connect(path).expect("still there");
+        // Nor by one that starts.
+        let image = Files::new();
+        let (code, text) = output(program().arg("--socket-path").arg(path).arg("--blk-file").arg(image.image()));
+        assert!(code == Some(1) && text.contains("another program listens"), "{text}");
+    }
+    // Named a moment ago, and not listening yet: that looks like a stale one.
+    let path = files.path("slow");
+    let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None);
+    let socket = socket.expect("socket");
+    rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path).expect("address")).expect("named");
+    let image = Files::new();
+    let start = || output(program().arg("--socket-path").arg(&path).arg("--blk-file").arg(image.image()));
+    std::thread::scope(|scope| {
+        let started = scope.spawn(start);
+        // Whatever is slower, the program starting or this.
+        std::thread::sleep(Duration::from_millis(30));
+        rustix::net::listen(&socket, 1).expect("listens");
+        let (code, text) = started.join().expect("no panic");
+        assert!(code == Some(1) && text.contains("another program listens"), "{text}");
+    });
+    UnixStream::connect(&path).expect("still there");
+}
+
+#[test]
+fn sockets_that_cannot_be_served_are_refused() {
+    let files = Files::new();
+    let with = |socket: OwnedFd| {
+        let mut command = program();
+        command.args(["--fd", "3", "--blk-file"]).arg(files.image());
+        inherit(&mut command, above_three(socket));
+        output(&mut command)
+    };
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("TCP");
+    let datagrams = std::os::unix::net::UnixDatagram::pair().expect("datagrams").0;
+    let packets = rustix::net::SocketFlags::CLOEXEC;
+    let packets =
+        rustix::net::socketpair(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, packets, None);
+    for socket in [tcp.into(), datagrams.into(), packets.expect("packets").0] {
+        let (code, text) = with(socket);
+        assert!(code == Some(1) && text.contains("must be a Unix stream socket"), "{text}");
+    }
+}
+
+#[test]
+fn who_may_connect() {
+    use std::os::unix::fs::MetadataExt;
+    let ours = rustix::process::getegid().as_raw();
+    // Root may give it to any group.
+    let (group, is_root) = if rustix::process::geteuid().is_root() { (54321, true) } else { (ours, false) };
+    let number = group.to_string();
+    for (options, mode, wanted) in [
+        (&[][..], 0o600, ours),
+        (&["--socket-mode", "666"], 0o666, ours),
+        (&["--socket-group", &number], 0o660, group),
+        (&["--socket-group", &number, "--socket-mode", "0620"], 0o620, group),
+    ] {
+        let files = Files::new();
+        let running = Running::start(&files, options);
+        let socket = std::fs::symlink_metadata(files.path("socket")).expect("socket");
+        assert_eq!((socket.mode() & 0o7777, socket.gid()), (mode, wanted), "{options:?}");
+        drop(talk(files.connect()));
+        let (code, text) = running.terminate();
+        assert_eq!(code, Some(0), "{text}");
+        assert!(!files.path("socket").exists());
+    }
+    if !is_root {
+        let files = Files::new();
+        let (code, text) = Running::start(&files, &["--socket-group", "0"]).finish();
+        assert!(code == Some(1) && text.contains("become a member"), "{text}");
+        assert!(!files.path("socket").exists());
+    }
+}
+
+/// `Type=notify`, by a path and by an abstract name.
+#[test]
+fn the_service_manager_is_told() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    for is_abstract in [false, true] {
+        let files = Files::new();
+        let path = files.path("notify");
+        let name = path.to_str().expect("path");
+        let (manager, variable) = if is_abstract {
+            let address = SocketAddr::from_abstract_name(name).expect("address");
+            (UnixDatagram::bind_addr(&address).expect("socket"), format!("@{name}"))
+        } else {
+            (UnixDatagram::bind(&path).expect("socket"), name.to_owned())
+        };
+        manager.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        let message = || {
+            let mut bytes = [0; 100];
+            let len = manager.recv(&mut bytes).expect("a message");
+            String::from_utf8_lossy(&bytes[..len]).into_owned()
+        };
+        let mut command = program();
+        command.env("NOTIFY_SOCKET", variable).stderr(Stdio::piped());
+        command.arg("--socket-path").arg(files.path("socket")).arg("--blk-file").arg(files.image());
+        let running = Running(command.spawn().expect("program"));
+        assert_eq!(message(), "READY=1\n");
+        drop(talk(files.connect()));
+        running.signal(libc::SIGTERM);
+        assert_eq!(message(), "STOPPING=1\n");
+        let (code, text) = running.finish();
+        assert!(code == Some(0) && !text.contains("service manager"), "{text}");
+    }
 }

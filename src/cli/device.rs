@@ -16,6 +16,7 @@ use vhost_user_blk_crypto::engine::EngineConfig;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
 
+use super::access::{parse_group, parse_mode};
 use super::faults::FaultArgs;
 use super::number;
 use super::personality::PersonalityArgs;
@@ -30,6 +31,14 @@ pub struct Args {
     /// Listen for frontends at this Unix socket
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     pub socket_path: Option<PathBuf>,
+
+    /// Permissions of that socket, in octal [default: 600; 660 with --socket-group]
+    #[arg(long, value_name = "MODE", value_parser = parse_mode, requires = "socket_path")]
+    pub socket_mode: Option<u32>,
+
+    /// Give that socket to this group, a name or a number: for a QEMU that another user runs
+    #[arg(long, value_name = "GROUP", value_parser = parse_group, requires = "socket_path")]
+    pub socket_group: Option<u32>,
 
     /// Use this inherited socket, listening or connected (systemd socket activation needs no option)
     #[arg(long, value_name = "N")]

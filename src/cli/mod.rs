@@ -2,6 +2,7 @@
 
 //! The command line: a device without a subcommand, as QEMU's backend program conventions want it, or a tool.
 
+mod access;
 mod ctl;
 mod device;
 mod faults;
@@ -9,6 +10,7 @@ mod inspect;
 #[cfg(test)]
 mod man;
 mod number;
+pub mod output;
 pub mod personality;
 
 use clap::{CommandFactory, FromArgMatches, Subcommand};
@@ -42,13 +44,25 @@ fn command() -> clap::Command {
 
 /// Reads the command line; exits with help or an error where that is due.
 pub fn parse() -> Invocation {
-    let matches = command().get_matches();
+    let matches = command().try_get_matches().unwrap_or_else(|error| exit(&error));
     let parsed = if matches.subcommand_name().is_some() {
         Tool::from_arg_matches(&matches).map(Invocation::Tool)
     } else {
         Args::from_arg_matches(&matches).map(|args| Invocation::Device(Box::new(args)))
     };
-    parsed.unwrap_or_else(|error| error.format(&mut command()).exit())
+    parsed.unwrap_or_else(|error| exit(&error.format(&mut command())))
+}
+
+/// Prints help, the version or an error.
+fn exit(error: &clap::Error) -> ! {
+    let code = match error.print() {
+        Err(failure) if !error.use_stderr() && failure.kind() != std::io::ErrorKind::BrokenPipe => {
+            output::complain(&format!("cannot write to standard output: {failure}"));
+            1
+        }
+        _ => error.exit_code(),
+    };
+    std::process::exit(code)
 }
 
 #[cfg(test)]

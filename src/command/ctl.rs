@@ -54,6 +54,8 @@ fn written(args: &CtlArgs) -> Result<()> {
         CtlCommand::Trace { command } => match command {
             TraceCommand::On { file } => {
                 let file = std::path::absolute(file)?;
+                let file =
+                    file.to_str().context("name the trace in UTF-8: other names do not go by the control socket")?;
                 (json!({ "command": "trace", "action": "on", "file": file }), text::trace)
             }
             TraceCommand::Off => (json!({ "command": "trace", "action": "off" }), text::trace),

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 
 use crate::cli::InspectArgs;
+use crate::cli::output::print;
 use compare::Comparison;
 
 /// Bytes worked on at once; a multiple of every data unit size.
@@ -69,11 +70,11 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     let Some(comparison) = comparison else { return Ok(ExitCode::SUCCESS) };
     let (same, report) = comparison.report(&piece, args.dun);
     if same {
-        println!("{report}")
-    } else {
-        eprintln!("{report}")
+        return Ok(print(&format!("{report}\n"), ExitCode::SUCCESS));
     }
-    Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    // If that fails, the exit status says it.
+    let _ = writeln!(std::io::stderr(), "{report}");
+    Ok(ExitCode::FAILURE)
 }
 
 /// A file or block device and its size.

@@ -7,7 +7,7 @@ mod inspect;
 
 use std::process::ExitCode;
 
-use crate::cli::Tool;
+use crate::cli::{Tool, output};
 
 /// Runs a subcommand. 0: it is well; 1: something differs; 2: an error, which is printed.
 pub fn run(tool: &Tool) -> ExitCode {
@@ -16,7 +16,7 @@ pub fn run(tool: &Tool) -> ExitCode {
         Tool::Ctl(args) => ctl::run(args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("vhost-user-blk-crypto: error: {error:#}");
+        output::complain(&format!("{error:#}"));
         ExitCode::from(2)
     })
 }

@@ -14,6 +14,8 @@ use super::{Error, MAX_LINE, command};
 
 /// How long a client may leave a reply unread.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client that has asked nothing so far keeps its place when others want it.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Bytes read at once.
 const CHUNK: usize = 4096;
 
@@ -27,6 +29,9 @@ pub struct Client {
     stuck_since: Option<Instant>,
     /// Say the last words and hang up.
     closing: bool,
+    since: Instant,
+    /// It has sent a line.
+    asked: bool,
 }
 
 /// Whether to go on with a client.
@@ -39,7 +44,21 @@ pub enum Next {
 impl Client {
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, line: Vec::new(), reply: VecDeque::new(), stuck_since: None, closing: false })
+        let since = Instant::now();
+        Ok(Self {
+            stream,
+            line: Vec::new(),
+            reply: VecDeque::new(),
+            stuck_since: None,
+            closing: false,
+            since,
+            asked: false,
+        })
+    }
+
+    /// Whether it gives way to others: it has connected and said nothing.
+    pub fn gives_way(&self) -> bool {
+        !self.asked && self.since.elapsed() > SILENCE
     }
 
     /// What to wait for.
@@ -84,6 +103,7 @@ impl Client {
                 }
                 return Next::Go;
             };
+            self.asked = true;
             let rest = self.line.split_off(end + 1);
             let line = std::mem::replace(&mut self.line, rest);
             if !line.trim_ascii().is_empty() {

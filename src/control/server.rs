@@ -5,28 +5,28 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use serde_json::Value;
 
 use super::client::{Client, Next};
 use super::{Controlled, Error, MAX_CLIENTS, command};
+use crate::own_path::OwnPath;
 use crate::queue::signal;
 use crate::threads;
-use crate::vhost::remove_stale_socket;
+use crate::vhost::{SocketAccess, bind_socket};
 
 /// A control socket to which clients can connect; they wait until it is served. Dropping it removes the socket.
 pub struct Listener {
+    // Goes first: while the socket is open its inode has no other use.
+    _path: OwnPath,
     socket: UnixListener,
-    path: PathBuf,
 }
 
 /// A running control socket. Dropping it ends the thread and removes the socket.
@@ -46,16 +46,9 @@ impl Listener {
     /// # Errors
     /// When something else than a socket that nobody listens to is there, or the socket cannot be made.
     pub fn at_path(path: &Path) -> Result<Self> {
-        remove_stale_socket(path, "--control")?;
-        let socket = listen_privately(path).with_context(|| format!("cannot listen at {}", path.display()))?;
-        Ok(Self { socket, path: path.to_owned() })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Somebody may have removed it before.
-        let _ = std::fs::remove_file(&self.path);
+        let (socket, path) = bind_socket(path, "--control", SocketAccess::PRIVATE)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { _path: path, socket })
     }
 }
 
@@ -70,26 +63,20 @@ impl Server {
         let thread = threads::named("control").spawn({
             let shared = Arc::clone(&shared);
             // The socket goes when the thread ends.
-            move || shared.run(&listener.socket, &*device, &about)
+            move || {
+                // All of it, with the path.
+                let listener = listener;
+                shared.run(&listener.socket, &*device, &about);
+            }
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 }
 
-/// The socket has its mode before it has a name, so there is no moment in which others could connect.
-fn listen_privately(path: &Path) -> io::Result<UnixListener> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
-    listen(&socket, 16)?;
-    Ok(socket.into())
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        signal(Some(&self.shared.wake));
+        signal(&self.shared.wake);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -147,6 +134,11 @@ impl Shared {
             return thread::sleep(Duration::from_millis(10));
         };
         let Ok(mut client) = Client::new(stream) else { return };
+        if clients.len() >= MAX_CLIENTS
+            && let Some(silent) = clients.iter().position(Client::gives_way)
+        {
+            clients.remove(silent);
+        }
         if clients.len() < MAX_CLIENTS {
             clients.push(client);
         } else {

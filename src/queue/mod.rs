@@ -16,15 +16,16 @@
 //! is given out first.
 
 mod chain;
+mod event;
 mod heads;
 mod inflight;
 mod table;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::time::Duration;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
@@ -32,6 +33,7 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 use crate::ratelimit::RateLimit;
 use crate::sigbus;
 pub use chain::{Chain, ChainError};
+pub use event::{Event, check_eventfd, drain_event, signal};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
 use inflight::{Recovery, crash_point};
@@ -39,6 +41,9 @@ use table::Descriptors;
 
 /// The most chains that a worker takes from a queue at a time.
 pub const BATCH: usize = 32;
+
+/// How long to wait for the end of a turn before the worker may hang in a write to the frontend's eventfds.
+const STUCK: Duration = Duration::from_millis(100);
 
 /// A chain and the head under which it is returned.
 #[derive(Debug)]
@@ -99,13 +104,18 @@ pub struct Vring {
     may_run: AtomicBool,
     state: Mutex<State>,
     idle: Condvar,
+    /// An eventfd of ours that wakes the worker.
+    wake: OnceLock<Arc<File>>,
 }
 
 struct State {
     queue: Queue,
     kick: Option<File>,
-    call: Option<File>,
-    err: Option<File>,
+    /// Shared, because it is written to without the lock.
+    call: Option<Arc<Event>>,
+    err: Option<Arc<Event>>,
+    /// The driver is to be interrupted at the worker's next look.
+    interrupt_due: bool,
     /// SET_VRING_ENABLE.
     enabled: bool,
     /// The worker is at its turn.
@@ -138,6 +148,7 @@ impl Vring {
             kick: None,
             call: None,
             err: None,
+            interrupt_due: false,
             enabled: false,
             busy: false,
             pauses: 0,
@@ -149,7 +160,19 @@ impl Vring {
             resubmit: VecDeque::new(),
             left_at: None,
         };
-        Ok(Self { index, may_run: AtomicBool::new(false), state: Mutex::new(state), idle: Condvar::new() })
+        let (state, idle, wake) = (Mutex::new(state), Condvar::new(), OnceLock::new());
+        Ok(Self { index, may_run: AtomicBool::new(false), state, idle, wake })
+    }
+
+    /// Names the eventfd that wakes the worker of this queue. It stays the first one.
+    pub fn set_waker(&self, wake: &Arc<File>) {
+        let _ = self.wake.set(Arc::clone(wake));
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = self.wake.get() {
+            signal(wake);
+        }
     }
 
     /// The queue's number.
@@ -235,19 +258,19 @@ impl Vring {
     }
 
     /// Sets the eventfd that interrupts the driver.
-    pub fn set_call(&self, call: Option<File>) {
+    pub fn set_call(&self, call: Option<Event>) {
         let mut state = self.lock();
-        if state.queue.ready() {
-            // Frontends may start and enable a queue before they hand over its interrupt (QEMU does). The driver may
-            // be waiting for one that went nowhere; one too many is harmless.
-            signal(call.as_ref());
-        }
-        state.call = call;
+        // Frontends may start and enable a queue before they hand over its interrupt (QEMU does). The driver may
+        // be waiting for one that went nowhere; one too many is harmless.
+        state.interrupt_due |= state.queue.ready();
+        state.call = call.map(Arc::new);
+        drop(state);
+        self.wake();
     }
 
     /// Sets the eventfd that tells the frontend of a broken queue.
-    pub fn set_err(&self, err: Option<File>) {
-        self.lock().err = err;
+    pub fn set_err(&self, err: Option<Event>) {
+        self.lock().err = err.map(Arc::new);
     }
 
     /// Enables or disables the queue. A disabled queue keeps its place.
@@ -259,10 +282,9 @@ impl Vring {
 
     /// The guest's memory has grown or been replaced: a ring that was in none may be in it now.
     pub fn memory_has_come(&self) {
-        let mut state = self.lock();
-        if std::mem::take(&mut state.lacks_memory) {
+        if std::mem::take(&mut self.lock().lacks_memory) {
             // As in dropping `Paused`.
-            signal(state.kick.as_ref());
+            self.wake();
         }
     }
 
@@ -299,12 +321,20 @@ impl Vring {
     }
 
     fn wait_idle(&self) -> MutexGuard<'_, State> {
-        let state = self.lock();
+        let mut state = self.lock();
         if state.busy {
             // The worker may be asleep over requests of other queues.
-            signal(state.kick.as_ref());
+            self.wake();
         }
-        self.idle.wait_while(state, |state| state.busy).unwrap_or_else(PoisonError::into_inner)
+        while state.busy {
+            let waited = self.idle.wait_timeout(state, STUCK).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            if state.busy && waited.1.timed_out() {
+                // A frontend that fills its eventfds on purpose must not keep us here.
+                [&state.call, &state.err].into_iter().flatten().for_each(|event| event.unblock());
+            }
+        }
+        state
     }
 
     /// Begins a turn, if the queue runs. Only the one worker of the queue may do so, and only then may it look at the
@@ -326,9 +356,16 @@ impl Vring {
         self.lock().retire(self.index, reason);
     }
 
-    /// Whether the queue has been retired since this was last asked.
+    /// Whether the queue has been retired since this was last asked. If so, the frontend is told.
     pub fn newly_retired(&self) -> bool {
-        std::mem::take(&mut self.lock().retirement_is_news)
+        let mut state = self.lock();
+        let news = std::mem::take(&mut state.retirement_is_news);
+        let err = state.err.clone().filter(|_| news);
+        drop(state);
+        if let Some(err) = err {
+            err.signal();
+        }
+        news
     }
 }
 
@@ -336,8 +373,9 @@ impl Drop for Paused<'_> {
     fn drop(&mut self) {
         let mut state = self.vring.lock();
         state.pauses -= 1;
+        drop(state);
         // The worker may have seen a notification and found that the queue does not run.
-        signal(state.kick.as_ref());
+        self.vring.wake();
     }
 }
 
@@ -368,6 +406,8 @@ impl Turn<'_> {
             // What was taken before is still served and returned.
             state.retire(self.vring.index, reason);
         }
+        let due = std::mem::take(&mut state.interrupt_due);
+        interrupt(guard, due);
     }
 
     /// Walks a chain that has been taken once more: the memory has grown.
@@ -417,9 +457,17 @@ impl Turn<'_> {
                 // Else nobody knows where that went. The next backend looks at the used ring, as after a crash here.
             }
         }
-        if !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true) {
-            signal(state.call.as_ref());
-        }
+        let wanted = !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true);
+        interrupt(guard, wanted);
+    }
+}
+
+/// Interrupts the driver if that is wanted, without the lock: the eventfd is the frontend's.
+fn interrupt(state: MutexGuard<'_, State>, wanted: bool) {
+    let call = state.call.clone().filter(|_| wanted);
+    drop(state);
+    if let Some(call) = call {
+        call.signal();
     }
 }
 
@@ -522,7 +570,6 @@ impl State {
     fn set_retired(&mut self, reason: &'static str) {
         self.retired = Some(reason);
         self.retirement_is_news = true;
-        signal(self.err.as_ref());
     }
 
     fn restart(&mut self) {
@@ -570,7 +617,7 @@ impl State {
         }
         self.resubmit = heads.into();
         // The backend before this one may have returned chains without a word.
-        signal(self.call.as_ref());
+        self.interrupt_due = true;
         Ok(())
     }
 }
@@ -580,25 +627,6 @@ fn warn(message: std::fmt::Arguments<'_>) {
     static LIMIT: RateLimit = RateLimit::new();
     if let Some(suppressed) = LIMIT.allow() {
         log::warn!("{message} ({suppressed} such lines left out before)");
-    }
-}
-
-/// Empties an eventfd.
-pub fn drain_event(event: &File) {
-    let mut count = [0; 8];
-    // Nothing to read is fine: another reader, or a spurious wake-up.
-    let _ = rustix::io::read(event, &mut count);
-}
-
-/// Adds 1 to an eventfd.
-pub fn signal(event: Option<&File>) {
-    if let Some(event) = event {
-        match rustix::io::write(event, &1u64.to_ne_bytes()) {
-            Ok(_) => {}
-            // The counter is at its maximum: the other side has not looked for a long time, and will find it readable.
-            Err(rustix::io::Errno::AGAIN) => {}
-            Err(error) => log::warn!("cannot signal an eventfd: {}", io::Error::from(error)),
-        }
     }
 }
 

@@ -204,8 +204,9 @@ fn with_conditions() -> Vec<(c_long, Vec<Condition>)> {
         (libc::SYS_prlimit64, vec![SeccompCondition::new(2, Len::Qword, Op::Eq, 0)]),
         (
             libc::SYS_ioctl,
-            // Secure erase, sizes of block devices, non-blocking and close-on-exec, and whether something is a terminal.
-            [BLKSECDISCARD, BLKGETSIZE64, libc::FIONBIO, libc::FIOCLEX, libc::TCGETS, libc::TIOCGWINSZ]
+            // Secure erase, sizes of block devices, non-blocking, close-on-exec, bytes to be read, and whether something is
+            // a terminal.
+            [BLKSECDISCARD, BLKGETSIZE64, libc::FIONBIO, libc::FIOCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ]
                 .map(|request| is(1, u64::from(request as u32))) // numbers of 32 bits; the type depends on the C library
                 .into(),
         ),

@@ -35,14 +35,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A header, as it is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Header {
-    request: u32,
+pub struct Header {
+    /// Number of the request.
+    pub request: u32,
     flags: u32,
-    size: u32,
+    /// Bytes that follow.
+    pub size: u32,
 }
 
 impl Header {
-    const BYTES: usize = 12;
+    /// Bytes of a header.
+    pub const BYTES: usize = 12;
+
+    /// The frontend sends the socket of its backend channel.
+    pub fn has_channel(&self) -> bool {
+        self.request == SET_BACKEND_REQ_FD
+    }
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -52,7 +60,8 @@ impl Header {
         bytes
     }
 
-    fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+    /// Made from what came.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
         let number = u32::from_ne_bytes;
         Self { request: number([a, b, c, d]), flags: number([e, f, g, h]), size: number([i, j, k, l]) }
@@ -89,19 +98,11 @@ impl Given {
     }
 }
 
-/// Waits for the next message of the frontend. Takes it if it has the socket of a backend channel; anything else, the end of
-/// the connection among it, is left for whoever reads the connection.
+/// Takes a message for which [`Header::has_channel`] holds.
 ///
 /// # Errors
-/// When such a message is broken: the connection cannot be used any more.
-pub fn take(connection: &UnixStream) -> io::Result<Option<Given>> {
-    let mut request = [0; 4];
-    // A header that comes in pieces is left to the crate, which then has a channel that cannot be used. No frontend does
-    // that.
-    match rustix::io::retry_on_intr(|| recv(connection, &mut request[..], RecvFlags::PEEK)) {
-        Ok((4, _)) if u32::from_ne_bytes(request) == SET_BACKEND_REQ_FD => {}
-        _ => return Ok(None),
-    }
+/// When it is broken: the connection cannot be used any more.
+pub fn take(connection: &UnixStream) -> io::Result<Given> {
     let mut bytes = [0; Header::BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -120,7 +121,7 @@ pub fn take(connection: &UnixStream) -> io::Result<Option<Given>> {
         return Err(wrong("a request to set up the backend channel is malformed"));
     }
     let socket = socket.ok_or_else(|| wrong("the backend channel is missing")).and_then(stream);
-    Ok(Some(Given { socket, need_reply: header.flags & NEED_REPLY != 0 }))
+    Ok(Given { socket, need_reply: header.flags & NEED_REPLY != 0 })
 }
 
 /// It must be a connected socket of the right kind: anything else could block or not tell where messages end.

@@ -99,6 +99,12 @@ impl SharedMemory {
         self.publish(memory)
     }
 
+    /// Removes all regions.
+    pub fn clear(&mut self) -> Result<()> {
+        self.regions.clear();
+        self.publish(GuestMemoryMmap::new())
+    }
+
     /// Adds a region (ADD_MEM_REG).
     pub fn add(&mut self, region: &VhostUserSingleMemoryRegion, file: File) -> Result<()> {
         if self.regions.len() >= MOST_REGIONS {

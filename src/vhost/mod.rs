@@ -7,11 +7,14 @@
 //! This is built on the `vhost` crate's request-handler trait, not on `vhost-user-backend`: that framework cannot serve
 //! a socket that is connected already (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
 
+mod arrival;
+mod callers;
 mod channel;
 mod listen;
 mod memory;
 mod poller;
 mod polling;
+mod refusal;
 mod serve;
 mod session;
 mod worker;
@@ -25,10 +28,11 @@ use crate::queue::{Beginning, Chain};
 use crate::tasks::Token;
 
 pub use channel::{Notifier, Told};
-pub use listen::{Listen, remove_stale_socket};
+pub use listen::{Listen, SocketAccess, bind_socket};
 pub use memory::View;
 pub use poller::{Poller, begin};
 pub use serve::{ServeError, Server, Stop};
+pub use session::most_descriptors;
 
 /// What a worker has of the device for itself.
 pub trait WorkerPart: Send {

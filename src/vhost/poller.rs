@@ -267,12 +267,13 @@ where
                 left |= self.worker.release(queue.vring.index());
                 continue;
             }
-            queue.turn = None;
-            self.turns -= 1;
-            left = true;
+            // Still at the turn: whoever waits for its end looks after writes that hang.
             if queue.vring.newly_retired() {
                 self.device.queue_broken(queue.vring.index());
             }
+            queue.turn = None;
+            self.turns -= 1;
+            left = true;
         }
         left
     }

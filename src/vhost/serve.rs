@@ -4,26 +4,27 @@
 
 use std::fs::File;
 use std::io;
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostUserError};
 
+use super::arrival::Connection;
+use super::callers::{Callers, Next};
 use super::session::Session;
-use super::{Listen, VirtioDevice, WorkerConfig, channel};
+use super::{Listen, VirtioDevice, WorkerConfig, channel, refusal};
+use crate::descriptors::hint;
 use crate::queue::signal;
 
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The listening socket failed.
-    #[error("cannot accept a frontend: {0}")]
+    #[error("cannot accept a frontend: {0}{hint}", hint = hint(.0))]
     Accept(io::Error),
     /// A session could not be set up.
-    #[error("cannot start the worker threads: {0}")]
+    #[error("cannot start the worker threads for a frontend: {0}{hint}", hint = hint(.0))]
     Session(io::Error),
     /// Some of the guest's memory is missing.
     #[error(
@@ -31,16 +32,15 @@ pub enum ServeError {
          the host has no room or no huge page left for it (QEMU reserves both at its start with prealloc=on)"
     )]
     GuestMemory,
-    /// The last frontend's session ended with an error, and there will be no other.
-    #[error("the frontend's session failed: {0}")]
-    Frontend(VhostUserError),
+    /// The last frontend's session ended with an error, and there will be no other. This is why.
+    #[error("the frontend's session has ended: {0}")]
+    Frontend(String),
 }
 
 /// Asks a [`Server`] to stop, from any thread.
 pub struct Stop {
     requested: AtomicBool,
     event: File,
-    connection: Mutex<Option<UnixStream>>,
 }
 
 impl Stop {
@@ -49,22 +49,15 @@ impl Stop {
     /// # Errors
     /// When an eventfd cannot be had.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            requested: AtomicBool::new(false),
-            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into(),
-            connection: Mutex::new(None),
-        })
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
+        Ok(Self { requested: AtomicBool::new(false), event })
     }
 
-    /// Ends the current session and the server.
+    /// Ends the current session and the server. The frontend sees the end only after the queues are drained, or it would
+    /// hand requests to the next backend that are still in flight here.
     pub fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
-        signal(Some(&self.event));
-        if let Some(connection) = &*self.connection.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Only our side: the frontend must not see the end before the queues are drained, or it would hand
-            // requests to the next backend that are still in flight here. It may be closed already.
-            let _ = connection.shutdown(Shutdown::Read);
-        }
+        signal(&self.event);
     }
 
     /// Whether stopping was asked for.
@@ -72,18 +65,10 @@ impl Stop {
         self.requested.load(Ordering::SeqCst)
     }
 
-    fn set_connection(&self, connection: Option<UnixStream>) {
-        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+    /// Readable from the time on that stopping is asked for.
+    pub(super) fn event(&self) -> &File {
+        &self.event
     }
-}
-
-/// How a session went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// The other side hung up without a word.
-    Unused,
-    /// A frontend was there and has gone.
-    Gone,
 }
 
 /// Serves a device to frontends.
@@ -106,94 +91,53 @@ impl<D: VirtioDevice> Server<D> {
     /// # Errors
     /// [`ServeError`].
     pub fn run(&self, listen: &Listen, mut disconnected: impl FnMut()) -> Result<(), ServeError> {
-        let mut only_one = self.exit_on_disconnect;
-        if let Listen::Listening(listener, _) = listen {
-            // `poll` decides when to accept; it also returns for other reasons, a signal for example.
-            listener.set_nonblocking(true).map_err(ServeError::Accept)?;
-        }
-        loop {
-            let stream = match listen {
-                Listen::Listening(listener, _) => {
-                    let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&self.stop.event, PollFlags::IN)];
-                    match poll(&mut fds, None) {
-                        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                        Err(error) => return Err(ServeError::Accept(error.into())),
-                    }
-                    if self.stop.requested() {
-                        return Ok(());
-                    }
-                    match listener.accept() {
-                        Ok((stream, _)) => stream,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                        Err(error) => return Err(ServeError::Accept(error)),
-                    }
-                }
-                Listen::Connected(stream) => {
-                    only_one = true;
-                    stream.try_clone().map_err(ServeError::Accept)?
-                }
-            };
-            let result = self.session(stream);
-            if matches!((&result, listen), (Ok(Ended::Unused), Listen::Listening(..))) && !self.stop.requested() {
-                // Somebody looked whether anyone is here. That is no frontend.
-                continue;
-            }
+        let only_one = self.exit_on_disconnect || matches!(listen, Listen::Connected(_));
+        let mut callers = Callers::new(listen, &self.stop).map_err(ServeError::Accept)?;
+        while let Some(frontend) = callers.frontend().map_err(ServeError::Accept)? {
+            let result = self.session(frontend, &mut callers);
             disconnected();
             if self.stop.requested() {
                 return Ok(());
             }
             match result {
-                Err(error @ ServeError::Session(_)) => return Err(error),
                 Err(error) if only_one => return Err(error),
                 Err(error) => log::error!("{error}; waiting for the next frontend"),
-                Ok(_) if only_one => return Ok(()),
-                Ok(_) => log::info!("the frontend has gone; waiting for the next one"),
+                Ok(()) if only_one => return Ok(()),
+                Ok(()) => log::info!("the frontend has gone; waiting for the next one"),
             }
         }
+        Ok(())
     }
 
-    fn session(&self, stream: UnixStream) -> Result<Ended, ServeError> {
-        // An inherited listener may be non-blocking, and pass that on.
-        stream.set_nonblocking(false).map_err(ServeError::Accept)?;
-        self.stop.set_connection(Some(stream.try_clone().map_err(ServeError::Accept)?));
-        let connection = stream.try_clone().map_err(ServeError::Accept)?;
-        let for_workers = stream.try_clone().map_err(ServeError::Accept)?;
+    fn session(&self, mut frontend: Connection, callers: &mut Callers<'_>) -> Result<(), ServeError> {
+        let for_workers = frontend.stream.try_clone().map_err(ServeError::Accept)?;
         let session = Session::new(Arc::clone(&self.device), &self.workers, for_workers);
         let session = Arc::new(Mutex::new(session.map_err(ServeError::Session)?));
+        log::info!("a frontend has connected");
+        let stream = frontend.stream.try_clone().map_err(ServeError::Accept)?;
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
-        let mut ended = Ended::Unused;
         let result = loop {
-            // Looked at after the connection is known to `Stop`, so no request to stop is missed.
-            if self.stop.requested() {
-                break Ok(());
-            }
-            let given = match channel::take(&connection) {
-                Ok(given) => given,
-                Err(_) if self.stop.requested() => break Ok(()),
-                Err(error) => break Err(ServeError::Frontend(VhostUserError::SocketError(error))),
+            let silence_ends = session.lock().unwrap_or_else(PoisonError::into_inner).silence_ends();
+            let header = match callers.next(&mut frontend, silence_ends) {
+                Ok(Next::Message(header)) => header,
+                Ok(Next::End | Next::Stop) => break Ok(()),
+                Err(error) => break Err(ServeError::Frontend(error.to_string())),
             };
-            let handled = match given {
-                Some(given) => {
-                    let session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                    session.set_channel(given, &connection).map_err(VhostUserError::SocketBroken)
-                }
-                None => messages.handle_request(),
+            let handled = if header.has_channel() {
+                let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                let set = |given| session.set_channel(given, &frontend.stream).map_err(VhostUserError::SocketBroken);
+                channel::take(&frontend.stream).map_err(VhostUserError::SocketError).and_then(set)
+            } else {
+                messages.handle_request()
             };
             match handled {
-                Ok(()) if ended == Ended::Unused => {
-                    log::info!("a frontend has connected");
-                    ended = Ended::Gone;
-                }
                 Ok(()) => {}
                 Err(
                     VhostUserError::Disconnected | VhostUserError::PartialMessage | VhostUserError::SocketBroken(_),
                 ) => break Ok(()),
-                Err(_) if self.stop.requested() => break Ok(()),
-                Err(error) => break Err(ServeError::Frontend(error)),
+                Err(error) => break Err(ServeError::Frontend(refusal::explain(header, &error))),
             }
         };
-        self.stop.set_connection(None);
         let session = session.lock().unwrap_or_else(PoisonError::into_inner);
         // Drained while the connection is open, however the session has ended.
         session.stop_all();
@@ -202,6 +146,6 @@ impl<D: VirtioDevice> Server<D> {
         drop(session);
         drop(messages);
         // Dropping the session ends the workers and resets the device.
-        result.map(|()| ended)
+        result
     }
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
@@ -17,10 +18,17 @@ use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqH
 
 use super::channel::{Given, Notifier};
 use super::memory::{MOST_REGIONS, SharedMemory};
+use super::refusal::{self, refused, unsupported};
 use super::worker::{Worker, WorkerOptions};
 use super::{VirtioDevice, WorkerConfig};
+use vm_memory::GuestMemoryBackend;
+
 use crate::protocol::feature;
-use crate::queue::{InflightRegion, Paused, RingAddresses, Vring, region_bytes};
+use crate::queue::{Event, InflightRegion, Paused, RingAddresses, Vring, check_eventfd, region_bytes};
+use crate::ratelimit::RateLimit;
+
+/// How long a frontend may be silent that was told that reading its configuration space has failed.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// The state of a connection. Dropping it drains the queues and makes the device forget the frontend.
 pub struct Session<D: VirtioDevice> {
@@ -30,6 +38,8 @@ pub struct Session<D: VirtioDevice> {
     workers: Vec<Worker>,
     owned: bool,
     protocol_features: VhostUserProtocolFeatures,
+    /// When to end the session if no other message has come.
+    silence_ends: Option<Instant>,
 }
 
 impl<D: VirtioDevice> Session<D> {
@@ -52,7 +62,7 @@ impl<D: VirtioDevice> Session<D> {
         }
         device.connected();
         let protocol_features = VhostUserProtocolFeatures::empty();
-        Ok(Self { device, memory, vrings, workers, owned: false, protocol_features })
+        Ok(Self { device, memory, vrings, workers, owned: false, protocol_features, silence_ends: None })
     }
 
     /// The frontend gives its backend channel (SET_BACKEND_REQ_FD).
@@ -76,8 +86,15 @@ impl<D: VirtioDevice> Session<D> {
         Ok(())
     }
 
-    fn vring(&self, index: impl TryInto<usize>) -> Result<&Arc<Vring>> {
-        index.try_into().ok().and_then(|index: usize| self.vrings.get(index)).ok_or(Error::InvalidParam)
+    /// When to end the session if no other message has come. Until then somebody may wait for the rest of a reply.
+    pub fn silence_ends(&mut self) -> Option<Instant> {
+        self.silence_ends.take()
+    }
+
+    fn vring(&self, index: impl Into<u64>) -> Result<&Arc<Vring>> {
+        let index = index.into();
+        let vring = usize::try_from(index).ok().and_then(|index| self.vrings.get(index));
+        vring.ok_or_else(|| refusal::no_such_queue(index, self.vrings.len()))
     }
 
     /// Listens to a queue that is ready to run.
@@ -124,6 +141,20 @@ impl<D: VirtioDevice> Session<D> {
         self.vrings.iter().for_each(|vring| vring.memory_has_come());
     }
 
+    /// Forgets all that the frontend has said, as if it had just connected.
+    fn begin_anew(&mut self) -> Result<()> {
+        self.stop_all();
+        for vring in &self.vrings {
+            vring.set_err(None);
+            vring.set_log(None);
+        }
+        self.memory.clear()?;
+        self.device.disconnected();
+        self.device.hung_up();
+        self.device.connected();
+        Ok(())
+    }
+
     /// Keeps all queues idle as long as the result lives.
     fn pause(vrings: &[Arc<Vring>]) -> Vec<Paused<'_>> {
         vrings.iter().map(|vring| vring.pause()).collect()
@@ -148,6 +179,12 @@ fn share(vrings: &[Arc<Vring>], workers: usize) -> Vec<Vec<Arc<Vring>>> {
     shares
 }
 
+/// The most descriptors that a session may need at a time: those of the frontend, and of the workers.
+pub fn most_descriptors(queues: usize, workers: usize) -> u64 {
+    // usize to u64 loses nothing. Of a queue the frontend passes three; of a worker see there and at the lanes.
+    MOST_REGIONS as u64 + 3 * queues as u64 + 8 * workers as u64 + 64
+}
+
 impl<D: VirtioDevice> Drop for Session<D> {
     fn drop(&mut self) {
         self.stop_all();
@@ -157,14 +194,16 @@ impl<D: VirtioDevice> Drop for Session<D> {
     }
 }
 
-fn unsupported<T>(what: &'static str) -> Result<T> {
-    Err(Error::InvalidOperation(what))
+fn event(index: u8, file: Option<File>) -> Result<Option<Event>> {
+    file.map(Event::new).transpose().map_err(|error| refusal::no_eventfd(index, &error))
 }
 
 impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     fn set_owner(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.owned, true) {
-            return unsupported("the session has an owner already");
+            // QEMU, whose device was unplugged and plugged again by the same character device.
+            log::info!("the frontend begins anew");
+            self.begin_anew()?;
         }
         Ok(())
     }
@@ -188,8 +227,9 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn set_features(&mut self, features: u64) -> Result<()> {
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        if features & !(self.device.features() | protocol) != 0 {
-            return Err(Error::InvalidParam);
+        let unknown = features & !(self.device.features() | protocol);
+        if unknown != 0 {
+            return Err(refusal::features(unknown));
         }
         let paused = Self::pause(&self.vrings);
         self.device.set_features(features & !protocol);
@@ -222,8 +262,9 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
-        if self.vring(index)?.set_size(size) { Ok(()) } else { Err(Error::InvalidParam) }
+        let vring = self.vring(index)?;
+        let set = u16::try_from(num).is_ok_and(|size| vring.set_size(size));
+        set.then_some(()).ok_or_else(|| refusal::ring_size(index, num, self.device.queue_size()))
     }
 
     fn set_vring_addr(
@@ -235,17 +276,22 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         available: u64,
         _log: u64,
     ) -> Result<()> {
-        let addresses = RingAddresses {
-            descriptor_table: self.memory.translate(descriptor)?,
-            avail_ring: self.memory.translate(available)?,
-            used_ring: self.memory.translate(used)?,
+        let (vring, memory) = (self.vring(index)?, self.memory.snapshot());
+        let translate = |address| {
+            let nowhere = |_| refusal::ring_is_nowhere(index, address, memory.num_regions() == 0);
+            self.memory.translate(address).map_err(nowhere)
         };
-        let set = self.vring(index)?.set_addresses(&self.memory.snapshot(), addresses);
-        if set { Ok(()) } else { Err(Error::InvalidParam) }
+        let addresses = RingAddresses {
+            descriptor_table: translate(descriptor)?,
+            avail_ring: translate(available)?,
+            used_ring: translate(used)?,
+        };
+        vring.set_addresses(&memory, addresses).then_some(()).ok_or_else(|| refusal::ring_is_malformed(index))
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        self.vring(index)?.set_next_avail(u16::try_from(base).map_err(|_| Error::InvalidParam)?);
+        let no_index = |_| refused(format!("queue {index} cannot begin at {base}: indices have 16 bits"));
+        self.vring(index)?.set_next_avail(u16::try_from(base).map_err(no_index)?);
         Ok(())
     }
 
@@ -263,10 +309,11 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         let Some(kick) = fd else {
-            return unsupported("a queue without a notification eventfd");
+            return unsupported(
+                "a queue without a notification descriptor (VHOST_USER_VRING_NOFD_MASK), to be polled,",
+            );
         };
-        // The worker must not hang in a read of an eventfd that somebody else has emptied.
-        rustix::io::ioctl_fionbio(&kick, true).map_err(|error| Error::ReqHandlerError(error.into()))?;
+        check_eventfd(&kick).map_err(|error| refusal::no_eventfd(index, &error))?;
         let vring = self.vring(index)?;
         // It may be enabled already.
         let paused = vring.pause();
@@ -283,12 +330,12 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.vring(index)?.set_call(fd);
+        self.vring(index)?.set_call(event(index, fd)?);
         Ok(())
     }
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.vring(index)?.set_err(fd);
+        self.vring(index)?.set_err(event(index, fd)?);
         Ok(())
     }
 
@@ -323,11 +370,28 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        // A reply has the size that was asked for: past the end of the configuration space it holds zeroes.
         let (Ok(offset), Ok(size)) = (usize::try_from(offset), usize::try_from(size)) else {
             return Err(Error::InvalidParam);
         };
-        let mut reply: Vec<u8> = self.device.config().into_iter().skip(offset).collect();
+        let config = self.device.config();
+        if offset >= config.len() {
+            static LIMIT: RateLimit = RateLimit::new();
+            if let Some(suppressed) = LIMIT.allow() {
+                log::error!(
+                    "GET_CONFIG: the frontend asks for {size} bytes of the configuration space at {offset:#x}, but that has \
+                     {} bytes and begins at 0 (cloud-hypervisor makes this mistake before 2026: use a newer one) \
+                     ({suppressed} such lines left out before)",
+                    config.len()
+                );
+            }
+            // The session goes on: the answer has a size of 0, which says that this has failed. Frontends that use the
+            // `vhost` crate wait for the rest of it instead, as they start.
+            let waits = !self.vrings.iter().any(|vring| vring.started());
+            self.silence_ends = waits.then(|| Instant::now() + SILENCE);
+            return Err(Error::InvalidParam);
+        }
+        // A reply has the size that was asked for: past the end of the configuration space it holds zeroes.
+        let mut reply: Vec<u8> = config.into_iter().skip(offset).collect();
         reply.resize(size, 0);
         Ok(reply)
     }

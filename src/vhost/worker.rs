@@ -32,7 +32,7 @@ pub struct Worker {
 /// What the frontend's thread and the worker's share.
 struct Shared {
     epoll: OwnedFd,
-    wake: File,
+    wake: Arc<File>,
     stop: AtomicBool,
     vrings: Vec<Arc<Vring>>,
     /// The frontend's.
@@ -71,13 +71,16 @@ impl Worker {
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into(),
+            wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into()),
             stop: AtomicBool::new(false),
             vrings,
             connection,
         });
+        for vring in &shared.vrings {
+            vring.set_waker(&shared.wake);
+        }
         let part = device.worker()?;
-        epoll::add(&shared.epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        epoll::add(&shared.epoll, &*shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         part.events(&mut |event| {
             Ok(epoll::add(&shared.epoll, event, epoll::EventData::new_u64(COMPLETION), epoll::EventFlags::IN)?)
         })?;
@@ -112,7 +115,7 @@ impl Worker {
         });
         if let Some(added) = added {
             added?;
-            signal(Some(&self.shared.wake));
+            signal(&self.shared.wake);
         }
         Ok(())
     }
@@ -127,7 +130,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        signal(Some(&self.shared.wake));
+        signal(&self.shared.wake);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -215,16 +218,15 @@ impl Shared {
             } else if data == COMPLETION {
                 // The poller looks for them anyhow.
             } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
-                if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                let hung_up = flags.contains(epoll::EventFlags::HUP);
+                if hung_up || vring.with_kick(drain_event) == Some(false) {
                     self.give_up(device, vring);
-                } else {
-                    vring.with_kick(drain_event);
                 }
             }
         }
     }
 
-    /// Something that is no eventfd has lost its other end, and would wake us for ever.
+    /// Something that is no eventfd, and would wake us for ever.
     fn give_up<D: VirtioDevice>(&self, device: &D, vring: &Vring) {
         vring.with_kick(|kick| epoll::delete(&self.epoll, kick));
         vring.retire("its notification descriptor is not an eventfd");

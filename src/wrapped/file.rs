@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::{LockedKey, blob};
+use crate::own_path::OwnPath;
 use crate::secret::SecretBox;
 
 const BYTES: usize = 32;
@@ -49,13 +50,12 @@ pub(super) fn open_or_create(path: &Path) -> Result<LockedKey, WrappingKeyError>
     let created = File::options().write(true).create_new(true).mode(0o600).open(path);
     match created {
         Ok(mut file) => {
+            // Half a key is worse than none.
+            let unfinished = OwnPath::of(path, &file.metadata().map_err(failed)?);
             let key = fresh_key()?;
             let written = file.write_all(&*key).and_then(|()| file.sync_all());
-            if let Err(error) = written {
-                // Half a key is worse than none.
-                let _ = std::fs::remove_file(path);
-                return Err(failed(error));
-            }
+            written.map_err(failed)?;
+            unfinished.keep();
             log::info!("made a new wrapping key in {}", path.display());
             Ok(key)
         }

@@ -7,6 +7,7 @@
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod machine;
+pub mod process;
 pub mod ring;
 pub mod wire;
 

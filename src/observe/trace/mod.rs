@@ -10,8 +10,9 @@ pub mod print;
 mod ring;
 mod writer;
 
-use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
 
 pub(super) use format::encode;
 pub use format::{Entry, HEADER_BYTES, MAGIC, RECORD_BYTES, Reader, TraceRecord, VERSION};
@@ -22,6 +23,7 @@ pub(super) use writer::Tracer;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TraceStatus {
     /// Its file.
+    #[serde(serialize_with = "as_text")]
     pub file: PathBuf,
     /// Requests in the file.
     pub records: u64,
@@ -29,4 +31,9 @@ pub struct TraceStatus {
     pub dropped: u64,
     /// Why nothing is written any more.
     pub error: Option<String>,
+}
+
+/// A name of a file as text, also where it is none.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }

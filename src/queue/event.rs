@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Eventfds: our own, and those of the frontend, which may do anything with them at any time.
+//!
+//! They are never set to non-blocking: that would hold for the frontend's side, too.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::ratelimit::RateLimit;
+
+/// An eventfd of the frontend that is written to.
+#[derive(Debug)]
+pub struct Event {
+    file: File,
+    /// A write waits while the counter is at its maximum.
+    blocks: bool,
+}
+
+impl Event {
+    /// Takes what the frontend gave.
+    ///
+    /// # Errors
+    /// When it is not an eventfd.
+    pub fn new(file: File) -> io::Result<Self> {
+        check_eventfd(&file)?;
+        let blocks = !fcntl_getfl(&file)?.contains(OFlags::NONBLOCK);
+        Ok(Self { file, blocks })
+    }
+
+    /// Adds 1, if there is room. If there is none, the frontend has not looked for a long time, and will find it readable.
+    ///
+    /// A frontend that fills the counter between our look and our write can hold up the calling thread until somebody calls
+    /// [`Event::unblock`]. So this is not to be called with a lock held that such a caller needs.
+    pub fn signal(&self) {
+        if !self.blocks || is_ready(&self.file, PollFlags::OUT) {
+            signal(&self.file);
+        }
+    }
+
+    /// Makes room for whoever hangs in [`Event::signal`]. Never waits.
+    pub fn unblock(&self) {
+        if !is_ready(&self.file, PollFlags::OUT) {
+            drain_event(&self.file);
+        }
+    }
+}
+
+/// Refuses what could block us in other ways than an eventfd: pipes, sockets, files.
+///
+/// # Errors
+/// When it has the type of one of those.
+pub fn check_eventfd(file: &File) -> io::Result<()> {
+    let mode = fstat(file)?.st_mode;
+    // Eventfds, and their like, have no type of file.
+    if FileType::from_raw_mode(mode) == FileType::Unknown {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not an eventfd"))
+    }
+}
+
+fn is_ready(file: &File, flags: PollFlags) -> bool {
+    poll(&mut [PollFd::new(file, flags)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// Empties an eventfd without waiting. False when it is none, and would be readable for ever.
+pub fn drain_event(event: &File) -> bool {
+    let mut count = [0; 8];
+    // The flags of the descriptor are not enough: they are the frontend's to change. An offset of -1 means none.
+    let read = rustix::io::preadv2(event, &mut [IoSliceMut::new(&mut count)], u64::MAX, ReadWriteFlags::NOWAIT);
+    let read = match read {
+        // Before Linux 5.8.
+        Err(Errno::OPNOTSUPP) if is_ready(event, PollFlags::IN) => rustix::io::read(event, &mut count),
+        read => read,
+    };
+    // Nothing to read is fine: another reader, or a spurious wake-up.
+    matches!(read, Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP))
+}
+
+/// Adds 1 to an eventfd.
+pub fn signal(event: &File) {
+    match rustix::io::write(event, &1u64.to_ne_bytes()) {
+        Ok(_) => {}
+        // The counter is at its maximum: the other side has not looked for a long time, and will find it readable.
+        Err(Errno::AGAIN) => {}
+        Err(error) => {
+            static LIMIT: RateLimit = RateLimit::new();
+            if let Some(suppressed) = LIMIT.allow() {
+                let error = io::Error::from(error);
+                log::warn!("cannot signal an eventfd: {error} ({suppressed} such lines left out before)");
+            }
+        }
+    }
+}

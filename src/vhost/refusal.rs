@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Why a message of the frontend is refused, in words that say which option mends it.
+
+use std::io;
+
+use vhost::vhost_user::message::{FrontendReq, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Error, Result};
+
+use super::channel::Header;
+
+const SHARE: &str = "share all of the guest's memory (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on with -machine \
+                     ...,memory-backend=mem)";
+
+/// An error with this text.
+pub fn refused(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::ReqHandlerError(io::Error::other(error))
+}
+
+/// A feature of the protocol that was not offered.
+pub fn unsupported<T>(what: &str) -> Result<T> {
+    Err(refused(format!("{what} is not supported")))
+}
+
+/// There is no queue of this number among `count`.
+pub fn no_such_queue(index: u64, count: usize) -> Error {
+    refused(format!(
+        "there is no queue {index}: the device has {} request queues and a control virtqueue; start it with a larger \
+         --num-queues, or give the frontend fewer queues (QEMU: num-queues=, num_vqs=)",
+        count.saturating_sub(1)
+    ))
+}
+
+/// A ring of this size cannot be had.
+pub fn ring_size(index: u32, size: u32, most: u16) -> Error {
+    if size > most.into() {
+        refused(format!(
+            "queue {index} is to have {size} entries, and --queue-size is {most}; raise it, or let the frontend have \
+             smaller queues (QEMU: queue-size=, vq_size=)"
+        ))
+    } else {
+        refused(format!("queue {index} is to have {size} entries, which is not a power of two"))
+    }
+}
+
+/// A part of a ring is not in the memory that the frontend shares.
+pub fn ring_is_nowhere(index: u32, address: u64, no_memory: bool) -> Error {
+    let what = if no_memory {
+        "the frontend shares no memory".into()
+    } else {
+        format!("{address:#x} is not in shared memory")
+    };
+    refused(format!("the ring of queue {index} cannot be reached: {what}; {SHARE}"))
+}
+
+/// A ring is not aligned, or its end is not in memory.
+pub fn ring_is_malformed(index: u32) -> Error {
+    refused(format!("the ring of queue {index} is not aligned, or does not lie in shared memory as a whole; {SHARE}"))
+}
+
+/// What the frontend gave to notify by is something else.
+pub fn no_eventfd(index: u8, error: &io::Error) -> Error {
+    refused(format!("a notification descriptor of queue {index} cannot be used: {error}"))
+}
+
+/// These feature bits were not offered.
+pub fn features(bits: u64) -> Error {
+    if bits == VhostUserVirtioFeatures::LOG_ALL.bits() {
+        return refused("live migration (VHOST_F_LOG_ALL) is not supported; use a cold migration");
+    }
+    refused(format!("the features {bits:#x} are not offered"))
+}
+
+/// What to say of a message that could not be served.
+pub fn explain(header: Header, error: &Error) -> String {
+    let Ok(request) = FrontendReq::try_from(header.request) else {
+        return format!("message {} is not known", header.request);
+    };
+    let memory = matches!(request, FrontendReq::SET_MEM_TABLE | FrontendReq::ADD_MEM_REG);
+    match error {
+        Error::ReqHandlerError(error) => format!("{request:?}: {error}{}", crate::descriptors::hint(error)),
+        Error::InvalidMessage | Error::InvalidParam | Error::IncorrectFds if memory => {
+            format!("{request:?}: the message is malformed, or a region of memory has no file descriptor; {SHARE}")
+        }
+        Error::InactiveFeature(_) | Error::InactiveOperation(_) => {
+            format!("{request:?}: the feature that it belongs to was not negotiated")
+        }
+        Error::InvalidMessage => format!("{request:?}: the message is malformed, or not supported"),
+        error => format!("{request:?}: {error}"),
+    }
+}

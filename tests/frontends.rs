@@ -1,0 +1,545 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Frontends that misbehave: their eventfds are full, they read nothing, they fall silent, they are too many.
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::process::{Files, Running, talk};
+use common::*;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use vhost::VhostBackend;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+/// A device that hangs must not hang the test.
+fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    if wait.recv_timeout(ring::PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("the device hangs");
+    }
+    thread.join().expect("no panic");
+}
+
+/// The most that an eventfd counts to: there is no room for one more.
+const FULL: u64 = u64::MAX - 1;
+
+fn flags(event: &EventFd) -> OFlags {
+    fcntl_getfl(borrow(event)).expect("flags")
+}
+
+fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the eventfd lives as long as the result.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+fn set_nonblocking(event: &EventFd, on: bool) {
+    let flags = flags(event);
+    fcntl_setfl(borrow(event), if on { flags | OFlags::NONBLOCK } else { flags - OFlags::NONBLOCK }).expect("flags");
+}
+
+#[test]
+fn full_eventfds_hold_up_nobody() {
+    in_time(|| {
+        let mut guest = Guest::new();
+        let full = EventFd::new(0).expect("eventfd");
+        full.write(FULL).expect("room");
+        guest.frontend().set_vring_call(0, &full).expect("SET_VRING_CALL");
+        guest.frontend().set_vring_err(0, &full).expect("SET_VRING_ERR");
+        for sector in 0..50 {
+            guest.request(0, &write_request(sector, &[1; 512]), 1).assert_only_status(OK);
+        }
+        guest.frontend().get_features().expect("GET_FEATURES");
+        // A broken queue has something to say by the other one.
+        let memory = guest.memory.clone();
+        let next = guest.rings[0].next_avail;
+        guest.rings[0].set_avail_index(&memory, next.wrapping_add(5000));
+        guest.rings[0].kick();
+        while guest.stat("events.broken_queue") == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
+        guest.disconnect();
+        // The flags of the frontend's side are what they were.
+        assert!(!flags(&full).contains(OFlags::NONBLOCK));
+    });
+}
+
+/// It was non-blocking and empty when the device took it.
+#[test]
+fn an_eventfd_that_turns_against_us() {
+    in_time(|| {
+        let mut guest = Guest::new();
+        for round in 0..3 {
+            let call = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+            guest.frontend().set_vring_call(0, &call).expect("SET_VRING_CALL");
+            guest.frontend().get_features().expect("GET_FEATURES");
+            // The driver may have waited for the interrupt that it gets now.
+            while call.read().is_err() {}
+            call.write(FULL).expect("room");
+            set_nonblocking(&call, false);
+            guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+            std::thread::sleep(Duration::from_millis(20));
+            guest.frontend().get_features().expect("GET_FEATURES");
+            if round == 2 {
+                return guest.disconnect();
+            }
+            let base = guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
+            assert_eq!(base, u32::from(guest.rings[0].next_avail));
+            guest.start_ring(0);
+        }
+    });
+}
+
+/// Somebody else reads it, and it would block.
+#[test]
+fn a_notification_that_is_gone_before_it_is_read() {
+    in_time(|| {
+        let mut guest = Guest::new();
+        let kick = guest.rings[0].kick.try_clone().expect("eventfd");
+        let thief = kick.try_clone().expect("eventfd");
+        let over = std::time::Instant::now() + Duration::from_millis(300);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while std::time::Instant::now() < over {
+                    set_nonblocking(&thief, true);
+                    let _ = thief.read();
+                    set_nonblocking(&thief, false);
+                }
+            });
+            while std::time::Instant::now() < over {
+                kick.write(1).expect("kick");
+            }
+        });
+        guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
+    });
+}
+
+/// What is no eventfd can block, or be readable for ever.
+#[test]
+fn what_is_no_eventfd_is_refused() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let (pipe, _other) = std::io::pipe().expect("pipe");
+    let pipe = OwnedFd::from(pipe);
+    let (socket, _peer) = UnixStream::pair().expect("socket");
+    for fd in [pipe, OwnedFd::from(socket), File::open(files.image()).expect("file").into()] {
+        for set in [VhostBackend::set_vring_call, VhostBackend::set_vring_err, VhostBackend::set_vring_kick] {
+            let frontend = talk(files.connect());
+            // SAFETY: the eventfd's owner is this clone, which is not used otherwise.
+            let event = unsafe { eventfd_of(fd.try_clone().expect("descriptor")) };
+            set(&frontend, 0, &event).expect("sent");
+            assert!(frontend.get_features().is_err(), "the session has ended");
+        }
+    }
+    // Served when the session before has ended.
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!((code, text.matches("is not an eventfd").count()), (Some(0), 9), "{text}");
+}
+
+/// # Safety
+/// Anything may be done with the descriptor that can be done with an eventfd.
+unsafe fn eventfd_of(fd: OwnedFd) -> EventFd {
+    // SAFETY: the caller's promise.
+    unsafe { EventFd::from_raw_fd(fd.into_raw_fd()) }
+}
+
+/// A descriptor that looks like an eventfd and cannot be written: each interrupt fails, the log stays short.
+#[test]
+fn failed_interrupts_do_not_flood_the_log() {
+    let files = Files::new();
+    let running = Running::start(&files, &["--num-queues", "2"]);
+    let mut guest =
+        Guest::with(Options { socket: Some(files.path("socket")), disk: DiskKind::Memory, ..Options::default() });
+    let timer =
+        rustix::time::timerfd_create(rustix::time::TimerfdClockId::Monotonic, rustix::time::TimerfdFlags::NONBLOCK)
+            .expect("timer");
+    // SAFETY: writing to it fails, which is the point.
+    let timer = unsafe { eventfd_of(timer) };
+    guest.frontend().set_vring_call(0, &timer).expect("SET_VRING_CALL");
+    for _ in 0..200 {
+        guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+    }
+    drop(guest);
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    let lines = text.matches("cannot signal").count();
+    assert!((1..=12).contains(&lines), "{lines} lines: {text}");
+}
+
+/// Whoever connects while a frontend is served is hung up on at once, and the frontend does not notice.
+#[test]
+fn a_second_frontend_is_hung_up_on() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let frontend = talk(files.connect());
+    for _ in 0..50 {
+        let mut second = files.connect();
+        second.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+        assert_eq!(second.read(&mut [0]).expect("the end"), 0, "hung up on without a word");
+        frontend.get_features().expect("GET_FEATURES");
+    }
+    drop(frontend);
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    let lines = text.matches("another frontend has connected").count();
+    assert!((1..=12).contains(&lines), "{lines} lines: {text}");
+}
+
+/// A frontend that hangs up and connects again at once is no second one, although the device may see both at the same time.
+#[test]
+fn a_frontend_that_comes_back_at_once() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut frontend = talk(files.connect());
+    for _ in 0..100 {
+        // The last message has no reply: the device may be at it still.
+        frontend.set_owner().expect("SET_OWNER");
+        drop(frontend);
+        frontend = talk(files.connect());
+    }
+    drop(frontend);
+    let (code, text) = running.terminate();
+    assert!(code == Some(0) && !text.contains("another frontend"), "{text}");
+}
+
+/// Connections by which nothing comes, or nothing whole, keep nobody out.
+#[test]
+fn silent_connections_give_way() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut silent: Vec<_> = (0..40).map(|_| files.connect()).collect();
+    // The first byte of a header.
+    silent[30].write_all(&[1]).expect("sent");
+    let frontend = talk(files.connect());
+    // The others are not left to wait for one that may stay for days.
+    for mut silent in silent {
+        silent.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+        // What it had sent, and nobody has read, makes an error of the end.
+        assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0);
+    }
+    frontend.get_features().expect("GET_FEATURES");
+    drop(frontend);
+    // One that is silent for a while may speak later.
+    let early = files.connect();
+    std::thread::sleep(Duration::from_millis(100));
+    drop(talk(early));
+    let (code, text) = running.terminate();
+    assert_eq!((code, text.matches("a frontend has connected").count()), (Some(0), 2), "{text}");
+    assert!(text.contains("gives way"), "{text}");
+}
+
+/// The header in single bytes, then half a message for ever: the first is served, the second is told off.
+#[test]
+fn messages_in_parts() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    for byte in &get_features {
+        stream.write_all(&[*byte]).expect("sent");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).expect("a reply");
+    let set_features: Vec<u8> = [2u32, 1, 8].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    stream.write_all(&set_features).expect("sent");
+    // Somebody else is heard meanwhile.
+    assert_eq!(files.connect().read(&mut [0]).expect("the end"), 0);
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "the session ends");
+    drop(talk(files.connect()));
+    let mut stream = files.connect();
+    stream.write_all(&set_features).expect("sent");
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("it has sent part of a message"), "{text}");
+}
+
+/// A frontend that asks and asks and reads no reply: the device still does what its owner says.
+#[test]
+fn replies_that_nobody_reads() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    stream.set_write_timeout(Some(Duration::from_millis(500))).expect("timeout");
+    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    // Until nothing goes any more.
+    while stream.write_all(&get_features).is_ok() {}
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+}
+
+/// A device that is unplugged and plugged again in QEMU: the same connection, a new beginning. Another guest's driver may
+/// be behind it, so there are no keys.
+#[test]
+fn a_frontend_that_begins_anew() {
+    let mut guest = Guest::new();
+    let control = guest.control();
+    for round in 0..10 {
+        guest.request(control, &Program::new(0, &key(1), 9).bytes(), 1).assert_only_status(OK);
+        guest.request(0, &crypto_write(round, 0, [0; 4], &[1; 512]), 1).assert_only_status(OK);
+        // SET_OWNER and all that follows; rings that still run are stopped by it.
+        guest.start();
+        guest.request(0, &crypto_write(round, 0, [0; 4], &[1; 512]), 1).assert_only_status(NOKEY);
+    }
+}
+
+/// What cannot be served is refused with the option that mends it.
+#[test]
+fn refusals_say_what_to_change() {
+    let files = Files::new();
+    let running = Running::start(&files, &["--num-queues", "2", "--queue-size", "128"]);
+    let config = |address: u64| vhost::VringConfigData {
+        queue_max_size: 128,
+        queue_size: 64,
+        flags: 0,
+        desc_table_addr: address,
+        used_ring_addr: address + 0x2000,
+        avail_ring_addr: address + 0x1000,
+        log_addr: None,
+    };
+    type Action<'a> = &'a dyn Fn(&mut Frontend);
+    let actions: [(&str, Action<'_>); 7] = [
+        ("SET_VRING_NUM: queue 0 is to have 256 entries, and --queue-size is 128; raise it", &|frontend| {
+            drop(frontend.set_vring_num(0, 256));
+        }),
+        ("SET_VRING_NUM: queue 1 is to have 100 entries, which is not a power of two", &|frontend| {
+            drop(frontend.set_vring_num(1, 100));
+        }),
+        ("SET_VRING_BASE: there is no queue 7: the device has 2 request queues", &|frontend| {
+            drop(frontend.set_vring_base(7, 0));
+        }),
+        (
+            "SET_VRING_ADDR: the ring of queue 0 cannot be reached: the frontend shares no memory; share all",
+            &|frontend| {
+                drop(frontend.set_vring_addr(0, &config(0x7000_0000_0000)));
+            },
+        ),
+        ("SET_FEATURES: live migration (VHOST_F_LOG_ALL) is not supported", &|frontend| {
+            drop(frontend.set_features(1 << 26 | 1 << 30 | 1 << 32));
+        }),
+        ("SET_FEATURES: the features 0x1000000000000000 are not offered", &|frontend| {
+            drop(frontend.set_features(1 << 60 | 1 << 32));
+        }),
+        (
+            "SET_MEM_TABLE: the message is malformed, or a region of memory has no file descriptor; share all",
+            &|frontend| {
+                // A table of one region, without a descriptor.
+                let mut message: Vec<u8> = [5u32, 1, 40, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+                message.extend([0u64, 4096, 0, 0].iter().flat_map(|number| number.to_ne_bytes()));
+                // SAFETY: the socket is the frontend's, which lives longer; it is not closed here.
+                let mut socket = std::mem::ManuallyDrop::new(unsafe { UnixStream::from_raw_fd(frontend.as_raw_fd()) });
+                socket.write_all(&message).expect("sent");
+            },
+        ),
+    ];
+    for (_, action) in &actions {
+        let mut frontend = Frontend::from_stream(files.connect(), 9);
+        frontend.set_owner().expect("SET_OWNER");
+        frontend.get_features().expect("GET_FEATURES");
+        action(&mut frontend);
+        assert!(frontend.get_features().is_err(), "the session has ended");
+    }
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    for (words, _) in actions {
+        assert!(text.contains(words), "{words:?} is missing in: {text}");
+    }
+}
+
+/// Few descriptors: the limit is raised if it can be, and if not a session that needs more ends with a sentence.
+#[test]
+fn descriptors_run_out() {
+    let shell = |limits: &str| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("{limits}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_vhost-user-blk-crypto")]);
+        command
+    };
+    let pass = |stream: UnixStream| {
+        stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+        let frontend = Frontend::from_stream(stream, 65);
+        frontend.get_features().expect("GET_FEATURES");
+        for queue in 0..65 {
+            let event = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+            if frontend.set_vring_call(queue, &event).is_err() {
+                break;
+            }
+        }
+        frontend.get_features().map_err(|error| assert!(!error.to_string().contains("temporary"), "it hangs: {error}"))
+    };
+    let files = Files::new();
+    let running = Running::start_by(shell("ulimit -Sn 64"), &files, &["--workers", "1"]);
+    pass(files.connect()).expect("the soft limit does not matter");
+    let (code, text) = running.terminate();
+    assert!(code == Some(0) && !text.contains("warn"), "{text}");
+
+    let files = Files::new();
+    let running = Running::start_by(shell("ulimit -n 64"), &files, &["--workers", "1"]);
+    for _ in 0..3 {
+        pass(files.connect()).expect_err("too many");
+    }
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("descriptors may be needed, but no more than 64 can be open"), "{text}");
+    assert_eq!(
+        text.matches("it passes more descriptors than a message may have (32), or than can be open here (64)").count(),
+        3,
+        "{text}"
+    );
+}
+
+/// A message with more descriptors than any message has made the `vhost` crate lose its way.
+#[test]
+fn too_many_descriptors_in_a_message() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    let event = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+    let message: Vec<u8> = [13u32, 1, 8, 0, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    stream.send_with_fds(&[&message[..]], &[event.as_raw_fd(); 40]).expect("sent");
+    stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "hung up on");
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("it passes more descriptors than a message may have (32)"), "{text}");
+}
+
+/// Reading the configuration space past its end fails, and the session goes on. What begins inside is served.
+#[test]
+fn the_configuration_space_past_its_end() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+    // SET_PROTOCOL_FEATURES with nothing but CONFIG.
+    stream.write_all(&words(&[16, 1, 8, 1 << 9, 0])).expect("sent");
+    let mut get = |offset: u32, size: u32| {
+        let payload = vec![0; size as usize];
+        stream.write_all(&[words(&[24, 1, 12 + size, offset, size, 0]), payload].concat()).expect("sent");
+        let mut reply = [0; 24];
+        stream.read_exact(&mut reply).expect("a reply");
+        let word = |at: usize| u32::from_ne_bytes(reply[at..at + 4].try_into().expect("4 bytes"));
+        assert_eq!([word(0), word(4), word(12), word(8)], [24, 5, offset, 12 + word(16)]);
+        let mut bytes = vec![0; word(16) as usize];
+        stream.read_exact(&mut bytes).expect("the rest of it");
+        bytes
+    };
+    let whole = get(0, 104);
+    assert_eq!(whole[..8], 2048u64.to_le_bytes(), "the capacity");
+    for (offset, size) in [(0x100, 60), (104, 1), (4000, 96)] {
+        assert_eq!(get(offset, size), [0; 0], "a size of 0 is an error");
+        assert_eq!(get(0, 104), whole);
+    }
+    let mut tail = whole[96..].to_vec();
+    tail.resize(60, 0);
+    assert_eq!(get(96, 60), tail, "begins inside");
+    drop(stream);
+    // The `vhost` crate's frontend waits for as many bytes as it has asked for.
+    let mut frontend = talk(files.connect());
+    frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES");
+    frontend.set_protocol_features(VhostUserProtocolFeatures::CONFIG).expect("SET_PROTOCOL_FEATURES");
+    let read = frontend.get_config(0x100, 60, VhostUserConfigFlags::empty(), &[0; 60]);
+    assert!(read.is_err(), "it does not hang");
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("60 bytes of the configuration space at 0x100, but that has 104 bytes"), "{text}");
+    assert!(text.contains("it still waits for the rest of a reply"), "{text}");
+}
+
+/// Messages that are not served end the session with a sentence that names them.
+#[test]
+fn messages_that_are_refused() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let number = |value: u64| value.to_ne_bytes().to_vec();
+    let log = [number(4096), number(0)].concat();
+    let messages: [(u32, Vec<u8>, &str); 17] = [
+        (6, log, "SET_LOG_BASE: the feature that it belongs to was not negotiated"),
+        (7, vec![], "SET_LOG_FD: the message is malformed, or not supported"),
+        (12, number(0x100), "SET_VRING_KICK: a queue without a notification descriptor (VHOST_USER_VRING_NOFD_MASK)"),
+        (19, number(0), "SEND_RARP: the message is malformed, or not supported"),
+        (20, number(1500), "NET_SET_MTU: the message is malformed, or not supported"),
+        (22, vec![0; 32], "IOTLB_MSG: the message is malformed, or not supported"),
+        (23, number(0), "SET_VRING_ENDIAN: the message is malformed, or not supported"),
+        (26, number(0), "CREATE_CRYPTO_SESSION: the message is malformed, or not supported"),
+        (28, vec![], "POSTCOPY_ADVISE: the message is malformed, or not supported"),
+        (33, vec![], "GPU_SET_SOCKET: the message is malformed, or not supported"),
+        (35, number(0), "VRING_KICK: the message is malformed, or not supported"),
+        (39, number(0), "SET_STATUS: the message is malformed, or not supported"),
+        (40, vec![], "GET_STATUS: the message is malformed, or not supported"),
+        (41, vec![0; 16], "GET_SHARED_OBJECT: the feature that it belongs to was not negotiated"),
+        (44, vec![], "GET_SHMEM_CONFIG: the feature that it belongs to was not negotiated"),
+        (45, number(0), "message 45 is not known"),
+        (999, vec![], "message 999 is not known"),
+    ];
+    for (request, payload, _) in &messages {
+        let mut stream = files.connect();
+        stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+        let header: Vec<u8> = [*request, 1, payload.len() as u32].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        stream.write_all(&[header, payload.clone()].concat()).expect("sent");
+        assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "hung up on, not answered: {request}");
+    }
+    // Migration of the device's state: these have an answer that says no.
+    let mut stream = files.connect();
+    stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+    stream.write_all(&words(&[43, 1, 0])).expect("sent");
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).expect("a reply");
+    assert_eq!(reply[..], words(&[43, 5, 8, 1, 0]), "CHECK_DEVICE_STATE");
+    let file = File::open(files.image()).expect("file");
+    stream.send_with_fds(&[&words(&[42, 1, 8, 0, 0])[..]], &[file.as_raw_fd()]).expect("sent");
+    stream.read_exact(&mut reply).expect("a reply");
+    assert_eq!(reply[..], words(&[42, 5, 8, 0x101, 0]), "SET_DEVICE_STATE_FD");
+    drop(stream);
+    drop(talk(files.connect()));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    for (_, _, words) in messages {
+        assert!(text.contains(words), "{words:?} is missing in: {text}");
+    }
+}
+
+/// Deprecated, but some frontends send it: all stands, no key is left, and a new beginning works. Also queues that interrupt
+/// nobody.
+#[test]
+fn the_owner_gives_the_device_up() {
+    let mut guest = Guest::new();
+    let control = guest.control();
+    guest.request(control, &Program::new(0, &key(1), 9).bytes(), 1).assert_only_status(OK);
+    guest.frontend().reset_owner().expect("RESET_OWNER");
+    guest.frontend().get_features().expect("GET_FEATURES");
+    let memory = guest.memory.clone();
+    guest.rings[0].add(&memory, &write_request(0, &[1; 512]), 1, &Cut::default());
+    guest.rings[0].kick();
+    guest.rings[0].assert_silent(&memory);
+    guest.start();
+    guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 512]), 1).assert_only_status(NOKEY);
+    // VHOST_USER_VRING_NOFD_MASK in SET_VRING_CALL and SET_VRING_ERR.
+    let mut connection = guest.connection.as_ref().expect("connected").try_clone().expect("socket");
+    for request in [13u32, 14] {
+        let message: Vec<u8> = [request, 1, 8, 0x100, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        connection.write_all(&message).expect("sent");
+    }
+    guest.frontend().get_features().expect("GET_FEATURES");
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+}
