@@ -121,6 +121,7 @@ impl Guest {
             max_dun_bytes: MAX_DUN_BYTES,
             num_queues: REQUEST_QUEUES as u16,
             queue_size: QUEUE_SIZE,
+            seg_max: QUEUE_SIZE - 3,
             serial: "fuzz".into(),
             logical_block_size: 512,
             physical_block_size: 512,

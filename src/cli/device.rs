@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use vhost_user_blk_crypto::crypto::Engine;
-use vhost_user_blk_crypto::device::DeviceConfig;
+use vhost_user_blk_crypto::device::{DeviceConfig, seg_max};
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
@@ -261,6 +261,7 @@ impl Args {
             max_dun_bytes: engine.max_dun_bytes,
             num_queues: engine.queues,
             queue_size: engine.queue_depth,
+            seg_max: seg_max(engine.queue_depth, args.engine.queue_size.is_some()),
             serial: engine.serial.clone(),
             logical_block_size: logical,
             physical_block_size: physical,
@@ -331,11 +332,23 @@ mod tests {
         }
     }
 
+    /// Without a word of the user, what fits in QEMU's queues and those of the personality; else what fits in the queues
+    /// that were asked for.
+    #[test]
+    fn segments_fit_in_the_queues() {
+        let seg_max = |options: &[&str]| config(options).expect("valid").seg_max;
+        assert_eq!((seg_max(&[]), seg_max(&["--personality", "ufs-3.1"])), (126, 29));
+        for (size, segments) in [("4", 1), ("32", 29), ("128", 125), ("256", 253), ("1024", 1021)] {
+            assert_eq!(seg_max(&["--queue-size", size]), segments, "{size}");
+        }
+    }
+
     #[test]
     fn defaults_are_those_of_the_documentation() {
         let config = config(&[]).expect("defaults");
         assert_eq!((config.keyslots, config.data_unit_mask, config.max_dun_bytes), (32, 0x1fe00, 16));
         assert_eq!((config.num_queues, config.queue_size, config.logical_block_size), (64, 256, 512));
+        assert_eq!(config.seg_max, 126);
         assert_eq!(config.crypto_engine, Engine::detect());
         assert!(config.raw_keys);
         assert!(config.writeback);

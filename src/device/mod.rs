@@ -37,6 +37,7 @@ use crate::vhost::{Notifier, Progress, Token, VirtioDevice};
 use crate::wrapped::{WrapError, Wrapping};
 
 pub use accept::Accepted;
+pub use config_space::seg_max;
 pub use held::Let;
 pub use job::Job;
 use job::{Next, Work};
@@ -61,8 +62,11 @@ pub struct DeviceConfig {
     pub max_dun_bytes: u8,
     /// Request queues.
     pub num_queues: u16,
-    /// Descriptors per queue, a power of two.
+    /// The most descriptors of a queue, a power of two.
     pub queue_size: u16,
+    /// The most segments of data that a driver is told to put in one request. They must fit in the rings that it uses, and
+    /// it asks before it sets these: see [`seg_max`].
+    pub seg_max: u16,
     /// Serial number, at most 20 bytes.
     pub serial: String,
     /// Bytes of a logical block.

@@ -93,6 +93,7 @@ impl Default for Options {
                 max_dun_bytes: 16,
                 num_queues: 2,
                 queue_size: 256,
+                seg_max: 253,
                 serial: "serial-of-the-test".into(),
                 logical_block_size: 512,
                 physical_block_size: 512,

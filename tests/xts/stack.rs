@@ -103,6 +103,7 @@ pub fn no_key_stays_on_the_stack_of_a_command(engine: Engine) {
         max_dun_bytes: 8,
         num_queues: 1,
         queue_size: 16,
+        seg_max: 13,
         serial: String::new(),
         logical_block_size: 512,
         physical_block_size: 512,
