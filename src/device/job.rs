@@ -173,7 +173,7 @@ impl Device {
 
     /// Makes everything durable that has been completed so far.
     pub(super) fn make_durable<'m>(&self, lane: &mut DeviceLane, token: Token) -> Result<Next<'m>, Failure> {
-        match lane.disk.act(token, Box::new(|image| image.flush())) {
+        match lane.disk.flush(token) {
             Some(answer) => self.flushed(answer),
             None => Ok(Next::Wait(Work::Flush)),
         }

@@ -291,16 +291,16 @@ impl Device {
                 reply.write(0, &id);
                 Ok(Next::Done)
             }
-            Request::Discard(extents) => self.change(lane, token, move |image| {
+            Request::Discard(extents) => self.change(lane, token, record.bytes, move |image| {
                 extents.iter().try_for_each(|extent| image.discard(extent.offset, extent.len))
             }),
-            Request::WriteZeroes(ranges) => self.change(lane, token, move |image| {
+            Request::WriteZeroes(ranges) => self.change(lane, token, record.bytes, move |image| {
                 ranges.iter().try_for_each(|range| {
                     let mode = if range.may_deallocate { ZeroMode::MayDeallocate } else { ZeroMode::Keep };
                     image.write_zeroes(range.extent.offset, range.extent.len, mode)
                 })
             }),
-            Request::SecureErase(extents) => self.change(lane, token, move |image| {
+            Request::SecureErase(extents) => self.change(lane, token, record.bytes, move |image| {
                 extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
             }),
             Request::Control(command) => {
@@ -319,9 +319,10 @@ impl Device {
         &self,
         lane: &mut DeviceLane,
         token: Token,
+        bytes: u64,
         action: impl FnOnce(&disk::Image) -> io::Result<()> + Send + 'static,
     ) -> Result<Next<'m>, Failure> {
-        match lane.disk.act(token, Box::new(action)) {
+        match lane.disk.act(token, bytes, Box::new(action)) {
             Some(answer) => {
                 answer.result?;
                 self.commit(lane, token)
