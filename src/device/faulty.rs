@@ -13,7 +13,7 @@ use crate::keyslot::{Evicted, NoSuchSlot};
 use crate::observe::Record;
 use crate::protocol::{SECTOR_SHIFT, Status};
 use crate::request::{ControlCommand, Extent, Reply, Request};
-use crate::vhost::{Progress, Token};
+use crate::vhost::{Lane, Progress, Token};
 
 impl Device {
     /// The faults of the device, which can be changed at any time.
@@ -96,6 +96,16 @@ impl Device {
             Let::End => self.settle(lane, token, reply, &mut record, None, Err(Failure::Fault)),
             Let::Go => {
                 fate.stuck = fate.stuck.filter(|&id| self.faults.has(id));
+                if fate.stuck.is_none() && lane.room() == 0 {
+                    // All that was stuck goes on at once, and it may be more than there are buffers.
+                    lane.hold(token, fate.queue, Hold::Stuck);
+                    return Progress::Waiting(Job {
+                        reply,
+                        work: Work::Stuck(Box::new(request), fate),
+                        record,
+                        fate: None,
+                    });
+                }
                 self.start_struck(lane, token, request, reply, record, fate)
             }
         }
