@@ -110,7 +110,7 @@ impl Device {
         match &answer {
             Some(Answer::Disk(_)) => record.watch.lap(Stage::Disk),
             // The emulated engine's time is not what we do, nor the disk.
-            Some(Answer::Time | Answer::Held(_)) => record.watch.lap(Stage::Other),
+            Some(Answer::Time | Answer::Held(_) | Answer::Turn) => record.watch.lap(Stage::Other),
             None => {}
         }
         let next = match (work, answer) {
@@ -119,6 +119,14 @@ impl Device {
             }
             (Work::Write(moving, source), Some(Answer::Disk(answer))) => {
                 self.write_answered(lane, token, moving, source, answer, &mut record)
+            }
+            (Work::Read(moving), Some(Answer::Turn)) => {
+                lane.has_turn();
+                self.read(lane, token, moving, &mut reply, &mut record)
+            }
+            (Work::Write(moving, source), Some(Answer::Turn)) => {
+                lane.has_turn();
+                self.write(lane, token, moving, source, &mut record)
             }
             (Work::Change, Some(Answer::Disk(answer))) => {
                 answer.result.map_err(Failure::from).and_then(|()| self.commit(lane, token))

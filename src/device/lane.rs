@@ -30,6 +30,8 @@ pub enum Answer {
     Time,
     /// A fault does not hold it back any more.
     Held(Let),
+    /// Others have had their turn.
+    Turn,
 }
 
 /// One worker's part of the device.
@@ -47,13 +49,29 @@ pub struct DeviceLane {
     from_disk: Vec<(Token, disk::Answer)>,
     /// Requests that wait until they are alone: no command may overtake them.
     pub(super) waiting_alone: usize,
+    /// Long requests that let others have their turn.
+    turns: Vec<Token>,
+    /// Those that have not gone on yet. A buffer is left for each.
+    let_others: usize,
 }
 
 impl DeviceLane {
     pub(super) fn new(disk: &Arc<Disk>, observe: observe::Lane) -> io::Result<Self> {
         let (disk, later, soon, from_disk) = (disk.lane()?, Later::new()?, Soon::default(), Vec::new());
         let (held, keys) = (Held::default(), RecentKeys::default());
-        Ok(Self { disk, later, held, observe, keys, unsettled: false, soon, from_disk, waiting_alone: 0 })
+        Ok(Self {
+            disk,
+            later,
+            held,
+            observe,
+            keys,
+            unsettled: false,
+            soon,
+            from_disk,
+            waiting_alone: 0,
+            turns: Vec::new(),
+            let_others: 0,
+        })
     }
 
     /// Holds a request back, for a fault.
@@ -68,6 +86,17 @@ impl DeviceLane {
         progress
     }
 
+    /// A long request goes on when other chains and queues have been looked at.
+    pub(super) fn let_others(&mut self, token: Token) {
+        self.turns.push(token);
+        self.let_others += 1;
+    }
+
+    /// It goes on.
+    pub(super) fn has_turn(&mut self) {
+        self.let_others = self.let_others.saturating_sub(1);
+    }
+
     fn stay_awake(&mut self) {
         if let Some(wake) = self.held.next_wake() {
             self.later.at(NOBODY, wake);
@@ -79,7 +108,7 @@ impl Lane for DeviceLane {
     type Answer = Answer;
 
     fn room(&self) -> usize {
-        self.disk.room().min(self.later.room())
+        self.disk.room().min(self.later.room()).saturating_sub(self.let_others)
     }
 
     fn submit(&mut self) {
@@ -91,6 +120,7 @@ impl Lane for DeviceLane {
         self.disk.answers(&mut self.from_disk);
         answers.extend(self.from_disk.drain(..).map(|(token, answer)| (token, Answer::Disk(answer))));
         self.later.take(answers);
+        answers.extend(self.turns.drain(..).map(|token| (token, Answer::Turn)));
         if !self.held.is_empty() {
             self.held.take(|token, how| answers.push((token, Answer::Held(how))));
             self.stay_awake();

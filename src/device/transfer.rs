@@ -21,6 +21,10 @@ use crate::soon::Soon;
 use crate::vhost::Token;
 use vm_memory::VolatileSlice;
 
+/// The most bytes of a request that are moved before the worker looks at other chains and queues: a request may have almost
+/// 4 GiB. A multiple of every data unit size and of the buffers'.
+const TURN: u64 = 1 << 20;
+
 /// The key and the DUN of a request, checked against its length.
 pub(super) struct Inline {
     /// In place of the healthy engine, for a fault. Goes before the key: it may have one of the same slot.
@@ -119,12 +123,6 @@ impl Moving {
     }
 }
 
-/// Bytes of a request, which must be there.
-fn whole<'m>(segments: &Segments<'m>, len: u64) -> Result<crate::queue::Pieces<'m>, Failure> {
-    let len = usize::try_from(len).map_err(|_| Failure::Malformed)?;
-    Ok(segments.pieces(0, len))
-}
-
 impl Device {
     /// Takes the key that the slot holds now, and checks that the transfer goes with it.
     pub(super) fn moving(
@@ -156,6 +154,7 @@ impl Device {
         Ok(Moving { extent, inline, due, done: 0, asked: 0 })
     }
 
+    /// Reads, or goes on, as far as one turn goes.
     pub(super) fn read<'m>(
         &self,
         lane: &mut DeviceLane,
@@ -164,22 +163,29 @@ impl Device {
         reply: &mut Reply<'_>,
         record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
-        if self.read_at_once(lane, &moving, reply, record)? {
-            moving.done = moving.extent.len;
-            moving.let_go(lane);
+        let turn = moving.rest().min(TURN);
+        if !self.read_at_once(lane, &moving, turn, reply, record)? {
+            return self.read_on(lane, token, moving, reply, record);
         }
-        self.read_on(lane, token, moving, reply, record)
+        moving.done += turn;
+        if moving.rest() > 0 {
+            lane.let_others(token);
+            return Ok(Next::Wait(Work::Read(moving)));
+        }
+        moving.let_go(lane);
+        self.data_moved(lane, token, moving.due, false)
     }
 
-    /// Reads without a buffer, where that can be done now: in place, or plain data by one system call.
+    /// Reads the next `len` bytes without a buffer, where that can be done now: in place, or plain data by one system call.
     fn read_at_once(
         &self,
         lane: &mut DeviceLane,
         moving: &Moving,
+        len: u64,
         reply: &mut Reply<'_>,
         record: &mut Record,
     ) -> Result<bool, Failure> {
-        let Extent { offset, len } = moving.extent;
+        let (done, offset) = (moving.done, moving.extent.offset + moving.done); // inside the extent
         let soon = std::mem::take(&mut lane.soon);
         let disk = &lane.disk;
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
@@ -187,14 +193,14 @@ impl Device {
         let in_place = disk.read_in_place(offset, len);
         lap_of_looking(disk, record);
         let moved = match (in_place, &moving.inline) {
-            (Some(bytes), inline) => reply.fill(0, bytes.len(), |room| {
+            (Some(bytes), inline) => reply.fill(done, bytes.len(), |room| {
                 match inline {
-                    Some(inline) => inline.decrypt(0, &[bytes], room, soon)?,
+                    Some(inline) => inline.decrypt(done, &[bytes], room, soon)?,
                     None => copy(&[bytes], room),
                 }
                 Ok(disk.image().in_place_is_sound())
             }),
-            (None, None) => Ok(reply.fill(0, bytes, |room| disk.transfer_directly(Direction::Read, offset, room))?),
+            (None, None) => Ok(reply.fill(done, bytes, |room| disk.transfer_directly(Direction::Read, offset, room))?),
             (None, Some(_)) => return Ok(false),
         };
         record.watch.lap(moving.stage());
@@ -209,7 +215,12 @@ impl Device {
         reply: &mut Reply<'_>,
         record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
+        let end = moving.done.saturating_add(TURN);
         while moving.rest() > 0 {
+            if moving.done >= end {
+                lane.let_others(token);
+                return Ok(Next::Wait(Work::Read(moving)));
+            }
             let buffer = lane.disk.buffer(moving.rest()).ok_or(Failure::NoMemory)?;
             let transfer = moving.next(Direction::Read, buffer.capacity());
             record.watch.lap(Stage::Other);
@@ -237,6 +248,7 @@ impl Device {
         self.read_on(lane, token, moving, reply, record)
     }
 
+    /// Writes, or goes on, as far as one turn goes.
     pub(super) fn write<'m>(
         &self,
         lane: &mut DeviceLane,
@@ -245,23 +257,31 @@ impl Device {
         source: Segments<'m>,
         record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
-        if self.write_at_once(lane, &moving, &source, record)? {
-            moving.done = moving.extent.len;
-            moving.let_go(lane);
+        let turn = moving.rest().min(TURN);
+        if !self.write_at_once(lane, &moving, turn, &source, record)? {
+            return self.write_on(lane, token, moving, source, record);
         }
-        self.write_on(lane, token, moving, source, record)
+        moving.done += turn;
+        if moving.rest() > 0 {
+            lane.let_others(token);
+            return Ok(Next::Wait(Work::Write(moving, source)));
+        }
+        moving.let_go(lane);
+        self.data_moved(lane, token, moving.due, true)
     }
 
-    /// Writes without a buffer, where that can be done now: in place, or plain data by one system call.
+    /// Writes the next `len` bytes without a buffer, where that can be done now: in place, or plain data by one system call.
     fn write_at_once(
         &self,
         lane: &mut DeviceLane,
         moving: &Moving,
+        len: u64,
         source: &Segments<'_>,
         record: &mut Record,
     ) -> Result<bool, Failure> {
-        let Extent { offset, len } = moving.extent;
-        let pieces = || whole(source, len);
+        let (done, offset) = (moving.done, moving.extent.offset + moving.done); // inside the extent
+        let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
+        let pieces = || source.pieces(done, bytes);
         record.watch.lap(Stage::Other);
         let in_place = lane.disk.write_in_place(offset, len);
         lap_of_looking(&lane.disk, record);
@@ -272,13 +292,13 @@ impl Device {
                         // A memory disk is small. The pages of a file are written back, if anything.
                         let past_caches = !lane.disk.image().is_in_memory();
                         lane.unsettled |= past_caches;
-                        inline.encrypt(0, &pieces()?, &[bytes], past_caches)?;
+                        inline.encrypt(done, &pieces(), &[bytes], past_caches)?;
                     }
-                    None => copy(&pieces()?, &[bytes]),
+                    None => copy(&pieces(), &[bytes]),
                 }
                 lane.disk.image().in_place_is_sound()
             }
-            (None, None) => lane.disk.transfer_directly(Direction::Write, offset, &pieces()?)?,
+            (None, None) => lane.disk.transfer_directly(Direction::Write, offset, &pieces())?,
             (None, Some(_)) => return Ok(false),
         };
         record.watch.lap(moving.stage());
@@ -293,7 +313,12 @@ impl Device {
         source: Segments<'m>,
         record: &mut Record,
     ) -> Result<Next<'m>, Failure> {
+        let end = moving.done.saturating_add(TURN);
         while moving.rest() > 0 {
+            if moving.done >= end {
+                lane.let_others(token);
+                return Ok(Next::Wait(Work::Write(moving, source)));
+            }
             let mut buffer = lane.disk.buffer(moving.rest()).ok_or(Failure::NoMemory)?;
             let transfer = moving.next(Direction::Write, buffer.capacity());
             let pieces = source.pieces(moving.done, transfer.len);

@@ -33,6 +33,8 @@ pub struct Hand<'w, 'm, D: VirtioDevice> {
     queues: Vec<QueueInHand<'w>>,
     /// Queues at a turn.
     turns: usize,
+    /// Place of the queue that is looked at first.
+    first: usize,
     jobs: Slab<InFlight<D::Job<'m>>>,
     /// Jobs that wait until nothing else is in hand, in the order in which they came.
     alone: VecDeque<Token>,
@@ -80,7 +82,7 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
             .collect();
         let (chains, accepted) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         let (alone, answers, jobs) = (VecDeque::new(), Vec::new(), Slab::new());
-        Self { device, lane, memory, queues, turns: at_turn, jobs, alone, chains, accepted, answers }
+        Self { device, lane, memory, queues, turns: at_turn, first: 0, jobs, alone, chains, accepted, answers }
     }
 
     /// Whether every chain has been returned.
@@ -97,8 +99,15 @@ impl<'w, 'm, D: VirtioDevice> Hand<'w, 'm, D> {
     /// whether there was anything.
     pub fn step(&mut self) -> bool {
         let mut progress = false;
-        for place in 0..self.queues.len() {
-            progress |= self.take(place);
+        let count = self.queues.len();
+        for place in (self.first..count).chain(0..self.first) {
+            if self.take(place) {
+                progress = true;
+                if !self.may_take() {
+                    // The others have had to go without. They are looked at before this one when there is room again.
+                    self.first = (place + 1) % count;
+                }
+            }
         }
         self.lane.submit();
         progress |= self.answers();
