@@ -283,6 +283,30 @@ fn a_stuck_queue_can_be_stopped() {
     assert_eq!((next(&mut guest, 0), status(&guest, 0, &flush)), (flush.head, IOERR));
 }
 
+/// More stuck requests than there are buffers: when they go on, each waits for one, and none fails.
+#[test]
+fn more_stuck_requests_than_buffers_all_go_on() {
+    use vhost_user_blk_crypto::disk::Aio;
+    for disk in [DiskKind::File(Aio::Threads), DiskKind::File(Aio::IoUring), DiskKind::File(Aio::Sync)] {
+        let mut options = Options { disk, ring_size: 256, ..Options::default() };
+        options.workers.workers = 1;
+        let mut guest = Guest::with(options);
+        add(&guest, "stuck");
+        let writes: Vec<_> = (0..120)
+            .map(|i| submit(&mut guest, (i % 2) as usize, &write_request(8 * i, &pattern(i, 4096)), 1))
+            .collect();
+        guest.rings[0].assert_silent(&guest.memory);
+        clear(&guest);
+        for i in 0..writes.len() {
+            next(&mut guest, i % 2);
+        }
+        for (i, buffers) in writes.iter().enumerate() {
+            assert_eq!(status(&guest, i % 2, buffers), OK, "request {i}");
+            assert_eq!(guest.image_bytes(4096 * i as u64, 4096), pattern(i as u64, 4096));
+        }
+    }
+}
+
 #[test]
 fn a_reset_ends_what_is_stuck_and_the_device_goes_on() {
     let mut guest = Guest::new();

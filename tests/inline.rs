@@ -310,6 +310,31 @@ fn the_largest_number_of_segments() {
     }
 }
 
+/// When nobody has asked for a size of the queues, requests fit in the rings of 128 that frontends have by default, and in
+/// larger ones: without indirect tables, and with header and crypto message in one descriptor, as drivers may have them.
+#[test]
+fn segments_fit_in_the_usual_rings() {
+    let seg_max = vhost_user_blk_crypto::device::seg_max(256, false);
+    let config = vhost_user_blk_crypto::device::DeviceConfig { seg_max, ..Options::default().config };
+    for ring_size in [128, 256] {
+        let accept = !feature::INDIRECT_DESC;
+        let mut guest = Guest::with(Options { ring_size, accept, config: config.clone(), ..Options::default() });
+        assert_eq!(guest.get_config(12, 4), 126u32.to_le_bytes());
+        program(&mut guest, &Program::new(0, &key(1), 12));
+        let plain = pattern(1, 126 * 4096);
+        let cut = |readable| Cut { readable, writable: vec![], indirect: false };
+        let write = cut([vec![16], vec![4096; 125]].concat());
+        guest.request_cut(0, &write_request(0, &plain), 1, &write).assert_only_status(OK);
+        assert!(guest.image_bytes(0, plain.len()) == plain);
+        let write = cut([vec![56], vec![4096; 125]].concat());
+        guest.request_cut(1, &crypto_write(0, 0, [0; 4], &plain), 1, &write).assert_only_status(OK);
+        assert!(guest.image_bytes(0, plain.len()) == openssl_xts(&key(1), 0, 4096, &plain));
+        let read = Cut { readable: vec![], writable: vec![4096; 126], indirect: false };
+        let answer = guest.request_cut(0, &crypto_header(CRYPTO_IN, 0, 0, [0; 4]), plain.len() + 1, &read);
+        assert!(answer.status == OK && answer.data == plain);
+    }
+}
+
 #[test]
 fn without_multiqueue_the_control_queue_is_number_1() {
     let mut guest = Guest::with(Options { accept: !feature::MQ, queues: 1, ..Options::default() });

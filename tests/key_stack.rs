@@ -55,6 +55,7 @@ fn no_key_stays_on_the_stack_of_a_command(implementation: Implementation) {
         },
         num_queues: 1,
         queue_size: 16,
+        seg_max: 13,
         physical_block_size: 512,
         writeback: true,
         keep_keys_on_reset: false,

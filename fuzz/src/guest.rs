@@ -128,6 +128,7 @@ impl Guest {
             },
             num_queues: REQUEST_QUEUES as u16,
             queue_size: QUEUE_SIZE,
+            seg_max: QUEUE_SIZE - 3,
             physical_block_size: 512,
             writeback: true,
             keep_keys_on_reset: false,

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use scattered_xts::Implementation;
-use vhost_user_blk_crypto::device::DeviceConfig;
+use vhost_user_blk_crypto::device::{DeviceConfig, seg_max};
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::engine::EngineConfig;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};
@@ -276,6 +276,7 @@ impl Args {
             },
             num_queues: engine.queues,
             queue_size: engine.queue_depth,
+            seg_max: seg_max(engine.queue_depth, args.engine.queue_size.is_some()),
             physical_block_size: physical,
             writeback: args.cache != CacheMode::Writethrough,
             keep_keys_on_reset: engine.keys_on_reset == KeysOnReset::Kept,
@@ -343,12 +344,24 @@ mod tests {
         }
     }
 
+    /// Without a word of the user, what fits in QEMU's queues and those of the personality; else what fits in the queues
+    /// that were asked for.
+    #[test]
+    fn segments_fit_in_the_queues() {
+        let seg_max = |options: &[&str]| config(options).expect("valid").seg_max;
+        assert_eq!((seg_max(&[]), seg_max(&["--personality", "ufs-3.1"])), (126, 29));
+        for (size, segments) in [("4", 1), ("32", 29), ("128", 125), ("256", 253), ("1024", 1021)] {
+            assert_eq!(seg_max(&["--queue-size", size]), segments, "{size}");
+        }
+    }
+
     #[test]
     fn defaults_are_those_of_the_documentation() {
         let config = config(&[]).expect("defaults");
         let engine = &config.engine;
         assert_eq!((engine.keyslots, engine.data_unit_mask, engine.max_dun_bytes), (32, 0x1fe00, 16));
         assert_eq!((config.num_queues, config.queue_size, engine.logical_block_size), (64, 256, 512));
+        assert_eq!(config.seg_max, 126);
         assert_eq!(engine.crypto_engine, Implementation::detect());
         assert!(engine.raw_keys);
         assert!(config.writeback);

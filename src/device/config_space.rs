@@ -11,9 +11,19 @@ use crate::protocol::{CONFIG_WRITEBACK_OFFSET, ConfigSpace, SECTOR_SHIFT, SECTOR
 use crate::request::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits};
 
 /// Descriptors of a request beside its data: header, crypto message, status. A driver may keep the first two apart.
-const OTHER_DESCRIPTORS: u32 = 3;
-/// The most segments of data a driver is told to put in one request.
-const SEG_MAX: u32 = 253;
+const OTHER_DESCRIPTORS: u16 = 3;
+/// With header and status this fills the rings of 128 that QEMU and libblkio have when nobody asks for others.
+const USUAL_SEG_MAX: u16 = 126;
+
+/// The segments for rings of at most `queue_size`, which are as large as that if somebody has `asked` for it.
+///
+/// A driver reads the number before it sets its rings, and QEMU even before there is a driver. So what the rings will be
+/// is known only from the user. A driver that makes longer chains than its ring has descriptors waits for ever for
+/// descriptors that it does not have.
+pub fn seg_max(queue_size: u16, asked: bool) -> u16 {
+    let fits = queue_size.saturating_sub(OTHER_DESCRIPTORS).max(1);
+    if asked { fits } else { fits.min(USUAL_SEG_MAX) }
+}
 
 impl Device {
     pub(super) fn offered_features(&self) -> u64 {
@@ -55,7 +65,7 @@ impl Device {
 
         let mut space = ConfigSpace::new_zeroed();
         space.capacity.set(self.disk().image().len() >> SECTOR_SHIFT);
-        space.seg_max.set(SEG_MAX.min(u32::from(config.queue_size).saturating_sub(OTHER_DESCRIPTORS)).max(1));
+        space.seg_max.set(config.seg_max.into());
         space.blk_size.set(config.engine.logical_block_size);
         // Both sizes are powers of two and the physical one is not smaller; the exponent is at most 7.
         space.physical_block_exp =

@@ -27,6 +27,7 @@ use crate::tasks::Token;
 use crate::vhost::{Notifier, VirtioDevice, WorkerPart};
 use crate::wrapped::Wrapping;
 
+pub use config_space::seg_max;
 use pause::Phase;
 use resize::Audience;
 
@@ -38,8 +39,11 @@ pub struct DeviceConfig {
     pub engine: EngineConfig,
     /// Request queues.
     pub num_queues: u16,
-    /// Descriptors per queue, a power of two.
+    /// The most descriptors of a queue, a power of two.
     pub queue_size: u16,
+    /// The most segments of data that a driver is told to put in one request. They must fit in the rings that it uses, and
+    /// it asks before it sets these: see [`seg_max`].
+    pub seg_max: u16,
     /// Bytes of a physical block.
     pub physical_block_size: u32,
     /// Completed writes may be in the cache until a flush. The driver can change it.

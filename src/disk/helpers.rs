@@ -21,6 +21,9 @@ use crate::threads::named;
 /// The most threads. They are made when there is work for them and stay.
 const MOST_THREADS: usize = 16;
 
+/// The most threads that do anything else than moving data or flushing: those may take long.
+const MOST_ACTING: usize = 8;
+
 /// Something to do with the image, other than moving data.
 pub type Action = Box<dyn FnOnce(&Image) -> io::Result<()> + Send>;
 
@@ -28,8 +31,21 @@ pub type Action = Box<dyn FnOnce(&Image) -> io::Result<()> + Send>;
 pub enum Task {
     /// Moves data.
     Transfer(Transfer, Buffer),
+    /// Makes durable what has been written before.
+    Flush,
     /// Anything else.
     Action(Action),
+}
+
+/// Who is to be answered: a token, and the mailbox of the lane that it belongs to.
+type To = (usize, Arc<Mailbox>);
+
+/// What a helper has taken from the lists.
+enum Work {
+    Transfer(Transfer, Buffer, To),
+    Action(Action, To),
+    /// One flush answers all that have asked for one before it begins.
+    Flush(Vec<To>),
 }
 
 /// The helpers of an image; any number of lanes use them.
@@ -46,9 +62,46 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    tasks: VecDeque<(Task, usize, Arc<Mailbox>)>,
+    transfers: VecDeque<(Transfer, Buffer, To)>,
+    actions: VecDeque<(Action, To)>,
+    /// Helpers that carry out actions.
+    acting: usize,
+    /// Those who wait for the next flush.
+    flushes: Vec<To>,
+    /// A helper flushes. Another one could only wait for it.
+    flushing: bool,
     idle: usize,
     stop: bool,
+}
+
+impl State {
+    fn add(&mut self, task: Task, to: To) {
+        match task {
+            Task::Transfer(transfer, buffer) => self.transfers.push_back((transfer, buffer, to)),
+            Task::Action(action) => self.actions.push_back((action, to)),
+            Task::Flush => self.flushes.push(to),
+        }
+    }
+
+    /// How many helpers would find something to do.
+    fn ready(&self) -> usize {
+        let actions = self.actions.len().min(MOST_ACTING.saturating_sub(self.acting));
+        self.transfers.len() + actions + usize::from(!self.flushing && !self.flushes.is_empty())
+    }
+
+    fn take(&mut self) -> Option<Work> {
+        if !self.flushing && !self.flushes.is_empty() {
+            self.flushing = true;
+            return Some(Work::Flush(std::mem::take(&mut self.flushes)));
+        }
+        if self.acting < MOST_ACTING
+            && let Some((action, to)) = self.actions.pop_front()
+        {
+            self.acting += 1;
+            return Some(Work::Action(action, to));
+        }
+        self.transfers.pop_front().map(|(transfer, buffer, to)| Work::Transfer(transfer, buffer, to))
+    }
 }
 
 /// Where the answers for one lane arrive.
@@ -74,8 +127,8 @@ impl Helpers {
     /// Has a helper do something; the answer goes to `mailbox` under `token`.
     pub fn give(&self, task: Task, token: usize, mailbox: &Arc<Mailbox>) {
         let mut state = lock(&self.shared.state);
-        state.tasks.push_back((task, token, Arc::clone(mailbox)));
-        let need_one_more = state.tasks.len() > state.idle;
+        state.add(task, (token, Arc::clone(mailbox)));
+        let need_one_more = state.ready() > state.idle;
         drop(state);
         if need_one_more {
             self.add_thread();
@@ -118,9 +171,9 @@ impl Shared {
     fn run(&self) {
         let mut state = lock(&self.state);
         loop {
-            if let Some((task, token, mailbox)) = state.tasks.pop_front() {
+            if let Some(work) = state.take() {
                 drop(state);
-                mailbox.put(token, task.run(&self.image));
+                self.carry_out(work);
                 state = lock(&self.state);
             } else if state.stop {
                 return;
@@ -133,23 +186,42 @@ impl Shared {
     }
 
     fn run_what_is_there(&self) {
-        let tasks = std::mem::take(&mut lock(&self.state).tasks);
-        for (task, token, mailbox) in tasks {
-            mailbox.put(token, task.run(&self.image));
+        loop {
+            let Some(work) = lock(&self.state).take() else { return };
+            self.carry_out(work);
+        }
+    }
+
+    fn carry_out(&self, work: Work) {
+        match work {
+            Work::Transfer(transfer, mut buffer, (token, mailbox)) => {
+                let result = transfer.run(&self.image, &mut buffer);
+                mailbox.put(token, Answer { result, buffer: Some(buffer) });
+            }
+            Work::Action(action, (token, mailbox)) => {
+                let result = action(&self.image);
+                lock(&self.state).acting -= 1;
+                mailbox.put(token, Answer { result, buffer: None });
+            }
+            Work::Flush(all) => {
+                let result = self.image.flush();
+                lock(&self.state).flushing = false;
+                for (token, mailbox) in all {
+                    mailbox.put(token, Answer { result: copy(&result), buffer: None });
+                }
+            }
         }
     }
 }
 
-impl Task {
-    /// Does it here and now.
-    pub fn run(self, image: &Image) -> Answer {
-        match self {
-            Self::Transfer(transfer, mut buffer) => {
-                let result = transfer.run(image, &mut buffer);
-                Answer { result, buffer: Some(buffer) }
-            }
-            Self::Action(action) => Answer { result: action(image), buffer: None },
-        }
+/// The same result again.
+fn copy(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
+        }),
     }
 }
 

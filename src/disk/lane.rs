@@ -103,6 +103,9 @@ pub struct Lane {
     with_helpers: usize,
 }
 
+/// Bytes of memory that are changed while a worker waits for it.
+const QUICK: u64 = 1 << 20;
+
 /// The most tasks of a lane that the helpers have.
 const MOST_WITH_HELPERS: usize = 256;
 
@@ -162,9 +165,18 @@ impl Lane {
         None
     }
 
-    /// Has something done to the image that may wait. The answer comes under `token`; it has no buffer.
-    pub fn act(&mut self, token: usize, action: Action) -> Option<Answer> {
+    /// Makes durable what has been written before. The answer comes under `token`; it has no buffer.
+    pub fn flush(&mut self, token: usize) -> Option<Answer> {
         if self.image().is_in_memory() {
+            return Some(Answer { result: self.image().flush(), buffer: None });
+        }
+        self.help(token, Task::Flush);
+        None
+    }
+
+    /// Has something done to `bytes` bytes of the image that may wait. The answer comes under `token`; it has no buffer.
+    pub fn act(&mut self, token: usize, bytes: u64, action: Action) -> Option<Answer> {
+        if self.image().is_in_memory() && bytes <= QUICK {
             return Some(Answer { result: action(self.image()), buffer: None });
         }
         self.help(token, Task::Action(action));

@@ -114,3 +114,99 @@ fn an_image_that_was_truncated_gives_errors() {
     assert!(image.read(0, &mut [0; 4096]).is_ok());
     assert!(image.read(4096, &mut [0; 512]).is_err());
 }
+
+/// A lane of a disk whose flushes are this.
+fn lane_with(sync: fn(&File) -> io::Result<()>) -> (tempfile::NamedTempFile, Lane) {
+    let (file, mut image) = image(1 << 20);
+    image.sync = sync;
+    (file, Arc::new(Disk::new(image, Some(Aio::Threads)).expect("disk")).lane().expect("lane"))
+}
+
+/// Waits for so many answers; their tokens and whether they are good, in order of the tokens.
+fn wait_for(lane: &mut Lane, count: usize) -> Vec<(usize, bool)> {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut answers = Vec::new();
+    while answers.len() < count {
+        assert!(std::time::Instant::now() < deadline, "{} of {count} answers", answers.len());
+        lane.answers(&mut answers);
+        std::thread::yield_now();
+    }
+    let mut found = Vec::new();
+    for (token, Answer { result, buffer }) in answers {
+        found.push((token, result.is_ok()));
+        if let Some(buffer) = buffer {
+            lane.give_back(buffer);
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// Begins a read, which must be possible, and waits for it.
+fn read_meanwhile(lane: &mut Lane, token: usize) {
+    let buffer = lane.buffer(4096).expect("buffer");
+    let transfer = Transfer { direction: Direction::Read, offset: 0, len: 4096 };
+    assert!(lane.transfer(token, transfer, buffer).is_none());
+    assert_eq!(wait_for(lane, 1), [(token, true)]);
+}
+
+/// However many ask for a flush, one thread does it; reads go on. Those who ask meanwhile wait for another one.
+#[test]
+fn one_flush_answers_all_that_came_before_it() {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    static ALLOWED: AtomicU32 = AtomicU32::new(0);
+    fn waits(_: &File) -> io::Result<()> {
+        let call = CALLS.fetch_add(1, Ordering::SeqCst);
+        while ALLOWED.load(Ordering::SeqCst) <= call {
+            std::thread::yield_now();
+        }
+        if call == 2 { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+    let (_file, mut lane) = lane_with(waits);
+    assert!(lane.flush(0).is_none());
+    while CALLS.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    // The first one has begun, so it does not count for these.
+    (1..100).for_each(|token| assert!(lane.flush(token).is_none()));
+    read_meanwhile(&mut lane, 1000);
+    assert_eq!(CALLS.load(Ordering::SeqCst), 1);
+    ALLOWED.store(1, Ordering::SeqCst);
+    assert_eq!(wait_for(&mut lane, 1), [(0, true)]);
+    while CALLS.load(Ordering::SeqCst) == 1 {
+        std::thread::yield_now();
+    }
+    (100..103).for_each(|token| assert!(lane.flush(token).is_none()));
+    read_meanwhile(&mut lane, 1001);
+    ALLOWED.store(2, Ordering::SeqCst);
+    assert_eq!(wait_for(&mut lane, 99), (1..100).map(|token| (token, true)).collect::<Vec<_>>());
+    // A failure is everybody's, and for good.
+    ALLOWED.store(9, Ordering::SeqCst);
+    assert_eq!(wait_for(&mut lane, 3), (100..103).map(|token| (token, false)).collect::<Vec<_>>());
+    assert!(lane.flush(103).is_none());
+    assert_eq!(wait_for(&mut lane, 1), [(103, false)]);
+    assert_eq!(CALLS.load(Ordering::SeqCst), 3);
+}
+
+/// However many large ranges are discarded, threads are left for reads and flushes.
+#[test]
+fn changes_that_take_long_leave_threads_for_data() {
+    static GO_ON: AtomicU32 = AtomicU32::new(0);
+    let (_file, mut lane) = lane_with(|_| Ok(()));
+    for token in 0..64 {
+        let waits = |_: &Image| {
+            while GO_ON.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            Ok(())
+        };
+        assert!(lane.act(token, 1 << 30, Box::new(waits)).is_none());
+    }
+    for round in 0..20 {
+        read_meanwhile(&mut lane, 100 + round);
+        assert!(lane.flush(200 + round).is_none());
+        assert_eq!(wait_for(&mut lane, 1), [(200 + round, true)]);
+    }
+    GO_ON.store(1, Ordering::SeqCst);
+    assert_eq!(wait_for(&mut lane, 64), (0..64).map(|token| (token, true)).collect::<Vec<_>>());
+}

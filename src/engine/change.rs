@@ -54,7 +54,7 @@ impl Engine {
 
     /// Makes everything durable that has been completed so far.
     async fn make_durable(&self, io: &mut Io<'_>) -> Result<(), Failure> {
-        io.act(|image| image.flush()).await?;
+        io.flush().await?;
         self.observer.count_flush();
         Ok(())
     }

@@ -76,12 +76,25 @@ impl<'m> Io<'m> {
         Ok(result?)
     }
 
+    /// Lets the worker look at other requests and queues.
+    pub(super) async fn yield_now(&self) {
+        self.worker.yield_now(self.token).await;
+    }
+
+    /// Makes durable what has been written before.
+    pub(super) async fn flush(&mut self) -> Result<(), Failure> {
+        let begun = self.worker.disk.borrow_mut().flush(self.token);
+        let answer = self.disk_answer(begun).await;
+        self.record.watch.lap(Stage::Disk);
+        Ok(answer.result?)
+    }
+
     /// Has something done to the image that may wait.
     pub(super) async fn act(
         &mut self,
         action: impl FnOnce(&disk::Image) -> std::io::Result<()> + Send + 'static,
     ) -> Result<(), Failure> {
-        let begun = self.worker.disk.borrow_mut().act(self.token, Box::new(action));
+        let begun = self.worker.disk.borrow_mut().act(self.token, self.record.bytes, Box::new(action));
         let answer = self.disk_answer(begun).await;
         self.record.watch.lap(Stage::Disk);
         Ok(answer.result?)

@@ -37,6 +37,10 @@ use pace::Pace;
 pub use pace::Timing;
 pub use worker::Worker;
 
+/// The most bytes of a request that are moved before the worker looks at other requests and queues: a request may have almost
+/// 4 GiB. A multiple of every data unit size and of the bounce buffers'.
+const TURN: u64 = 1 << 20;
+
 /// What an engine is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct EngineConfig {

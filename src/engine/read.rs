@@ -3,7 +3,7 @@
 //! Reads: image, engine, guest memory.
 
 use super::inline::Inline;
-use super::{Engine, Failure, Io, check_guest_memory};
+use super::{Engine, Failure, Io, TURN, check_guest_memory};
 use crate::disk::{Direction, Transfer};
 use crate::faults::Fate;
 use crate::observe::Stage;
@@ -21,21 +21,30 @@ impl Engine {
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
         let mut inline = self.inline(io, extent, crypto, fate)?;
-        let mut done = if self.read_at_once(io, extent, &inline)? { extent.len } else { 0 };
+        let mut done = 0;
         while done < extent.len {
-            let mut bounce = io.buffer(extent.len - done).await?;
-            let len = bounce.capacity_for(extent.len - done);
-            // Inside the extent, so it cannot overflow.
-            let transfer = Transfer { direction: Direction::Read, offset: extent.offset + done, len };
-            io.record.watch.lap(Stage::Other);
-            io.transfer(transfer, &mut bounce).await?;
-            check_guest_memory()?;
-            io.room.fill(done, len, |room| {
-                inline.decrypt(done, bounce.piece(len), room, Prefetch::default())?;
-                Ok::<_, Failure>(true)
-            })?;
-            io.record.watch.lap(inline.stage());
-            done += len as u64; // usize to u64 loses nothing
+            if done > 0 {
+                io.yield_now().await;
+            }
+            let turn = extent.len.min(done + TURN);
+            if self.read_at_once(io, extent, done, turn - done, &inline)? {
+                done = turn;
+            }
+            while done < turn {
+                let mut bounce = io.buffer(turn - done).await?;
+                let len = bounce.capacity_for(turn - done);
+                // Inside the extent, so it cannot overflow.
+                let transfer = Transfer { direction: Direction::Read, offset: extent.offset + done, len };
+                io.record.watch.lap(Stage::Other);
+                io.transfer(transfer, &mut bounce).await?;
+                check_guest_memory()?;
+                io.room.fill(done, len, |room| {
+                    inline.decrypt(done, bounce.piece(len), room, Prefetch::default())?;
+                    Ok::<_, Failure>(true)
+                })?;
+                io.record.watch.lap(inline.stage());
+                done += len as u64; // usize to u64 loses nothing
+            }
         }
         inline.done(io.worker);
         if let Some(due) = inline.due {
@@ -44,9 +53,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads without a bounce buffer, where that can be done now: in place, or plain data by one system call.
-    fn read_at_once(&self, io: &mut Io<'_>, extent: Extent, inline: &Inline<'_>) -> Result<bool, Failure> {
-        let Extent { offset, len } = extent;
+    /// Reads `len` bytes without a bounce buffer, where that can be done now: in place, or plain data by one system call.
+    fn read_at_once(
+        &self,
+        io: &mut Io<'_>,
+        extent: Extent,
+        done: u64,
+        len: u64,
+        inline: &Inline<'_>,
+    ) -> Result<bool, Failure> {
+        let offset = extent.offset + done; // inside the extent
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
         let prefetch = self.announced(io, inline);
         let disk = &*self.disk;
@@ -54,12 +70,12 @@ impl Engine {
         let in_place = disk.read_in_place(offset, len);
         self.lap_of_looking(io);
         let moved = match in_place {
-            Some(bytes) => io.room.fill(0, bytes.len(), |room| {
-                inline.decrypt(0, bytes, room, prefetch)?;
+            Some(bytes) => io.room.fill(done, bytes.len(), |room| {
+                inline.decrypt(done, bytes, room, prefetch)?;
                 Ok(disk.image().in_place_is_sound())
             }),
             None if inline.is_encrypted() => return Ok(false),
-            None => Ok(io.room.fill(0, bytes, |room| disk.transfer_directly(Direction::Read, offset, room))?),
+            None => Ok(io.room.fill(done, bytes, |room| disk.transfer_directly(Direction::Read, offset, room))?),
         };
         io.record.watch.lap(inline.stage());
         moved

@@ -235,6 +235,19 @@ impl Worker {
         }
     }
 
+    /// Goes on when the worker has looked at other requests and queues.
+    pub(super) async fn yield_now(&self, token: Token) {
+        let mut yielded = false;
+        poll_fn(|_| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            self.ready.borrow_mut().push(token);
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Waits for a keyslot: `action` is polled each time one has changed.
     pub(super) async fn for_keyslot<F: Future>(&self, token: Token, action: F) -> F::Output {
         let mut action = pin!(action);

@@ -31,6 +31,8 @@ pub struct Poller<'m, D: VirtioDevice, S, F> {
     queues: Vec<PolledQueue<'m>>,
     /// Queues at a turn.
     turns: usize,
+    /// Place of the queue that is looked at first.
+    first: usize,
     tasks: Tasks<F>,
     /// Where the chains in flight came from, by token.
     origins: Vec<Origin>,
@@ -88,6 +90,7 @@ where
             serve,
             queues,
             turns: at_turn,
+            first: 0,
             tasks: Tasks::default(),
             origins: Vec::new(),
             chains: Vec::with_capacity(BATCH),
@@ -110,8 +113,15 @@ where
     /// anything.
     pub fn poll(&mut self) -> bool {
         let mut progress = false;
-        for place in 0..self.queues.len() {
-            progress |= self.take(place);
+        let count = self.queues.len();
+        for place in (self.first..count).chain(0..self.first) {
+            if self.take(place) {
+                progress = true;
+                if self.worker.room() == 0 {
+                    // The others have had to go without. They are looked at before this one when there is room again.
+                    self.first = (place + 1) % count;
+                }
+            }
         }
         self.worker.submit();
         progress |= self.completions();

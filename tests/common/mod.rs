@@ -100,6 +100,7 @@ impl Default for Options {
                 },
                 num_queues: 2,
                 queue_size: 256,
+                seg_max: 253,
                 physical_block_size: 512,
                 writeback: true,
                 keep_keys_on_reset: false,

@@ -28,7 +28,7 @@ pub enum Attach {
     VhostUserBlk,
 }
 
-/// Descriptors of a queue, where nothing else is asked for.
+/// Descriptors of a queue, where nothing else is asked for. The device is told the same.
 pub const QUEUE_SIZE: u16 = 256;
 
 /// A guest to boot.
@@ -104,7 +104,9 @@ impl Vm<'_> {
                 queues + 1,
                 self.queue_size
             ),
-            Attach::VhostUserBlk => format!("vhost-user-blk-pci,chardev=disk{number},num-queues={queues}"),
+            Attach::VhostUserBlk => {
+                format!("vhost-user-blk-pci,chardev=disk{number},num-queues={queues},queue-size={}", self.queue_size)
+            }
         }
     }
 
