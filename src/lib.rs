@@ -28,6 +28,7 @@ pub mod faults;
 pub mod keyslot;
 pub mod observe;
 pub mod personality;
+mod probe;
 pub mod protocol;
 pub mod queue;
 pub mod ratelimit;

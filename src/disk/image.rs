@@ -99,7 +99,7 @@ impl Image {
         self.in_memory
     }
 
-    /// Bytes to be read where they lie, if that can be done without waiting for the storage. They count only if
+    /// Bytes to be read where they lie, if that can be done without waiting for the storage and fills no hole. They count only if
     /// [`Image::in_place_is_sound`] afterwards.
     pub fn read_in_place(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         self.mapping.as_ref()?.to_read(offset, len)
@@ -111,7 +111,7 @@ impl Image {
         self.mapping.as_ref()?.to_write(offset, len)
     }
 
-    /// Whether [`Image::read_in_place`] answers without a system call.
+    /// Whether [`Image::read_in_place`] mostly answers without a system call.
     pub fn looks_at_no_system(&self) -> bool {
         self.mapping.as_ref().is_none_or(Mapping::is_in_memory)
     }
@@ -178,7 +178,8 @@ impl Image {
         }
     }
 
-    fn was_discarded(&self, offset: u64, len: u64) {
+    /// Pages are gone, or may be.
+    pub(super) fn was_discarded(&self, offset: u64, len: u64) {
         if let Some(mapping) = &self.mapping {
             mapping.was_discarded(offset, len);
         }
@@ -226,8 +227,7 @@ impl Image {
     /// # Errors
     /// The system's.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.was_discarded(offset, len);
-        Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
+        Ok(self.deallocate(FallocateFlags::PUNCH_HOLE, offset, len)?)
     }
 
     /// Makes a range zeroes, in the cheapest way that the image has.
@@ -236,16 +236,22 @@ impl Image {
     /// The system's.
     pub fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> io::Result<()> {
         let flags = match mode {
-            ZeroMode::MayDeallocate if self.can_discard => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            _ => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+            ZeroMode::MayDeallocate if self.can_discard => FallocateFlags::PUNCH_HOLE,
+            _ => FallocateFlags::ZERO_RANGE,
         };
-        self.was_discarded(offset, len);
-        match fallocate(&self.file, flags, offset, len) {
+        match self.deallocate(flags, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
                 self.write_zero_bytes(offset, len)
             }
             result => Ok(result?),
         }
+    }
+
+    fn deallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> rustix::io::Result<()> {
+        self.was_discarded(offset, len);
+        let result = fallocate(&self.file, flags | FallocateFlags::KEEP_SIZE, offset, len);
+        self.was_discarded(offset, len);
+        result
     }
 
     fn write_zero_bytes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {

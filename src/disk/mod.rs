@@ -5,14 +5,15 @@
 //! [`Image`] is what is there and what can be done with it, here and now. [`Lane`] is one worker's way to it, which
 //! does not wait: [`Buffer`]s go to the disk and come back with an [`Answer`].
 
+mod blocks;
 mod buffer;
 mod helpers;
 mod image;
 mod lane;
 mod mapping;
 mod open;
+mod resident;
 mod resize;
-mod settled;
 mod uring;
 mod vectored;
 

@@ -340,6 +340,25 @@ fn truncated_image() {
     device.finish();
 }
 
+/// Of a file that is another user's, and that we may not write, the kernel says that all pages are there: that is not believed, so
+/// holes stay holes.
+fn image_of_somebody_else() {
+    let directory = tempfile::TempDir::new_in("/dev/shm").expect("tmpfs");
+    let image = directory.path().join("image");
+    File::create(&image).expect("image");
+    std::fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("mode");
+    std::os::unix::fs::chown(&image, Some(65534), None).expect("owner");
+    let device = Device::start_in(directory, &["--sandbox", "require", "--read-only"], |_| {});
+    let mut guest = device.guest();
+    for sector in (0..DISK / 512).step_by(1024) {
+        let answer = guest.request(0, &header(IN, sector), (512 << 10) + 1);
+        assert!(answer.status == OK && answer.data.iter().all(|&byte| byte == 0));
+    }
+    assert_eq!(std::fs::metadata(image).expect("image").blocks(), 0);
+    drop(guest);
+    device.finish();
+}
+
 /// The image gets larger: by the device, by its owner with a signal and by its owner with a command. With a frontend that has
 /// a backend channel, and on tmpfs, where a new part is mapped.
 fn another_size(options: &[&str], in_memory: bool) {
@@ -409,6 +428,11 @@ pub fn trials() -> Vec<Trial> {
         super::trial("program::control_socket_and_trace", None, control_socket_and_trace),
         super::trial("program::no_trace_was_named", None, no_trace_was_named),
         super::trial("program::truncated_image", None, truncated_image),
+        super::trial(
+            "program::image_of_somebody_else",
+            (!rustix::process::geteuid().is_root()).then_some("only root can give a file away"),
+            image_of_somebody_else,
+        ),
     ];
     for (name, options) in &ways[..6] {
         let name = format!("program::another_size_{name}");
