@@ -11,6 +11,7 @@
 //! next to nothing: the kernel keeps these in a bitmap.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use libc::c_long;
 use seccompiler::{
@@ -18,7 +19,8 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-use super::{Missing, Sandbox, SandboxError};
+use super::{FILTERED, Missing, Sandbox, SandboxError};
+use crate::probe;
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 type Condition = Result<SeccompCondition, seccompiler::BackendError>;
@@ -132,6 +134,9 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok(Some(Missing("seccomp: not on this CPU".into())));
     };
+    if !can_be_made() {
+        return Ok(Some(Missing(format!("seccomp: {FILTERED}"))));
+    }
     let filter = |rules, otherwise, action| -> Result<BpfProgram, seccompiler::Error> {
         let filter = SeccompFilter::new(rules, otherwise, action, arch)?;
         Ok(BpfProgram::try_from(filter)?)
@@ -155,6 +160,15 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
         }
     }
     Ok(None)
+}
+
+/// Whether the system call of seccomp can be made. That the kernel does not know it is another matter.
+fn can_be_made() -> bool {
+    probe::is_allowed(|| {
+        // SAFETY: no filter is at the address 0, so nothing is installed.
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::null::<u8>()) };
+        !matches!(io::Error::last_os_error().raw_os_error(), Some(libc::EPERM | libc::EACCES))
+    })
 }
 
 fn plain<'a>(calls: impl IntoIterator<Item = &'a c_long>) -> Rules {

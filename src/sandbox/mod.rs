@@ -42,6 +42,9 @@ enum Access {
 #[error("{0}")]
 pub struct Missing(pub(self) String);
 
+/// Why a part is missing that the kernel may have.
+const FILTERED: &str = "a filter around this program forbids it (systemd's SystemCallFilter=, or that of a container)";
+
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -128,8 +131,8 @@ impl Sandbox {
         }
         // Asks the system when it is first used, in a way that is not on the list of calls.
         let _ = rustix::param::page_size();
-        privileges::drop_all().map_err(SandboxError::Privileges)?;
+        let privileges = privileges::drop_all()?;
         // Landlock's own system calls and the files that it opens are not on the list of calls.
-        Ok([files::restrict(self)?, calls::restrict(self)?].into_iter().flatten().collect())
+        Ok([privileges, files::restrict(self)?, calls::restrict(self)?].into_iter().flatten().collect())
     }
 }

@@ -36,7 +36,7 @@ impl Device {
     }
 
     /// The same, with all files in this directory.
-    fn start_in(directory: tempfile::TempDir, options: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
+    pub fn start_in(directory: tempfile::TempDir, options: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let path = |name: &str| directory.path().join(name);
         File::create(path("image")).expect("image").set_len(DISK).expect("image");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
@@ -64,11 +64,11 @@ impl Device {
         std::fs::read_to_string(self.path("log")).expect("log")
     }
 
-    fn exited(&mut self) -> bool {
+    pub fn exited(&mut self) -> bool {
         self.child.try_wait().expect("wait").is_some()
     }
 
-    fn wait(&mut self, mut condition: impl FnMut(&mut Self) -> bool) {
+    pub fn wait(&mut self, mut condition: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !condition(self) {
             assert!(Instant::now() < deadline, "timed out: {}", self.log());
@@ -191,7 +191,7 @@ fn blob_command(request_type: u32, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Every kind of request once. With `on_image` what is on the image is compared with OpenSSL's.
-fn exercise(guest: &mut Guest, on_image: bool) {
+pub fn exercise(guest: &mut Guest, on_image: bool) {
     let control = guest.control();
     let key = key(7);
     guest.request(control, &Program::new(2, &key, 12).bytes(), 1).assert_only_status(OK);
