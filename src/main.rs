@@ -91,7 +91,7 @@ fn run(args: &Args) -> Result<()> {
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
     )?);
 
-    args.faults.add_to(device.faults());
+    args.faults.add_to(device.faults())?;
     let about = about(args, &engine.name, &device)?;
     let trace = args.trace.as_deref().map(std::path::absolute).transpose()?;
     let stop = Arc::new(Stop::new()?);

@@ -195,6 +195,25 @@ fn bad_starts_say_what_to_change() {
     assert_eq!(std::fs::read_to_string(&file).expect("file"), "precious");
 }
 
+/// Locked memory is what THREATS.md says.
+#[test]
+fn locked_memory_of_keyslots() {
+    if rustix::param::page_size() != 4096 {
+        return;
+    }
+    let table = include_str!("../THREATS.md");
+    assert!(table.contains("locked, 8 KiB each: 4096 are 32 MiB, the default of 32 is 256 KiB"));
+    for (options, kib) in [(&[][..], 256), (&["--keyslots", "512"], 4096), (&["--fault", "previous-key"], 256 + 33 * 8)]
+    {
+        let files = Files::new();
+        let running = Running::start(&files, options);
+        let _served = talk(UnixStream::connect(files.path("socket")).expect("connect"));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", running.0.id())).expect("status");
+        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("VmLck");
+        assert_eq!(locked.trim(), format!("{kib} kB"), "{options:?}");
+    }
+}
+
 #[test]
 fn signals_end_it_well() {
     for signal in [libc::SIGTERM, libc::SIGINT] {

@@ -170,7 +170,7 @@ impl Device {
         let disk = Arc::new(disk);
         let pace = Pace::new(&config.timing);
         let features = AtomicU64::new(0);
-        let (faults, audience) = (Faults::new(), Audience::default());
+        let (faults, audience) = (Faults::new(config.keyslots), Audience::default());
         Ok(Self { config, disk, keyslots, wrapping, pace, faults, observer, features, writeback, audience })
     }
 

@@ -359,6 +359,67 @@ fn image_of_somebody_else() {
     device.finish();
 }
 
+/// A fault that needs other keys has its memory from the start, or is refused; programming works then.
+fn memory_for_other_keys() {
+    let start = |kib: u64, fault: &[&str]| {
+        let directory = tempfile::TempDir::new().expect("directory");
+        let control = directory.path().join("control").display().to_string();
+        let options = [&["--sandbox", "require", "--control", &control], fault].concat();
+        Device::start_in(directory, &options, |command| {
+            let limit = rustix::process::Rlimit { current: Some(kib << 10), maximum: Some(kib << 10) };
+            // SAFETY: these are two system calls.
+            unsafe {
+                command.pre_exec(move || {
+                    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+                    if rustix::process::geteuid().is_root() {
+                        // The limit would not count.
+                        remove_capability_from_bounding_set(CapabilitySet::IPC_LOCK)?;
+                    }
+                    Ok(rustix::process::setrlimit(rustix::process::Resource::Memlock, limit)?)
+                })
+            };
+        })
+    };
+    let program_all = |device: &Device| {
+        let mut guest = device.guest();
+        let control = guest.control();
+        for (slot, seed) in (0..4).flat_map(|slot| [(slot, 1), (slot, 2), (slot, 3)]) {
+            guest.request(control, &Program::new(slot, &key(seed), 12).bytes(), 1).assert_only_status(OK);
+        }
+        guest.request(0, &crypto_write(0, 3, [7, 0, 0, 0], &[5; 4096]), 1).assert_only_status(OK);
+        guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+        guest.image_bytes(0, 4096)
+    };
+    let expected = |seed| openssl_xts(&key(seed), 7, 4096, &[5; 4096]);
+    // 4 keyslots and 2 wrapping keys are 40 KiB, the keys of 4 keyslots as much again.
+    let mut device = start(72, &["--fault", "previous-key"]);
+    device.wait(Device::exited);
+    assert_eq!(device.child.wait().expect("wait").code(), Some(1));
+    assert!(device.log().contains("the keys of 4 keyslots") && device.log().contains("ulimit -l"), "{}", device.log());
+
+    let device = start(72, &[]);
+    let (code, text) = ctl(&device, &["fault", "add", "previous-key"]);
+    assert!(code == Some(2) && text.contains("the keys of 4 keyslots"), "{text}");
+    assert!(program_all(&device) == expected(3));
+    device.finish();
+
+    for at_the_start in [true, false] {
+        let device = start(84, if at_the_start { &["--fault", "previous-key"] } else { &[] });
+        if !at_the_start {
+            let (code, text) = ctl(&device, &["fault", "add", "previous-key"]);
+            assert_eq!(code, Some(0), "{text}");
+        }
+        assert!(program_all(&device) == expected(2));
+        for command in ["clear", "add"] {
+            let words = if command == "add" { vec!["fault", command, "previous-key"] } else { vec!["fault", command] };
+            let (code, text) = ctl(&device, &words);
+            assert_eq!(code, Some(0), "{text}");
+        }
+        assert!(program_all(&device) == expected(2));
+        device.finish();
+    }
+}
+
 /// The image gets larger: by the device, by its owner with a signal and by its owner with a command. With a frontend that has
 /// a backend channel, and on tmpfs, where a new part is mapped.
 fn another_size(options: &[&str], in_memory: bool) {
@@ -434,6 +495,7 @@ pub fn trials() -> Vec<Trial> {
             image_of_somebody_else,
         ),
     ];
+    trials.push(super::trial("program::memory_for_other_keys", None, memory_for_other_keys));
     for (name, options) in &ways[..6] {
         let name = format!("program::another_size_{name}");
         trials.push(super::trial(name, obstacle(options), || another_size(options, false)));
