@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode};
@@ -28,6 +28,7 @@ use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 
 fn main() -> ExitCode {
+    survive_large_files();
     // Whatever else is on the command line (QEMU's backend program conventions).
     if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
         println!("{}", serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] }));
@@ -58,6 +59,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A write past the limit for file sizes (ulimit -f, LimitFSIZE=) fails, and does not end the program.
+fn survive_large_files() {
+    // Set, and never looked at.
+    let seen = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    // It fails for signals that do not exist.
+    let _ = signal_hook::flag::register(SIGXFSZ, seen);
 }
 
 fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> std::io::Result<()> {

@@ -359,6 +359,33 @@ fn image_of_somebody_else() {
     device.finish();
 }
 
+/// A limit for the size of files is an error, not the end.
+fn file_size_limit(options: &[&str]) {
+    const LIMIT: u64 = 4 << 20;
+    let device = Device::start(&[&["--sandbox", "require"], options].concat(), |command| {
+        let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+        // SAFETY: it is one system call.
+        unsafe { command.pre_exec(move || Ok(rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?)) };
+    });
+    let mut guest = device.guest();
+    let control = guest.control();
+    guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
+    let data = pattern(1, 16 << 10);
+    let beyond = LIMIT / 512;
+    for _ in 0..3 {
+        // Encrypted and plain.
+        guest.request(0, &crypto_write(beyond, 0, [0; 4], &data), 1).assert_only_status(IOERR);
+        guest.request(1, &write_request(beyond + 8, &data), 1).assert_only_status(IOERR);
+        // Across the limit.
+        guest.request(1, &write_request(beyond - 16, &data), 1).assert_only_status(IOERR);
+        guest.request(0, &write_request(beyond - 32, &data), 1).assert_only_status(OK);
+        assert!(guest.request(1, &header(IN, beyond - 32), data.len() + 1).data == data);
+    }
+    guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+    drop(guest);
+    device.finish();
+}
+
 /// A fault that needs other keys has its memory from the start, or is refused; programming works then.
 fn memory_for_other_keys() {
     let start = |kib: u64, fault: &[&str]| {
@@ -495,6 +522,10 @@ pub fn trials() -> Vec<Trial> {
             image_of_somebody_else,
         ),
     ];
+    for (name, options) in &ways[..5] {
+        let name = format!("program::file_size_limit_{name}");
+        trials.push(super::trial(name, obstacle(options), || file_size_limit(options)));
+    }
     trials.push(super::trial("program::memory_for_other_keys", None, memory_for_other_keys));
     for (name, options) in &ways[..6] {
         let name = format!("program::another_size_{name}");
