@@ -4,6 +4,7 @@
 
 mod cli;
 mod command;
+mod named_files;
 mod stats_file;
 
 use std::io::Write;
@@ -16,6 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode};
+use named_files::NamedFiles;
 use stats_file::StatsFile;
 use vhost_user_blk_crypto::control::{self, Resized};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
@@ -85,10 +87,14 @@ fn run(args: &Args) -> Result<()> {
     let config = args.device_config(&engine)?;
     let workers = args.worker_config(&config);
     let disk = disk(args, &config)?;
+    let files = NamedFiles::of(args);
+    files.check("--wrapping-key-file")?;
     let wrapping = wrapping(args, &engine)?;
     let listen = listen(args)?;
     let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
+    files.check("--stats")?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
+    files.check("--trace")?;
     let banner = banner(args, &disk, &engine.name, &config);
     if config.keep_keys_on_reset {
         log::warn!(

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -132,6 +133,12 @@ impl Image {
     /// space; then it must be done again by other means.
     pub fn in_place_is_sound(&self) -> bool {
         self.mapping.as_ref().is_some_and(Mapping::is_sound)
+    }
+
+    /// Whether a path leads to it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let metadata = (std::fs::metadata(path), self.file.metadata());
+        matches!(metadata, (Ok(other), Ok(ours)) if super::are_same(&other, &ours))
     }
 
     pub(super) fn file(&self) -> &File {

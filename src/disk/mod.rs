@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
 pub use lane::{Aio, Answer, Direction, Lane, Transfer};
-pub use open::{OpenError, OpenOptions};
+pub use open::{OpenError, OpenOptions, are_same};
 pub use resize::ResizeError;
 
 /// An image and the way to it.
