@@ -110,7 +110,7 @@ fn run(args: &Args) -> Result<()> {
     let about = about(args, &engine.name, &device)?;
     let trace = args.trace.as_deref().map(std::path::absolute).transpose()?;
     let stop = Arc::new(Stop::new()?);
-    sandbox(args, &device, trace.as_deref())?;
+    sandbox(args, &device, workers.workers, trace.as_deref())?;
 
     // So many that workers seldom share one.
     threads::share_arenas(workers.workers + 2);
@@ -249,7 +249,7 @@ fn banner(args: &Args, disk: &Disk, engine: &str, config: &DeviceConfig) -> Stri
 }
 
 /// Gives up what serving frontends does not need. All else must be open, and there must be no other thread.
-fn sandbox(args: &Args, device: &Device, trace: Option<&Path>) -> Result<()> {
+fn sandbox(args: &Args, device: &Device, workers: usize, trace: Option<&Path>) -> Result<()> {
     if args.sandbox == SandboxMode::None {
         log::warn!(
             "the sandbox is off: an error in this program could be used against everything that its user may do"
@@ -257,6 +257,7 @@ fn sandbox(args: &Args, device: &Device, trace: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     device.observer().only_trace_to(trace).with_context(|| cannot_trace(trace.unwrap_or(Path::new(""))))?;
+    device.prepare(workers).context("io_uring cannot be used here; use --aio threads or sync")?;
     let mut sandbox = Sandbox::new().io_uring(device.aio() == Aio::IoUring);
     for path in [&args.socket_path, &args.control].into_iter().flatten() {
         sandbox = sandbox.remove_file(path);

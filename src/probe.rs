@@ -6,12 +6,17 @@
 use std::io::{Read, pipe};
 use std::os::fd::AsRawFd;
 
+/// Whether there is a filter around this process.
+pub fn is_filtered() -> bool {
+    // SAFETY: it asks for a number.
+    (unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) }) == libc::SECCOMP_MODE_FILTER as libc::c_int
+}
+
 /// Whether a system call can be made. `call` makes it and nothing else, and says whether it has worked. Where there is a filter
 /// that happens in a child process, which alone is killed for it. To be asked before there is a sandbox of our own: that allows
 /// no processes.
 pub fn is_allowed(call: impl FnOnce() -> bool) -> bool {
-    // SAFETY: it asks for a number.
-    if unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) } != libc::SECCOMP_MODE_FILTER as libc::c_int {
+    if !is_filtered() {
         return call();
     }
     // Not the exit status: whoever has SIGCHLD ignored, which is inherited, does not get that.

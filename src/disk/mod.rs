@@ -18,7 +18,7 @@ mod uring;
 mod vectored;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
@@ -31,6 +31,15 @@ pub struct Disk {
     image: Arc<Image>,
     aio: Aio,
     helpers: helpers::Helpers,
+    rings: Mutex<Rings>,
+}
+
+/// Rings of io_uring that no lane has, each with the buffers that are registered with it.
+#[derive(Default)]
+struct Rings {
+    idle: Vec<(buffer::Pool, uring::Ring)>,
+    /// No more are made.
+    complete: bool,
 }
 
 impl Disk {
@@ -54,7 +63,8 @@ impl Disk {
             Some(aio) => aio,
         };
         let image = Arc::new(image);
-        Ok(Self { aio, helpers: helpers::Helpers::new(Arc::clone(&image)), image })
+        let helpers = helpers::Helpers::new(Arc::clone(&image));
+        Ok(Self { aio, helpers, image, rings: Mutex::default() })
     }
 
     /// The image.
@@ -65,6 +75,44 @@ impl Disk {
     /// How data is moved.
     pub fn aio(&self) -> Aio {
         self.aio
+    }
+
+    /// Makes what so many lanes need of the system and cannot have any more in the sandbox: rings of io_uring. Lanes use them one
+    /// after the other; a lane for which there is none moves data by helper threads.
+    ///
+    /// # Errors
+    /// When there is no memory, or the system refuses a ring.
+    pub fn prepare(&self, lanes: usize) -> io::Result<()> {
+        let mut rings = self.rings();
+        while self.aio == Aio::IoUring && rings.idle.len() < lanes {
+            rings.idle.push(self.new_ring()?);
+        }
+        rings.complete = true;
+        Ok(())
+    }
+
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        // A plain list, which a panic elsewhere cannot leave half-changed.
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_ring(&self) -> io::Result<(buffer::Pool, uring::Ring)> {
+        let mut pool = buffer::Pool::new();
+        let ring = uring::Ring::new(&self.image, &mut pool)?;
+        Ok((pool, ring))
+    }
+
+    /// A ring for a lane. `None`: there is none.
+    fn take_ring(&self) -> io::Result<Option<(buffer::Pool, uring::Ring)>> {
+        let mut rings = self.rings();
+        match rings.idle.pop() {
+            None if !rings.complete => self.new_ring().map(Some),
+            ring => Ok(ring),
+        }
+    }
+
+    fn give_back_ring(&self, pool: buffer::Pool, ring: uring::Ring) {
+        self.rings().idle.push((pool, ring));
     }
 
     /// A lane for a worker.

@@ -96,7 +96,8 @@ impl Sandbox {
         self.with(directory.unwrap_or(Path::new(".")), Access::Remove)
     }
 
-    /// Also lets the process use io_uring, where seccomp sees no operations. Landlock does.
+    /// Rings of io_uring that exist already are used. What they can do must be restricted when they are made: seccomp sees no
+    /// operations. No more can be made.
     #[must_use]
     pub fn io_uring(mut self, used: bool) -> Self {
         self.io_uring = used;

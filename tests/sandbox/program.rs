@@ -182,6 +182,20 @@ fn parts_that_the_kernel_lacks() {
     }
 }
 
+/// Threads take the place of io_uring where one of its system calls is not to be had, unless it was asked for.
+fn io_uring_is_forbidden() {
+    for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
+        let device = Device::start(&["--sandbox", "require", "--cache", "none"], |command| without(command, call));
+        assert!(device.log().contains("threads take its place"), "{}", device.log());
+        exercise(&mut device.guest(), true);
+        device.finish();
+        let mut device = Device::start(&["--aio", "io_uring"], |command| without(command, call));
+        device.wait(Device::exited);
+        assert_eq!(device.child.wait().expect("wait").code(), Some(1));
+        assert!(device.log().contains("use --aio threads or sync"), "{}", device.log());
+    }
+}
+
 fn blob_command(request_type: u32, bytes: &[u8]) -> Vec<u8> {
     let mut command = header(request_type, 0);
     command.extend((bytes.len() as u32).to_le_bytes());
@@ -513,6 +527,7 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         super::trial("program::what_the_system_says", None, what_the_system_says),
         super::trial("program::parts_that_the_kernel_lacks", None, parts_that_the_kernel_lacks),
+        super::trial("program::io_uring_is_forbidden", obstacle(&["--cache", "none"]), io_uring_is_forbidden),
         super::trial("program::control_socket_and_trace", None, control_socket_and_trace),
         super::trial("program::no_trace_was_named", None, no_trace_was_named),
         super::trial("program::truncated_image", None, truncated_image),
