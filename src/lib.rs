@@ -31,6 +31,7 @@ pub mod keyslot;
 pub mod observe;
 pub mod own_path;
 pub mod personality;
+mod probe;
 pub mod protocol;
 pub mod queue;
 pub mod ratelimit;

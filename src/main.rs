@@ -6,6 +6,7 @@
 
 mod cli;
 mod command;
+mod named_files;
 mod notify;
 mod stats_file;
 
@@ -15,10 +16,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode, output};
+use named_files::NamedFiles;
 use notify::Notify;
 use stats_file::StatsFile;
 use vhost_user_blk_crypto::control::{self, Resized};
@@ -33,6 +35,7 @@ use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, most_descriptors};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 
 fn main() -> ExitCode {
+    survive_large_files();
     // Whatever else is on the command line (QEMU's backend program conventions).
     if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
         let capabilities = serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] });
@@ -62,6 +65,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// A write past the limit for file sizes (ulimit -f, LimitFSIZE=) fails, and does not end the program.
+fn survive_large_files() {
+    // Set, and never looked at.
+    let seen = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    // It fails for signals that do not exist.
+    let _ = signal_hook::flag::register(SIGXFSZ, seen);
+}
+
 fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> std::io::Result<()> {
     writeln!(out, "vhost-user-blk-crypto: {}: {}", record.level().as_str().to_lowercase(), record.args())
 }
@@ -79,11 +90,15 @@ fn run(args: &Args) -> Result<()> {
     let config = args.device_config(&engine)?;
     let workers = args.worker_config(&config);
     let disk = disk(args, &config)?;
+    let files = NamedFiles::of(args);
+    files.check("--wrapping-key-file")?;
     let wrapping = wrapping(args, &engine)?;
     let listen = listen(args)?;
     let notify = Notify::from_environment();
     let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
+    files.check("--stats")?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
+    files.check("--trace")?;
     let banner = banner(args, &disk, &engine.name, &config);
     let queues = config.num_queues;
     if config.keep_keys_on_reset {
@@ -96,12 +111,12 @@ fn run(args: &Args) -> Result<()> {
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
     )?);
 
-    args.faults.add_to(device.faults());
+    args.faults.add_to(device.faults())?;
     let about = about(args, &engine.name, &device)?;
     let trace = args.trace.as_deref().map(std::path::absolute).transpose()?;
     let stop = Arc::new(Stop::new()?);
     descriptors::warn_of_need(most_descriptors(usize::from(queues) + 1, workers.workers));
-    sandbox(args, &device, trace.as_deref())?;
+    sandbox(args, &device, workers.workers, trace.as_deref())?;
 
     // So many that workers seldom share one.
     threads::share_arenas(workers.workers + 2);
@@ -243,7 +258,7 @@ fn banner(args: &Args, disk: &Disk, engine: &str, config: &DeviceConfig) -> Stri
 }
 
 /// Gives up what serving frontends does not need. All else must be open, and there must be no other thread.
-fn sandbox(args: &Args, device: &Device, trace: Option<&Path>) -> Result<()> {
+fn sandbox(args: &Args, device: &Device, workers: usize, trace: Option<&Path>) -> Result<()> {
     if args.sandbox == SandboxMode::None {
         log::warn!(
             "the sandbox is off: an error in this program could be used against everything that its user may do"
@@ -251,6 +266,7 @@ fn sandbox(args: &Args, device: &Device, trace: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     device.observer().only_trace_to(trace).with_context(|| cannot_trace(trace.unwrap_or(Path::new(""))))?;
+    device.prepare(workers).context("io_uring cannot be used here; use --aio threads or sync")?;
     let mut sandbox = Sandbox::new().io_uring(device.engine().disk().aio() == Aio::IoUring);
     for path in [&args.socket_path, &args.control].into_iter().flatten() {
         sandbox = sandbox.remove_file(path);

@@ -20,6 +20,9 @@ unsafe impl<T: Send> Send for SecretBox<T> {}
 unsafe impl<T: Sync> Sync for SecretBox<T> {}
 
 impl<T> SecretBox<T> {
+    /// Bytes that one takes of what may be locked, with pages of the usual size.
+    pub const LOCKED: usize = (size_of::<T>() + 4095) & !4095;
+
     /// Moves `value`, which must not hold a secret yet, into locked memory.
     ///
     /// # Errors

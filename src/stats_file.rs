@@ -4,10 +4,10 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use vhost_user_blk_crypto::device::Device;
 
@@ -19,13 +19,21 @@ pub struct StatsFile {
 }
 
 impl StatsFile {
-    /// Opens the file, or makes it, for the owner alone. What is in it stays until the first counters come.
+    /// Opens the file, or makes it, for the owner alone. What is in it stays until the first counters come. Of a pipe nobody waits
+    /// for the other end, and later not until it has room.
     pub fn open(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot write the counters to {}", path.display());
-        let options = File::options().write(true).create(true).truncate(false).mode(0o600).clone();
-        let file = options.open(path).with_context(cannot)?;
-        let regular = file.metadata().with_context(cannot)?.is_file();
-        Ok(Self { path: path.to_owned(), file, regular })
+        let mut options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
+        let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+        if file.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENXIO)) {
+            bail!("{}: it is a pipe that nobody reads, or a socket; name a file", cannot());
+        }
+        let file = file.with_context(cannot)?;
+        let kind = file.metadata().with_context(cannot)?.file_type();
+        if kind.is_block_device() {
+            bail!("{}: it is a block device; name a file", cannot());
+        }
+        Ok(Self { path: path.to_owned(), file, regular: kind.is_file() })
     }
 
     /// Writes the device's counters.

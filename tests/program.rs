@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::process::*;
 
@@ -95,6 +95,111 @@ fn bad_starts_say_what_to_change() {
     let (_, text) = output(program().arg("--blk-file").arg(&image).arg("--socket-path").arg(&file));
     assert!(text.contains("is not a socket"), "{text}");
     assert_eq!(std::fs::read_to_string(&file).expect("file"), "precious");
+}
+
+/// What an option names is not what it should be, or another option's: the program says so at once, and nothing is changed.
+#[test]
+fn files_that_cannot_be_used() {
+    let files = Files::new();
+    let path = |name: &str| files.path(name).to_str().expect("UTF-8").to_owned();
+    // What the guest may have written: the image begins as a trace does.
+    let image = [&b"VUBCTRAC"[..], &[1; 4088]].concat();
+    std::fs::write(files.image(), &image).expect("image");
+    std::fs::hard_link(files.image(), files.path("link")).expect("link");
+    std::os::unix::fs::symlink(files.image(), files.path("symlink")).expect("link");
+    let pipe = Command::new("mkfifo").arg(files.path("pipe")).status().expect("mkfifo");
+    assert!(pipe.success());
+    let _socket = UnixListener::bind(files.path("socket-file")).expect("socket");
+    let mut key = program();
+    key.args(["--key-types", "wrapped", "--wrapping-key-file", &path("key"), "--blk-file", &path("image")]);
+    // It is made before it is found that there is nowhere to listen.
+    assert_ne!(output(&mut key).0, Some(0));
+    let key = std::fs::read(files.path("key")).expect("key");
+    assert_eq!(key.len(), 32);
+
+    let wrapped = ["--key-types", "wrapped", "--wrapping-key-file"];
+    let check = |image_name: &str, options: &[&str], word: &str| {
+        let mut command = program();
+        command.args(["--socket-path", &path("socket"), "--blk-file", &path(image_name)]).args(options);
+        let started = Instant::now();
+        let mut running = Running(command.stderr(Stdio::piped()).spawn().expect("program"));
+        wait_for(|| running.exited() || started.elapsed() > Duration::from_secs(10));
+        assert!(running.exited(), "{options:?}: it waits, or serves");
+        let (code, text) = running.finish();
+        assert!(code == Some(1) && text.contains(word), "{options:?}: {word:?} is missing in: {text}");
+        assert!(!files.path("socket").exists(), "{options:?}");
+        assert!(std::fs::read(files.image()).expect("image") == image, "{options:?}: the image is changed");
+        assert!(std::fs::read(files.path("key")).expect("key") == key, "{options:?}: the key is changed");
+    };
+    for name in ["image", "link", "symlink"] {
+        for option in ["--stats", "--trace"] {
+            check("image", &[option, &path(name)], "--blk-file; give");
+        }
+        check("image", &[&wrapped[..], &[&path(name)]].concat(), "--blk-file; give");
+    }
+    for option in ["--stats", "--trace"] {
+        check("image", &[&wrapped[..], &[&path("key"), option, &path("key")]].concat(), "--wrapping-key-file; give");
+    }
+    check("image", &["--stats", &path("new"), "--trace", &path("new")], "--stats; give");
+    check("image", &["--stats", &path("pipe")], "a pipe that nobody reads");
+    check("image", &[&wrapped[..], &[&path("pipe")]].concat(), "no regular file");
+    for name in ["pipe", "socket-file"] {
+        check(name, &[], "neither a regular file nor a block device");
+    }
+
+    let running = Running::start(&files, &["--sandbox", "none", "--control", &path("control")]);
+    let _served = talk(UnixStream::connect(files.path("socket")).expect("connect"));
+    for name in ["image", "link", "symlink"] {
+        let ctl = ["ctl", "--control", &path("control"), "trace", "on", &path(name)];
+        let (code, text) = output(program().args(ctl));
+        assert!(code == Some(2) && text.contains("it is the image"), "{text}");
+    }
+    assert!(std::fs::read(files.image()).expect("image") == image, "the image is changed");
+    drop(running);
+}
+
+/// Nobody waits for who reads a trace or the counters from a pipe, and does not: the program ends when it is told to.
+#[test]
+fn pipes_that_nobody_empties() {
+    let files = Files::new();
+    let pipe = Command::new("mkfifo").arg(files.path("pipe")).status().expect("mkfifo");
+    assert!(pipe.success());
+    let path = files.path("pipe").to_str().expect("UTF-8").to_owned();
+    let mut reader =
+        std::fs::File::options().read(true).write(true).open(&path).expect("both ends, so that neither waits");
+    for option in ["--stats", "--trace"] {
+        // Full.
+        let flags = rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::fcntl_setfl(&reader, flags).expect("pipe");
+        while std::io::Write::write(&mut reader, &[0; 4096]).is_ok() {}
+        let running = Running::start(&files, &[option, &path]);
+        // A trace has something to write at once.
+        if option == "--stats" {
+            drop(talk(UnixStream::connect(files.path("socket")).expect("connect")));
+            running.signal(libc::SIGTERM);
+        }
+        let (code, text) = running.finish();
+        assert!(code == Some(1) && text.contains("temporarily unavailable"), "{option}: {text}");
+    }
+}
+
+/// Locked memory is what THREATS.md says.
+#[test]
+fn locked_memory_of_keyslots() {
+    if rustix::param::page_size() != 4096 {
+        return;
+    }
+    let table = include_str!("../THREATS.md");
+    assert!(table.contains("locked, 8 KiB each: 4096 are 32 MiB, the default of 32 is 256 KiB"));
+    for (options, kib) in [(&[][..], 256), (&["--keyslots", "512"], 4096), (&["--fault", "previous-key"], 256 + 33 * 8)]
+    {
+        let files = Files::new();
+        let running = Running::start(&files, options);
+        let _served = talk(UnixStream::connect(files.path("socket")).expect("connect"));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", running.0.id())).expect("status");
+        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("VmLck");
+        assert_eq!(locked.trim(), format!("{kib} kB"), "{options:?}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 //! Options for faults on cue.
 
-use vhost_user_blk_crypto::faults::{Faults, Spec};
+use vhost_user_blk_crypto::faults::{Faults, KeepError, Spec};
 
 /// The faults that there are from the start.
 #[derive(Debug, clap::Args)]
@@ -14,13 +14,17 @@ pub struct FaultArgs {
 }
 
 impl FaultArgs {
-    /// Adds them, before there is a guest.
-    pub fn add_to(&self, faults: &Faults) {
+    /// Adds them, before there is a guest, and while there are the privileges to lock memory that they need.
+    ///
+    /// # Errors
+    /// When that cannot be had.
+    pub fn add_to(&self, faults: &Faults) -> Result<(), KeepError> {
         for spec in &self.faults {
-            faults.insert(spec.clone());
+            faults.insert(spec.clone())?;
         }
         if !self.faults.is_empty() {
             log::warn!("this device has faults (--fault): do not use it for data that matters");
         }
+        Ok(())
     }
 }

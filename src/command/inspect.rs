@@ -8,11 +8,12 @@ mod key;
 
 use std::fs::File;
 use std::io::{IsTerminal, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use vhost_user_blk_crypto::disk::are_same;
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 
 use crate::cli::InspectArgs;
@@ -110,7 +111,7 @@ fn output(args: &InspectArgs, image: &File) -> Result<Option<Box<dyn Write>>> {
         let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
         let file = options.open(path).with_context(context)?;
         let (ours, theirs) = (file.metadata()?, image.metadata()?);
-        ensure!((ours.dev(), ours.ino()) != (theirs.dev(), theirs.ino()), "--output is the image itself");
+        ensure!(!are_same(&ours, &theirs), "--output is the image itself");
         if ours.is_file() {
             file.set_len(0).with_context(context)?;
         }

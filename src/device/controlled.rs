@@ -133,6 +133,9 @@ impl Controlled for Device {
     }
 
     fn start_trace(&self, file: &Path) -> io::Result<()> {
+        if self.disk().image().is_at(file) {
+            return Err(io::Error::other("it is the image; name another file"));
+        }
         self.observer().start_trace(file)
     }
 

@@ -137,6 +137,14 @@ impl Device {
         self.engine.faults()
     }
 
+    /// Makes what so many workers need of the system, before there is a sandbox: see [`Disk::prepare`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn prepare(&self, workers: usize) -> io::Result<()> {
+        self.disk().prepare(workers)
+    }
+
     /// Makes everything durable that the guest has written.
     ///
     /// # Errors

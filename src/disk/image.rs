@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -101,7 +102,7 @@ impl Image {
         self.in_memory
     }
 
-    /// Bytes to be read where they lie, if that can be done without waiting for the storage. They count only if
+    /// Bytes to be read where they lie, if that can be done without waiting for the storage and fills no hole. They count only if
     /// [`Image::in_place_is_sound`] afterwards.
     pub fn read_in_place(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         self.mapping.as_ref()?.to_read(offset, len)
@@ -113,7 +114,7 @@ impl Image {
         self.mapping.as_ref()?.to_write(offset, len)
     }
 
-    /// Whether [`Image::read_in_place`] answers without a system call.
+    /// Whether [`Image::read_in_place`] mostly answers without a system call.
     pub fn looks_at_no_system(&self) -> bool {
         self.mapping.as_ref().is_none_or(Mapping::is_in_memory)
     }
@@ -134,6 +135,12 @@ impl Image {
     /// space; then it must be done again by other means.
     pub fn in_place_is_sound(&self) -> bool {
         self.mapping.as_ref().is_some_and(Mapping::is_sound)
+    }
+
+    /// Whether a path leads to it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let metadata = (std::fs::metadata(path), self.file.metadata());
+        matches!(metadata, (Ok(other), Ok(ours)) if super::are_same(&other, &ours))
     }
 
     pub(super) fn file(&self) -> &File {
@@ -180,7 +187,8 @@ impl Image {
         }
     }
 
-    fn was_discarded(&self, offset: u64, len: u64) {
+    /// Pages are gone, or may be.
+    pub(super) fn was_discarded(&self, offset: u64, len: u64) {
         if let Some(mapping) = &self.mapping {
             mapping.was_discarded(offset, len);
         }
@@ -228,8 +236,7 @@ impl Image {
     /// # Errors
     /// The system's.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.was_discarded(offset, len);
-        Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
+        Ok(self.deallocate(FallocateFlags::PUNCH_HOLE, offset, len)?)
     }
 
     /// Makes a range zeroes, in the cheapest way that the image has.
@@ -238,16 +245,22 @@ impl Image {
     /// The system's.
     pub fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> io::Result<()> {
         let flags = match mode {
-            ZeroMode::MayDeallocate if self.can_discard => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            _ => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+            ZeroMode::MayDeallocate if self.can_discard => FallocateFlags::PUNCH_HOLE,
+            _ => FallocateFlags::ZERO_RANGE,
         };
-        self.was_discarded(offset, len);
-        match fallocate(&self.file, flags, offset, len) {
+        match self.deallocate(flags, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
                 self.write_zero_bytes(offset, len)
             }
             result => Ok(result?),
         }
+    }
+
+    fn deallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> rustix::io::Result<()> {
+        self.was_discarded(offset, len);
+        let result = fallocate(&self.file, flags | FallocateFlags::KEEP_SIZE, offset, len);
+        self.was_discarded(offset, len);
+        result
     }
 
     fn write_zero_bytes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {

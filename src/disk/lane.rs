@@ -111,12 +111,10 @@ const MOST_WITH_HELPERS: usize = 256;
 
 impl Lane {
     pub(super) fn new(disk: Arc<Disk>) -> io::Result<Self> {
-        let mut pool = Pool::new();
-        let ring = match disk.aio {
-            Aio::IoUring => Some(Ring::new(disk.image(), &mut pool)?),
-            Aio::Sync | Aio::Threads => None,
-        };
-        Ok(Self { disk, pool, ring, mailbox: Arc::new(Mailbox::new()?), with_helpers: 0 })
+        let mailbox = Arc::new(Mailbox::new()?);
+        let ring = if disk.aio == Aio::IoUring { disk.take_ring()? } else { None };
+        let (pool, ring) = ring.map_or_else(|| (Pool::new(), None), |(pool, ring)| (pool, Some(ring)));
+        Ok(Self { disk, pool, ring, mailbox, with_helpers: 0 })
     }
 
     /// The image.
@@ -210,5 +208,16 @@ impl Lane {
     /// Descriptors that are readable when there are answers.
     pub fn events(&self) -> Vec<BorrowedFd<'_>> {
         self.ring.iter().map(AsFd::as_fd).chain([self.mailbox.as_fd()]).collect()
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let Some(mut ring) = self.ring.take() else { return };
+        let mut answers = Vec::new();
+        if ring.finish(&mut answers) {
+            answers.into_iter().filter_map(|(_, answer)| answer.buffer).for_each(|buffer| self.pool.give_back(buffer));
+            self.disk.give_back_ring(std::mem::replace(&mut self.pool, Pool::new()), ring);
+        }
     }
 }

@@ -8,10 +8,10 @@
 
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
-use super::settled::Settled;
+use super::blocks::Blocks;
+use super::resident::{self, is_resident};
 use crate::sigbus::{Holds, Watch};
 use scattered_xts::Prefetch;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -26,18 +26,23 @@ pub struct Mapping {
     // Before the region, which it must not outlive.
     watch: Watch,
     region: MmapRegion,
-    /// The file lives in memory (tmpfs), so its pages are there.
+    /// The file lives in memory (tmpfs), so its pages are there or nowhere.
     in_memory: bool,
+    /// What is known of these; not of a large file.
+    blocks: Option<Blocks>,
     writable: Writable,
+    /// What the system says of the pages is true.
+    honest: OnceLock<bool>,
     /// Of the whole file again, when that has become larger: whoever uses this one is not disturbed.
     larger: OnceLock<Box<Mapping>>,
 }
 
 /// Which bytes of a mapping are written in place.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writable {
     No,
-    Settled(Settled),
+    /// The settled blocks.
+    Settled,
     All,
 }
 
@@ -59,18 +64,21 @@ impl Mapping {
     /// # Errors
     /// The system's; or there are too many mappings already.
     pub fn new(file: &File, len: u64, writing: Writing) -> io::Result<Self> {
+        // It cannot be found out later, in the sandbox.
+        resident::can_be_asked();
         let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| u64::try_from(system.f_type) == Ok(TMPFS_MAGIC));
         Self::map(file, len, in_memory, writing)
     }
 
     fn map(file: &File, len: u64, in_memory: bool, writing: Writing) -> io::Result<Self> {
+        let blocks = in_memory.then(|| Blocks::new(len)).flatten();
         let writable = match writing {
             Writing::Always => Writable::All,
-            Writing::WhereItPays if in_memory => Settled::new(len).map_or(Writable::No, Writable::Settled),
+            Writing::WhereItPays if blocks.is_some() => Writable::Settled,
             Writing::Never | Writing::WhereItPays => Writable::No,
         };
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let protection = libc::PROT_READ | if matches!(writable, Writable::No) { 0 } else { libc::PROT_WRITE };
+        let protection = libc::PROT_READ | if writable == Writable::No { 0 } else { libc::PROT_WRITE };
         let region = MmapRegionBuilder::new(len)
             .with_mmap_prot(protection)
             .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
@@ -78,40 +86,67 @@ impl Mapping {
             .build()
             .map_err(io::Error::other)?;
         let watch = Watch::new(&region, Holds::Other)?;
-        Ok(Self { watch, region, in_memory, writable, larger: OnceLock::new() })
+        let (honest, larger) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { watch, region, in_memory, blocks, writable, honest, larger })
     }
 
-    /// A range to read, if it can be read without waiting for the storage, as far as the system can tell. What was read
-    /// counts only if [`Mapping::is_sound`] afterwards.
+    /// A range to read, if it can be read without waiting for the storage, as far as the system can tell, and has no hole that
+    /// reading would fill. What was read counts only if [`Mapping::is_sound`] afterwards.
     pub fn to_read(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
-        let range = self.with(offset, len)?.range(offset, len)?;
-        (self.in_memory || is_resident(&range)).then_some(range)
+        let this = self.with(offset, len)?;
+        let range = this.range(offset, len)?;
+        let there = match &this.blocks {
+            Some(blocks) => blocks.are_present(offset, len) || this.can_be_asked() && this.look(blocks, offset, len),
+            None => this.can_be_asked() && is_resident(&range),
+        };
+        there.then_some(range)
+    }
+
+    /// Not often: out of the way of what is known.
+    #[cold]
+    #[inline(never)]
+    fn look(&self, blocks: &Blocks, offset: u64, len: usize) -> bool {
+        blocks.look(offset, len, self.bytes())
+    }
+
+    /// Whether the system can be asked about pages.
+    fn can_be_asked(&self) -> bool {
+        resident::can_be_asked()
+            && *self.honest.get_or_init(|| self.region.file_offset().is_some_and(resident::is_honest))
+    }
+
+    /// What gives ranges of this mapping.
+    fn bytes<'a>(&'a self) -> impl Fn(u64, u64) -> Option<VolatileSlice<'a>> {
+        |offset, len| self.range(offset, usize::try_from(len).ok()?)
     }
 
     /// A range to write, where storing is as good as writing. What was written counts only if [`Mapping::is_sound`]
     /// afterwards.
     pub fn to_write(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         let this = self.with(offset, len)?;
-        match &this.writable {
-            Writable::All => this.range(offset, len),
-            Writable::Settled(settled) if settled.has(offset, len) => this.range(offset, len),
-            Writable::Settled(_) | Writable::No => None,
+        match (this.writable, &this.blocks) {
+            (Writable::All, _) => this.range(offset, len),
+            (Writable::Settled, Some(blocks)) if blocks.are_settled(offset, len) => this.range(offset, len),
+            _ => None,
         }
     }
 
     /// A range has been written by a system call.
     pub fn was_written(&self, offset: u64, len: usize) {
         if let Some(this) = self.with(offset, len)
-            && let Writable::Settled(settled) = &this.writable
+            && this.writable == Writable::Settled
+            && let Some(blocks) = &this.blocks
+            && this.can_be_asked()
         {
-            settled.written(offset, len, |offset, len| this.range(offset, usize::try_from(len).ok()?));
+            blocks.written(offset, len, this.bytes());
         }
     }
 
-    /// A range has been given back to the file system.
+    /// A range is being given back to the file system, or has been: to be called before, for those who read it from now on, and
+    /// after, for those who have read it meanwhile.
     pub fn was_discarded(&self, offset: u64, len: u64) {
-        if let Writable::Settled(settled) = &self.writable {
-            settled.forget(offset, len);
+        if let Some(blocks) = &self.blocks {
+            blocks.forget(offset, len);
         }
         if let Some(larger) = self.larger.get() {
             larger.was_discarded(offset, len);
@@ -162,7 +197,7 @@ impl Mapping {
                 // What is settled there is found out anew.
                 let writing = match self.writable {
                     Writable::No => Writing::Never,
-                    Writable::Settled(_) => Writing::WhereItPays,
+                    Writable::Settled => Writing::WhereItPays,
                     Writable::All => Writing::Always,
                 };
                 let map = |len| Self::map(file, len, self.in_memory, writing);
@@ -190,30 +225,6 @@ const FETCHED: usize = 4096;
 
 fn at_most(len: u64, most: usize) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX).min(most)
-}
-
-/// Pages that are looked up in one system call: as many as a long request has.
-const MOST_PAGES: usize = 512;
-
-/// Whether the pages of a mapping of a file are in the page cache (`mincore(2)`).
-pub(super) fn is_resident(range: &VolatileSlice<'_>) -> bool {
-    let page = rustix::param::page_size();
-    let address = range.ptr_guard().as_ptr() as usize;
-    let start = address & !(page - 1);
-    let len = address - start + range.len();
-    let pages = len.div_ceil(page);
-    if pages > MOST_PAGES {
-        return false;
-    }
-    let mut there = [MaybeUninit::<u8>::uninit(); MOST_PAGES];
-    // SAFETY: `start` is on a page boundary and the range is mapped; one byte is written for each of its pages, for
-    // which `there` has room.
-    let result = unsafe { libc::mincore(start as *mut libc::c_void, len, there.as_mut_ptr().cast()) };
-    result == 0
-        && there.iter().take(pages).all(|page| {
-            // SAFETY: the call succeeded, so it has written the first `pages` bytes.
-            unsafe { page.assume_init() & 1 == 1 }
-        })
 }
 
 #[cfg(test)]
@@ -288,8 +299,33 @@ mod tests {
     }
 
     #[test]
+    fn a_file_in_memory_is_read_in_place_where_it_has_no_hole() {
+        const LEN: u64 = 4 << 20;
+        let file = file("/dev/shm", LEN + 512);
+        let mapping = Mapping::new(&file, LEN + 512, Writing::Never).expect("mapping");
+        let write = |at, len| std::os::unix::fs::FileExt::write_all_at(&file, &vec![5; len], at).expect("write");
+        assert!(mapping.to_read(0, 512).is_none() && mapping.to_read(LEN, 512).is_none());
+        write(8192, 4096);
+        assert!(mapping.to_read(8192, 4096).is_some() && mapping.to_read(8704, 512).is_some());
+        assert!(mapping.to_read(8192, 4097).is_none() && mapping.to_read(8191, 512).is_none());
+        assert!(!mapping.blocks.as_ref().expect("in memory").are_present(8192, 512));
+        write(0, LEN as usize + 512);
+        // Also what is too long to be looked at at once, and the end, which is less than a block.
+        for (at, len) in [(0, LEN as usize), (512, LEN as usize), (LEN - 512, 1024)] {
+            assert!(mapping.to_read(at, len).is_some(), "{at}, {len}");
+        }
+        let blocks = mapping.blocks.as_ref().expect("in memory");
+        assert!(blocks.are_present(0, LEN as usize) && !blocks.are_present(LEN, 512));
+        mapping.was_discarded(128 << 10, 512);
+        assert!(!blocks.are_present(128 << 10, 512) && blocks.are_present(0, 128 << 10));
+        assert!(mapping.to_read(128 << 10, 512).is_some(), "nothing was discarded");
+    }
+
+    #[test]
     fn ranges_end_with_the_file() {
-        let mapping = Mapping::new(&file("/dev/shm", 8192), 8192, Writing::Always).expect("mapping");
+        let file = file("/dev/shm", 8192);
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 8192], 0).expect("write");
+        let mapping = Mapping::new(&file, 8192, Writing::Always).expect("mapping");
         assert!(mapping.to_read(4096, 4096).is_some());
         assert!(mapping.to_read(4096, 4097).is_none());
         assert!(mapping.to_read(u64::MAX, 1).is_none());

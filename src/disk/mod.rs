@@ -5,19 +5,20 @@
 //! [`Image`] is what is there and what can be done with it, here and now. [`Lane`] is one worker's way to it, which
 //! does not wait: [`Buffer`]s go to the disk and come back with an [`Answer`].
 
+mod blocks;
 mod buffer;
 mod helpers;
 mod image;
 mod lane;
 mod mapping;
 mod open;
+mod resident;
 mod resize;
-mod settled;
 mod uring;
 mod vectored;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::VolatileSlice;
 
@@ -26,7 +27,7 @@ use scattered_xts::Prefetch;
 pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
 pub use lane::{Aio, Answer, Direction, Lane, Transfer};
-pub use open::{OpenError, OpenOptions};
+pub use open::{OpenError, OpenOptions, are_same};
 pub use resize::ResizeError;
 
 /// An image and the way to it.
@@ -34,6 +35,15 @@ pub struct Disk {
     image: Arc<Image>,
     aio: Aio,
     helpers: helpers::Helpers,
+    rings: Mutex<Rings>,
+}
+
+/// Rings of io_uring that no lane has, each with the buffers that are registered with it.
+#[derive(Default)]
+struct Rings {
+    idle: Vec<(buffer::Pool, uring::Ring)>,
+    /// No more are made.
+    complete: bool,
 }
 
 impl Disk {
@@ -57,7 +67,8 @@ impl Disk {
             Some(aio) => aio,
         };
         let image = Arc::new(image);
-        Ok(Self { aio, helpers: helpers::Helpers::new(Arc::clone(&image)), image })
+        let helpers = helpers::Helpers::new(Arc::clone(&image));
+        Ok(Self { aio, helpers, image, rings: Mutex::default() })
     }
 
     /// The image.
@@ -110,6 +121,44 @@ impl Disk {
             Direction::Read => self.image().read_now(offset, pieces),
             Direction::Write => self.image().write_from(offset, pieces).map(|()| true),
         }
+    }
+
+    /// Makes what so many lanes need of the system and cannot have any more in the sandbox: rings of io_uring. Lanes use them one
+    /// after the other; a lane for which there is none moves data by helper threads.
+    ///
+    /// # Errors
+    /// When there is no memory, or the system refuses a ring.
+    pub fn prepare(&self, lanes: usize) -> io::Result<()> {
+        let mut rings = self.rings();
+        while self.aio == Aio::IoUring && rings.idle.len() < lanes {
+            rings.idle.push(self.new_ring()?);
+        }
+        rings.complete = true;
+        Ok(())
+    }
+
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        // A plain list, which a panic elsewhere cannot leave half-changed.
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_ring(&self) -> io::Result<(buffer::Pool, uring::Ring)> {
+        let mut pool = buffer::Pool::new();
+        let ring = uring::Ring::new(&self.image, &mut pool)?;
+        Ok((pool, ring))
+    }
+
+    /// A ring for a lane. `None`: there is none.
+    fn take_ring(&self) -> io::Result<Option<(buffer::Pool, uring::Ring)>> {
+        let mut rings = self.rings();
+        match rings.idle.pop() {
+            None if !rings.complete => self.new_ring().map(Some),
+            ring => Ok(ring),
+        }
+    }
+
+    fn give_back_ring(&self, pool: buffer::Pool, ring: uring::Ring) {
+        self.rings().idle.push((pool, ring));
     }
 
     /// A lane for a worker.

@@ -2,7 +2,7 @@
 
 //! Opening an image: what it is, how large, what it can do, and that nobody else writes it.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -265,6 +265,13 @@ fn lock(file: &File, read_only: bool, path: &Path) -> Result<(), OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(OpenError::Other { path: path.to_owned(), error }),
     }
+}
+
+/// Whether two paths or descriptors lead to the same regular file, or to the same block device.
+pub fn are_same(one: &Metadata, other: &Metadata) -> bool {
+    let file = |file: &Metadata| file.is_file().then(|| (file.dev(), file.ino()));
+    let device = |file: &Metadata| file.file_type().is_block_device().then(|| file.rdev());
+    (file(one).is_some() && file(one) == file(other)) || (device(one).is_some() && device(one) == device(other))
 }
 
 /// A hole punched past the end of a file changes nothing, but tells whether the file system can.

@@ -97,6 +97,10 @@ impl Image {
         {
             log::debug!("what the image has more is not mapped: {error}");
         }
+        if bytes < before {
+            // When it grows again, there is a hole.
+            self.was_discarded(bytes, before - bytes);
+        }
         self.len.store(bytes, Ordering::Release);
         Ok((before, bytes))
     }

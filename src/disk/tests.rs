@@ -73,6 +73,49 @@ fn flush_asks_the_system_each_time() {
 }
 
 #[test]
+fn lanes_share_the_rings_that_were_prepared() {
+    let (file, image) = image(1 << 20);
+    // Where it is forbidden, there is nothing to test.
+    let Ok(disk) = Disk::new(image, Some(Aio::IoUring)) else { return };
+    let disk = Arc::new(disk);
+    disk.prepare(1).expect("a ring");
+    let write = |lane: &mut Lane, offset: u64, byte: u8| {
+        let mut buffer = lane.buffer(4096).expect("buffer");
+        buffer.bytes_mut()[..4096].fill(byte);
+        let transfer = Transfer { direction: Direction::Write, offset, len: 4096 };
+        assert!(lane.transfer(7, transfer, buffer).is_none());
+        lane.submit();
+    };
+    let finish = |lane: &mut Lane| {
+        let mut answers = Vec::new();
+        while answers.is_empty() {
+            lane.answers(&mut answers);
+        }
+        let (token, answer) = answers.remove(0);
+        assert!(token == 7 && answer.result.is_ok());
+        lane.give_back(answer.buffer.expect("buffer"));
+    };
+    for round in 0..3 {
+        let (mut first, mut second) = (disk.lane().expect("lane"), disk.lane().expect("lane"));
+        // That of the second are the helpers'.
+        assert_eq!((first.events().len(), second.events().len()), (2, 1));
+        let room = first.room();
+        write(&mut first, 0, round + 1);
+        write(&mut second, 4096, round + 2);
+        finish(&mut second);
+        if round > 0 {
+            finish(&mut first);
+            assert_eq!(first.room(), room);
+        }
+        // What is in flight is waited for.
+        drop(first);
+        let mut bytes = [0; 8192];
+        std::os::unix::fs::FileExt::read_exact_at(file.as_file(), &mut bytes, 0).expect("read");
+        assert!(bytes[..4096] == [round + 1; 4096] && bytes[4096..] == [round + 2; 4096]);
+    }
+}
+
+#[test]
 fn zeroes_keep_their_space_unless_it_may_go() {
     let (file, image) = image(1 << 20);
     image.write(0, &[0xff; 1 << 20]).expect("write");

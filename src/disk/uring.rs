@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Moving data by io_uring, with the image's file and the pool's buffers registered.
+//!
+//! A ring can do nothing else: the kernel holds it to reading and writing the registered file, so that it is no way round the
+//! sandbox, which sees none of its operations.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slab::Slab;
 
 use super::buffer::{Buffer, Pool};
 use super::lane::{Answer, Direction, Transfer};
 use super::{Image, lane};
+use crate::probe;
 
 /// Entries of the submission queue: more than there are buffers, so it never runs over.
 const ENTRIES: u32 = 128;
+
+/// The time between two tries to submit something.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Place of the image among the registered files.
 const IMAGE: types::Fixed = types::Fixed(0);
@@ -25,6 +34,10 @@ pub struct Ring {
     flights: Slab<Flight>,
     /// Pushed and not submitted.
     unsubmitted: bool,
+    /// The kernel does not take what is submitted, and will not.
+    broken: Option<i32>,
+    /// `io_uring_enter(2)`; another one in tests.
+    enter: fn(&IoUring) -> io::Result<usize>,
 }
 
 /// A transfer that the kernel has, with its buffer: that stays where it is until the kernel is done.
@@ -36,12 +49,45 @@ struct Flight {
     buffer: Buffer,
 }
 
-/// Whether the system lets us use io_uring.
+/// `IOSQE_FIXED_FILE`, and `IORING_UNREGISTER_FILES`, of <linux/io_uring.h>.
+const FIXED_FILE: u8 = 1;
+const UNREGISTER_FILES: u8 = 3;
+
+/// Whether the system lets us use io_uring: all three of its system calls, and what we need of them.
 ///
 /// # Errors
-/// Why not: EPERM where it is forbidden, ENOSYS where it does not exist.
+/// Why not: EPERM where it is forbidden, ENOSYS where it does not exist, EINVAL before Linux 5.10.
 pub fn probe() -> io::Result<()> {
-    IoUring::new(1).map(drop)
+    let all = || {
+        let mut ring = disabled(1)?;
+        restrict(&ring, &[opcode::Nop::CODE], 0)?;
+        // SAFETY: it names no memory.
+        unsafe { ring.submission().push(&opcode::Nop::new().build()) }.map_err(io::Error::other)?;
+        ring.submit_and_wait(1).map(drop)
+    };
+    // A filter around this program may have the system answer with our end.
+    if probe::is_filtered() && !probe::is_allowed(|| all().is_ok()) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    all()
+}
+
+/// A ring that does nothing until it is restricted.
+fn disabled(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder().setup_r_disabled().build(entries)
+}
+
+/// Lets a ring begin, with these operations and flags only, for good.
+fn restrict(ring: &IoUring, operations: &[u8], flags: u8) -> io::Result<()> {
+    let operations = operations.iter().map(|&operation| Restriction::sqe_op(operation));
+    let mut all = vec![
+        Restriction::register_op(UNREGISTER_FILES),
+        Restriction::sqe_flags_allowed(flags),
+        Restriction::sqe_flags_required(flags),
+    ];
+    all.extend(operations);
+    ring.submitter().register_restrictions(&mut all)?;
+    ring.submitter().register_enable_rings()
 }
 
 impl Ring {
@@ -50,7 +96,7 @@ impl Ring {
     /// # Errors
     /// The system's.
     pub fn new(image: &Image, pool: &mut Pool) -> io::Result<Self> {
-        let ring = IoUring::new(ENTRIES)?;
+        let ring = disabled(ENTRIES)?;
         ring.submitter().register_files(&[image.file().as_raw_fd()])?;
         if !pool.make_all() {
             return Err(io::ErrorKind::OutOfMemory.into());
@@ -68,11 +114,28 @@ impl Ring {
         if let Err(error) = &registered {
             log::debug!("io_uring works without registered buffers: {error}");
         }
-        Ok(Self { ring, buffers_are_registered: registered.is_ok(), flights: Slab::new(), unsubmitted: false })
+        let buffers_are_registered = registered.is_ok();
+        let operations = match buffers_are_registered {
+            true => [opcode::ReadFixed::CODE, opcode::WriteFixed::CODE],
+            false => [opcode::Read::CODE, opcode::Write::CODE],
+        };
+        restrict(&ring, &operations, FIXED_FILE)?;
+        let flights = Slab::new();
+        Ok(Self {
+            ring,
+            buffers_are_registered,
+            flights,
+            unsubmitted: false,
+            broken: None,
+            enter: |ring| ring.submit(),
+        })
     }
 
     /// Starts a transfer. An answer at once means that it could not be started.
     pub fn start(&mut self, token: usize, transfer: Transfer, buffer: Buffer) -> Option<Answer> {
+        if let Some(error) = self.broken {
+            return Some(Answer { result: Err(io::Error::from_raw_os_error(error)), buffer: Some(buffer) });
+        }
         if transfer.len > buffer.capacity() {
             return Some(Answer { result: Err(io::ErrorKind::InvalidInput.into()), buffer: Some(buffer) });
         }
@@ -97,14 +160,30 @@ impl Ring {
         Ok(())
     }
 
-    /// Tells the kernel of what was started.
+    /// Tells the kernel of what was started. It may take less than all, or nothing for now (EAGAIN, EBUSY, EINTR): the rest is
+    /// submitted again, at once, or when the kernel answers something, which has the owner of the ring come back. Only when it has
+    /// nothing to answer is it waited for.
     pub fn submit(&mut self) {
-        if std::mem::take(&mut self.unsubmitted)
-            && let Err(error) = self.ring.submit()
-        {
-            // EAGAIN, EBUSY, EINTR: next time. Whoever has flights comes again.
-            log::debug!("io_uring: {error}");
-            self.unsubmitted = true;
+        while self.unsubmitted && self.broken.is_none() {
+            let taken = (self.enter)(&self.ring);
+            let left = self.ring.submission().len();
+            self.unsubmitted = left > 0;
+            match taken {
+                Ok(1..) => continue,
+                Ok(0) => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => continue,
+                    Some(libc::EAGAIN | libc::EBUSY) => log::debug!("io_uring: {error}"),
+                    code => {
+                        log::error!("io_uring: {error}; please report this");
+                        self.broken = Some(code.unwrap_or(libc::EIO));
+                    }
+                },
+            }
+            if self.flights.len() > left {
+                return;
+            }
+            std::thread::sleep(PAUSE);
         }
     }
 
@@ -128,6 +207,14 @@ impl Ring {
             }
         }
         self.submit();
+        if let Some(error) = self.broken
+            && self.flights.len() == self.ring.submission().len()
+        {
+            // The kernel has none of them, and nothing is submitted any more.
+            let numbers: Vec<_> = self.flights.iter().map(|(number, _)| number).collect();
+            let failed = |number| self.land(number, Err(io::Error::from_raw_os_error(error)));
+            answers.extend(numbers.into_iter().filter_map(failed));
+        }
     }
 
     fn completion(&mut self) -> Option<cqueue::Entry> {
@@ -182,22 +269,151 @@ impl AsFd for Ring {
     }
 }
 
-impl Drop for Ring {
-    fn drop(&mut self) {
+impl Ring {
+    /// Waits for all that is in flight, and adds it. False: some of it the kernel has for good.
+    pub fn finish(&mut self, answers: &mut Vec<(usize, Answer)>) -> bool {
         // The buffers of what is in flight belong to the kernel until it answers.
-        let mut answers = Vec::new();
         while !self.flights.is_empty() {
-            if let Err(error) = self.ring.submit_and_wait(1)
-                && error.raw_os_error() != Some(libc::EINTR)
+            self.answers(answers);
+            if self.flights.is_empty() {
+                break;
+            }
+            // What was answered meanwhile is answered.
+            if let Err(error) = self.ring.submitter().submit_and_wait(1)
+                && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
             {
                 log::error!("io_uring: {error}; giving up {} buffers", self.flights.len());
                 std::mem::forget(std::mem::take(&mut self.flights));
-                return;
+                return false;
             }
-            self.answers(&mut answers);
-            answers.clear();
         }
+        true
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.finish(&mut Vec::new());
         // Else the system keeps the image open, and locked, for a while. It cannot do more than fail.
         let _ = self.ring.submitter().unregister_files();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::disk::OpenOptions;
+
+    fn ring(pool: &mut Pool) -> Option<(std::fs::File, Ring)> {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(1 << 20).expect("size");
+        let options = OpenOptions { read_only: false, discard: false, direct: false, logical_block_size: 512 };
+        let image = options.open(file.path()).expect("image");
+        // Where it is forbidden, there is nothing to test.
+        probe().ok()?;
+        Some((file.into_file(), Ring::new(&image, pool).expect("ring")))
+    }
+
+    /// Writes by a ring that submits in this way, and compares. Nobody wakes the owner of the ring: it comes back as often as its
+    /// descriptor is readable.
+    fn writes_all(enter: fn(&IoUring) -> io::Result<usize>) {
+        let mut pool = Pool::new();
+        let Some((file, mut ring)) = ring(&mut pool) else { return };
+        ring.enter = enter;
+        for round in 1..4u8 {
+            for token in 0..40usize {
+                let mut buffer = pool.take(4096).expect("buffer");
+                buffer.bytes_mut()[..4096].fill(token as u8 ^ round);
+                let transfer = Transfer { direction: Direction::Write, offset: token as u64 * 4096, len: 4096 };
+                assert!(ring.start(token, transfer, buffer).is_none());
+            }
+            ring.submit();
+            let mut answers = Vec::new();
+            while answers.len() < 40 {
+                let event = &mut [rustix::event::PollFd::new(&ring, rustix::event::PollFlags::IN)];
+                let wait = rustix::time::Timespec { tv_sec: 10, tv_nsec: 0 };
+                assert_eq!(rustix::event::poll(event, Some(&wait)), Ok(1), "{} of 40 are answered", answers.len());
+                ring.answers(&mut answers);
+            }
+            let mut bytes = [0; 4096];
+            for (token, answer) in answers.drain(..) {
+                answer.result.expect("written");
+                pool.give_back(answer.buffer.expect("buffer"));
+                file.read_exact_at(&mut bytes, token as u64 * 4096).expect("read");
+                assert_eq!(bytes, [token as u8 ^ round; 4096]);
+            }
+        }
+    }
+
+    thread_local! {
+        static CALLS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn what_the_kernel_has_not_taken_is_submitted_again() {
+        // SAFETY: the arguments are two numbers, and no signals.
+        writes_all(|ring| unsafe { ring.submitter().enter::<libc::sigset_t>(1, 0, 0, None) });
+        for error in [libc::EAGAIN, libc::EBUSY, libc::EINTR] {
+            CALLS.set(error.unsigned_abs() << 16);
+            writes_all(|ring| {
+                let calls = CALLS.get();
+                CALLS.set(calls + 1);
+                match calls & 7 {
+                    // SAFETY: as above.
+                    6 => unsafe { ring.submitter().enter::<libc::sigset_t>(3, 0, 0, None) },
+                    7 => ring.submit(),
+                    _ => Err(io::Error::from_raw_os_error((calls >> 16) as i32)),
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_takes_nothing_any_more_is_an_error() {
+        let mut pool = Pool::new();
+        let Some((_file, mut ring)) = ring(&mut pool) else { return };
+        ring.enter = |_| Err(io::Error::from_raw_os_error(libc::EPERM));
+        let transfer = Transfer { direction: Direction::Read, offset: 0, len: 512 };
+        for token in 0..3 {
+            assert!(ring.start(token, transfer, pool.take(512).expect("buffer")).is_none());
+        }
+        ring.submit();
+        let mut answers = Vec::new();
+        ring.answers(&mut answers);
+        assert_eq!(answers.len(), 3);
+        assert!(answers.iter().all(|(_, answer)| answer.result.is_err()));
+        let answer = ring.start(3, transfer, pool.take(512).expect("buffer")).expect("an answer");
+        assert!(answer.result.is_err());
+    }
+
+    #[test]
+    fn a_ring_can_only_read_and_write_the_image() {
+        let mut pool = Pool::new();
+        let Some((_file, mut ring)) = ring(&mut pool) else { return };
+        let mut bytes = [0u8; 512];
+        let (at, len) = (bytes.as_mut_ptr(), 512);
+        let other = types::Fd(std::io::stdin().as_raw_fd());
+        let path = c"/etc/passwd";
+        let refused = [
+            opcode::Nop::new().build(),
+            opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build(),
+            opcode::Socket::new(libc::AF_UNIX, libc::SOCK_STREAM, 0).build(),
+            opcode::Fsync::new(IMAGE).build(),
+            opcode::ReadFixed::new(other, at, len, 0).build(),
+            opcode::Read::new(other, at, len).build(),
+            opcode::WriteFixed::new(IMAGE, at, len, 0).build().flags(squeue::Flags::IO_LINK),
+        ];
+        for (number, entry) in refused.into_iter().enumerate() {
+            // SAFETY: what the entries name lives until they are answered, which is before the next one.
+            unsafe { ring.ring.submission().push(&entry.user_data(77)) }.expect("room");
+            ring.ring.submit_and_wait(1).expect("submitted");
+            let answer = ring.completion().expect("an answer");
+            assert_eq!(answer.result(), -libc::EACCES, "{number}");
+        }
+        assert!(ring.ring.submitter().register_files(&[0]).is_err());
+        assert!(ring.ring.submitter().register_eventfd(0).is_err());
     }
 }

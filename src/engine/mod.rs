@@ -89,7 +89,15 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let keyslots = Arc::new(KeyslotTable::new(config.keyslots, config.crypto_engine)?);
         let pace = Pace::new(&config.timing);
-        Ok(Self { disk: Arc::new(disk), keyslots, wrapping, pace, faults: Faults::new(), observer, config })
+        Ok(Self {
+            disk: Arc::new(disk),
+            keyslots,
+            wrapping,
+            pace,
+            faults: Faults::new(config.keyslots),
+            observer,
+            config,
+        })
     }
 
     /// What it was made from.

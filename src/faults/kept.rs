@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Keys for engines that use a wrong one. Only while there is such a fault, and only of slots that are programmed then.
+//! Keys for engines that use a wrong one. Only while there is such a fault, and only of slots that are programmed then. The memory is
+//! there from the moment on at which such a fault is added: later there may be none that can be locked.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,11 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::secret::SecretBox;
 use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
+use zeroize::Zeroize;
 
-/// The memory for a key cannot be had or not be locked.
+/// The memory for the keys cannot be had or not be locked.
 #[derive(Debug, thiserror::Error)]
-#[error("no locked memory for a key that a fault needs: {0}")]
-pub struct KeepError(#[from] io::Error);
+#[error(
+    "the keys of {slots} keyslots, which this fault needs, take {} KiB of locked memory: {error}; raise the limit (ulimit -l, \
+     LimitMEMLOCK=), use fewer --keyslots, or name the fault with --fault when you start the device", bytes >> 10
+)]
+pub struct KeepError {
+    slots: usize,
+    bytes: usize,
+    error: io::Error,
+}
 
 /// What is kept for a slot, in locked memory.
 pub(super) struct Keys {
@@ -35,24 +44,67 @@ pub(super) struct Kept {
 /// Kept keys by slot.
 pub struct KeptKeys {
     keeping: AtomicBool,
-    slots: Mutex<HashMap<u32, Kept>>,
+    /// Keyslots of the device.
+    most: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    slots: HashMap<u32, Kept>,
+    /// Memory that is locked and not used.
+    spare: Vec<SecretBox<Keys>>,
+}
+
+impl Keys {
+    const BLANK: Self = Self { raw: [0; KEY_BYTES], swapped: None, previous: None };
+}
+
+impl State {
+    /// Wipes what is kept of a slot, and has its memory again unless a request uses it.
+    fn forget(&mut self, slot: u32) {
+        if let Some(Kept { keys, .. }) = self.slots.remove(&slot) {
+            self.spare.extend(Arc::into_inner(keys).map(blank));
+        }
+    }
+}
+
+fn blank(mut keys: SecretBox<Keys>) -> SecretBox<Keys> {
+    keys.raw.zeroize();
+    // Expanded keys wipe themselves.
+    (keys.swapped, keys.previous) = (None, None);
+    keys
 }
 
 impl KeptKeys {
-    pub(super) fn new() -> Self {
-        Self { keeping: AtomicBool::new(false), slots: Mutex::default() }
+    pub(super) fn new(most: u16) -> Self {
+        Self { keeping: AtomicBool::new(false), most: most.into(), state: Mutex::default() }
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<u32, Kept>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to keep keys, or forgets them all.
-    pub(super) fn keep(&self, keeping: bool) {
-        self.keeping.store(keeping, Ordering::Release);
-        if !keeping {
-            self.slots().clear();
+    /// Begins to keep keys.
+    ///
+    /// # Errors
+    /// [`KeepError`]; then none are kept that were not kept before.
+    pub(super) fn keep(&self) -> Result<(), KeepError> {
+        let mut state = self.state();
+        if !self.keeping() {
+            // One more, for the time in which a slot has both the new and the old ones.
+            let spare = (0..=self.most).map(|_| SecretBox::new(Keys::BLANK)).collect::<io::Result<_>>();
+            let bytes = (self.most + 1) * SecretBox::<Keys>::LOCKED;
+            state.spare = spare.map_err(|error| KeepError { slots: self.most, bytes, error })?;
+            self.keeping.store(true, Ordering::Release);
         }
+        Ok(())
+    }
+
+    /// Forgets them all.
+    pub(super) fn keep_no_more(&self) {
+        self.keeping.store(false, Ordering::Release);
+        *self.state() = State::default();
     }
 
     /// Whether keys are kept.
@@ -63,7 +115,7 @@ impl KeptKeys {
     /// A slot has been programmed. To be called where the stack is wiped afterwards.
     ///
     /// # Errors
-    /// [`KeepError`].
+    /// [`KeepError`]: requests still use what was kept of many slots before.
     pub fn programmed(
         &self,
         slot: u32,
@@ -71,30 +123,40 @@ impl KeptKeys {
         implementation: Implementation,
         key: &[u8; KEY_BYTES],
     ) -> Result<(), KeepError> {
-        let mut keys = SecretBox::new(Keys { raw: [0; KEY_BYTES], swapped: None, previous: None })?;
-        let mut slots = self.slots();
+        let mut state = self.state();
+        let mut keys = match state.spare.pop() {
+            Some(keys) => keys,
+            None => SecretBox::new(Keys::BLANK).map_err(|error| KeepError {
+                slots: 1,
+                bytes: SecretBox::<Keys>::LOCKED,
+                error,
+            })?,
+        };
         keys.raw.copy_from_slice(key);
         keys.raw.rotate_left(KEY_BYTES / 2);
         keys.swapped = Some(XtsKey::new(implementation, &keys.raw));
         keys.raw.rotate_left(KEY_BYTES / 2);
-        keys.previous = slots.get(&slot).map(|before| XtsKey::new(implementation, &before.keys.raw));
+        keys.previous = state.slots.get(&slot).map(|before| XtsKey::new(implementation, &before.keys.raw));
+        state.forget(slot);
         if self.keeping() {
-            slots.insert(slot, Kept { generation, keys: Arc::new(keys) });
+            state.slots.insert(slot, Kept { generation, keys: Arc::new(keys) });
         }
         Ok(())
     }
 
     /// A slot has been emptied.
     pub fn emptied(&self, slot: u32) {
-        self.slots().remove(&slot);
+        self.state().forget(slot);
     }
 
     /// All slots have been emptied.
     pub fn all_emptied(&self) {
-        self.slots().clear();
+        let mut state = self.state();
+        let slots: Vec<_> = state.slots.keys().copied().collect();
+        slots.into_iter().for_each(|slot| state.forget(slot));
     }
 
     pub(super) fn get(&self, slot: u32) -> Option<Kept> {
-        self.slots().get(&slot).cloned()
+        self.state().slots.get(&slot).cloned()
     }
 }

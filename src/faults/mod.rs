@@ -72,20 +72,25 @@ pub struct FaultStatus {
 #[error("there is no fault {0}; list them to see those that there are")]
 pub struct NoSuchFault(pub u64);
 
-impl Default for Faults {
-    fn default() -> Self {
-        Self::new()
-    }
+/// Why a fault is not added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// What is wrong with the text.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// There is no memory for the keys that it needs.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
 }
 
 impl Faults {
-    /// No faults.
-    pub fn new() -> Self {
+    /// No faults yet, of a device with so many keyslots.
+    pub fn new(keyslots: u16) -> Self {
         Self {
             armed: AtomicBool::new(false),
             struck: AtomicU64::new(0),
             table: Mutex::default(),
-            kept: KeptKeys::new(),
+            kept: KeptKeys::new(keyslots),
         }
     }
 
@@ -96,20 +101,26 @@ impl Faults {
     /// Adds a fault, for requests that come from now on. Returns its number.
     ///
     /// # Errors
-    /// What is wrong with the text.
-    pub fn add(&self, spec: &str) -> Result<u64, SpecError> {
-        Ok(self.insert(spec.parse()?))
+    /// [`AddError`].
+    pub fn add(&self, spec: &str) -> Result<u64, AddError> {
+        Ok(self.insert(spec.parse()?)?)
     }
 
     /// Adds a fault that has been parsed.
-    pub fn insert(&self, spec: Spec) -> u64 {
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub fn insert(&self, spec: Spec) -> Result<u64, KeepError> {
         let mut table = self.table();
+        if spec.kind.needs_kept_keys() {
+            self.kept.keep()?;
+        }
         table.last_id += 1;
         let id = table.last_id;
         log::info!("fault {id}: {spec}");
         table.faults.push(Fault { id, spec, added: Instant::now(), matched: 0, struck: 0 });
-        self.changed(&table);
-        id
+        self.armed.store(true, Ordering::Release);
+        Ok(id)
     }
 
     /// The faults that there are, the oldest first. One whose `count` is used up is still there.
@@ -126,7 +137,10 @@ impl Faults {
         let before = table.faults.len();
         table.faults.retain(|fault| id.is_some_and(|id| id != fault.id));
         let cleared = before - table.faults.len();
-        self.changed(&table);
+        if !table.faults.iter().any(|fault| fault.spec.kind.needs_kept_keys()) {
+            self.kept.keep_no_more();
+        }
+        self.armed.store(!table.faults.is_empty(), Ordering::Release);
         match id {
             Some(id) if cleared == 0 => Err(NoSuchFault(id)),
             _ => {
@@ -134,11 +148,6 @@ impl Faults {
                 Ok(cleared)
             }
         }
-    }
-
-    fn changed(&self, table: &Table) {
-        self.kept.keep(table.faults.iter().any(|fault| fault.spec.kind.needs_kept_keys()));
-        self.armed.store(!table.faults.is_empty(), Ordering::Release);
     }
 
     /// Whether there is any fault.

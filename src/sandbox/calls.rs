@@ -11,6 +11,7 @@
 //! next to nothing: the kernel keeps these in a bitmap.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use libc::c_long;
 use seccompiler::{
@@ -18,7 +19,8 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-use super::{Missing, Sandbox, SandboxError};
+use super::{FILTERED, Missing, Sandbox, SandboxError};
+use crate::probe;
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 type Condition = Result<SeccompCondition, seccompiler::BackendError>;
@@ -112,8 +114,6 @@ const ANY_OF_THIS_CPU: &[c_long] =
 #[cfg(not(target_arch = "x86_64"))]
 const ANY_OF_THIS_CPU: &[c_long] = &[];
 
-const IO_URING: &[c_long] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
-
 /// Fails with EACCES, unless files are opened by path. musl uses the older form where there is one.
 #[cfg(target_arch = "x86_64")]
 const OPEN: &[c_long] = &[libc::SYS_openat, libc::SYS_open];
@@ -132,6 +132,9 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok(Some(Missing("seccomp: not on this CPU".into())));
     };
+    if !can_be_made() {
+        return Ok(Some(Missing(format!("seccomp: {FILTERED}"))));
+    }
     let filter = |rules, otherwise, action| -> Result<BpfProgram, seccompiler::Error> {
         let filter = SeccompFilter::new(rules, otherwise, action, arch)?;
         Ok(BpfProgram::try_from(filter)?)
@@ -157,6 +160,15 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
     Ok(None)
 }
 
+/// Whether the system call of seccomp can be made. That the kernel does not know it is another matter.
+fn can_be_made() -> bool {
+    probe::is_allowed(|| {
+        // SAFETY: no filter is at the address 0, so nothing is installed.
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::null::<u8>()) };
+        !matches!(io::Error::last_os_error().raw_os_error(), Some(libc::EPERM | libc::EACCES))
+    })
+}
+
 fn plain<'a>(calls: impl IntoIterator<Item = &'a c_long>) -> Rules {
     calls.into_iter().map(|&call| (call, Vec::new())).collect()
 }
@@ -165,7 +177,9 @@ fn allowed(sandbox: &Sandbox) -> Result<Rules, seccompiler::Error> {
     let refused = REFUSED.iter().chain(REFUSED_OF_THIS_CPU).chain(OPEN).chain(&[libc::SYS_clone3]);
     let mut rules = plain(ANY.iter().chain(ANY_OF_THIS_CPU).chain(refused));
     if sandbox.io_uring {
-        rules.extend(plain(IO_URING));
+        // No new rings: those that are there can only read and write the image. They let go of it in the end.
+        rules.extend(plain(&[libc::SYS_io_uring_enter]));
+        rules.insert(libc::SYS_io_uring_register, vec![SeccompRule::new(vec![is(1, UNREGISTER_FILES)?])?]);
     }
     if sandbox.removes_files() {
         rules.extend(plain(&[libc::SYS_unlinkat]));
@@ -212,6 +226,9 @@ fn with_conditions() -> Vec<(c_long, Vec<Condition>)> {
         ),
     ]
 }
+
+/// `IORING_UNREGISTER_FILES` of <linux/io_uring.h>.
+const UNREGISTER_FILES: u64 = 3;
 
 /// `_IO(0x12, 125)` and `_IOR(0x12, 114, size_t)`, <linux/fs.h>.
 const BLKSECDISCARD: libc::Ioctl = 0x127d;

@@ -2,12 +2,15 @@
 
 //! Landlock: which files can be opened, made, removed. Also no TCP, no abstract Unix sockets and no signals outside.
 
+use std::io;
+
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, Compatible as _, LandlockStatus, PathBeneath, PathFd, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 
-use super::{Access, Missing, Sandbox, SandboxError};
+use super::{Access, FILTERED, Missing, Sandbox, SandboxError};
+use crate::probe;
 
 /// The version whose restrictions are asked for, of Linux 6.12. Older kernels have less of them.
 const VERSION: ABI = ABI::V6;
@@ -33,6 +36,9 @@ fn rights(access: Access) -> BitFlags<AccessFs> {
 
 /// Puts the calling thread and those to come under the sandbox's rules, as far as the kernel can.
 pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxError> {
+    if !can_be_made() {
+        return Ok(Some(Missing(format!("Landlock: {FILTERED}"))));
+    }
     let mut rules = Vec::new();
     for (path, access) in &sandbox.rules {
         let metadata = std::fs::metadata(path);
@@ -43,7 +49,7 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
             rights &= AccessFs::from_file(VERSION);
         }
         let fd = PathFd::new(path)
-            .map_err(|error| SandboxError::Path { path: path.clone(), error: std::io::Error::other(error) })?;
+            .map_err(|error| SandboxError::Path { path: path.clone(), error: io::Error::other(error) })?;
         rules.push(PathBeneath::new(fd, rights));
     }
     let status = build(rules).map_err(Box::new)?;
@@ -64,6 +70,23 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
     })
     .map(Missing))
 }
+
+/// Whether the system calls of Landlock can be made. That the kernel does not know them is another matter.
+fn can_be_made() -> bool {
+    let answered = |result: libc::c_long| {
+        let error = io::Error::last_os_error().raw_os_error();
+        result >= 0 || !matches!(error, Some(libc::EPERM | libc::EACCES))
+    };
+    // SAFETY: the first asks for a number; the others are given a descriptor that does not exist.
+    probe::is_allowed(|| unsafe {
+        answered(libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, ASK_FOR_VERSION))
+            && answered(libc::syscall(libc::SYS_landlock_add_rule, -1, 0, std::ptr::null::<u8>(), 0))
+            && answered(libc::syscall(libc::SYS_landlock_restrict_self, -1, 0))
+    })
+}
+
+/// `LANDLOCK_CREATE_RULESET_VERSION` of <linux/landlock.h>.
+const ASK_FOR_VERSION: libc::c_int = 1;
 
 fn build(rules: Vec<PathBeneath<PathFd>>) -> Result<landlock::RestrictionStatus, landlock::RulesetError> {
     Ruleset::default()

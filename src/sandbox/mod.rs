@@ -12,8 +12,6 @@
 //! It holds for the calling thread and the threads that it makes later, so it must be applied before there are others.
 //! Open descriptors stay usable: image, sockets and files are opened before.
 
-#![forbid(unsafe_code)]
-
 mod calls;
 mod files;
 mod privileges;
@@ -43,6 +41,9 @@ enum Access {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Missing(pub(self) String);
+
+/// Why a part is missing that the kernel may have.
+const FILTERED: &str = "a filter around this program forbids it (systemd's SystemCallFilter=, or that of a container)";
 
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +96,8 @@ impl Sandbox {
         self.with(directory.unwrap_or(Path::new(".")), Access::Remove)
     }
 
-    /// Also lets the process use io_uring, where seccomp sees no operations. Landlock does.
+    /// Rings of io_uring that exist already are used. What they can do must be restricted when they are made: seccomp sees no
+    /// operations. No more can be made.
     #[must_use]
     pub fn io_uring(mut self, used: bool) -> Self {
         self.io_uring = used;
@@ -130,8 +132,8 @@ impl Sandbox {
         }
         // Asks the system when it is first used, in a way that is not on the list of calls.
         let _ = rustix::param::page_size();
-        privileges::drop_all().map_err(SandboxError::Privileges)?;
+        let privileges = privileges::drop_all()?;
         // Landlock's own system calls and the files that it opens are not on the list of calls.
-        Ok([files::restrict(self)?, calls::restrict(self)?].into_iter().flatten().collect())
+        Ok([privileges, files::restrict(self)?, calls::restrict(self)?].into_iter().flatten().collect())
     }
 }

@@ -10,14 +10,32 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
-/// Drops all capabilities. What memory may be locked stays as it was: io_uring locks the buffers of each connection.
-pub(super) fn drop_all() -> io::Result<()> {
+use super::{FILTERED, Missing, SandboxError};
+use crate::probe;
+
+/// Drops all capabilities. What memory may be locked stays as it was: io_uring locks the buffers of each connection. Returns what a
+/// filter around this program keeps from working.
+pub(super) fn drop_all() -> Result<Option<Missing>, SandboxError> {
+    let refused = |error: io::Error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => Ok(Some(error.to_string())),
+        _ => Err(SandboxError::Privileges(error)),
+    };
+    let reason = match drop_capabilities() {
+        Ok(true) => None,
+        Ok(false) => Some(FILTERED.to_owned()),
+        Err(error) => refused(error)?,
+    };
+    Ok(reason.map(|reason| Missing(format!("the dropping of privileges: {reason}"))))
+}
+
+/// False: it would be the end of this process.
+fn drop_capabilities() -> io::Result<bool> {
     set_no_new_privs(true)?;
-    let effective = capabilities(None)?.effective;
-    if effective.contains(CapabilitySet::IPC_LOCK) {
+    let had = capabilities(None)?;
+    if had.effective.contains(CapabilitySet::IPC_LOCK) {
         keep_locking_memory();
     }
-    if effective.contains(CapabilitySet::SETPCAP) {
+    if had.effective.contains(CapabilitySet::SETPCAP) {
         for capability in (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
             // An error: the kernel does not know so many.
             if let Ok(true) = capability_is_in_bounding_set(capability) {
@@ -28,8 +46,14 @@ pub(super) fn drop_all() -> io::Result<()> {
     // Kernels before 4.3 have no ambient set. It is empty without a permitted one, anyhow.
     let _ = clear_ambient_capability_set();
     let none = CapabilitySet::empty();
+    if had.permitted.is_empty() && had.inheritable.is_empty() {
+        return Ok(true);
+    }
+    if !probe::is_allowed(|| set_capabilities(None, had).is_ok()) {
+        return Ok(false);
+    }
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    Ok(())
+    Ok(true)
 }
 
 /// The limit counts from now on; with the capability it did not.

@@ -29,6 +29,9 @@ pub enum WrappingKeyError {
     /// It is not 32 bytes long.
     #[error("the wrapping key file {} does not have 32 bytes; name a file that this program has made, or a new one", .0.display())]
     Size(PathBuf),
+    /// It is a pipe or the like.
+    #[error("the wrapping key file {} is no regular file; name one that this program has made, or a new one", .0.display())]
+    Kind(PathBuf),
     /// Others can read it.
     #[error("the wrapping key file {} can be read by others; run: chmod 600 {}", .0.display(), .0.display())]
     Mode(PathBuf),
@@ -66,8 +69,12 @@ pub(super) fn open_or_create(path: &Path) -> Result<LockedKey, WrappingKeyError>
 
 fn read(path: &Path) -> Result<LockedKey, WrappingKeyError> {
     let failed = |error| WrappingKeyError::File { path: path.to_owned(), error };
-    let mut file = File::open(path).map_err(failed)?;
+    // Of a pipe nobody waits for the other end.
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(WrappingKeyError::Kind(path.to_owned()));
+    }
     if metadata.mode() & 0o077 != 0 {
         return Err(WrappingKeyError::Mode(path.to_owned()));
     }

@@ -200,15 +200,30 @@ const ACTIONS: &[Action] = &[
     Action { name: "map_code", sandbox: nothing, action: |_| map(libc::PROT_READ | libc::PROT_EXEC), end: End::Killed },
     Action { name: "map_data", sandbox: nothing, action: |_| map(libc::PROT_READ | libc::PROT_WRITE), end: End::Works },
     Action { name: "io_uring", sandbox: nothing, action: |_| raw(libc::SYS_io_uring_setup, [0; 3]), end: End::Killed },
-    // No parameters are at the address 0; what counts is that the call is made.
     Action {
-        name: "io_uring_allowed",
+        name: "io_uring_no_new_ring",
         sandbox: |_| Sandbox::new().io_uring(true),
-        action: |_| match raw(libc::SYS_io_uring_setup, [0; 3]) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EPERM | libc::ENOSYS)) => Ok(()),
-            other => Err(io::Error::other(format!("{other:?}"))),
-        },
-        end: End::Works,
+        action: |_| raw(libc::SYS_io_uring_setup, [0; 3]),
+        end: End::Killed,
+    },
+    Action {
+        name: "io_uring_nothing_registered",
+        sandbox: |_| Sandbox::new().io_uring(true),
+        action: |_| raw(libc::SYS_io_uring_register, [1000, 2, 0]),
+        end: End::Killed,
+    },
+    // There is no descriptor 1000; what counts is that the call is made.
+    Action {
+        name: "io_uring_enter",
+        sandbox: |_| Sandbox::new().io_uring(true),
+        action: |_| raw(libc::SYS_io_uring_enter, [1000, 0, 0]),
+        end: End::Fails(libc::EBADF),
+    },
+    Action {
+        name: "io_uring_unregister_files",
+        sandbox: |_| Sandbox::new().io_uring(true),
+        action: |_| raw(libc::SYS_io_uring_register, [1000, 3, 0]),
+        end: End::Fails(libc::EBADF),
     },
     // Ordinary life.
     Action {

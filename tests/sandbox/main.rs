@@ -10,6 +10,7 @@ mod common;
 mod inside;
 mod memory;
 mod program;
+mod systemd;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -23,6 +24,7 @@ fn main() {
     let mut trials = inside::trials();
     trials.extend(program::trials());
     trials.extend(memory::trials());
+    trials.extend(systemd::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 

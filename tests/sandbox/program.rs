@@ -36,7 +36,7 @@ impl Device {
     }
 
     /// The same, with all files in this directory.
-    fn start_in(directory: tempfile::TempDir, options: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
+    pub fn start_in(directory: tempfile::TempDir, options: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let path = |name: &str| directory.path().join(name);
         File::create(path("image")).expect("image").set_len(DISK).expect("image");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
@@ -64,11 +64,11 @@ impl Device {
         std::fs::read_to_string(self.path("log")).expect("log")
     }
 
-    fn exited(&mut self) -> bool {
+    pub fn exited(&mut self) -> bool {
         self.child.try_wait().expect("wait").is_some()
     }
 
-    fn wait(&mut self, mut condition: impl FnMut(&mut Self) -> bool) {
+    pub fn wait(&mut self, mut condition: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !condition(self) {
             assert!(Instant::now() < deadline, "timed out: {}", self.log());
@@ -182,6 +182,20 @@ fn parts_that_the_kernel_lacks() {
     }
 }
 
+/// Threads take the place of io_uring where one of its system calls is not to be had, unless it was asked for.
+fn io_uring_is_forbidden() {
+    for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
+        let device = Device::start(&["--sandbox", "require", "--cache", "none"], |command| without(command, call));
+        assert!(device.log().contains("threads take its place"), "{}", device.log());
+        exercise(&mut device.guest(), true);
+        device.finish();
+        let mut device = Device::start(&["--aio", "io_uring"], |command| without(command, call));
+        device.wait(Device::exited);
+        assert_eq!(device.child.wait().expect("wait").code(), Some(1));
+        assert!(device.log().contains("use --aio threads or sync"), "{}", device.log());
+    }
+}
+
 fn blob_command(request_type: u32, bytes: &[u8]) -> Vec<u8> {
     let mut command = header(request_type, 0);
     command.extend((bytes.len() as u32).to_le_bytes());
@@ -191,7 +205,7 @@ fn blob_command(request_type: u32, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Every kind of request once. With `on_image` what is on the image is compared with OpenSSL's.
-fn exercise(guest: &mut Guest, on_image: bool) {
+pub fn exercise(guest: &mut Guest, on_image: bool) {
     let control = guest.control();
     let key = key(7);
     guest.request(control, &Program::new(2, &key, 12).bytes(), 1).assert_only_status(OK);
@@ -340,6 +354,113 @@ fn truncated_image() {
     device.finish();
 }
 
+/// Of a file that is another user's, and that we may not write, the kernel says that all pages are there: that is not believed, so
+/// holes stay holes.
+fn image_of_somebody_else() {
+    let directory = tempfile::TempDir::new_in("/dev/shm").expect("tmpfs");
+    let image = directory.path().join("image");
+    File::create(&image).expect("image");
+    std::fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("mode");
+    std::os::unix::fs::chown(&image, Some(65534), None).expect("owner");
+    let device = Device::start_in(directory, &["--sandbox", "require", "--read-only"], |_| {});
+    let mut guest = device.guest();
+    for sector in (0..DISK / 512).step_by(1024) {
+        let answer = guest.request(0, &header(IN, sector), (512 << 10) + 1);
+        assert!(answer.status == OK && answer.data.iter().all(|&byte| byte == 0));
+    }
+    assert_eq!(std::fs::metadata(image).expect("image").blocks(), 0);
+    drop(guest);
+    device.finish();
+}
+
+/// A limit for the size of files is an error, not the end.
+fn file_size_limit(options: &[&str]) {
+    const LIMIT: u64 = 4 << 20;
+    let device = Device::start(&[&["--sandbox", "require"], options].concat(), |command| {
+        let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+        // SAFETY: it is one system call.
+        unsafe { command.pre_exec(move || Ok(rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?)) };
+    });
+    let mut guest = device.guest();
+    let control = guest.control();
+    guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
+    let data = pattern(1, 16 << 10);
+    let beyond = LIMIT / 512;
+    for _ in 0..3 {
+        // Encrypted and plain.
+        guest.request(0, &crypto_write(beyond, 0, [0; 4], &data), 1).assert_only_status(IOERR);
+        guest.request(1, &write_request(beyond + 8, &data), 1).assert_only_status(IOERR);
+        // Across the limit.
+        guest.request(1, &write_request(beyond - 16, &data), 1).assert_only_status(IOERR);
+        guest.request(0, &write_request(beyond - 32, &data), 1).assert_only_status(OK);
+        assert!(guest.request(1, &header(IN, beyond - 32), data.len() + 1).data == data);
+    }
+    guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+    drop(guest);
+    device.finish();
+}
+
+/// A fault that needs other keys has its memory from the start, or is refused; programming works then.
+fn memory_for_other_keys() {
+    let start = |kib: u64, fault: &[&str]| {
+        let directory = tempfile::TempDir::new().expect("directory");
+        let control = directory.path().join("control").display().to_string();
+        let options = [&["--sandbox", "require", "--control", &control], fault].concat();
+        Device::start_in(directory, &options, |command| {
+            let limit = rustix::process::Rlimit { current: Some(kib << 10), maximum: Some(kib << 10) };
+            // SAFETY: these are two system calls.
+            unsafe {
+                command.pre_exec(move || {
+                    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+                    if rustix::process::geteuid().is_root() {
+                        // The limit would not count.
+                        remove_capability_from_bounding_set(CapabilitySet::IPC_LOCK)?;
+                    }
+                    Ok(rustix::process::setrlimit(rustix::process::Resource::Memlock, limit)?)
+                })
+            };
+        })
+    };
+    let program_all = |device: &Device| {
+        let mut guest = device.guest();
+        let control = guest.control();
+        for (slot, seed) in (0..4).flat_map(|slot| [(slot, 1), (slot, 2), (slot, 3)]) {
+            guest.request(control, &Program::new(slot, &key(seed), 12).bytes(), 1).assert_only_status(OK);
+        }
+        guest.request(0, &crypto_write(0, 3, [7, 0, 0, 0], &[5; 4096]), 1).assert_only_status(OK);
+        guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+        guest.image_bytes(0, 4096)
+    };
+    let expected = |seed| openssl_xts(&key(seed), 7, 4096, &[5; 4096]);
+    // 4 keyslots and 2 wrapping keys are 40 KiB, the keys of 4 keyslots as much again.
+    let mut device = start(72, &["--fault", "previous-key"]);
+    device.wait(Device::exited);
+    assert_eq!(device.child.wait().expect("wait").code(), Some(1));
+    assert!(device.log().contains("the keys of 4 keyslots") && device.log().contains("ulimit -l"), "{}", device.log());
+
+    let device = start(72, &[]);
+    let (code, text) = ctl(&device, &["fault", "add", "previous-key"]);
+    assert!(code == Some(2) && text.contains("the keys of 4 keyslots"), "{text}");
+    assert!(program_all(&device) == expected(3));
+    device.finish();
+
+    for at_the_start in [true, false] {
+        let device = start(84, if at_the_start { &["--fault", "previous-key"] } else { &[] });
+        if !at_the_start {
+            let (code, text) = ctl(&device, &["fault", "add", "previous-key"]);
+            assert_eq!(code, Some(0), "{text}");
+        }
+        assert!(program_all(&device) == expected(2));
+        for command in ["clear", "add"] {
+            let words = if command == "add" { vec!["fault", command, "previous-key"] } else { vec!["fault", command] };
+            let (code, text) = ctl(&device, &words);
+            assert_eq!(code, Some(0), "{text}");
+        }
+        assert!(program_all(&device) == expected(2));
+        device.finish();
+    }
+}
+
 /// The image gets larger: by the device, by its owner with a signal and by its owner with a command. With a frontend that has
 /// a backend channel, and on tmpfs, where a new part is mapped.
 fn another_size(options: &[&str], in_memory: bool) {
@@ -406,10 +527,21 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         super::trial("program::what_the_system_says", None, what_the_system_says),
         super::trial("program::parts_that_the_kernel_lacks", None, parts_that_the_kernel_lacks),
+        super::trial("program::io_uring_is_forbidden", obstacle(&["--cache", "none"]), io_uring_is_forbidden),
         super::trial("program::control_socket_and_trace", None, control_socket_and_trace),
         super::trial("program::no_trace_was_named", None, no_trace_was_named),
         super::trial("program::truncated_image", None, truncated_image),
+        super::trial(
+            "program::image_of_somebody_else",
+            (!rustix::process::geteuid().is_root()).then_some("only root can give a file away"),
+            image_of_somebody_else,
+        ),
     ];
+    for (name, options) in &ways[..5] {
+        let name = format!("program::file_size_limit_{name}");
+        trials.push(super::trial(name, obstacle(options), || file_size_limit(options)));
+    }
+    trials.push(super::trial("program::memory_for_other_keys", None, memory_for_other_keys));
     for (name, options) in &ways[..6] {
         let name = format!("program::another_size_{name}");
         trials.push(super::trial(name, obstacle(options), || another_size(options, false)));

@@ -43,7 +43,10 @@ static void bad_commands(struct queue *q)
 	for (unsigned n = 0; bad_command(q, 0, n, &wanted); n++)
 		expect(request(q, KEY, data_phys(q, 0), 256, WRITE), wanted);
 	for (unsigned t = 0; t < 5; t++) {
-		for (unsigned len = 0; len < (cut[t] < DERIVE ? KEY : 148); len += 1 + below(5)) {
+		/* Of EVICT only the slot must be there. */
+		const unsigned whole = cut[t] == EVICT ? HEADER + 4 : cut[t] == PROGRAM ? KEY : 148;
+
+		for (unsigned len = 0; len < whole; len += 1 + below(5)) {
 			snprintf(what, sizeof(what), "command %u: %u bytes", cut[t], len);
 			program_header(q, 0, 1)->type = cut[t];
 			if (ask(q, (struct piece[]){{slot_phys(q, 0), len, 0}, {status_phys(q, 0), 1, WRITE}}, 2))

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -236,14 +236,20 @@ fn dropped(lane: &LaneState) -> u64 {
     lane.ring.get().map_or(0, super::Ring::dropped)
 }
 
-/// What is there, or a new file for this user only.
+/// What is there, or a new file for this user only. Of a pipe nobody waits for the other end.
 fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    let mut options = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).to_owned();
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Makes sure that a file is empty or an old trace, and goes to its start; `false` for what is no file, such as a pipe.
+/// Makes sure that a file is empty or an old trace, and goes to its start; `false` for what is no file, such as a pipe, of which
+/// nobody waits until it has room.
 fn check(file: &mut File) -> io::Result<bool> {
-    if !file.metadata()?.is_file() {
+    let kind = file.metadata()?.file_type();
+    if kind.is_block_device() {
+        return Err(io::Error::other("it is a block device; name a file"));
+    }
+    if !kind.is_file() {
         return Ok(false);
     }
     file.rewind()?;

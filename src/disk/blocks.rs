@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What is known of the pages of an image in memory (tmpfs, or a memory disk), for each block of it.
+//!
+//! *Present*: all pages of the block are there, so it can be read in place. To touch a page of a hole would make it: a read would
+//! take the host's memory, and undo a discard.
+//!
+//! *Settled*: it is best written in place, too. Storing into a mapping is several times as fast as `pwrite(2)` - except for the
+//! first time, when it costs a page fault. So a block is written by system calls until that has happened twice. Then, if it is
+//! present, its pages are put into the page table at once.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use vm_memory::VolatileSlice;
+
+use super::resident::{Resident, is_resident};
+
+/// Bytes of a block.
+const BLOCK: u64 = 64 << 10;
+/// The largest image for which this is remembered: the memory it takes is bounded (4 MiB).
+const LARGEST: u64 = BLOCK << 22;
+
+/// Blocks that are looked at in one system call: 2 MiB.
+const AT_ONCE: usize = 32;
+
+/// What is known of a block; these can be combined.
+mod state {
+    /// All of its pages are there.
+    pub const PRESENT: u8 = 1;
+    /// It has been written once.
+    pub const WRITTEN: u8 = 2;
+    /// It is written in place.
+    pub const SETTLED: u8 = 4;
+}
+
+/// The state of each block of an image.
+#[derive(Debug)]
+pub struct Blocks {
+    states: Box<[AtomicU8]>,
+    /// How often pages may have gone: what was found out of the pages meanwhile does not count.
+    losses: AtomicU32,
+}
+
+impl Blocks {
+    /// Nothing is known. `None` for an image that is too large.
+    pub fn new(len: u64) -> Option<Self> {
+        let blocks = usize::try_from(len.div_ceil(BLOCK)).ok().filter(|_| len <= LARGEST)?;
+        let states = std::iter::repeat_with(AtomicU8::default).take(blocks).collect();
+        Some(Self { states, losses: AtomicU32::new(0) })
+    }
+
+    /// Whether all pages of a range are known to be there.
+    pub fn are_present(&self, offset: u64, len: usize) -> bool {
+        self.are(state::PRESENT, offset, len)
+    }
+
+    /// Whether all of a range is settled.
+    pub fn are_settled(&self, offset: u64, len: usize) -> bool {
+        self.are(state::SETTLED, offset, len)
+    }
+
+    fn are(&self, wanted: u8, offset: u64, len: usize) -> bool {
+        self.range(offset, len)
+            .is_some_and(|(_, states)| states.iter().all(|state| state.load(Ordering::Relaxed) & wanted != 0))
+    }
+
+    /// Asks the system whether all pages of a range are there, and remembers it of each block that it is told of. `bytes` gives a
+    /// range of the mapping.
+    pub fn look<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) -> bool {
+        let Some((first, states)) = self.range(offset, len) else { return false };
+        let end = offset + len as u64; // it has blocks, so it does not overflow; usize to u64 loses nothing
+        let starts = (first * BLOCK..).step_by(AT_ONCE * BLOCK as usize); // 64 KiB
+        starts.zip(states.chunks(AT_ONCE)).all(|(start, states)| {
+            let len = states.len() as u64 * BLOCK;
+            let (from, to) = (start.max(offset), end.min(start + len));
+            match bytes(start, len) {
+                Some(whole) => self.look_at(states, &whole, from - start, to - from),
+                // The image ends within the last block. Of that nothing is remembered.
+                None => bytes(from, to - from).is_some_and(|range| is_resident(&range)),
+            }
+        })
+    }
+
+    /// Looks at a few whole blocks. Tells whether a range of them is there.
+    fn look_at(&self, states: &[AtomicU8], whole: &VolatileSlice<'_>, from: u64, len: u64) -> bool {
+        let losses = self.losses.load(Ordering::SeqCst);
+        let Some(resident) = Resident::of(whole) else { return false };
+        for (start, state) in (0..).step_by(BLOCK as usize).zip(states) {
+            if resident.are(start, BLOCK) {
+                state.fetch_or(state::PRESENT, Ordering::SeqCst);
+            }
+        }
+        if self.losses.load(Ordering::SeqCst) != losses {
+            states.iter().for_each(|state| state.store(0, Ordering::SeqCst));
+            return false;
+        }
+        resident.are(from, len)
+    }
+
+    /// A range has been written by a system call. `bytes` gives a range of the mapping.
+    pub fn written<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) {
+        let Some((first, states)) = self.range(offset, len) else { return };
+        for (number, state) in (first..).zip(states) {
+            // Whoever comes at the same time does the same once more.
+            let now = state.load(Ordering::Relaxed);
+            if now & state::SETTLED != 0 {
+                continue;
+            }
+            if now & state::WRITTEN == 0 {
+                state.fetch_or(state::WRITTEN, Ordering::Relaxed);
+                continue;
+            }
+            let start = number * BLOCK;
+            if now & state::PRESENT != 0 || self.look(start, BLOCK as usize, &bytes) {
+                if let Some(bytes) = bytes(start, BLOCK) {
+                    touch(&bytes);
+                }
+                // Only if it is still present.
+                let _ = state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
+                    (now & state::PRESENT != 0).then_some(now | state::SETTLED)
+                });
+            } else {
+                // It is asked again, but not each time.
+                state.fetch_and(!state::WRITTEN, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The pages of a range may be gone: to be called after they went, and before, for others read meanwhile.
+    pub fn forget(&self, offset: u64, len: u64) {
+        self.losses.fetch_add(1, Ordering::SeqCst);
+        let Ok(first) = usize::try_from(offset / BLOCK) else { return };
+        let count = usize::try_from(len.div_ceil(BLOCK)).unwrap_or(usize::MAX).saturating_add(1);
+        // Some of it may lie in a larger mapping.
+        self.states.iter().skip(first).take(count).for_each(|state| state.store(0, Ordering::SeqCst));
+    }
+
+    /// The blocks that a range touches, and the number of the first one.
+    fn range(&self, offset: u64, len: usize) -> Option<(u64, &[AtomicU8])> {
+        let first = offset / BLOCK;
+        let end = offset.checked_add(len as u64)?.div_ceil(BLOCK); // usize to u64 loses nothing
+        let range = usize::try_from(first).ok()?..usize::try_from(end).ok()?;
+        Some((first, self.states.get(range)?))
+    }
+}
+
+/// Puts the pages of a block, which are there, into the page table by reading two bytes: tmpfs has a page fault put the pages
+/// around in, too, by default the 64 KiB of addresses that it lies in, of which a block touches two at the most. The pages
+/// can be written then: nobody has to be told of the first write, as with other file systems. A store would take a page
+/// fault for each page.
+fn touch(block: &VolatileSlice<'_>) {
+    let mut byte = [0u8];
+    block.copy_to(&mut byte);
+    std::hint::black_box(byte);
+    if let Ok(last) = block.offset(block.len().saturating_sub(1)) {
+        last.copy_to(&mut byte);
+        std::hint::black_box(byte);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_beyond_the_image_are_not_settled() {
+        let blocks = Blocks::new(3 * BLOCK + 512).expect("blocks");
+        blocks.states.iter().for_each(|state| state.store(state::SETTLED, Ordering::Relaxed));
+        assert!(blocks.are_settled(0, 4096) && blocks.are_settled(3 * BLOCK, 512));
+        assert!(blocks.are_settled(BLOCK - 512, 1024) && !blocks.are_present(0, 512));
+        assert!(!blocks.are_settled(4 * BLOCK, 512) && !blocks.are_settled(4 * BLOCK - 512, 1024));
+        assert!(!blocks.are_settled(u64::MAX, 1) && !blocks.are_settled(u64::MAX - 511, usize::MAX));
+        blocks.forget(BLOCK, 512);
+        assert!(blocks.are_settled(0, 512) && !blocks.are_settled(BLOCK - 512, 1024));
+        assert!(blocks.are_settled(3 * BLOCK, 512));
+        blocks.forget(3 * BLOCK, u64::MAX);
+        assert!(!blocks.are_settled(3 * BLOCK, 512));
+        assert!(Blocks::new(LARGEST + 512).is_none());
+    }
+}
