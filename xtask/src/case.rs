@@ -4,7 +4,7 @@
 use crate::driver::MODULE;
 use crate::host_steps::Step;
 use crate::stats::Assertion;
-use crate::vm::Attach;
+use crate::vm::{Attach, QUEUES};
 use crate::watch::Bounds;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -76,7 +76,7 @@ impl Case {
             attach: Attach::default(),
             needs: vec![],
             timeout: None,
-            queues: 2,
+            queues: QUEUES,
             rings: None,
             kills: 0,
             host: vec![],

@@ -177,23 +177,17 @@ fn boot(
         Ok(device) => device,
         Err(e) => return Ok((Ended::NotStarted, Err(e))),
     };
-    let machine = &prepared.machine;
     let (queues, queue_size) = case.rings.unwrap_or((case.queues, QUEUE_SIZE));
     let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
+    let disks = [device.socket.clone()];
+    let disks = disks.each_ref().map(PathBuf::as_path);
     let vm = Vm {
-        qemu: &machine.qemu,
-        accel: machine.accel,
-        kernel: &machine.kernel.image,
-        root: &machine.root.image(),
         attach: case.attach,
         queues,
         queue_size,
         reconnect: case.kills > 0,
-        disks: &[&device.socket.clone()],
         progress: needs_progress.then_some(progress.as_path()),
-        dialog: None,
-        job: &tar,
-        results: &results,
+        ..Vm::new(&prepared.machine, &disks, &tar, &results)
     };
     let mut kills = Kills::new(case.kills, options, &others, &progress);
     let mut steps = HostSteps::new(&case.host, options, control, &progress, dir.join("host.log"));

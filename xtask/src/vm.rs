@@ -5,6 +5,7 @@ use crate::accel::Accelerator;
 use crate::kills::RECONNECT_MS;
 use crate::process::{Running, open_log};
 use crate::qemu::{GENERIC_DEVICE, Qemu};
+use crate::setup::Machine;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -28,6 +29,8 @@ pub enum Attach {
     VhostUserBlk,
 }
 
+/// Request queues of a device, where nothing else is asked for.
+pub const QUEUES: u16 = 2;
 /// Descriptors of a queue, where nothing else is asked for. The device is told the same.
 pub const QUEUE_SIZE: u16 = 256;
 
@@ -40,7 +43,7 @@ pub struct Vm<'a> {
     /// The bzImage.
     pub kernel: &'a Path,
     /// The root disk.
-    pub root: &'a Path,
+    pub root: PathBuf,
     /// How the devices are attached.
     pub attach: Attach,
     /// Each device's request queues.
@@ -61,7 +64,26 @@ pub struct Vm<'a> {
     pub results: &'a Path,
 }
 
-impl Vm<'_> {
+impl<'a> Vm<'a> {
+    /// The ordinary guest, with these devices attached.
+    pub fn new(machine: &'a Machine, disks: &'a [&'a Path], job: &'a Path, results: &'a Path) -> Self {
+        Self {
+            qemu: &machine.qemu,
+            accel: machine.accel,
+            kernel: &machine.kernel.image,
+            root: machine.root.image(),
+            attach: Attach::default(),
+            queues: QUEUES,
+            queue_size: QUEUE_SIZE,
+            reconnect: false,
+            disks,
+            progress: None,
+            dialog: None,
+            job,
+            results,
+        }
+    }
+
     fn command(&self) -> Command {
         let mut qemu = self.qemu.command();
         qemu.args(self.accel.args());
@@ -71,7 +93,7 @@ impl Vm<'_> {
         qemu.arg("-kernel").arg(self.kernel);
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
         qemu.args(["-append", append]);
-        qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", self.root));
+        qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", &self.root));
         // A second NVMe disk or namespace is out of the question: they are numbered in random order.
         qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);
         qemu.arg("-chardev").arg(option("file,id=job,path=/dev/null,input-path=", self.job));
