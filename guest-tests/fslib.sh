@@ -503,6 +503,49 @@ ciphertext_case() {
 	check_fs "$DISK"
 }
 
+# plain_then_in_band: the firmware has read the disk, which the step on the host sees: the kernel's first code asks it for each
+# disk's boot record (CONFIG_EDD). Then the stock driver has the disk, then ours, without and with in-band access.
+plain_then_in_band() {
+	[ ! -b "$DISK" ] || skip 'a driver that is built into the kernel has read the disk'
+	make-data 3000000 7 > /tmp/open
+	make_files tree 0
+	host_step
+	sleep 1
+	load_driver virtio_blk
+	if has_inline_encryption; then
+		fail 'the stock driver shows inline encryption'
+	fi
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	cp /tmp/open "$MNT/stock"
+	umount "$MNT"
+
+	change_driver virtio_blk_crypto
+	if has_inline_encryption; then
+		fail 'inline encryption without in_band=1'
+	fi
+	mount_fs "$DISK" "$MNT"
+	cmp /tmp/open "$MNT/stock"
+	cp /tmp/open "$MNT/ours"
+	umount "$MNT"
+
+	change_driver virtio_blk
+	mount_fs "$DISK" "$MNT"
+	cmp /tmp/open "$MNT/ours"
+	umount "$MNT"
+
+	change_driver virtio_blk_crypto in_band=1
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+	cp -r "$OUT/plain/tree/." "$MNT/secret"
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	expect_native
+	record "$MNT/secret" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
 # broken_case METHOD [unnoticed]: files written through an engine that is broken on purpose, recorded for the host, which
 # must find the ciphertext wrong. unnoticed: the defect undoes itself in reading, so that the guest finds its files intact.
 broken_case() {

@@ -13,7 +13,7 @@ use crate::stats::Stats;
 use crate::verify::{self, Verified};
 use crate::vm::{Ended, QUEUE_SIZE, Vm};
 use crate::watch::Watch;
-use crate::{cache, console};
+use crate::{cache, console, qemu};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ use std::time::Duration;
 
 /// What boots of a case share: files on the host that the device's options name, and files of the guest in its results.
 const STATE: &str = "state";
+
+/// The script's exit status when it has skipped itself.
+const SKIPPED: &str = "77";
 
 /// A case's verdict.
 pub enum Outcome {
@@ -177,17 +180,21 @@ fn boot(
         Ok(device) => device,
         Err(e) => return Ok((Ended::NotStarted, Err(e))),
     };
-    let (queues, queue_size) = case.rings.unwrap_or((case.queues, QUEUE_SIZE));
+    let machine = &prepared.machine;
+    let release = case.qemu.as_deref().map(|release| qemu::of_release(paths, machine.mirror.as_ref(), release));
+    let release = release.transpose()?;
+    let (queues, queue_size) = case.rings.unwrap_or((case.queues, Some(QUEUE_SIZE)));
     let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
     let disks = [device.socket.clone()];
     let disks = disks.each_ref().map(PathBuf::as_path);
     let vm = Vm {
+        qemu: release.as_ref().unwrap_or(&machine.qemu),
         attach: case.attach,
         queues,
         queue_size,
         reconnect: case.kills > 0,
         progress: needs_progress.then_some(progress.as_path()),
-        ..Vm::new(&prepared.machine, &disks, &tar, &results)
+        ..Vm::new(machine, &disks, &tar, &results)
     };
     let mut kills = Kills::new(case.kills, options, &others, &progress);
     let mut steps = HostSteps::new(&case.host, options, control, &progress, dir.join("host.log"));
@@ -199,8 +206,12 @@ fn boot(
         }
         watch.step(device.id());
     })?;
+    if results.exists() {
+        job::unpack_results(&results, &dir.join("out"))?;
+    }
     // Why the guest ended early is the more telling reason.
-    if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) {
+    let status = fs::read_to_string(dir.join("out/status")).unwrap_or_default();
+    if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) && status.trim() != SKIPPED {
         disturbed = kills.finish().and_then(|()| steps.finish());
     }
     let report = watch.report();
@@ -211,9 +222,6 @@ fn boot(
     // The other reasons are more telling.
     if device.is_ok() && matches!(ended, Ended::PoweredOff) {
         device = watch.finish();
-    }
-    if results.exists() {
-        job::unpack_results(&results, &dir.join("out"))?;
     }
     Ok((ended, device))
 }
@@ -251,7 +259,7 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
         }
         Ended::NotStarted => {}
         Ended::PoweredOff => match run.result("status").trim() {
-            "0" | "77" => {}
+            "0" | SKIPPED => {}
             "" => problems.push(format!("the guest brought back no result; its console:\n{}", tail(&console, 15))),
             status => {
                 let log = run.dir.join("out/log");
@@ -264,7 +272,7 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
 
 /// The reason why the script skipped itself.
 fn skipped(run: &CaseRun) -> Option<String> {
-    if run.result("status").trim() != "77" {
+    if run.result("status").trim() != SKIPPED {
         return None;
     }
     let reason = [run.result("skip"), run.result("log")]

@@ -7,6 +7,7 @@ use crate::process::{Running, open_log};
 use crate::qemu::{GENERIC_DEVICE, Qemu};
 use crate::setup::Machine;
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -48,8 +49,8 @@ pub struct Vm<'a> {
     pub attach: Attach,
     /// Each device's request queues.
     pub queues: u16,
-    /// Descriptors of each queue.
-    pub queue_size: u16,
+    /// Descriptors of each queue; `None`: as QEMU will have it.
+    pub queue_size: Option<u16>,
     /// Reconnect to a device that was killed and started again.
     pub reconnect: bool,
     /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
@@ -74,7 +75,7 @@ impl<'a> Vm<'a> {
             root: machine.root.image(),
             attach: Attach::default(),
             queues: QUEUES,
-            queue_size: QUEUE_SIZE,
+            queue_size: Some(QUEUE_SIZE),
             reconnect: false,
             disks,
             progress: None,
@@ -96,7 +97,8 @@ impl<'a> Vm<'a> {
         qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", &self.root));
         // A second NVMe disk or namespace is out of the question: they are numbered in random order.
         qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);
-        qemu.arg("-chardev").arg(option("file,id=job,path=/dev/null,input-path=", self.job));
+        // A file that can be read, also with a QEMU whose `file` has no `input-path` yet. The guest writes nothing to it.
+        qemu.arg("-chardev").arg(option("pipe,id=job,path=", self.job));
         qemu.args(["-device", "virtserialport,chardev=job,name=job"]);
         qemu.arg("-chardev").arg(option("file,id=results,path=", self.results));
         qemu.args(["-device", "virtserialport,chardev=results,name=results"]);
@@ -112,24 +114,28 @@ impl<'a> Vm<'a> {
         for (number, socket) in self.disks.iter().enumerate() {
             let reconnect = if self.reconnect { format!("reconnect-ms={RECONNECT_MS},") } else { String::new() };
             qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), socket));
-            qemu.args(["-device", &self.disk(number)]);
+            qemu.args(["-device", &self.disk(number).to_string()]);
         }
         qemu
     }
 
-    fn disk(&self, number: usize) -> String {
-        let queues = u32::from(self.queues);
-        match self.attach {
-            // One more than the request queues: the control queue.
-            Attach::Generic => format!(
-                "{GENERIC_DEVICE},chardev=disk{number},virtio-id={VIRTIO_ID_BLOCK},num_vqs={},vq_size={},config_size={CONFIG_SIZE}",
-                queues + 1,
-                self.queue_size
-            ),
-            Attach::VhostUserBlk => {
-                format!("vhost-user-blk-pci,chardev=disk{number},num-queues={queues},queue-size={}", self.queue_size)
+    /// A disk as QEMU's option `-device` takes it.
+    fn disk(&self, number: usize) -> Value {
+        let (driver, queue_size, mut disk) = match self.attach {
+            Attach::Generic => {
+                // One more than the request queues: the control queue.
+                let queues = u32::from(self.queues) + 1;
+                let disk = json!({"virtio-id": VIRTIO_ID_BLOCK, "num_vqs": queues, "config_size": CONFIG_SIZE});
+                (GENERIC_DEVICE, "vq_size", disk)
             }
+            Attach::VhostUserBlk => ("vhost-user-blk-pci", "queue-size", json!({"num-queues": self.queues})),
+        };
+        disk["driver"] = driver.into();
+        if let Some(entries) = self.queue_size {
+            disk[queue_size] = entries.into();
         }
+        disk["chardev"] = format!("disk{number}").into();
+        disk
     }
 
     /// Boots it with its console in a file.
