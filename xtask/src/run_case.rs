@@ -3,7 +3,7 @@
 
 use crate::case::Case;
 use crate::device::{self, Device};
-use crate::host_steps::{self, HostSteps};
+use crate::host_steps::{self, HostSteps, Step};
 use crate::job::{self, Job};
 use crate::kills::{self, Kills};
 use crate::paths::Paths;
@@ -16,6 +16,7 @@ use crate::watch::Watch;
 use crate::{cache, console, qemu};
 use anyhow::{Context, Result};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -185,6 +186,7 @@ fn boot(
     let release = release.transpose()?;
     let (queues, queue_size) = case.rings.unwrap_or((case.queues, Some(QUEUE_SIZE)));
     let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
+    let monitor = scratch.path().join("monitor");
     let disks = [device.socket.clone()];
     let disks = disks.each_ref().map(PathBuf::as_path);
     let vm = Vm {
@@ -194,17 +196,17 @@ fn boot(
         queue_size,
         reconnect: case.kills > 0,
         progress: needs_progress.then_some(progress.as_path()),
+        monitor: case.host.iter().any(Step::needs_monitor).then_some(monitor.as_path()),
         ..Vm::new(machine, &disks, &tar, &results)
     };
     let mut kills = Kills::new(case.kills, options, &others, &progress);
-    let mut steps = HostSteps::new(&case.host, options, control, &progress, dir.join("host.log"));
+    let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
     let mut watch = Watch::new(&case.bounds, &progress);
     let mut disturbed = Ok(());
     let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), || {
-        if disturbed.is_ok() {
-            disturbed = kills.step(&mut device).and_then(|()| steps.step(&device));
-        }
+        disturbed = kills.step(&mut device).and_then(|()| steps.step(&device));
         watch.step(device.id());
+        if disturbed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     if results.exists() {
         job::unpack_results(&results, &dir.join("out"))?;
@@ -257,7 +259,7 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
         Ended::Failed(how) => {
             problems.insert(0, format!("QEMU failed ({how}):\n{}", tail(&run.dir.join("qemu.log"), 10)));
         }
-        Ended::NotStarted => {}
+        Ended::NotStarted | Ended::GivenUp => {}
         Ended::PoweredOff => match run.result("status").trim() {
             "0" | SKIPPED => {}
             "" => problems.push(format!("the guest brought back no result; its console:\n{}", tail(&console, 15))),

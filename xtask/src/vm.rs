@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ pub struct Vm<'a> {
     pub progress: Option<&'a Path>,
     /// A Unix socket that this process listens at, for the guest's port `dialog`.
     pub dialog: Option<&'a Path>,
+    /// Where QEMU listens for its monitor. The guest then has what it takes to get and lose disks and memory while it runs.
+    pub monitor: Option<&'a Path>,
     /// The job for the guest.
     pub job: &'a Path,
     /// Where the guest's results go.
@@ -80,6 +83,7 @@ impl<'a> Vm<'a> {
             disks,
             progress: None,
             dialog: None,
+            monitor: None,
             job,
             results,
         }
@@ -89,7 +93,8 @@ impl<'a> Vm<'a> {
         let mut qemu = self.qemu.command();
         qemu.args(self.accel.args());
         qemu.args(["-object", &format!("memory-backend-memfd,id=mem,size={GUEST_MEMORY},share=on")]);
-        qemu.args(["-machine", "q35,memory-backend=mem", "-m", GUEST_MEMORY, "-smp", "2"]);
+        let room = if self.monitor.is_some() { ",slots=2,maxmem=2G" } else { "" };
+        qemu.args(["-machine", "q35,memory-backend=mem", "-m", &format!("{GUEST_MEMORY}{room}"), "-smp", "2"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(self.kernel);
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
@@ -110,6 +115,14 @@ impl<'a> Vm<'a> {
             qemu.arg("-chardev").arg(option("socket,id=dialog,path=", dialog));
             qemu.args(["-device", "virtserialport,chardev=dialog,name=dialog"]);
         }
+        if let Some(monitor) = self.monitor {
+            qemu.arg("-chardev").arg(option("socket,id=monitor,server=on,wait=off,path=", monitor));
+            qemu.args(["-qmp", "chardev:monitor"]);
+            // One for each disk, and one for another.
+            for number in 0..=self.disks.len() {
+                qemu.args(["-device", &format!("pcie-root-port,id=port{number},chassis={}", number + 1)]);
+            }
+        }
         qemu.args(["-device", "virtio-rng-pci"]);
         for (number, socket) in self.disks.iter().enumerate() {
             let reconnect = if self.reconnect { format!("reconnect-ms={RECONNECT_MS},") } else { String::new() };
@@ -119,8 +132,8 @@ impl<'a> Vm<'a> {
         qemu
     }
 
-    /// A disk as QEMU's option `-device` takes it.
-    fn disk(&self, number: usize) -> Value {
+    /// A disk as QEMU's option `-device` and its monitor's `device_add` take it.
+    pub fn disk(&self, number: usize) -> Value {
         let (driver, queue_size, mut disk) = match self.attach {
             Attach::Generic => {
                 // One more than the request queues: the control queue.
@@ -134,7 +147,11 @@ impl<'a> Vm<'a> {
         if let Some(entries) = self.queue_size {
             disk[queue_size] = entries.into();
         }
-        disk["chardev"] = format!("disk{number}").into();
+        disk["id"] = format!("disk{number}").into();
+        disk["chardev"] = disk["id"].clone();
+        if self.monitor.is_some() {
+            disk["bus"] = format!("port{number}").into();
+        }
         disk
     }
 
@@ -148,15 +165,24 @@ impl<'a> Vm<'a> {
         Running::start(&mut qemu)
     }
 
-    /// As [`Self::start`], then waits for its end; it is killed at the time limit. Calls `meanwhile` again and again.
-    pub fn run(&self, console: &Path, log: &Path, limit: Duration, mut meanwhile: impl FnMut()) -> Result<Ended> {
+    /// As [`Self::start`], then waits for its end. Calls `meanwhile` again and again. It is killed at the time limit, or when
+    /// `meanwhile` says that it makes no sense to go on.
+    pub fn run(
+        &self,
+        console: &Path,
+        log: &Path,
+        limit: Duration,
+        mut meanwhile: impl FnMut() -> ControlFlow<()>,
+    ) -> Result<Ended> {
         let mut guest = self.start(console, log)?;
         let end = Instant::now() + limit;
         while Instant::now() < end {
             if let Some(status) = guest.wait_for(Duration::from_millis(10))? {
                 return Ok(Ended::with(status));
             }
-            meanwhile();
+            if meanwhile().is_break() {
+                return Ok(Ended::GivenUp);
+            }
         }
         Ok(Ended::TimedOut)
     }
@@ -179,6 +205,8 @@ pub enum Ended {
     Failed(String),
     /// Killed at the time limit.
     TimedOut,
+    /// Killed, as it was of no use any more.
+    GivenUp,
 }
 
 impl Ended {
