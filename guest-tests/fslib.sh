@@ -392,6 +392,109 @@ wait_for_size() {
 	note "the disk has $1 bytes"
 }
 
+# begin_busy DIRECTORY OPTION...: files in DIRECTORY are written and verified in the background, until end_busy.
+begin_busy() {
+	local directory=$1
+	shift
+	while [ ! -e /tmp/enough ]; do
+		fio --name=busy --directory="$directory" --ioengine="$(fio_engine)" --iodepth=16 --rw=randrw --bsrange=512-32k \
+			--direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" "$@" || exit 1
+	done &
+	BUSY=$!
+	sleep 1
+}
+
+end_busy() {
+	: > /tmp/enough
+	wait $BUSY || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
+	rm /tmp/enough
+	if dmesg | grep -E 'I/O error|EXT4-fs error'; then
+		fail 'the kernel saw an error'
+	fi
+}
+
+# pause_case: the host pauses the guest while files are written, verified and read with more keys than keyslots. No key is
+# lost by that; all are when the driver has let go of the disk and begins anew.
+pause_case() {
+	local device driver round
+	device=$(basename "$(readlink -f "$BLOCK/device")")
+	driver=$(readlink -f "$BLOCK/device/driver")
+	make_files tree 0
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+	encrypted_dir "$MNT/busy" two per-file 512
+	cp -r "$OUT/plain/tree/." "$MNT/secret"
+	begin_busy "$MNT/busy" --numjobs=6 --size=1M
+	host_step
+	for round in 1 2 3 4 5; do
+		drop_caches
+		same_files "$OUT/plain/tree" "$MNT/secret"
+		sleep 0.5
+	done
+	host_step
+	end_busy
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	rm "$MNT"/busy/*
+	sync
+	note 'keys are in the keyslots, and the driver goes'
+	echo "$device" > "$driver/unbind"
+	umount "$MNT"
+	echo "$device" > "$driver/bind"
+	wait_for_disk yes
+	host_step
+	sleep 1
+	mount_fs "$DISK" "$MNT"
+	unlock one "$MNT"
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	expect_native
+	record "$MNT/secret" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# replug_case TIMES: the first step on the host is another frontend, which comes under I/O; the others unplug the disk and
+# plug it in again. Each time all files of before are right.
+replug_case() {
+	local round tries number
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+	encrypted_dir "$MNT/busy" two per-file 512
+	begin_busy "$MNT/busy" --numjobs=2 --size=1M
+	host_step
+	sleep 3
+	end_busy
+	rm "$MNT"/busy/*
+	umount "$MNT"
+	for round in $(seq "$1"); do
+		mount_fs "$DISK" "$MNT"
+		unlock one "$MNT"
+		make_files "tree/$round" $((100 * round)) 100 4097 70000
+		cp -r "$OUT/plain/tree/$round" "$MNT/secret"
+		drop_caches
+		same_files "$OUT/plain/tree" "$MNT/secret"
+		umount "$MNT"
+		# Every disk of a boot has another one.
+		number=$(cat "$BLOCK/diskseq")
+		host_step
+		tries=0
+		while [ ! -b "$DISK" ] || [ "$(cat "$BLOCK/diskseq")" = "$number" ]; do
+			tries=$((tries + 1))
+			[ $tries -lt 600 ] || fail "the disk does not come back, round $round"
+			sleep 0.1
+		done
+	done
+	mount_fs "$DISK" "$MNT"
+	unlock one "$MNT"
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	expect_native
+	record "$MNT/secret" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
 # --- a device that is killed and started again -----------------------------------------------------------------------
 
 # begin_kills: asks the host to begin.
@@ -499,6 +602,49 @@ ciphertext_case() {
 	same_files "$OUT/plain/tree" "$MNT/secret"
 	record "$MNT/secret" tree
 	record_names "$MNT/secret"
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# plain_then_in_band: the firmware has read the disk, which the step on the host sees: the kernel's first code asks it for each
+# disk's boot record (CONFIG_EDD). Then the stock driver has the disk, then ours, without and with in-band access.
+plain_then_in_band() {
+	[ ! -b "$DISK" ] || skip 'a driver that is built into the kernel has read the disk'
+	make-data 3000000 7 > /tmp/open
+	make_files tree 0
+	host_step
+	sleep 1
+	load_driver virtio_blk
+	if has_inline_encryption; then
+		fail 'the stock driver shows inline encryption'
+	fi
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	cp /tmp/open "$MNT/stock"
+	umount "$MNT"
+
+	change_driver virtio_blk_crypto
+	if has_inline_encryption; then
+		fail 'inline encryption without in_band=1'
+	fi
+	mount_fs "$DISK" "$MNT"
+	cmp /tmp/open "$MNT/stock"
+	cp /tmp/open "$MNT/ours"
+	umount "$MNT"
+
+	change_driver virtio_blk
+	mount_fs "$DISK" "$MNT"
+	cmp /tmp/open "$MNT/ours"
+	umount "$MNT"
+
+	change_driver virtio_blk_crypto in_band=1
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+	cp -r "$OUT/plain/tree/." "$MNT/secret"
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	expect_native
+	record "$MNT/secret" tree
 	umount "$MNT"
 	check_fs "$DISK"
 }

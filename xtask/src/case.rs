@@ -3,8 +3,9 @@
 
 use crate::driver::MODULE;
 use crate::host_steps::Step;
+use crate::qemu::RELEASES;
 use crate::stats::Assertion;
-use crate::vm::Attach;
+use crate::vm::{Attach, QUEUES};
 use crate::watch::Bounds;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -32,14 +33,16 @@ pub struct Case {
     pub driver: String,
     /// How the device is attached.
     pub attach: Attach,
+    /// The Debian release whose QEMU it is about.
+    pub qemu: Option<String>,
     /// Kernel symbols and commands without which it is skipped.
     pub needs: Vec<String>,
     /// Its own time limit.
     pub timeout: Option<Duration>,
     /// Request queues.
     pub queues: u16,
-    /// Request queues and their size that QEMU is told alone: the device's personality must have the same.
-    pub rings: Option<(u16, u16)>,
+    /// Request queues and their size that QEMU is told alone, for the device's personality; without a size its own.
+    pub rings: Option<(u16, Option<u16>)>,
     /// How often the device is killed and started again while the guest runs.
     pub kills: u32,
     /// What the host does when the guest asks for it, in this order.
@@ -74,9 +77,10 @@ impl Case {
             image: 256 << 20,
             driver: MODULE.to_owned(),
             attach: Attach::default(),
+            qemu: None,
             needs: vec![],
             timeout: None,
-            queues: 2,
+            queues: QUEUES,
             rings: None,
             kills: 0,
             host: vec![],
@@ -94,6 +98,10 @@ impl Case {
         ensure!(
             case.kills == 0 || case.attach == Attach::VhostUserBlk,
             "QEMU reconnects to a device that was killed on vhost-user-blk only"
+        );
+        ensure!(
+            case.qemu.is_none() || case.attach == Attach::VhostUserBlk && case.kills == 0,
+            "what old QEMUs have is vhost-user-blk, without reconnect-ms"
         );
         ensure!(
             case.host.is_empty() || case.kills == 0 && case.boots == 1,
@@ -143,13 +151,17 @@ impl Case {
                     _ => bail!("attach is generic or vhost-user-blk"),
                 }
             }
+            "qemu" => {
+                ensure!(RELEASES.contains(&value), "qemu is one of {}", RELEASES.join(", "));
+                self.qemu = Some(value.to_owned());
+            }
             "needs" => self.needs.extend(words()),
             "timeout" => self.timeout = Some(Duration::from_secs(value.parse().context("timeout is in seconds")?)),
             "queues" => self.queues = value.parse().context("queues is a number")?,
             "rings" => {
-                let (queues, size) = value.split_once('x').context("rings is QUEUESxSIZE")?;
-                let number = |text: &str| text.trim().parse::<u16>().context("rings is QUEUESxSIZE");
-                self.rings = Some((number(queues)?, number(size)?));
+                let number = |text: &str| text.trim().parse::<u16>().context("rings is QUEUES or QUEUESxSIZE");
+                let (queues, size) = value.split_once('x').map_or((value, None), |(q, s)| (q, Some(s)));
+                self.rings = Some((number(queues)?, size.map(number).transpose()?));
             }
             "kills" => self.kills = value.parse().context("kills is a number")?,
             "host" => self.host.push(value.parse()?),
@@ -224,7 +236,7 @@ mod tests {
         assert_eq!(case.description, "many keys: 200 files");
         assert_eq!(case.device, ["--keyslots", "4", "--read-only"]);
         assert_eq!((case.image, case.queues, case.check_fscrypt), (1 << 30, 4, true));
-        assert_eq!(case.rings, Some((1, 32)));
+        assert_eq!(case.rings, Some((1, Some(32))));
         assert_eq!((case.driver.as_str(), case.attach), ("virtio_blk", Attach::VhostUserBlk));
         assert_eq!(case.needs, ["CONFIG_F2FS_FS", "mkfs.f2fs"]);
         assert_eq!((case.timeout, case.stats.len()), (Some(Duration::from_secs(600)), 1));
@@ -234,7 +246,7 @@ mod tests {
     fn mistakes_are_refused() {
         assert!(parse("#!/bin/sh\n").is_err());
         for line in
-            ["image: 5X", "driver: ext4", "attach: nvme", "check: all", "stat: a ~ 1", "queues: -1", "rings: 32"]
+            ["image: 5X", "driver: ext4", "attach: nvme", "check: all", "stat: a ~ 1", "queues: -1", "rings: 32x"]
         {
             assert!(parse(&format!("# case: x\n# {line}\n")).is_err(), "{line}");
         }
@@ -245,6 +257,15 @@ mod tests {
         let case = parse("# case: x\n# attach: vhost-user-blk\n# kills: 10\n# long: yes\n").unwrap();
         assert_eq!((case.kills, case.long), (10, true));
         for lines in ["# kills: 10", "# attach: vhost-user-blk\n# kills: many", "# long: no"] {
+            assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
+        }
+    }
+
+    #[test]
+    fn old_qemus_have_vhost_user_blk_alone() {
+        let case = parse("# case: x\n# attach: vhost-user-blk\n# qemu: bookworm\n# rings: 2\n").unwrap();
+        assert_eq!((case.qemu.as_deref(), case.rings), (Some("bookworm"), Some((2, None))));
+        for lines in ["# qemu: trixie", "# attach: vhost-user-blk\n# qemu: sid"] {
             assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
         }
     }

@@ -18,8 +18,9 @@ const ADD_BACKPORTS: &str = r#"cd "$1/etc/apt" && { cat sources.list sources.lis
     sed -n 's/^\(deb .*\) trixie main.*/\1 trixie-backports main/p' | head -n 1 > backports && test -s backports; } &&
     mv backports sources.list.d/backports.list"#;
 
-/// Runs mmdebstrap; its tree comes out as `tar`.
-pub fn mmdebstrap(mirror: Option<&Mirror>, args: &[String], tar: &Path, log: &Path) -> Result<()> {
+/// Runs mmdebstrap with the packages of `suite`, and of the backports when it is [`SUITE`]; its tree comes out as `tar`.
+pub fn mmdebstrap(mirror: Option<&Mirror>, suite: &str, args: &[String], tar: &Path, log: &Path) -> Result<()> {
+    let suites: &[&str] = if suite == SUITE { &[SUITE, BACKPORTS] } else { &[suite] };
     let mut mm = command("mmdebstrap");
     mm.arg(if is_root() { "--mode=root" } else { "--mode=unshare" });
     mm.arg("--aptopt=Acquire::Languages \"none\"").arg("--architectures=amd64").args(args);
@@ -31,13 +32,16 @@ pub fn mmdebstrap(mirror: Option<&Mirror>, args: &[String], tar: &Path, log: &Pa
     match mirror {
         Some(mirror) => {
             let signed = mirror.keyring.as_ref().map(|k| format!("[signed-by={}] ", k.display())).unwrap_or_default();
-            mm.args([SUITE, "-"]);
-            for suite in [SUITE, BACKPORTS] {
+            mm.args([suite, "-"]);
+            for suite in suites {
                 mm.arg(format!("deb {signed}{} {suite} main", mirror.uri));
             }
         }
         None => {
-            mm.arg(format!("--setup-hook={ADD_BACKPORTS}")).args([SUITE, "-"]);
+            if suites.contains(&BACKPORTS) {
+                mm.arg(format!("--setup-hook={ADD_BACKPORTS}"));
+            }
+            mm.args([suite, "-"]);
         }
     }
     run_to_file(&mut mm, tar, log).context(

@@ -8,14 +8,13 @@ use crate::paths::Paths;
 use crate::process::tail;
 use crate::setup::Machine;
 use crate::stats::Stats;
-use crate::vm::{Attach, Ended, QUEUE_SIZE, Vm};
+use crate::vm::{Ended, QUEUES, Vm};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const QUEUES: u16 = 2;
 /// What fstests wants at least.
 const IMAGE_BYTES: u64 = 2 << 30;
 /// The guest itself ends a test that takes too long; this much later it is killed.
@@ -128,22 +127,7 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
     let devices = disks().map(|d| d.start(run.program, scratch.path())).collect::<Result<Vec<_>>>()?;
     let sockets: Vec<&Path> = devices.iter().map(|d| d.socket.as_path()).collect();
     let output = run.dir.join("check.out");
-    let machine = run.machine;
-    let vm = Vm {
-        qemu: &machine.qemu,
-        accel: machine.accel,
-        kernel: &machine.kernel.image,
-        root: &machine.root.image(),
-        attach: Attach::Generic,
-        queues: QUEUES,
-        queue_size: QUEUE_SIZE,
-        reconnect: false,
-        disks: &sockets,
-        progress: Some(&output),
-        dialog: None,
-        job: &tar,
-        results: &results,
-    };
+    let vm = Vm { progress: Some(&output), ..Vm::new(run.machine, &sockets, &tar, &results) };
     let (ended, during) = watch(run, &vm, &output, &mut progress)?;
     let mut problems = vec![];
     if results.exists() {
@@ -198,7 +182,7 @@ fn judge(run: &Run, ended: &Ended, during: Option<String>, problems: &mut Vec<St
         Ended::Failed(how) => {
             problems.push(format!("QEMU failed ({how}):\n{}", tail(&run.dir.join("qemu.log"), 10)));
         }
-        Ended::NotStarted => {}
+        Ended::NotStarted | Ended::GivenUp => {}
         Ended::PoweredOff => match result("status").trim() {
             "0" => {}
             _ if run.dir.join("out/timeout").exists() => problems.push(format!("{late}; see {dmesg}")),

@@ -119,7 +119,7 @@ fn build(paths: &Paths, dir: &Path, mirror: Option<&Mirror>, run: &str, hook: &s
     ];
     args.extend(["man", "locale", "doc"].map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")));
     let tar = dir.join("root.tar");
-    debian::mmdebstrap(mirror, &args, &tar, &log)?;
+    debian::mmdebstrap(mirror, debian::SUITE, &args, &tar, &log)?;
     let tree = dir.join("build");
     debian::unpack(&tar, &tree, &log)?;
     fs::remove_file(&tar)?;

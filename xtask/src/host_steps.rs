@@ -6,6 +6,9 @@
 use crate::case::parse_size;
 use crate::device::{Device, Options};
 use crate::process::{command, open_log};
+use crate::qemu_steps::QemuStep;
+use crate::qmp::Monitor;
+use crate::vm::Vm;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::io::Write;
@@ -30,6 +33,15 @@ enum Action {
     Image(u64),
     /// Sends the device SIGHUP.
     Hangup,
+    /// Goes through QEMU's monitor.
+    Qemu(QemuStep),
+}
+
+impl Step {
+    /// Whether it is done through QEMU's monitor.
+    pub fn needs_monitor(&self) -> bool {
+        matches!(self.action, Action::Qemu(_))
+    }
 }
 
 impl FromStr for Step {
@@ -46,7 +58,10 @@ impl FromStr for Step {
             ["ctl", words @ ..] if !words.is_empty() => Action::Ctl(words.iter().map(ToString::to_string).collect()),
             ["image", size] => Action::Image(parse_size(size)?),
             ["hangup"] => Action::Hangup,
-            _ => bail!("a step is ctl WORDS, image SIZE or hangup"),
+            words => match QemuStep::parse(words)? {
+                Some(step) => Action::Qemu(step),
+                None => bail!("a step is ctl WORDS, image SIZE, hangup, {}", QemuStep::FORMS),
+            },
         };
         ensure!(
             matches!(action, Action::Ctl(_)) || !fails && says.is_none(),
@@ -65,6 +80,8 @@ pub struct HostSteps<'a> {
     /// What the guest writes to its port.
     signal: &'a Path,
     log: PathBuf,
+    vm: &'a Vm<'a>,
+    monitor: Option<Monitor>,
     done: usize,
 }
 
@@ -75,8 +92,15 @@ pub fn control_options(control: &Path) -> Vec<String> {
 
 impl<'a> HostSteps<'a> {
     /// `log`: where the output of the steps goes.
-    pub fn new(steps: &'a [Step], options: Options<'a>, control: PathBuf, signal: &'a Path, log: PathBuf) -> Self {
-        Self { steps, options, control, signal, log, done: 0 }
+    pub fn new(
+        steps: &'a [Step],
+        options: Options<'a>,
+        control: PathBuf,
+        vm: &'a Vm,
+        signal: &'a Path,
+        log: PathBuf,
+    ) -> Self {
+        Self { steps, options, control, signal, log, vm, monitor: None, done: 0 }
     }
 
     /// Does what the guest has asked for. To be called often.
@@ -101,8 +125,15 @@ impl<'a> HostSteps<'a> {
         Ok(())
     }
 
-    fn act(&self, step: &Step, device: &Device) -> Result<()> {
+    fn act(&mut self, step: &Step, device: &Device) -> Result<()> {
         match &step.action {
+            Action::Qemu(step) => {
+                let monitor = match self.monitor.take() {
+                    Some(monitor) => monitor,
+                    None => Monitor::open(self.vm.monitor.context("QEMU has no monitor")?)?,
+                };
+                step.act(self.monitor.insert(monitor), self.vm)?;
+            }
             Action::Image(bytes) => fs::File::options().write(true).open(self.options.image)?.set_len(*bytes)?,
             Action::Hangup => device.hang_up()?,
             Action::Ctl(words) => {
@@ -132,7 +163,10 @@ mod tests {
         assert!(step.fails && step.says.as_deref() == Some("a frontend is connected"));
         assert_eq!("image 1M".parse::<Step>().unwrap().action, Action::Image(1 << 20));
         assert_eq!("hangup".parse::<Step>().unwrap().action, Action::Hangup);
-        for text in ["", "ctl", "image", "image big", "hangup now", "fails hangup", "image 1M => x", "reboot"] {
+        let pause: Step = "pause 3".parse().unwrap();
+        assert!(pause.needs_monitor() && !step.needs_monitor());
+        for text in ["", "ctl", "image", "image big", "hangup now", "fails hangup", "image 1M => x", "pause", "reboot"]
+        {
             assert!(text.parse::<Step>().is_err(), "{text}");
         }
     }

@@ -33,6 +33,8 @@ mod paths;
 mod process;
 mod progress;
 mod qemu;
+mod qemu_steps;
+mod qmp;
 mod report;
 mod run_case;
 mod rust_checks;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which QEMU to run: the user's choice, the system's when it is recent enough, else Debian's backport unpacked
-//! into the cache and run with its own libraries.
+//! into the cache and run with its own libraries. Cases about older QEMUs name the Debian release that ships theirs.
 
 use crate::debian::{self, BACKPORTS};
 use crate::mirror::Mirror;
@@ -8,6 +8,7 @@ use crate::paths::Paths;
 use crate::process::{self, command, find_program};
 use crate::{cache, ui};
 use anyhow::{Context, Result, bail};
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGES: &[&str] = &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 /// The device that forwards any backend's features; QEMU 10.1 and newer have it.
 pub const GENERIC_DEVICE: &str = "vhost-user-test-device-pci";
+
+/// The releases of Debian whose own QEMU a case may ask for: 7.2 and 10.0.
+pub const RELEASES: [&str; 2] = ["bookworm", "trixie"];
 
 /// A QEMU that can be run.
 pub struct Qemu {
@@ -49,15 +53,18 @@ impl Qemu {
 
     /// Debian's packages unpacked in `root`: started through their own dynamic linker.
     fn unpacked(root: &Path) -> Result<Self> {
-        let lib = root.join("usr/lib/x86_64-linux-gnu");
+        // Packages up to bookworm's have a part of their libraries outside /usr.
+        let libs = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|dir| root.join(dir));
+        let linker = libs.iter().map(|lib| lib.join("ld-linux-x86-64.so.2")).find(|program| program.exists());
+        let program = linker.context("the packages have no dynamic linker")?;
         let mut args: Vec<OsString> =
-            vec!["--library-path".into(), lib.clone().into(), "--argv0".into(), PROGRAM.into()];
+            vec!["--library-path".into(), env::join_paths(&libs)?, "--argv0".into(), PROGRAM.into()];
         args.push(root.join("usr/bin").join(PROGRAM).into());
         for data in ["usr/share/qemu", "usr/share/seabios"] {
             args.extend(["-L".into(), root.join(data).into()]);
         }
-        let program = lib.join("ld-linux-x86-64.so.2");
-        Self { program, args, module_dir: Some(lib.join("qemu")), version: String::new() }.with_version()
+        let module_dir = Some(libs[0].join("qemu"));
+        Self { program, args, module_dir, version: String::new() }.with_version()
     }
 
     fn with_version(mut self) -> Result<Self> {
@@ -89,14 +96,25 @@ pub fn prepare(paths: &Paths, option: Option<&Path>, mirror: Option<&Mirror>) ->
         return Ok(qemu);
     }
     let key = cache::key(&["qemu 1", debian::SUITE, BACKPORTS, &PACKAGES.join(",")]);
-    let root = cache::entry(&paths.cache, "qemu", &key, |dir| {
+    let packages: Vec<String> = PACKAGES.iter().map(|p| format!("{p}/{BACKPORTS}")).collect();
+    fetch(paths, mirror, "qemu", &key, debian::SUITE, &packages.join(","))
+}
+
+/// The QEMU that a release of Debian ships, fetched the first time that it is asked for.
+pub fn of_release(paths: &Paths, mirror: Option<&Mirror>, release: &str) -> Result<Qemu> {
+    let packages = PACKAGES.join(",");
+    let key = cache::key(&["qemu 1", release, &packages]);
+    fetch(paths, mirror, &format!("qemu-{release}"), &key, release, &packages)
+}
+
+fn fetch(paths: &Paths, mirror: Option<&Mirror>, name: &str, key: &str, suite: &str, packages: &str) -> Result<Qemu> {
+    let root = cache::entry(&paths.cache, name, key, |dir| {
         ui::step("QEMU from Debian packages (first time only)", || {
-            let log = paths.log("qemu");
+            let log = paths.log(name);
             let _ = fs::remove_file(&log);
-            let include: Vec<String> = PACKAGES.iter().map(|p| format!("{p}/{BACKPORTS}")).collect();
-            let args = ["--variant=extract".to_owned(), format!("--include={}", include.join(","))];
+            let args = ["--variant=extract".to_owned(), format!("--include={packages}")];
             let tar = dir.join("root.tar");
-            debian::mmdebstrap(mirror, &args, &tar, &log)?;
+            debian::mmdebstrap(mirror, suite, &args, &tar, &log)?;
             debian::unpack(&tar, &dir.join("root"), &log)?;
             fs::remove_file(&tar)?;
             Ok(())

@@ -3,7 +3,7 @@
 
 use crate::case::Case;
 use crate::device::{self, Device};
-use crate::host_steps::{self, HostSteps};
+use crate::host_steps::{self, HostSteps, Step};
 use crate::job::{self, Job};
 use crate::kills::{self, Kills};
 use crate::paths::Paths;
@@ -13,14 +13,18 @@ use crate::stats::Stats;
 use crate::verify::{self, Verified};
 use crate::vm::{Ended, QUEUE_SIZE, Vm};
 use crate::watch::Watch;
-use crate::{cache, console};
+use crate::{cache, console, qemu};
 use anyhow::{Context, Result};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What boots of a case share: files on the host that the device's options name, and files of the guest in its results.
 const STATE: &str = "state";
+
+/// The script's exit status when it has skipped itself.
+const SKIPPED: &str = "77";
 
 /// A case's verdict.
 pub enum Outcome {
@@ -178,35 +182,38 @@ fn boot(
         Err(e) => return Ok((Ended::NotStarted, Err(e))),
     };
     let machine = &prepared.machine;
-    let (queues, queue_size) = case.rings.unwrap_or((case.queues, QUEUE_SIZE));
+    let release = case.qemu.as_deref().map(|release| qemu::of_release(paths, machine.mirror.as_ref(), release));
+    let release = release.transpose()?;
+    let (queues, queue_size) = case.rings.unwrap_or((case.queues, Some(QUEUE_SIZE)));
     let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
+    let monitor = scratch.path().join("monitor");
+    let disks = [device.socket.clone()];
+    let disks = disks.each_ref().map(PathBuf::as_path);
     let vm = Vm {
-        qemu: &machine.qemu,
-        accel: machine.accel,
-        kernel: &machine.kernel.image,
-        root: &machine.root.image(),
+        qemu: release.as_ref().unwrap_or(&machine.qemu),
         attach: case.attach,
         queues,
         queue_size,
         reconnect: case.kills > 0,
-        disks: &[&device.socket.clone()],
         progress: needs_progress.then_some(progress.as_path()),
-        dialog: None,
-        job: &tar,
-        results: &results,
+        monitor: case.host.iter().any(Step::needs_monitor).then_some(monitor.as_path()),
+        ..Vm::new(machine, &disks, &tar, &results)
     };
     let mut kills = Kills::new(case.kills, options, &others, &progress);
-    let mut steps = HostSteps::new(&case.host, options, control, &progress, dir.join("host.log"));
+    let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
     let mut watch = Watch::new(&case.bounds, &progress);
     let mut disturbed = Ok(());
     let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), || {
-        if disturbed.is_ok() {
-            disturbed = kills.step(&mut device).and_then(|()| steps.step(&device));
-        }
+        disturbed = kills.step(&mut device).and_then(|()| steps.step(&device));
         watch.step(device.id());
+        if disturbed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
+    if results.exists() {
+        job::unpack_results(&results, &dir.join("out"))?;
+    }
     // Why the guest ended early is the more telling reason.
-    if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) {
+    let status = fs::read_to_string(dir.join("out/status")).unwrap_or_default();
+    if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) && status.trim() != SKIPPED {
         disturbed = kills.finish().and_then(|()| steps.finish());
     }
     let report = watch.report();
@@ -217,9 +224,6 @@ fn boot(
     // The other reasons are more telling.
     if device.is_ok() && matches!(ended, Ended::PoweredOff) {
         device = watch.finish();
-    }
-    if results.exists() {
-        job::unpack_results(&results, &dir.join("out"))?;
     }
     Ok((ended, device))
 }
@@ -255,9 +259,9 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
         Ended::Failed(how) => {
             problems.insert(0, format!("QEMU failed ({how}):\n{}", tail(&run.dir.join("qemu.log"), 10)));
         }
-        Ended::NotStarted => {}
+        Ended::NotStarted | Ended::GivenUp => {}
         Ended::PoweredOff => match run.result("status").trim() {
-            "0" | "77" => {}
+            "0" | SKIPPED => {}
             "" => problems.push(format!("the guest brought back no result; its console:\n{}", tail(&console, 15))),
             status => {
                 let log = run.dir.join("out/log");
@@ -270,7 +274,7 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
 
 /// The reason why the script skipped itself.
 fn skipped(run: &CaseRun) -> Option<String> {
-    if run.result("status").trim() != "77" {
+    if run.result("status").trim() != SKIPPED {
         return None;
     }
     let reason = [run.result("skip"), run.result("log")]

@@ -6,9 +6,10 @@ use crate::cli::GuestArgs;
 use crate::driver::{self, Module};
 use crate::guest_root::{self, GuestRoot, ORDINARY, Recipe};
 use crate::kernel::{self, Kernel};
+use crate::mirror::{self, Mirror};
 use crate::paths::Paths;
 use crate::qemu::{self, Qemu};
-use crate::{device, mirror, packages, tools, ui, verify};
+use crate::{device, packages, tools, ui, verify};
 use anyhow::{Result, ensure};
 use std::path::PathBuf;
 
@@ -22,6 +23,8 @@ pub struct Machine {
     pub kernel: Kernel,
     /// KVM or TCG.
     pub accel: Accelerator,
+    /// Where packages come from.
+    pub mirror: Option<Mirror>,
 }
 
 /// What is built from this work tree.
@@ -53,7 +56,7 @@ pub fn machine(paths: &Paths, args: &GuestArgs, recipe: &Recipe) -> Result<Machi
     let root = guest_root::prepare(paths, mirror.as_ref(), recipe)?;
     let kernel = kernel::choose(args, &root)?;
     let accel = accel::choose(paths, args.accel, &qemu, &kernel)?;
-    Ok(Machine { qemu, root, kernel, accel })
+    Ok(Machine { qemu, root, kernel, accel, mirror })
 }
 
 /// Builds the device.

@@ -6,12 +6,10 @@ use crate::cli::ShellArgs;
 use crate::device::{self, Device};
 use crate::job::Job;
 use crate::paths::Paths;
-use crate::vm::{Attach, QUEUE_SIZE, Vm};
+use crate::vm::{QUEUES, Vm};
 use crate::{driver, setup};
 use anyhow::{Context, Result};
 use std::fs;
-
-const QUEUES: u16 = 2;
 
 /// Runs it until the guest powers off.
 pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
@@ -50,22 +48,8 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
     })?;
     println!("image: {}; device log: {}", image.display(), logs.join("device.log").display());
     println!("poweroff, exit or Ctrl-D ends the guest; Ctrl-A X ends QEMU\n");
-    let machine = &prepared.machine;
-    let vm = Vm {
-        qemu: &machine.qemu,
-        accel: machine.accel,
-        kernel: &machine.kernel.image,
-        root: &machine.root.image(),
-        attach: Attach::Generic,
-        queues: QUEUES,
-        queue_size: QUEUE_SIZE,
-        reconnect: false,
-        disks: &[&device.socket],
-        progress: None,
-        dialog: None,
-        job: &tar,
-        results: &scratch.path().join("results.tar"),
-    };
+    let (disks, results) = ([device.socket.as_path()], scratch.path().join("results.tar"));
+    let vm = Vm::new(&prepared.machine, &disks, &tar, &results);
     let good = vm.run_on_terminal()?;
     device.finish().context("after the guest's end")?;
     println!("the device's counters: {}", logs.join("stats.json").display());

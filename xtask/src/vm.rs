@@ -5,9 +5,12 @@ use crate::accel::Accelerator;
 use crate::kills::RECONNECT_MS;
 use crate::process::{Running, open_log};
 use crate::qemu::{GENERIC_DEVICE, Qemu};
+use crate::setup::Machine;
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +31,8 @@ pub enum Attach {
     VhostUserBlk,
 }
 
+/// Request queues of a device, where nothing else is asked for.
+pub const QUEUES: u16 = 2;
 /// Descriptors of a queue, where nothing else is asked for. The device is told the same.
 pub const QUEUE_SIZE: u16 = 256;
 
@@ -40,13 +45,13 @@ pub struct Vm<'a> {
     /// The bzImage.
     pub kernel: &'a Path,
     /// The root disk.
-    pub root: &'a Path,
+    pub root: PathBuf,
     /// How the devices are attached.
     pub attach: Attach,
     /// Each device's request queues.
     pub queues: u16,
-    /// Descriptors of each queue.
-    pub queue_size: u16,
+    /// Descriptors of each queue; `None`: as QEMU will have it.
+    pub queue_size: Option<u16>,
     /// Reconnect to a device that was killed and started again.
     pub reconnect: bool,
     /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
@@ -55,26 +60,50 @@ pub struct Vm<'a> {
     pub progress: Option<&'a Path>,
     /// A Unix socket that this process listens at, for the guest's port `dialog`.
     pub dialog: Option<&'a Path>,
+    /// Where QEMU listens for its monitor. The guest then has what it takes to get and lose disks and memory while it runs.
+    pub monitor: Option<&'a Path>,
     /// The job for the guest.
     pub job: &'a Path,
     /// Where the guest's results go.
     pub results: &'a Path,
 }
 
-impl Vm<'_> {
+impl<'a> Vm<'a> {
+    /// The ordinary guest, with these devices attached.
+    pub fn new(machine: &'a Machine, disks: &'a [&'a Path], job: &'a Path, results: &'a Path) -> Self {
+        Self {
+            qemu: &machine.qemu,
+            accel: machine.accel,
+            kernel: &machine.kernel.image,
+            root: machine.root.image(),
+            attach: Attach::default(),
+            queues: QUEUES,
+            queue_size: Some(QUEUE_SIZE),
+            reconnect: false,
+            disks,
+            progress: None,
+            dialog: None,
+            monitor: None,
+            job,
+            results,
+        }
+    }
+
     fn command(&self) -> Command {
         let mut qemu = self.qemu.command();
         qemu.args(self.accel.args());
         qemu.args(["-object", &format!("memory-backend-memfd,id=mem,size={GUEST_MEMORY},share=on")]);
-        qemu.args(["-machine", "q35,memory-backend=mem", "-m", GUEST_MEMORY, "-smp", "2"]);
+        let room = if self.monitor.is_some() { ",slots=2,maxmem=2G" } else { "" };
+        qemu.args(["-machine", "q35,memory-backend=mem", "-m", &format!("{GUEST_MEMORY}{room}"), "-smp", "2"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(self.kernel);
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
         qemu.args(["-append", append]);
-        qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", self.root));
+        qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", &self.root));
         // A second NVMe disk or namespace is out of the question: they are numbered in random order.
         qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);
-        qemu.arg("-chardev").arg(option("file,id=job,path=/dev/null,input-path=", self.job));
+        // A file that can be read, also with a QEMU whose `file` has no `input-path` yet. The guest writes nothing to it.
+        qemu.arg("-chardev").arg(option("pipe,id=job,path=", self.job));
         qemu.args(["-device", "virtserialport,chardev=job,name=job"]);
         qemu.arg("-chardev").arg(option("file,id=results,path=", self.results));
         qemu.args(["-device", "virtserialport,chardev=results,name=results"]);
@@ -86,28 +115,44 @@ impl Vm<'_> {
             qemu.arg("-chardev").arg(option("socket,id=dialog,path=", dialog));
             qemu.args(["-device", "virtserialport,chardev=dialog,name=dialog"]);
         }
+        if let Some(monitor) = self.monitor {
+            qemu.arg("-chardev").arg(option("socket,id=monitor,server=on,wait=off,path=", monitor));
+            qemu.args(["-qmp", "chardev:monitor"]);
+            // One for each disk, and one for another.
+            for number in 0..=self.disks.len() {
+                qemu.args(["-device", &format!("pcie-root-port,id=port{number},chassis={}", number + 1)]);
+            }
+        }
         qemu.args(["-device", "virtio-rng-pci"]);
         for (number, socket) in self.disks.iter().enumerate() {
             let reconnect = if self.reconnect { format!("reconnect-ms={RECONNECT_MS},") } else { String::new() };
             qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), socket));
-            qemu.args(["-device", &self.disk(number)]);
+            qemu.args(["-device", &self.disk(number).to_string()]);
         }
         qemu
     }
 
-    fn disk(&self, number: usize) -> String {
-        let queues = u32::from(self.queues);
-        match self.attach {
-            // One more than the request queues: the control queue.
-            Attach::Generic => format!(
-                "{GENERIC_DEVICE},chardev=disk{number},virtio-id={VIRTIO_ID_BLOCK},num_vqs={},vq_size={},config_size={CONFIG_SIZE}",
-                queues + 1,
-                self.queue_size
-            ),
-            Attach::VhostUserBlk => {
-                format!("vhost-user-blk-pci,chardev=disk{number},num-queues={queues},queue-size={}", self.queue_size)
+    /// A disk as QEMU's option `-device` and its monitor's `device_add` take it.
+    pub fn disk(&self, number: usize) -> Value {
+        let (driver, queue_size, mut disk) = match self.attach {
+            Attach::Generic => {
+                // One more than the request queues: the control queue.
+                let queues = u32::from(self.queues) + 1;
+                let disk = json!({"virtio-id": VIRTIO_ID_BLOCK, "num_vqs": queues, "config_size": CONFIG_SIZE});
+                (GENERIC_DEVICE, "vq_size", disk)
             }
+            Attach::VhostUserBlk => ("vhost-user-blk-pci", "queue-size", json!({"num-queues": self.queues})),
+        };
+        disk["driver"] = driver.into();
+        if let Some(entries) = self.queue_size {
+            disk[queue_size] = entries.into();
         }
+        disk["id"] = format!("disk{number}").into();
+        disk["chardev"] = disk["id"].clone();
+        if self.monitor.is_some() {
+            disk["bus"] = format!("port{number}").into();
+        }
+        disk
     }
 
     /// Boots it with its console in a file.
@@ -120,15 +165,24 @@ impl Vm<'_> {
         Running::start(&mut qemu)
     }
 
-    /// As [`Self::start`], then waits for its end; it is killed at the time limit. Calls `meanwhile` again and again.
-    pub fn run(&self, console: &Path, log: &Path, limit: Duration, mut meanwhile: impl FnMut()) -> Result<Ended> {
+    /// As [`Self::start`], then waits for its end. Calls `meanwhile` again and again. It is killed at the time limit, or when
+    /// `meanwhile` says that it makes no sense to go on.
+    pub fn run(
+        &self,
+        console: &Path,
+        log: &Path,
+        limit: Duration,
+        mut meanwhile: impl FnMut() -> ControlFlow<()>,
+    ) -> Result<Ended> {
         let mut guest = self.start(console, log)?;
         let end = Instant::now() + limit;
         while Instant::now() < end {
             if let Some(status) = guest.wait_for(Duration::from_millis(10))? {
                 return Ok(Ended::with(status));
             }
-            meanwhile();
+            if meanwhile().is_break() {
+                return Ok(Ended::GivenUp);
+            }
         }
         Ok(Ended::TimedOut)
     }
@@ -151,6 +205,8 @@ pub enum Ended {
     Failed(String),
     /// Killed at the time limit.
     TimedOut,
+    /// Killed, as it was of no use any more.
+    GivenUp,
 }
 
 impl Ended {

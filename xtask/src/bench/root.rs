@@ -78,7 +78,7 @@ fn build(paths: &Paths, dir: &Path, mirror: Option<&Mirror>, include: &str) -> R
     ];
     args.extend(["man", "locale", "doc"].map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")));
     let tar = dir.join("root.tar");
-    debian::mmdebstrap(mirror, &args, &tar, &log)?;
+    debian::mmdebstrap(mirror, debian::SUITE, &args, &tar, &log)?;
     debian::unpack(&tar, &dir.join("root"), &log)?;
     fs::remove_file(&tar)?;
     Ok(())

@@ -3,6 +3,7 @@
 
 use super::target;
 use crate::device::{self, Device};
+use crate::vm::QUEUES;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
@@ -11,8 +12,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Request queues of each disk.
-pub const QUEUES: u16 = 2;
 /// Options that this command sets itself.
 const OWN: [&str; 10] = [
     "--socket-path",

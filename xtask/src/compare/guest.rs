@@ -2,7 +2,7 @@
 //! The guest: booted once, with all disks, and asked for one thing after the other.
 
 use super::dialog::{Dialog, Mark};
-use super::disk::{Counters, Disk, QUEUES};
+use super::disk::{Counters, Disk};
 use super::load::{self, Load};
 use super::plan::Plan;
 use super::results::Sample;
@@ -14,7 +14,7 @@ use crate::job::{self, Job};
 use crate::paths::Paths;
 use crate::process::{Running, tail};
 use crate::setup::Prepared;
-use crate::vm::{Attach, QUEUE_SIZE, Vm};
+use crate::vm::Vm;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,22 +78,7 @@ impl Guest {
         let sockets: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
         let path = scratch.path().join("dialog");
         let listener = Dialog::listen(&path)?;
-        let machine = &prepared.machine;
-        let vm = Vm {
-            qemu: &machine.qemu,
-            accel: machine.accel,
-            kernel: &machine.kernel.image,
-            root: &machine.root.image(),
-            attach: Attach::Generic,
-            queues: QUEUES,
-            queue_size: QUEUE_SIZE,
-            reconnect: false,
-            disks: &sockets,
-            progress: None,
-            dialog: Some(&path),
-            job: &tar,
-            results: &results,
-        };
+        let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &tar, &results) };
         let mut qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
         let dialog = Dialog::accept(&listener, BOOT, || alive(&mut qemu, logs))
             .with_context(|| format!("the end of the guest's console:\n{}", tail(&logs.join("console.log"), 15)))?;

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: the guest is paused under encrypted I/O, with more keys than keyslots: no key is lost, none is missed
+# device: --keyslots 3
+# queues: 4
+# needs: fio
+# host: pause 5
+# host: ctl stats --format json => "lost": 0,
+# host: ctl keyslots => no keyslot holds a key
+# check: fscrypt
+# stat: keyslots.replace > 0
+# stat: keyslots.nokey == 0
+# stat: requests.failed == 0
+
+pause_case
