@@ -103,7 +103,7 @@ impl Device {
                 reply_blob(reply, &blob)
             }
             ControlCommand::ImportKey(raw) => {
-                let blob = self.wrapping()?.import(raw.bytes().ok_or(Failure::Malformed)?)?;
+                let blob = self.wrapping()?.import(raw.read_key().bytes().ok_or(Failure::Malformed)?)?;
                 reply_blob(reply, &blob)
             }
             ControlCommand::PrepareKey(long_term) => {

@@ -14,7 +14,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::protocol::{CryptoMessage, RequestHeader, SECTOR_SHIFT, Status, feature, request_type};
 use crate::queue::{Chain, Segments};
 
-pub use control::{ControlCommand, Programming};
+pub use control::{ControlCommand, Importing, Programming};
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::Reply;
 
