@@ -118,6 +118,8 @@ fn run(args: &Args) -> Result<()> {
     descriptors::warn_of_need(most_descriptors(usize::from(queues) + 1, workers.workers));
     sandbox(args, &device, workers.workers, trace.as_deref())?;
 
+    // In the thread for signals alone they are taken.
+    threads::take_signals(false);
     // So many that workers seldom share one.
     threads::share_arenas(workers.workers + 2);
     // Threads begin here, in the sandbox.
@@ -132,6 +134,7 @@ fn run(args: &Args) -> Result<()> {
     let watcher = threads::named("signals").spawn({
         let (stop, device) = (Arc::clone(&stop), Arc::clone(&device));
         move || {
+            threads::take_signals(true);
             let mut signals = signals.forever().filter(|&signal| signal != SIGHUP || look_at_the_size(&device));
             if let Some(signal) = signals.next() {
                 log::info!("signal {signal}: finishing requests in flight, then exiting (again to exit at once)");

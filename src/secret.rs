@@ -180,6 +180,27 @@ pub const PROGRAM_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } els
 /// For [`with_wiped_stack`]: enough for all that is done with keys, several times what unwrapping one takes.
 pub const COMMAND_STACK: usize = 64 << 10;
 
+/// Overwrites what a signal handler has left behind of this thread: the kernel puts the CPU's registers, which may hold round keys, on
+/// the stack that the handler runs on. To be called when a handler with `SA_ONSTACK` has run while keys were used. Without such a stack
+/// there is nothing to do.
+pub fn wipe_signal_stack() {
+    let mut stack = std::mem::MaybeUninit::<libc::stack_t>::zeroed();
+    // SAFETY: it asks, and writes a `stack_t`, for which there is room; a zeroed one is valid, too.
+    let stack = unsafe {
+        libc::sigaltstack(std::ptr::null(), stack.as_mut_ptr());
+        stack.assume_init()
+    };
+    if stack.ss_sp.is_null() || stack.ss_flags & (libc::SS_DISABLE | libc::SS_ONSTACK) != 0 {
+        return;
+    }
+    // SAFETY: the memory is this thread's, for handlers, and none runs: signals that may come at any time are for a thread of their own,
+    // and nothing here raises one.
+    let stack = unsafe { std::slice::from_raw_parts_mut(stack.ss_sp.cast::<u8>(), stack.ss_size) };
+    stack.fill(0);
+    // Somebody may look at it, as far as the compiler knows.
+    std::hint::black_box(stack);
+}
+
 /// Keeps secrets out of core dumps and away from other processes of the same user.
 ///
 /// # Errors

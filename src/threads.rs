@@ -13,6 +13,25 @@ pub fn named(name: impl Into<String>) -> Builder {
     Builder::new().name(name.into()).stack_size(STACK_BYTES)
 }
 
+/// Signals that come of what a thread does itself. Blocked, they would end the process.
+const OF_THE_THREAD: [libc::c_int; 7] =
+    [libc::SIGBUS, libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, libc::SIGABRT];
+
+/// Whether this thread, and those that it makes from now on, are interrupted by signals from outside. One thread is enough for those. In
+/// the others a handler would have the kernel put the CPU's registers, which may hold round keys, on the thread's stack.
+pub fn take_signals(take: bool) {
+    // SAFETY: the set is written before it is used; the signals exist.
+    unsafe {
+        let mut signals = std::mem::MaybeUninit::uninit();
+        libc::sigfillset(signals.as_mut_ptr());
+        for signal in OF_THE_THREAD {
+            libc::sigdelset(signals.as_mut_ptr(), signal);
+        }
+        let how = if take { libc::SIG_UNBLOCK } else { libc::SIG_BLOCK };
+        libc::pthread_sigmask(how, signals.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// Lets the allocator have at most so many arenas, which threads share once there are more of them. To be called before
 /// there are threads.
 ///

@@ -16,6 +16,7 @@ use vm_memory::VolatileSlice;
 
 use super::mapping::Mapping;
 use super::vectored;
+use crate::secret::wipe_signal_stack;
 use scattered_xts::Prefetch;
 
 /// A raw image: a regular file, a block device or memory. Made by [`OpenOptions`](super::OpenOptions).
@@ -134,7 +135,12 @@ impl Image {
     /// Whether what was done in place has worked. It has not when somebody has truncated the image, or there was no
     /// space; then it must be done again by other means.
     pub fn in_place_is_sound(&self) -> bool {
-        self.mapping.as_ref().is_some_and(Mapping::is_sound)
+        let sound = self.mapping.as_ref().is_some_and(Mapping::is_sound);
+        if !sound {
+            // A signal has struck. What the CPU was at is in its frame.
+            wipe_signal_stack();
+        }
+        sound
     }
 
     /// Whether a path leads to it.

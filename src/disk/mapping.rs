@@ -255,6 +255,32 @@ mod tests {
         }
     }
 
+    /// The registers at the time of a fault, which may hold keys, are in the signal's frame.
+    #[test]
+    fn nothing_stays_of_the_signal() {
+        #[inline(never)]
+        fn left() -> usize {
+            let mut stack = std::mem::MaybeUninit::<libc::stack_t>::zeroed();
+            // SAFETY: it asks, and there is room for the answer.
+            let (result, stack) =
+                unsafe { (libc::sigaltstack(std::ptr::null(), stack.as_mut_ptr()), stack.assume_init()) };
+            assert!(result == 0 && !stack.ss_sp.is_null(), "the Rust runtime gives each thread such a stack");
+            // SAFETY: the stack is this thread's, and no handler runs.
+            let bytes = unsafe { std::slice::from_raw_parts(stack.ss_sp.cast::<u8>(), stack.ss_size) };
+            bytes.iter().filter(|&&byte| byte != 0).count()
+        }
+        let file = file("/dev/shm", 1 << 20);
+        let mapping = Mapping::new(&file, 1 << 20, Writing::Always).expect("mapping");
+        let range = mapping.range(512 << 10, 512).expect("sound");
+        file.set_len(4096).expect("truncated");
+        crate::secret::wipe_signal_stack();
+        assert_eq!(left(), 0);
+        range.copy_to(&mut [1u8; 512][..]);
+        assert!(!mapping.is_sound() && left() > 0, "a handler has run");
+        crate::secret::wipe_signal_stack();
+        assert_eq!(left(), 0);
+    }
+
     #[test]
     fn only_a_writable_mapping_is_written_in_place() {
         let file = file("/dev/shm", 8192);

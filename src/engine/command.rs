@@ -172,7 +172,7 @@ impl Engine {
             ControlCommand::GetCharacteristics => write_whole(room, self.characteristics().as_bytes()),
             ControlCommand::GenerateKey => write_blob(room, &self.wrapping()?.generate()?),
             ControlCommand::ImportKey(raw) => {
-                write_blob(room, &self.wrapping()?.import(raw.bytes().ok_or(Failure::Malformed)?)?)
+                write_blob(room, &self.wrapping()?.import(raw.read_key().bytes().ok_or(Failure::Malformed)?)?)
             }
             ControlCommand::PrepareKey(long_term) => {
                 write_blob(room, &self.wrapping()?.prepare(long_term.bytes().ok_or(Failure::Malformed)?)?)

@@ -7,6 +7,7 @@ use std::io;
 use crate::faults::KeepError;
 use crate::keyslot::{NoSuchSlot, TransferError};
 use crate::ratelimit::RateLimit;
+use crate::secret::wipe_signal_stack;
 use crate::sigbus;
 use crate::wrapped::WrapError;
 
@@ -52,7 +53,12 @@ impl From<io::Error> for Failure {
 /// # Errors
 /// [`Failure::GuestMemory`], as long as the frontend's session lasts.
 pub fn check_guest_memory() -> Result<(), Failure> {
-    if sigbus::guest_memory_is_sound() { Ok(()) } else { Err(Failure::GuestMemory) }
+    if sigbus::guest_memory_is_sound() {
+        return Ok(());
+    }
+    // The signal may have struck while the engine worked.
+    wipe_signal_stack();
+    Err(Failure::GuestMemory)
 }
 
 impl Failure {

@@ -32,7 +32,23 @@ impl Programming<'_> {
     }
 }
 
-/// A command. The key material in it is wiped when it is dropped.
+/// The payload of IMPORT_KEY: the raw key where the driver has put it.
+#[derive(Debug)]
+pub struct Importing<'m> {
+    /// As long as it has to be.
+    blob: Segments<'m>,
+}
+
+impl Importing<'_> {
+    /// Copies the key from guest memory. To be called once, where the copy is wiped.
+    pub fn read_key(&self) -> KeyBlob {
+        let mut blob = KeyBlob::new_zeroed();
+        self.blob.copy_to(0, blob.as_mut_bytes());
+        blob
+    }
+}
+
+/// A command. There is no key in it: one that is not wrapped stays in guest memory until it is used.
 #[derive(Debug)]
 pub enum ControlCommand<'m> {
     /// GET_CRYPTO_MODES.
@@ -49,7 +65,7 @@ pub enum ControlCommand<'m> {
     /// GENERATE_KEY.
     GenerateKey,
     /// IMPORT_KEY: a raw key.
-    ImportKey(Box<KeyBlob>),
+    ImportKey(Importing<'m>),
     /// PREPARE_KEY: a long-term wrapped key.
     PrepareKey(Box<KeyBlob>),
     /// GET_CRYPTO_CHARACTERISTICS.
@@ -76,12 +92,17 @@ pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<Cont
         request_type::KEYSLOT_EVICT => Ok(ControlCommand::Evict { slot: slot(&mut payload)? }),
         request_type::DERIVE_SW_SECRET => Ok(ControlCommand::DeriveSwSecret(blob(&mut payload)?)),
         request_type::GENERATE_KEY => Ok(ControlCommand::GenerateKey),
-        request_type::IMPORT_KEY => Ok(ControlCommand::ImportKey(blob(&mut payload)?)),
+        request_type::IMPORT_KEY => Ok(ControlCommand::ImportKey(importing(payload)?)),
         request_type::PREPARE_KEY => Ok(ControlCommand::PrepareKey(blob(&mut payload)?)),
         _ => Err(Status::Unsupp.into()),
     }
 }
 
+fn importing(blob: Segments<'_>) -> Result<Importing<'_>, Refused> {
+    if blob.len() < size_of::<KeyBlob>() as u64 { Err(Refused::TooShort) } else { Ok(Importing { blob }) }
+}
+
+/// A wrapped key, which is no secret.
 fn blob(payload: &mut Segments<'_>) -> Result<Box<KeyBlob>, Refused> {
     let mut blob = KeyBlob::new_box_zeroed().map_err(|_| Status::IoErr)?;
     if payload.read_front(blob.as_mut_bytes()) { Ok(blob) } else { Err(Refused::TooShort) }
@@ -105,4 +126,35 @@ fn programming(descriptor: Segments<'_>) -> Result<Programming<'_>, Refused> {
     descriptor.copy_to(0, slot.as_mut_bytes());
     descriptor.copy_to(USAGE_OFFSET, usage.as_mut_bytes());
     Ok(Programming { slot: slot.get(), usage, descriptor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Chain;
+    use virtio_queue::desc::split::Descriptor;
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+    /// No copy of a raw key is made before it is used: not in a command that waits for its turn.
+    #[test]
+    fn raw_keys_stay_in_guest_memory_until_they_are_used() {
+        let guest = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
+        for (request_type, len, at) in [(request_type::IMPORT_KEY, 132, 4), (request_type::KEYSLOT_PROGRAM, 152, 4)] {
+            let payload = || {
+                let chain = Chain::walk(&guest, [Descriptor::new(0, len, 0, 0)].into_iter(), 16).expect("chain");
+                chain.readable
+            };
+            guest.write_slice(&[1; 152], GuestAddress(0)).expect("guest memory");
+            let Ok(command) = parse(request_type, payload()) else { panic!("{request_type} is refused") };
+            guest.write_slice(&[2; 32], GuestAddress(at)).expect("guest memory");
+            let used = match &command {
+                ControlCommand::ImportKey(importing) => importing.read_key().key,
+                ControlCommand::Program(programming) => *programming.read_key(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((&used[..32], used[32]), (&[2; 32][..], 1));
+            let short = Chain::walk(&guest, [Descriptor::new(0, len - 1, 0, 0)].into_iter(), 16).expect("chain");
+            assert!(matches!(parse(request_type, short.readable), Err(Refused::TooShort)));
+        }
+    }
 }

@@ -121,7 +121,7 @@ impl Drop for Device {
 }
 
 fn what_the_system_says() {
-    let device = Device::start(&["--sandbox", "require"], |_| {});
+    let mut device = Device::start(&["--sandbox", "require"], |_| {});
     let guest = device.guest();
     for (name, value) in [
         ("NoNewPrivs", "1"),
@@ -135,6 +135,16 @@ fn what_the_system_says() {
         // The main thread, the one for signals, and workers.
         assert!(found.len() > 3 && found.iter().all(|line| line == value), "{name}: {found:?}");
     }
+    // Signals from outside come to one thread; what a thread does itself comes to that. While a thread is made, all are blocked.
+    let has = |mask: u64, signal: i32| mask & 1 << (signal - 1) != 0;
+    device.wait(|device| {
+        device.status("Name").into_iter().zip(device.status("SigBlk")).all(|(name, blocked)| {
+            let blocked = u64::from_str_radix(&blocked, 16).expect("a mask");
+            let outside = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGCHLD, libc::SIGALRM];
+            outside.iter().all(|&signal| has(blocked, signal) == (name != "signals"))
+                && ![libc::SIGBUS, libc::SIGSEGV, libc::SIGSYS].iter().any(|&signal| has(blocked, signal))
+        })
+    });
     if rustix::process::geteuid().is_root() {
         assert!(device.status("CapBnd").iter().all(|line| line == "0000000000000000"));
     }
