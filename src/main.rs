@@ -99,7 +99,7 @@ fn run(args: &Args) -> Result<()> {
     files.check("--stats")?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
     files.check("--trace")?;
-    let banner = banner(args, &disk, &engine.name, &config);
+    let banner = banner(args, &disk, &engine, &config);
     let queues = config.num_queues;
     if config.keep_keys_on_reset {
         log::warn!(
@@ -243,20 +243,21 @@ fn listen(args: &Args) -> Result<Listen> {
     }
 }
 
-fn banner(args: &Args, disk: &Disk, engine: &str, config: &DeviceConfig) -> String {
+fn banner(args: &Args, disk: &Disk, engine: &Personality, config: &DeviceConfig) -> String {
     format!(
-        "serving {} ({} MiB, {}) with the engine {engine}: {} keyslots, {} request queues and a control virtqueue of {} \
+        "serving {} ({} MiB, {}) with the engine {}: {} keyslots, {} request queues and a control virtqueue of {} \
          entries, AES-256-XTS by {}; attach with\n    \
          -device vhost-user-test-device-pci,chardev=...,virtio-id=2,num_vqs={},vq_size={},config_size=104",
         image_name(args),
         disk.image().len() >> 20,
         if disk.image().is_in_memory() { "in memory" } else { disk.aio().name() },
+        engine.name,
         config.engine.keyslots,
         config.num_queues,
-        config.queue_size,
+        engine.queue_depth,
         config.engine.crypto_engine,
         config.num_queues + 1,
-        config.queue_size,
+        engine.queue_depth,
     )
 }
 

@@ -13,7 +13,7 @@ use scattered_xts::Implementation;
 use vhost_user_blk_crypto::device::{DeviceConfig, seg_max};
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::engine::EngineConfig;
-use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality};
+use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality, limits};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
 
 use super::access::{parse_group, parse_mode};
@@ -275,7 +275,7 @@ impl Args {
                 timing: engine.timing,
             },
             num_queues: engine.queues,
-            queue_size: engine.queue_depth,
+            queue_size: largest_queue(engine, args.engine.queue_size.is_some()),
             seg_max: seg_max(engine.queue_depth, args.engine.queue_size.is_some()),
             physical_block_size: physical,
             writeback: args.cache != CacheMode::Writethrough,
@@ -283,6 +283,13 @@ impl Args {
             in_band: args.in_band,
         })
     }
+}
+
+/// The most entries of a queue. The queues of QEMU 10.0's vhost-user-blk-pci have 1024, whatever its `queue-size` says. So
+/// those are served, if neither the user nor an engine that has fewer says otherwise.
+fn largest_queue(engine: &Personality, asked: bool) -> u16 {
+    let fewer = engine.queue_depth != Personality::default().queue_depth;
+    if asked || fewer { engine.queue_depth } else { limits::LARGEST_QUEUE }
 }
 
 impl Args {
@@ -355,12 +362,20 @@ mod tests {
         }
     }
 
+    /// QEMU 10.0 sets rings of 1024, whatever it is told.
+    #[test]
+    fn larger_queues_than_usual_are_served_unless_somebody_says_otherwise() {
+        let largest = |options: &[&str]| config(options).expect("valid").queue_size;
+        assert_eq!(largest(&[]), 1024);
+        assert_eq!((largest(&["--queue-size", "256"]), largest(&["--personality", "ufs-3.1"])), (256, 32));
+    }
+
     #[test]
     fn defaults_are_those_of_the_documentation() {
         let config = config(&[]).expect("defaults");
         let engine = &config.engine;
         assert_eq!((engine.keyslots, engine.data_unit_mask, engine.max_dun_bytes), (32, 0x1fe00, 16));
-        assert_eq!((config.num_queues, config.queue_size, engine.logical_block_size), (64, 256, 512));
+        assert_eq!((config.num_queues, config.queue_size, engine.logical_block_size), (64, 1024, 512));
         assert_eq!(config.seg_max, 126);
         assert_eq!(engine.crypto_engine, Implementation::detect());
         assert!(engine.raw_keys);

@@ -36,8 +36,10 @@ pub mod limits {
     pub const DUN_BYTES: RangeInclusive<i64> = 1..=protocol::MAX_DUN_BYTES as i64;
     /// Request queues.
     pub const QUEUES: RangeInclusive<i64> = 1..=255;
+    /// The most descriptors that a queue may have, in QEMU as well.
+    pub const LARGEST_QUEUE: u16 = 1024;
     /// Descriptors of a queue, a power of two.
-    pub const QUEUE_DEPTH: RangeInclusive<i64> = 4..=1024;
+    pub const QUEUE_DEPTH: RangeInclusive<i64> = 4..=LARGEST_QUEUE as i64;
     /// Latencies in microseconds: at most 10 s.
     pub const LATENCY_US: RangeInclusive<i64> = 0..=10_000_000;
     /// Throughput in MB/s; 0 for none but the host's.
