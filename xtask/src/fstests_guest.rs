@@ -137,6 +137,7 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
         attach: Attach::Generic,
         queues: QUEUES,
         queue_size: QUEUE_SIZE,
+        root_port: None,
         reconnect: false,
         disks: &sockets,
         progress: Some(&output),

@@ -5,6 +5,7 @@
 
 use crate::case::parse_size;
 use crate::device::{Device, Options};
+use crate::guest_memory;
 use crate::process::{command, open_log};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -30,6 +31,8 @@ enum Action {
     Image(u64),
     /// Sends the device SIGHUP.
     Hangup,
+    /// Writes nonsense to the used ring that the guest names.
+    BreakRing,
 }
 
 impl FromStr for Step {
@@ -46,7 +49,8 @@ impl FromStr for Step {
             ["ctl", words @ ..] if !words.is_empty() => Action::Ctl(words.iter().map(ToString::to_string).collect()),
             ["image", size] => Action::Image(parse_size(size)?),
             ["hangup"] => Action::Hangup,
-            _ => bail!("a step is ctl WORDS, image SIZE or hangup"),
+            ["break-ring"] => Action::BreakRing,
+            _ => bail!("a step is ctl WORDS, image SIZE, hangup or break-ring"),
         };
         ensure!(
             matches!(action, Action::Ctl(_)) || !fails && says.is_none(),
@@ -79,17 +83,17 @@ impl<'a> HostSteps<'a> {
         Self { steps, options, control, signal, log, done: 0 }
     }
 
-    /// Does what the guest has asked for. To be called often.
-    pub fn step(&mut self, device: &Device) -> Result<()> {
+    /// Does what the guest, a process of this number, has asked for. To be called often.
+    pub fn step(&mut self, device: &Device, qemu: u32) -> Result<()> {
         if self.steps.is_empty() {
             // The port may be for something else.
             return Ok(());
         }
-        let asked = fs::read(self.signal).map_or(0, |text| text.iter().filter(|&&byte| byte == b'\n').count());
-        while self.done < asked {
+        let asked = fs::read_to_string(self.signal).unwrap_or_default();
+        for line in asked.split_inclusive('\n').filter(|line| line.ends_with('\n')).skip(self.done) {
             let step = self.steps.get(self.done).context("the guest asks the host for more steps than there are")?;
             self.done += 1;
-            self.act(step, device).with_context(|| format!("step {} on the host", self.done))?;
+            self.act(step, device, qemu, line).with_context(|| format!("step {} on the host", self.done))?;
         }
         Ok(())
     }
@@ -101,10 +105,11 @@ impl<'a> HostSteps<'a> {
         Ok(())
     }
 
-    fn act(&self, step: &Step, device: &Device) -> Result<()> {
+    fn act(&self, step: &Step, device: &Device, qemu: u32, line: &str) -> Result<()> {
         match &step.action {
             Action::Image(bytes) => fs::File::options().write(true).open(self.options.image)?.set_len(*bytes)?,
             Action::Hangup => device.hang_up()?,
+            Action::BreakRing => guest_memory::break_ring(qemu, line)?,
             Action::Ctl(words) => {
                 let mut ctl = command(self.options.program);
                 ctl.arg("ctl").arg("--control").arg(&self.control).args(words);
@@ -132,7 +137,9 @@ mod tests {
         assert!(step.fails && step.says.as_deref() == Some("a frontend is connected"));
         assert_eq!("image 1M".parse::<Step>().unwrap().action, Action::Image(1 << 20));
         assert_eq!("hangup".parse::<Step>().unwrap().action, Action::Hangup);
-        for text in ["", "ctl", "image", "image big", "hangup now", "fails hangup", "image 1M => x", "reboot"] {
+        for text in
+            ["", "ctl", "image", "image big", "hangup now", "break-ring 0", "fails hangup", "image 1M => x", "reboot"]
+        {
             assert!(text.parse::<Step>().is_err(), "{text}");
         }
     }

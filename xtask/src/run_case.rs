@@ -22,6 +22,9 @@ use std::time::Duration;
 /// What boots of a case share: files on the host that the device's options name, and files of the guest in its results.
 const STATE: &str = "state";
 
+/// Size of a root port's ROM: as large as a disk's registers, in whose place a case may put it.
+const ROM_BYTES: usize = 16 << 10;
+
 /// A case's verdict.
 pub enum Outcome {
     /// All is well.
@@ -179,6 +182,8 @@ fn boot(
     };
     let machine = &prepared.machine;
     let (queues, queue_size) = case.rings.unwrap_or((case.queues, QUEUE_SIZE));
+    let rom = scratch.path().join("rom");
+    fs::write(&rom, [0xff; ROM_BYTES])?;
     let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
     let vm = Vm {
         qemu: &machine.qemu,
@@ -188,6 +193,7 @@ fn boot(
         attach: case.attach,
         queues,
         queue_size,
+        root_port: case.root_port.then_some(rom.as_path()),
         reconnect: case.kills > 0,
         disks: &[&device.socket.clone()],
         progress: needs_progress.then_some(progress.as_path()),
@@ -199,9 +205,9 @@ fn boot(
     let mut steps = HostSteps::new(&case.host, options, control, &progress, dir.join("host.log"));
     let mut watch = Watch::new(&case.bounds, &progress);
     let mut disturbed = Ok(());
-    let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), || {
+    let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), |qemu| {
         if disturbed.is_ok() {
-            disturbed = kills.step(&mut device).and_then(|()| steps.step(&device));
+            disturbed = kills.step(&mut device).and_then(|()| steps.step(&device, qemu));
         }
         watch.step(device.id());
     })?;

@@ -59,6 +59,7 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
         attach: Attach::Generic,
         queues: QUEUES,
         queue_size: QUEUE_SIZE,
+        root_port: None,
         reconnect: false,
         disks: &[&device.socket],
         progress: None,

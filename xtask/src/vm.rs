@@ -47,6 +47,8 @@ pub struct Vm<'a> {
     pub queues: u16,
     /// Descriptors of each queue.
     pub queue_size: u16,
+    /// Attach each disk behind a root port. The file is the ROM of another device: a guest can put it where it likes.
+    pub root_port: Option<&'a Path>,
     /// Reconnect to a device that was killed and started again.
     pub reconnect: bool,
     /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
@@ -86,11 +88,19 @@ impl Vm<'_> {
             qemu.arg("-chardev").arg(option("socket,id=dialog,path=", dialog));
             qemu.args(["-device", "virtserialport,chardev=dialog,name=dialog"]);
         }
-        qemu.args(["-device", "virtio-rng-pci"]);
+        match self.root_port {
+            None => qemu.args(["-device", "virtio-rng-pci"]),
+            Some(rom) => qemu.arg("-device").arg(option("virtio-rng-pci,romfile=", rom)),
+        };
         for (number, socket) in self.disks.iter().enumerate() {
             let reconnect = if self.reconnect { format!("reconnect-ms={RECONNECT_MS},") } else { String::new() };
             qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), socket));
-            qemu.args(["-device", &self.disk(number)]);
+            let mut disk = self.disk(number);
+            if self.root_port.is_some() {
+                qemu.args(["-device", &format!("pcie-root-port,id=port{number},chassis={}", number + 1)]);
+                disk += &format!(",bus=port{number}");
+            }
+            qemu.args(["-device", &disk]);
         }
         qemu
     }
@@ -118,15 +128,16 @@ impl Vm<'_> {
         Running::start(&mut qemu)
     }
 
-    /// As [`Self::start`], then waits for its end; it is killed at the time limit. Calls `meanwhile` again and again.
-    pub fn run(&self, console: &Path, log: &Path, limit: Duration, mut meanwhile: impl FnMut()) -> Result<Ended> {
+    /// As [`Self::start`], then waits for its end; it is killed at the time limit. Calls `meanwhile` again and again
+    /// with its process number.
+    pub fn run(&self, console: &Path, log: &Path, limit: Duration, mut meanwhile: impl FnMut(u32)) -> Result<Ended> {
         let mut guest = self.start(console, log)?;
         let end = Instant::now() + limit;
         while Instant::now() < end {
             if let Some(status) = guest.wait_for(Duration::from_millis(10))? {
                 return Ok(Ended::with(status));
             }
-            meanwhile();
+            meanwhile(guest.id());
         }
         Ok(Ended::TimedOut)
     }

@@ -87,6 +87,7 @@ impl Guest {
             attach: Attach::Generic,
             queues: QUEUES,
             queue_size: QUEUE_SIZE,
+            root_port: None,
             reconnect: false,
             disks: &sockets,
             progress: None,
