@@ -432,8 +432,14 @@ void vbc_crypto_suspend(struct vbc_dev *vbc)
 	 */
 	mutex_lock(&vc->ctrl_lock);
 	vc->state = VBC_CTRL_DOWN;
-	vbc_ctrl_wipe(vc);
 	mutex_unlock(&vc->ctrl_lock);
+}
+
+/* The device has been reset: an unanswered command is the driver's again. */
+void vbc_crypto_wipe(struct vbc_dev *vbc)
+{
+	if (vbc->crypto)
+		vbc_ctrl_wipe(vbc->crypto);
 }
 
 /* The device has been reset and is ready; no request has been sent yet. */
@@ -449,8 +455,6 @@ void vbc_crypto_resume(struct vbc_dev *vbc)
 	 * of the two at least.
 	 */
 	mutex_lock(&vc->ctrl_lock);
-	/* Until the reset a late reply may have come. */
-	vbc_ctrl_wipe(vc);
 	vc->state = VBC_CTRL_UP;
 	mutex_unlock(&vc->ctrl_lock);
 	vbc_reprogram_all_keys(vc);

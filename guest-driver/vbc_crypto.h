@@ -66,10 +66,12 @@ struct vbc_crypto {
 	bool profile_valid;
 	struct virtio_device *vdev;
 
-	/* Serialises commands, and guards state and *cmd. */
+	/* Serialises commands, and guards state, no_dma and *cmd. */
 	struct mutex ctrl_lock;
 	enum vbc_ctrl_state state;
 	struct vbc_ctrl_cmd *cmd;
+	/* One has waited for the DMA layer in vain: the next ones do not. */
+	bool no_dma;
 	struct completion done;
 	bool removing;
 

@@ -524,7 +524,7 @@ void vbc_abort_requests(struct vbc_dev *vbc)
 	virtio_break_device(vbc->vdev);
 	/* ...and no callback can complete what is about to be failed. */
 	virtio_synchronize_cbs(vbc->vdev);
-	virtio_reset_device(vbc->vdev);
+	vbc_reset_device(vbc);
 
 	blk_mq_tagset_busy_iter(&vbc->tag_set, vbc_abort_rq, NULL);
 	blk_mq_tagset_wait_completed_request(&vbc->tag_set);

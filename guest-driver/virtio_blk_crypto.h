@@ -105,6 +105,8 @@ void vbc_update_capacity(struct vbc_dev *vbc, bool resize);
 
 /* vbc_main.c */
 void vbc_free(struct vbc_dev *vbc);
+bool vbc_is_gone(struct vbc_dev *vbc);
+void vbc_reset_device(struct vbc_dev *vbc);
 
 /* vbc_crypto.c, vbc_cmd.c and vbc_nokey.c */
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
@@ -122,6 +124,7 @@ void vbc_crypto_init(struct vbc_dev *vbc);
 void vbc_crypto_adjust_limits(struct vbc_dev *vbc, struct queue_limits *lim);
 void vbc_crypto_register(struct vbc_dev *vbc);
 void vbc_crypto_suspend(struct vbc_dev *vbc);
+void vbc_crypto_wipe(struct vbc_dev *vbc);
 void vbc_crypto_resume(struct vbc_dev *vbc);
 void vbc_crypto_begin_removal(struct vbc_dev *vbc);
 bool vbc_crypto_is_broken(struct vbc_dev *vbc);
@@ -179,6 +182,8 @@ static inline void vbc_crypto_adjust_limits(struct vbc_dev *vbc,
 static inline void vbc_crypto_register(struct vbc_dev *vbc) { }
 
 static inline void vbc_crypto_suspend(struct vbc_dev *vbc) { }
+
+static inline void vbc_crypto_wipe(struct vbc_dev *vbc) { }
 
 static inline void vbc_crypto_resume(struct vbc_dev *vbc) { }
 
