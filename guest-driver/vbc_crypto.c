@@ -3,8 +3,9 @@
  * Inline encryption: a blk_crypto_profile whose keyslots are those of the
  * device, programmed and evicted over the control virtqueue.
  *
- * A device that was reset has empty keyslots by protocol, and every driver
- * begins with a reset; so there is nothing to evict at the start.
+ * A device that was reset has empty keyslots by protocol.  Hardware is known that
+ * keeps them, and a key must not outlive its owner there: all slots are evicted at
+ * the start and after each reset, as ufshcd and cqhci do.
  */
 #include <linux/blk-crypto-profile.h>
 #include <linux/module.h>
@@ -151,6 +152,25 @@ static int vbc_keyslot_evict(struct blk_crypto_profile *profile,
 			     unsigned int slot)
 {
 	return vbc_set_keyslot(vbc_crypto_from_profile(profile), NULL, slot);
+}
+
+/* Whatever the slots hold, nobody needs it: no request has been sent yet. */
+static void vbc_evict_all_keys(struct vbc_crypto *vc)
+{
+	unsigned int slot, failed = 0;
+	int err, last_err = 0;
+
+	for (slot = 0; slot < vc->profile.num_slots; slot++) {
+		err = vbc_set_keyslot(vc, NULL, slot);
+		if (err) {
+			last_err = err;
+			failed++;
+		}
+	}
+	if (failed)
+		dev_warn(&vc->vdev->dev,
+			 "%u keyslots cannot be evicted (%d): they may keep the keys of another driver\n",
+			 failed, last_err);
 }
 
 static const struct blk_crypto_ll_ops vbc_crypto_ops = {
@@ -357,6 +377,8 @@ void vbc_crypto_init(struct vbc_dev *vbc)
 	err = vbc_init_profile(vc);
 	if (err)
 		vbc_drop_profile(vc, err);
+	else
+		vbc_evict_all_keys(vc);
 }
 
 /*
@@ -450,13 +472,15 @@ void vbc_crypto_resume(struct vbc_dev *vbc)
 	if (!vc || !vc->profile_valid)
 		return;
 
-	/*
-	 * In this order a key that comes at the same time is programmed by one
-	 * of the two at least.
-	 */
 	mutex_lock(&vc->ctrl_lock);
 	vc->state = VBC_CTRL_UP;
 	mutex_unlock(&vc->ctrl_lock);
+
+	/*
+	 * Keys that were evicted meanwhile may still be there.  A key that comes
+	 * at the same time may be lost here, but not after this.
+	 */
+	vbc_evict_all_keys(vc);
 	vbc_reprogram_all_keys(vc);
 }
 
