@@ -88,8 +88,12 @@ struct vbc_crypto {
 	u32 key_gen;
 	/* The task that is doing so, for its own eyes only */
 	struct task_struct *reprogrammer;
-	/* A key was refused the last time. */
-	bool key_refused;
+	/*
+	 * A bit for each slot whose key the device refused to take back: what
+	 * uses it fails, until the slot gets another key, is evicted, or the
+	 * device is reset.
+	 */
+	unsigned long *refused_slots;
 };
 
 /* vbc_crypto.c */
