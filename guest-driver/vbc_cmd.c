@@ -293,6 +293,7 @@ int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 		}
 		return err;
 	}
+	atomic64_inc(&vc->commands);
 
 	err = vbc_ctrl_wait(vc, &grace_end);
 	if (err) {
@@ -300,12 +301,9 @@ int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 		return err;
 	}
 
-	switch (cmd->status) {
-	case VIRTIO_BLK_S_OK:
+	if (cmd->status == VIRTIO_BLK_S_OK)
 		return 0;
-	case VIRTIO_BLK_S_UNSUPP:
-		return -EOPNOTSUPP;
-	default:
-		return -EIO;
-	}
+
+	atomic64_inc(&vc->refused);
+	return cmd->status == VIRTIO_BLK_S_UNSUPP ? -EOPNOTSUPP : -EIO;
 }

@@ -13,6 +13,7 @@
 #ifndef VBC_CRYPTO_H
 #define VBC_CRYPTO_H
 
+#include <linux/atomic.h>
 #include <linux/blk-crypto-profile.h>
 #include <linux/cache.h>
 #include <linux/completion.h>
@@ -94,6 +95,12 @@ struct vbc_crypto {
 	 * device is reset.
 	 */
 	unsigned long *refused_slots;
+
+	/* For user space: vbc_stats.c */
+	atomic64_t commands;
+	atomic64_t refused;
+	atomic64_t nokey_retries;
+	atomic64_t reprograms;
 };
 
 /* vbc_crypto.c */

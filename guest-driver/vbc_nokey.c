@@ -60,6 +60,7 @@ bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
 		return false;
 	}
 	vbr->nokeys++;
+	atomic64_inc(&vc->nokey_retries);
 
 	spin_lock_irqsave(&vc->nokey_lock, flags);
 	list_add_tail(&rq->queuelist, &vc->nokey_list);
@@ -96,6 +97,7 @@ static void vbc_nokey_work_fn(struct work_struct *work)
 	if (lost) {
 		dev_warn_ratelimited(&vc->vdev->dev,
 				     "device lost its keys: programming all of them\n");
+		atomic64_inc(&vc->reprograms);
 		vbc_reprogram_all_keys(vc);
 	}
 

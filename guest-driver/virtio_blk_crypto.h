@@ -9,8 +9,9 @@
  *   vbc_cmd.c     commands to the device
  *   vbc_nokey.c   keys that the device has lost
  *   vbc_wrapped.c hardware-wrapped keys: making them and preparing them
+ *   vbc_stats.c   counters of these four, in sysfs
  *
- * Only the last four know keys (what they share is in vbc_crypto.h); they know
+ * Only the last five know of keys (what they share is in vbc_crypto.h); they know
  * nothing of sectors and limits.
  */
 #ifndef VIRTIO_BLK_CRYPTO_H
@@ -108,8 +109,10 @@ void vbc_free(struct vbc_dev *vbc);
 bool vbc_is_gone(struct vbc_dev *vbc);
 void vbc_reset_device(struct vbc_dev *vbc);
 
-/* vbc_crypto.c, vbc_cmd.c and vbc_nokey.c */
+/* vbc_crypto.c, vbc_cmd.c, vbc_nokey.c and vbc_stats.c */
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
+
+extern const struct attribute_group vbc_crypto_attr_group;
 
 bool vbc_has_ctrl_vq(struct virtio_device *vdev);
 bool vbc_may_have_crypto(struct virtio_device *vdev);
