@@ -11,9 +11,11 @@
  */
 #include <linux/completion.h>
 #include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/virtio_config.h>
@@ -24,8 +26,14 @@
 /* The most descriptors that a command takes: command, reply, status */
 #define VBC_CMD_DESCS		3
 
-/* How long a removal lets an unanswered command go on */
+/* How long a removal lets a command wait for room or for its answer */
 #define VBC_REMOVAL_GRACE_SECS	10
+
+/* How long a command waits for a DMA layer that has no memory just now */
+#define VBC_DMA_WAIT_SECS	10
+
+/* Who looks for longer keeps a CPU busy for nothing. */
+#define VBC_MAX_POLL_US		1000
 
 /*
  * Most devices answer at once, and a file system that has a key for each file
@@ -33,9 +41,20 @@
  * the larger part of each.
  */
 static unsigned int vbc_poll_us = 50;
-module_param_named(poll_us, vbc_poll_us, uint, 0644);
+
+static int vbc_set_poll_us(const char *val, const struct kernel_param *kp)
+{
+	return param_set_uint_minmax(val, kp, 0, VBC_MAX_POLL_US);
+}
+
+static const struct kernel_param_ops vbc_poll_us_ops = {
+	.set	= vbc_set_poll_us,
+	.get	= param_get_uint,
+};
+
+module_param_cb(poll_us, &vbc_poll_us_ops, &vbc_poll_us, 0644);
 MODULE_PARM_DESC(poll_us,
-		 "How long to look for the answer to a command before sleeping until it comes, in microseconds (default: 50; 0: sleep at once)");
+		 "How long to look for the answer to a command before sleeping until it comes, in microseconds (0 to 1000, default: 50; 0: sleep at once)");
 
 int vbc_ctrl_alloc(struct vbc_crypto *vc)
 {
@@ -104,13 +123,26 @@ static void vbc_ctrl_poll(struct vbc_crypto *vc)
 		}
 		vbc_crypto_vq_done(vq);
 		cpu_relax();
+		cond_resched();
 	}
 }
 
-static int vbc_ctrl_wait(struct vbc_crypto *vc)
+/*
+ * Whether a removal has waited for this command for long enough.  @end, which
+ * starts as 0, is the command's own: a device that answers slowly may have many
+ * to answer.
+ */
+static bool vbc_ctrl_grace_over(struct vbc_crypto *vc, unsigned long *end)
 {
-	unsigned int grace = 0;
+	if (!READ_ONCE(vc->removing))
+		return false;
+	if (!*end)
+		*end = (jiffies + VBC_REMOVAL_GRACE_SECS * HZ) ?: 1;
+	return time_after(jiffies, *end);
+}
 
+static int vbc_ctrl_wait(struct vbc_crypto *vc, unsigned long *grace_end)
+{
 	/* In-band, the answer is for the request queue to find. */
 	if (!vc->in_band)
 		vbc_ctrl_poll(vc);
@@ -122,8 +154,7 @@ static int vbc_ctrl_wait(struct vbc_crypto *vc)
 	while (!wait_for_completion_timeout(&vc->done, HZ)) {
 		if (virtqueue_is_broken(vc->vq->vq))
 			return -EIO;
-		if (READ_ONCE(vc->removing) &&
-		    ++grace >= VBC_REMOVAL_GRACE_SECS)
+		if (vbc_ctrl_grace_over(vc, grace_end))
 			return -ETIMEDOUT;
 	}
 	return 0;
@@ -166,8 +197,9 @@ void vbc_ctrl_end(struct vbc_crypto *vc)
 }
 
 static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
-			unsigned int nr_in)
+			unsigned int nr_in, unsigned long *grace_end)
 {
+	unsigned long dma_end = jiffies + VBC_DMA_WAIT_SECS * HZ;
 	struct vbc_vq *vq = vc->vq;
 	bool notify;
 	int err;
@@ -185,16 +217,40 @@ static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
 					GFP_ATOMIC);
 		notify = !err && virtqueue_kick_prepare(vq->vq);
 		spin_unlock_irq(&vq->lock);
-		if (err != -ENOSPC || !vc->in_band)
+		if (!err)
 			break;
 
-		/* Requests that took their descriptors one by one */
+		if (virtqueue_is_broken(vq->vq))
+			return -EIO;
+		/*
+		 * In-band the ring may be full of requests that took their
+		 * descriptors one by one: they end.  Anything else is a DMA
+		 * layer without memory (-EIO if the ring is packed), which
+		 * passes; an error here would be one of write-back.
+		 */
+		if (!(vc->in_band && err == -ENOSPC) &&
+		    (vc->no_dma || time_after(jiffies, dma_end))) {
+			vc->no_dma = true;
+			return -ENOMEM;
+		}
+		if (vbc_ctrl_grace_over(vc, grace_end))
+			return -ETIMEDOUT;
 		fsleep(USEC_PER_MSEC);
 	}
 
+	vc->no_dma = false;
 	if (notify)
 		virtqueue_notify(vq->vq);
-	return err;
+	return 0;
+}
+
+/* No command gets through any more. */
+static void vbc_ctrl_give_up(struct vbc_crypto *vc, u32 type, int err)
+{
+	vc->state = VBC_CTRL_DEAD;
+	dev_err(&vc->vdev->dev,
+		"command %u was not answered (%d): no more keys can be programmed\n",
+		type, err);
 }
 
 /*
@@ -206,6 +262,7 @@ int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 {
 	struct scatterlist out, in, status, *sgs[3];
 	struct vbc_ctrl_cmd *cmd = vc->cmd;
+	unsigned long grace_end = 0;
 	unsigned int nr_in = 0;
 	int err;
 
@@ -227,25 +284,26 @@ int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 
 	reinit_completion(&vc->done);
 
-	err = vbc_ctrl_add(vc, sgs, nr_in);
-	if (err)
-		return err;
-
-	err = vbc_ctrl_wait(vc);
+	err = vbc_ctrl_add(vc, sgs, nr_in, &grace_end);
 	if (err) {
-		vc->state = VBC_CTRL_DEAD;
-		dev_err(&vc->vdev->dev,
-			"command %u was not answered (%d): no more keys can be programmed\n",
-			type, err);
+		/* The next one would wait as long, and the removal with it. */
+		if (err == -ETIMEDOUT) {
+			vbc_ctrl_wipe(vc);
+			vbc_ctrl_give_up(vc, type, err);
+		}
+		return err;
+	}
+	atomic64_inc(&vc->commands);
+
+	err = vbc_ctrl_wait(vc, &grace_end);
+	if (err) {
+		vbc_ctrl_give_up(vc, type, err);
 		return err;
 	}
 
-	switch (cmd->status) {
-	case VIRTIO_BLK_S_OK:
+	if (cmd->status == VIRTIO_BLK_S_OK)
 		return 0;
-	case VIRTIO_BLK_S_UNSUPP:
-		return -EOPNOTSUPP;
-	default:
-		return -EIO;
-	}
+
+	atomic64_inc(&vc->refused);
+	return cmd->status == VIRTIO_BLK_S_UNSUPP ? -EOPNOTSUPP : -EIO;
 }

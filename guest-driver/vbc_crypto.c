@@ -3,9 +3,11 @@
  * Inline encryption: a blk_crypto_profile whose keyslots are those of the
  * device, programmed and evicted over the control virtqueue.
  *
- * A device that was reset has empty keyslots by protocol, and every driver
- * begins with a reset; so there is nothing to evict at the start.
+ * A device that was reset has empty keyslots by protocol.  Hardware is known that
+ * keeps them, and a key must not outlive its owner there: all slots are evicted at
+ * the start and after each reset, as ufshcd and cqhci do.
  */
+#include <linux/bitmap.h>
 #include <linux/blk-crypto-profile.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -123,34 +125,64 @@ static int vbc_keyslot_program(struct blk_crypto_profile *profile,
 			       unsigned int slot)
 {
 	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
+	bool reprogramming = READ_ONCE(vc->reprogrammer) == current;
 	int err;
 
 	/* blk-crypto lets nothing else pass; this keeps the copy sane. */
 	if (WARN_ON_ONCE(!vbc_key_size_ok(key)))
 		return -EINVAL;
 
+	if (reprogramming && test_bit(slot, vc->refused_slots))
+		return 0;
+
 	err = vbc_set_keyslot(vc, key, slot);
+	if (!err)
+		clear_bit(slot, vc->refused_slots);
+	if (!err || !reprogramming)
+		return err;
 
 	/*
 	 * blk_crypto_reprogram_all_keys() makes a kernel warning of an error.
 	 * Whatever a device may do should not cause one: say it in words, and
-	 * leave it to the requests that use the slot to fail.
+	 * leave it to the requests that use the slot to fail.  That the key did
+	 * not get to the device is no refusal, and may be tried again.
 	 */
-	if (err && READ_ONCE(vc->reprogrammer) == current) {
-		WRITE_ONCE(vc->key_refused, true);
-		dev_err_ratelimited(&vc->vdev->dev,
-				    "error %d putting a key back in keyslot %u\n",
-				    err, slot);
-		return 0;
-	}
-	return err;
+	if (err != -ENOMEM)
+		set_bit(slot, vc->refused_slots);
+	dev_err_ratelimited(&vc->vdev->dev,
+			    "error %d putting a key back in keyslot %u\n", err,
+			    slot);
+	return 0;
 }
 
 static int vbc_keyslot_evict(struct blk_crypto_profile *profile,
 			     const struct blk_crypto_key *key,
 			     unsigned int slot)
 {
-	return vbc_set_keyslot(vbc_crypto_from_profile(profile), NULL, slot);
+	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
+
+	clear_bit(slot, vc->refused_slots);
+	return vbc_set_keyslot(vc, NULL, slot);
+}
+
+/* Whatever the slots hold, nobody needs it: no request has been sent yet. */
+static void vbc_evict_all_keys(struct vbc_crypto *vc)
+{
+	unsigned int slot, failed = 0;
+	int err, last_err = 0;
+
+	bitmap_zero(vc->refused_slots, vc->profile.num_slots);
+	for (slot = 0; slot < vc->profile.num_slots; slot++) {
+		err = vbc_set_keyslot(vc, NULL, slot);
+		if (err) {
+			last_err = err;
+			failed++;
+		}
+	}
+	if (failed)
+		dev_warn(&vc->vdev->dev,
+			 "%u keyslots cannot be evicted (%d): they may keep the keys of another driver\n",
+			 failed, last_err);
 }
 
 static const struct blk_crypto_ll_ops vbc_crypto_ops = {
@@ -170,16 +202,21 @@ blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
 {
 	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
 	struct vbc_crypto *vc = vbc->crypto;
+	unsigned int slot;
 	int i;
 
 	if (WARN_ON_ONCE(!vc || !rq->crypt_keyslot))
 		return BLK_STS_IOERR;
+	slot = blk_crypto_keyslot_index(rq->crypt_keyslot);
 
 	/* Before the device sees the request: see vbc_nokey_work_fn(). */
 	vbr->key_gen = smp_load_acquire(&vc->key_gen);
 	vbr->encrypted = true;
 
-	vbr->msg.slot = cpu_to_le32(blk_crypto_keyslot_index(rq->crypt_keyslot));
+	if (unlikely(test_bit(slot, vc->refused_slots)))
+		return BLK_STS_IOERR;
+
+	vbr->msg.slot = cpu_to_le32(slot);
 	memset(vbr->msg.unused, 0, sizeof(vbr->msg.unused));
 	BUILD_BUG_ON(ARRAY_SIZE(vbr->msg.dun) != BLK_CRYPTO_DUN_ARRAY_SIZE);
 	for (i = 0; i < BLK_CRYPTO_DUN_ARRAY_SIZE; i++)
@@ -221,6 +258,7 @@ void vbc_crypto_free(struct vbc_dev *vbc)
 
 	if (vc->profile_valid)
 		blk_crypto_profile_destroy(&vc->profile);
+	bitmap_free(vc->refused_slots);
 	vbc_ctrl_free(vc);
 	kfree(vc);
 }
@@ -319,6 +357,10 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 		return -EOPNOTSUPP;
 	}
 
+	vc->refused_slots = bitmap_zalloc(slots, GFP_KERNEL);
+	if (!vc->refused_slots)
+		return -ENOMEM;
+
 	err = blk_crypto_profile_init(&vc->profile, slots);
 	if (err)
 		return err;
@@ -357,6 +399,8 @@ void vbc_crypto_init(struct vbc_dev *vbc)
 	err = vbc_init_profile(vc);
 	if (err)
 		vbc_drop_profile(vc, err);
+	else
+		vbc_evict_all_keys(vc);
 }
 
 /*
@@ -432,8 +476,14 @@ void vbc_crypto_suspend(struct vbc_dev *vbc)
 	 */
 	mutex_lock(&vc->ctrl_lock);
 	vc->state = VBC_CTRL_DOWN;
-	vbc_ctrl_wipe(vc);
 	mutex_unlock(&vc->ctrl_lock);
+}
+
+/* The device has been reset: an unanswered command is the driver's again. */
+void vbc_crypto_wipe(struct vbc_dev *vbc)
+{
+	if (vbc->crypto)
+		vbc_ctrl_wipe(vbc->crypto);
 }
 
 /* The device has been reset and is ready; no request has been sent yet. */
@@ -444,15 +494,15 @@ void vbc_crypto_resume(struct vbc_dev *vbc)
 	if (!vc || !vc->profile_valid)
 		return;
 
-	/*
-	 * In this order a key that comes at the same time is programmed by one
-	 * of the two at least.
-	 */
 	mutex_lock(&vc->ctrl_lock);
-	/* Until the reset a late reply may have come. */
-	vbc_ctrl_wipe(vc);
 	vc->state = VBC_CTRL_UP;
 	mutex_unlock(&vc->ctrl_lock);
+
+	/*
+	 * Keys that were evicted meanwhile may still be there.  A key that comes
+	 * at the same time may be lost here, but not after this.
+	 */
+	vbc_evict_all_keys(vc);
 	vbc_reprogram_all_keys(vc);
 }
 

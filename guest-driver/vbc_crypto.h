@@ -13,6 +13,7 @@
 #ifndef VBC_CRYPTO_H
 #define VBC_CRYPTO_H
 
+#include <linux/atomic.h>
 #include <linux/blk-crypto-profile.h>
 #include <linux/cache.h>
 #include <linux/completion.h>
@@ -66,10 +67,12 @@ struct vbc_crypto {
 	bool profile_valid;
 	struct virtio_device *vdev;
 
-	/* Serialises commands, and guards state and *cmd. */
+	/* Serialises commands, and guards state, no_dma and *cmd. */
 	struct mutex ctrl_lock;
 	enum vbc_ctrl_state state;
 	struct vbc_ctrl_cmd *cmd;
+	/* One has waited for the DMA layer in vain: the next ones do not. */
+	bool no_dma;
 	struct completion done;
 	bool removing;
 
@@ -86,8 +89,18 @@ struct vbc_crypto {
 	u32 key_gen;
 	/* The task that is doing so, for its own eyes only */
 	struct task_struct *reprogrammer;
-	/* A key was refused the last time. */
-	bool key_refused;
+	/*
+	 * A bit for each slot whose key the device refused to take back: what
+	 * uses it fails, until the slot gets another key, is evicted, or the
+	 * device is reset.
+	 */
+	unsigned long *refused_slots;
+
+	/* For user space: vbc_stats.c */
+	atomic64_t commands;
+	atomic64_t refused;
+	atomic64_t nokey_retries;
+	atomic64_t reprograms;
 };
 
 /* vbc_crypto.c */

@@ -384,5 +384,8 @@ static const struct attribute_group vbc_attr_group = {
 
 const struct attribute_group *vbc_attr_groups[] = {
 	&vbc_attr_group,
+#ifdef CONFIG_BLK_INLINE_ENCRYPTION
+	&vbc_crypto_attr_group,
+#endif
 	NULL,
 };

@@ -54,6 +54,32 @@ static const struct virtio_device_id vbc_id_table[] = {
 	{ 0 },
 };
 
+/* Of a device that was pulled out every register reads as all ones. */
+bool vbc_is_gone(struct vbc_dev *vbc)
+{
+	return vbc->vdev->config->get_status(vbc->vdev) == 0xff;
+}
+
+/* virtio_reset_device() waits until the device says that it has been reset. */
+void vbc_reset_device(struct vbc_dev *vbc)
+{
+	if (!vbc_is_gone(vbc)) {
+		virtio_reset_device(vbc->vdev);
+		return;
+	}
+
+	virtio_break_device(vbc->vdev);
+	virtio_synchronize_cbs(vbc->vdev);
+}
+
+/* Requests and commands have ended or been given up. */
+static void vbc_stop(struct vbc_dev *vbc)
+{
+	vbc_crypto_suspend(vbc);
+	vbc_reset_device(vbc);
+	vbc_crypto_wipe(vbc);
+}
+
 void vbc_free(struct vbc_dev *vbc)
 {
 	vbc_crypto_free(vbc);
@@ -206,8 +232,7 @@ static int vbc_probe(struct virtio_device *vdev)
 free_tags:
 	blk_mq_free_tag_set(&vbc->tag_set);
 reset:
-	vbc_crypto_suspend(vbc);
-	virtio_reset_device(vdev);
+	vbc_stop(vbc);
 	vbc_del_vqs(vbc);
 free:
 	vbc_free(vbc);
@@ -222,7 +247,9 @@ static void vbc_remove(struct virtio_device *vdev)
 	cancel_work_sync(&vbc->config_work);
 
 	vbc_crypto_begin_removal(vbc);
-	if (vbc_is_broken(vbc)) {
+	if (vbc_is_broken(vbc) || vbc_is_gone(vbc)) {
+		/* First: whoever evicts a key now must not wait for an answer. */
+		virtio_break_device(vdev);
 		blk_mark_disk_dead(vbc->disk);
 		vbc_abort_requests(vbc);
 	}
@@ -230,8 +257,7 @@ static void vbc_remove(struct virtio_device *vdev)
 	/* Waits for all requests; those to be retried are among them. */
 	del_gendisk(vbc->disk);
 
-	vbc_crypto_suspend(vbc);
-	virtio_reset_device(vdev);
+	vbc_stop(vbc);
 	vbc_del_vqs(vbc);
 	blk_mq_free_tag_set(&vbc->tag_set);
 
@@ -241,6 +267,7 @@ static void vbc_remove(struct virtio_device *vdev)
 
 /*
  * Let all requests end, keep new ones waiting, and give up the virtqueues.
+ * Those of a device that is broken end with an error: a reset may heal it.
  * Requests go on arriving as far as the dispatch lists, and keys as far as
  * vbc_crypto.c, which catches up with them in vbc_crypto_resume().
  */
@@ -250,12 +277,14 @@ static int vbc_freeze(struct virtio_device *vdev)
 	struct request_queue *q = vbc->disk->queue;
 	unsigned int memflags;
 
+	if (vbc_is_broken(vbc) || vbc_is_gone(vbc))
+		vbc_abort_requests(vbc);
+
 	memflags = blk_mq_freeze_queue(q);
 	blk_mq_quiesce_queue_nowait(q);
 	blk_mq_unfreeze_queue(q, memflags);
 
-	vbc_crypto_suspend(vbc);
-	virtio_reset_device(vdev);
+	vbc_stop(vbc);
 	flush_work(&vbc->config_work);
 	vbc_del_vqs(vbc);
 	return 0;

@@ -7,8 +7,12 @@
  * any request goes out.  Otherwise the first we hear of it is a request that
  * ends with NOKEY.  Such requests are collected and a work item programs all
  * keys anew, once for all of them, and then requeues them.  A backend may be
- * restarted again meanwhile, so each is retried a few times; but only once when
- * a key was refused.  After that NOKEY is an I/O error.
+ * restarted again meanwhile, so each is retried a few times; after that NOKEY is
+ * an I/O error.
+ *
+ * A key that the device refuses to take back would make every request that uses
+ * it tell of a loss again, and every loss programs all the others.  So its slot
+ * is marked, and what uses it fails before it gets to the device.
  *
  * That cannot deadlock: programming waits for the device alone, and the device
  * waits for no request that is collected here, as those have ended for it.
@@ -28,7 +32,6 @@ static struct workqueue_struct *vbc_nokey_wq;
 
 void vbc_reprogram_all_keys(struct vbc_crypto *vc)
 {
-	WRITE_ONCE(vc->key_refused, false);
 	WRITE_ONCE(vc->reprogrammer, current);
 	blk_crypto_reprogram_all_keys(&vc->profile);
 	WRITE_ONCE(vc->reprogrammer, NULL);
@@ -50,13 +53,14 @@ bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
 	if (!vc || !vbr->encrypted)
 		return false;
 
-	if (vbr->nokeys >= (READ_ONCE(vc->key_refused) ? 1 : VBC_MAX_NOKEYS)) {
+	if (vbr->nokeys >= VBC_MAX_NOKEYS) {
 		dev_err_ratelimited(&vbc->vdev->dev,
 				    "keyslot %u is still empty after all keys were programmed\n",
 				    le32_to_cpu(vbr->msg.slot));
 		return false;
 	}
 	vbr->nokeys++;
+	atomic64_inc(&vc->nokey_retries);
 
 	spin_lock_irqsave(&vc->nokey_lock, flags);
 	list_add_tail(&rq->queuelist, &vc->nokey_list);
@@ -93,6 +97,7 @@ static void vbc_nokey_work_fn(struct work_struct *work)
 	if (lost) {
 		dev_warn_ratelimited(&vc->vdev->dev,
 				     "device lost its keys: programming all of them\n");
+		atomic64_inc(&vc->reprograms);
 		vbc_reprogram_all_keys(vc);
 	}
 

@@ -7,11 +7,22 @@
  * vbc_complete_rq() and nowhere else.
  */
 #include <linux/interrupt.h>
+#include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/virtio_config.h>
 #include <uapi/linux/virtio_ring.h>
 
 #include "virtio_blk_crypto.h"
+
+static unsigned int vbc_max_queues;
+module_param_named(num_request_queues, vbc_max_queues, uint, 0644);
+MODULE_PARM_DESC(num_request_queues,
+		 "How many request queues to use at the most (default: 0, as many as there are CPUs)");
+
+static unsigned int vbc_depth;
+module_param_named(queue_depth, vbc_depth, uint, 0444);
+MODULE_PARM_DESC(queue_depth,
+		 "How many requests a queue takes (default: 0, as many as fill the ring)");
 
 static struct vbc_vq *vbc_hctx_vq(struct blk_mq_hw_ctx *hctx)
 {
@@ -400,12 +411,13 @@ int vbc_init_vqs(struct vbc_dev *vbc)
 	}
 
 	offered = num_queues;
-	used = blk_mq_num_possible_queues(offered);
-
 	/* The tag set was made for the number of queues found at probe. */
-	if (vbc->nr_queues && vbc->nr_queues != used) {
+	used = vbc->nr_queues ?:
+	       blk_mq_num_possible_queues(min_not_zero(vbc_max_queues,
+						       offered));
+	if (used > offered) {
 		dev_err(&vdev->dev, "number of queues changed from %u to %u\n",
-			vbc->nr_queues, used);
+			used, offered);
 		return -EINVAL;
 	}
 
@@ -471,11 +483,14 @@ void vbc_del_vqs(struct vbc_dev *vbc)
 	vbc->vqs = NULL;
 }
 
-/* As many requests as fill the ring */
+/* As many requests as fill the ring, unless the user says otherwise */
 unsigned int vbc_queue_depth(struct vbc_dev *vbc)
 {
 	unsigned int depth = vbc->vqs[0].vq->num_free;
 	unsigned int reserved = vbc_crypto_reserved_descs(vbc);
+
+	if (vbc_depth)
+		return vbc_depth;
 
 	depth -= min(depth, reserved);
 
@@ -524,7 +539,7 @@ void vbc_abort_requests(struct vbc_dev *vbc)
 	virtio_break_device(vbc->vdev);
 	/* ...and no callback can complete what is about to be failed. */
 	virtio_synchronize_cbs(vbc->vdev);
-	virtio_reset_device(vbc->vdev);
+	vbc_reset_device(vbc);
 
 	blk_mq_tagset_busy_iter(&vbc->tag_set, vbc_abort_rq, NULL);
 	blk_mq_tagset_wait_completed_request(&vbc->tag_set);

@@ -9,8 +9,9 @@
  *   vbc_cmd.c     commands to the device
  *   vbc_nokey.c   keys that the device has lost
  *   vbc_wrapped.c hardware-wrapped keys: making them and preparing them
+ *   vbc_stats.c   counters of these four, in sysfs
  *
- * Only the last four know keys (what they share is in vbc_crypto.h); they know
+ * Only the last five know of keys (what they share is in vbc_crypto.h); they know
  * nothing of sectors and limits.
  */
 #ifndef VIRTIO_BLK_CRYPTO_H
@@ -105,9 +106,13 @@ void vbc_update_capacity(struct vbc_dev *vbc, bool resize);
 
 /* vbc_main.c */
 void vbc_free(struct vbc_dev *vbc);
+bool vbc_is_gone(struct vbc_dev *vbc);
+void vbc_reset_device(struct vbc_dev *vbc);
 
-/* vbc_crypto.c, vbc_cmd.c and vbc_nokey.c */
+/* vbc_crypto.c, vbc_cmd.c, vbc_nokey.c and vbc_stats.c */
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
+
+extern const struct attribute_group vbc_crypto_attr_group;
 
 bool vbc_has_ctrl_vq(struct virtio_device *vdev);
 bool vbc_may_have_crypto(struct virtio_device *vdev);
@@ -122,6 +127,7 @@ void vbc_crypto_init(struct vbc_dev *vbc);
 void vbc_crypto_adjust_limits(struct vbc_dev *vbc, struct queue_limits *lim);
 void vbc_crypto_register(struct vbc_dev *vbc);
 void vbc_crypto_suspend(struct vbc_dev *vbc);
+void vbc_crypto_wipe(struct vbc_dev *vbc);
 void vbc_crypto_resume(struct vbc_dev *vbc);
 void vbc_crypto_begin_removal(struct vbc_dev *vbc);
 bool vbc_crypto_is_broken(struct vbc_dev *vbc);
@@ -179,6 +185,8 @@ static inline void vbc_crypto_adjust_limits(struct vbc_dev *vbc,
 static inline void vbc_crypto_register(struct vbc_dev *vbc) { }
 
 static inline void vbc_crypto_suspend(struct vbc_dev *vbc) { }
+
+static inline void vbc_crypto_wipe(struct vbc_dev *vbc) { }
 
 static inline void vbc_crypto_resume(struct vbc_dev *vbc) { }
 

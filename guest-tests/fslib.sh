@@ -376,9 +376,15 @@ close_volume() {
 
 # --- what the host does meanwhile -------------------------------------------------------------------------------------
 
-# host_step: has the host do the next step of the case's header. It does so soon, not at once.
+# host_step [WORD...]: has the host do the next step of the case's header. It does so soon, not at once. The words are for it.
 host_step() {
-	echo next > "$(find_port progress)"
+	echo "${*:-next}" > "$(find_port progress)"
+}
+
+# host_step_done: as host_step, and waits until the host has most certainly done it.
+host_step_done() {
+	host_step
+	sleep 4
 }
 
 # wait_for_size BYTES: until the disk has so many.

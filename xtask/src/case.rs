@@ -39,6 +39,8 @@ pub struct Case {
     pub needs: Vec<String>,
     /// Its own time limit.
     pub timeout: Option<Duration>,
+    /// Whether the disk is behind a root port.
+    pub root_port: bool,
     /// Request queues.
     pub queues: u16,
     /// Request queues and their size that QEMU is told alone, for the device's personality; without a size its own.
@@ -80,6 +82,7 @@ impl Case {
             qemu: None,
             needs: vec![],
             timeout: None,
+            root_port: false,
             queues: QUEUES,
             rings: None,
             kills: 0,
@@ -171,6 +174,10 @@ impl Case {
                 ensure!(value == "yes", "a case is long: yes, or it is not");
                 self.long = true;
             }
+            "root-port" => {
+                ensure!(value == "yes", "a disk has a root-port: yes, or it has none");
+                self.root_port = true;
+            }
             "check" => {
                 ensure!(value == "fscrypt", "the only check is fscrypt");
                 self.check_fscrypt = true;
@@ -230,12 +237,12 @@ mod tests {
     fn a_full_header() {
         let text = "#!/bin/sh\n# SPDX-License-Identifier: MIT\n# case: many keys: 200 files\n# device: --keyslots 4\n\
             # device: --read-only\n# image: 1G\n# driver: virtio_blk\n# attach: vhost-user-blk\n\
-            # needs: CONFIG_F2FS_FS mkfs.f2fs\n# timeout: 600\n# queues: 4\n# rings: 1x32\n# check: fscrypt\n\
+            # needs: CONFIG_F2FS_FS mkfs.f2fs\n# timeout: 600\n# root-port: yes\n# queues: 4\n# rings: 1x32\n# check: fscrypt\n\
             # stat: keyslots.replace >= 196\n\necho\n# image: 7\n";
         let case = parse(text).unwrap();
         assert_eq!(case.description, "many keys: 200 files");
         assert_eq!(case.device, ["--keyslots", "4", "--read-only"]);
-        assert_eq!((case.image, case.queues, case.check_fscrypt), (1 << 30, 4, true));
+        assert_eq!((case.image, case.queues, case.check_fscrypt, case.root_port), (1 << 30, 4, true, true));
         assert_eq!(case.rings, Some((1, Some(32))));
         assert_eq!((case.driver.as_str(), case.attach), ("virtio_blk", Attach::VhostUserBlk));
         assert_eq!(case.needs, ["CONFIG_F2FS_FS", "mkfs.f2fs"]);
@@ -245,9 +252,16 @@ mod tests {
     #[test]
     fn mistakes_are_refused() {
         assert!(parse("#!/bin/sh\n").is_err());
-        for line in
-            ["image: 5X", "driver: ext4", "attach: nvme", "check: all", "stat: a ~ 1", "queues: -1", "rings: 32x"]
-        {
+        for line in [
+            "image: 5X",
+            "driver: ext4",
+            "attach: nvme",
+            "check: all",
+            "stat: a ~ 1",
+            "queues: -1",
+            "rings: 32x",
+            "root-port: no",
+        ] {
             assert!(parse(&format!("# case: x\n# {line}\n")).is_err(), "{line}");
         }
     }

@@ -5,6 +5,7 @@
 
 use crate::case::parse_size;
 use crate::device::{Device, Options};
+use crate::guest_memory;
 use crate::process::{command, open_log};
 use crate::qemu_steps::QemuStep;
 use crate::qmp::Monitor;
@@ -33,6 +34,8 @@ enum Action {
     Image(u64),
     /// Sends the device SIGHUP.
     Hangup,
+    /// Writes nonsense to the used ring that the guest names.
+    BreakRing,
     /// Goes through QEMU's monitor.
     Qemu(QemuStep),
 }
@@ -58,9 +61,10 @@ impl FromStr for Step {
             ["ctl", words @ ..] if !words.is_empty() => Action::Ctl(words.iter().map(ToString::to_string).collect()),
             ["image", size] => Action::Image(parse_size(size)?),
             ["hangup"] => Action::Hangup,
+            ["break-ring"] => Action::BreakRing,
             words => match QemuStep::parse(words)? {
                 Some(step) => Action::Qemu(step),
-                None => bail!("a step is ctl WORDS, image SIZE, hangup, {}", QemuStep::FORMS),
+                None => bail!("a step is ctl WORDS, image SIZE, hangup, break-ring, {}", QemuStep::FORMS),
             },
         };
         ensure!(
@@ -103,17 +107,17 @@ impl<'a> HostSteps<'a> {
         Self { steps, options, control, signal, log, vm, monitor: None, done: 0 }
     }
 
-    /// Does what the guest has asked for. To be called often.
-    pub fn step(&mut self, device: &Device) -> Result<()> {
+    /// Does what the guest, a process of this number, has asked for. To be called often.
+    pub fn step(&mut self, device: &Device, qemu: u32) -> Result<()> {
         if self.steps.is_empty() {
             // The port may be for something else.
             return Ok(());
         }
-        let asked = fs::read(self.signal).map_or(0, |text| text.iter().filter(|&&byte| byte == b'\n').count());
-        while self.done < asked {
+        let asked = fs::read_to_string(self.signal).unwrap_or_default();
+        for line in asked.split_inclusive('\n').filter(|line| line.ends_with('\n')).skip(self.done) {
             let step = self.steps.get(self.done).context("the guest asks the host for more steps than there are")?;
             self.done += 1;
-            self.act(step, device).with_context(|| format!("step {} on the host", self.done))?;
+            self.act(step, device, qemu, line).with_context(|| format!("step {} on the host", self.done))?;
         }
         Ok(())
     }
@@ -125,7 +129,7 @@ impl<'a> HostSteps<'a> {
         Ok(())
     }
 
-    fn act(&mut self, step: &Step, device: &Device) -> Result<()> {
+    fn act(&mut self, step: &Step, device: &Device, qemu: u32, line: &str) -> Result<()> {
         match &step.action {
             Action::Qemu(step) => {
                 let monitor = match self.monitor.take() {
@@ -136,6 +140,7 @@ impl<'a> HostSteps<'a> {
             }
             Action::Image(bytes) => fs::File::options().write(true).open(self.options.image)?.set_len(*bytes)?,
             Action::Hangup => device.hang_up()?,
+            Action::BreakRing => guest_memory::break_ring(qemu, line)?,
             Action::Ctl(words) => {
                 let mut ctl = command(self.options.program);
                 ctl.arg("ctl").arg("--control").arg(&self.control).args(words);
@@ -165,8 +170,19 @@ mod tests {
         assert_eq!("hangup".parse::<Step>().unwrap().action, Action::Hangup);
         let pause: Step = "pause 3".parse().unwrap();
         assert!(pause.needs_monitor() && !step.needs_monitor());
-        for text in ["", "ctl", "image", "image big", "hangup now", "fails hangup", "image 1M => x", "pause", "reboot"]
-        {
+        let mistakes = [
+            "",
+            "ctl",
+            "image",
+            "image big",
+            "hangup now",
+            "break-ring 0",
+            "fails hangup",
+            "image 1M => x",
+            "pause",
+            "reboot",
+        ];
+        for text in mistakes {
             assert!(text.parse::<Step>().is_err(), "{text}");
         }
     }

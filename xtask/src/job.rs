@@ -32,9 +32,8 @@ impl Job<'_> {
             tar.append_path_with_name(&path, name).with_context(|| format!("cannot pack {}", path.display()))
         };
         add(paths.guest_tests("init"), "init")?;
-        add(paths.guest_tests("lib.sh"), "lib.sh")?;
-        if paths.guest_tests("fslib.sh").exists() {
-            add(paths.guest_tests("fslib.sh"), "fslib.sh")?;
+        for library in ["lib.sh", "fslib.sh", "driverlib.sh"] {
+            add(paths.guest_tests(library), library)?;
         }
         if let Some(module) = self.module {
             add(module.to_path_buf(), &format!("{}.ko", crate::driver::MODULE))?;

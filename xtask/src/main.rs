@@ -20,6 +20,7 @@ mod fstests_build;
 mod fstests_guest;
 mod fstests_output;
 mod fuzz;
+mod guest_memory;
 mod guest_root;
 mod host_steps;
 mod job;

@@ -25,6 +25,8 @@ const STATE: &str = "state";
 
 /// The script's exit status when it has skipped itself.
 const SKIPPED: &str = "77";
+/// Size of a root port's ROM: as large as a disk's registers, in whose place a case may put it.
+const ROM_BYTES: usize = 16 << 10;
 
 /// A case's verdict.
 pub enum Outcome {
@@ -185,6 +187,8 @@ fn boot(
     let release = case.qemu.as_deref().map(|release| qemu::of_release(paths, machine.mirror.as_ref(), release));
     let release = release.transpose()?;
     let (queues, queue_size) = case.rings.unwrap_or((case.queues, Some(QUEUE_SIZE)));
+    let rom = scratch.path().join("rom");
+    fs::write(&rom, [0xff; ROM_BYTES])?;
     let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
     let monitor = scratch.path().join("monitor");
     let disks = [device.socket.clone()];
@@ -194,6 +198,7 @@ fn boot(
         attach: case.attach,
         queues,
         queue_size,
+        root_port: case.root_port.then_some(rom.as_path()),
         reconnect: case.kills > 0,
         progress: needs_progress.then_some(progress.as_path()),
         monitor: case.host.iter().any(Step::needs_monitor).then_some(monitor.as_path()),
@@ -203,8 +208,10 @@ fn boot(
     let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
     let mut watch = Watch::new(&case.bounds, &progress);
     let mut disturbed = Ok(());
-    let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), || {
-        disturbed = kills.step(&mut device).and_then(|()| steps.step(&device));
+    let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), |qemu| {
+        if disturbed.is_ok() {
+            disturbed = kills.step(&mut device).and_then(|()| steps.step(&device, qemu));
+        }
         watch.step(device.id());
         if disturbed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;

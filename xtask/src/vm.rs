@@ -52,6 +52,8 @@ pub struct Vm<'a> {
     pub queues: u16,
     /// Descriptors of each queue; `None`: as QEMU will have it.
     pub queue_size: Option<u16>,
+    /// Attach each disk behind a root port. The file is the ROM of another device: a guest can put it where it likes.
+    pub root_port: Option<&'a Path>,
     /// Reconnect to a device that was killed and started again.
     pub reconnect: bool,
     /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
@@ -79,6 +81,7 @@ impl<'a> Vm<'a> {
             attach: Attach::default(),
             queues: QUEUES,
             queue_size: Some(QUEUE_SIZE),
+            root_port: None,
             reconnect: false,
             disks,
             progress: None,
@@ -118,12 +121,17 @@ impl<'a> Vm<'a> {
         if let Some(monitor) = self.monitor {
             qemu.arg("-chardev").arg(option("socket,id=monitor,server=on,wait=off,path=", monitor));
             qemu.args(["-qmp", "chardev:monitor"]);
+        }
+        if self.root_port.is_some() || self.monitor.is_some() {
             // One for each disk, and one for another.
             for number in 0..=self.disks.len() {
                 qemu.args(["-device", &format!("pcie-root-port,id=port{number},chassis={}", number + 1)]);
             }
         }
-        qemu.args(["-device", "virtio-rng-pci"]);
+        match self.root_port {
+            None => qemu.args(["-device", "virtio-rng-pci"]),
+            Some(rom) => qemu.arg("-device").arg(option("virtio-rng-pci,romfile=", rom)),
+        };
         for (number, socket) in self.disks.iter().enumerate() {
             let reconnect = if self.reconnect { format!("reconnect-ms={RECONNECT_MS},") } else { String::new() };
             qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), socket));
@@ -149,7 +157,7 @@ impl<'a> Vm<'a> {
         }
         disk["id"] = format!("disk{number}").into();
         disk["chardev"] = disk["id"].clone();
-        if self.monitor.is_some() {
+        if self.root_port.is_some() || self.monitor.is_some() {
             disk["bus"] = format!("port{number}").into();
         }
         disk
@@ -165,14 +173,14 @@ impl<'a> Vm<'a> {
         Running::start(&mut qemu)
     }
 
-    /// As [`Self::start`], then waits for its end. Calls `meanwhile` again and again. It is killed at the time limit, or when
-    /// `meanwhile` says that it makes no sense to go on.
+    /// As [`Self::start`], then waits for its end. Calls `meanwhile` again and again with its process number. It is killed at
+    /// the time limit, or when `meanwhile` says that it makes no sense to go on.
     pub fn run(
         &self,
         console: &Path,
         log: &Path,
         limit: Duration,
-        mut meanwhile: impl FnMut() -> ControlFlow<()>,
+        mut meanwhile: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Ended> {
         let mut guest = self.start(console, log)?;
         let end = Instant::now() + limit;
@@ -180,7 +188,7 @@ impl<'a> Vm<'a> {
             if let Some(status) = guest.wait_for(Duration::from_millis(10))? {
                 return Ok(Ended::with(status));
             }
-            if meanwhile().is_break() {
+            if meanwhile(guest.id()).is_break() {
                 return Ok(Ended::GivenUp);
             }
         }

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: the key that is removed is in no keyslot any more, as the device sees it
+# host: ctl keyslots => no keyslot holds a key
+# check: fscrypt
+# stat: keyslots.evict > 0
+# stat: keyslots.nokey == 0
+
+eviction_case

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: in-band, too, a removed key is in no keyslot any more, as the device sees it
+# attach: vhost-user-blk
+# driver: virtio_blk_crypto in_band=1
+# device: --in-band
+# host: ctl keyslots => no keyslot holds a key
+# check: fscrypt
+# stat: keyslots.evict > 0
+# stat: keyslots.nokey == 0
+
+eviction_case

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: a device that keeps keys over a reset loses those of the driver before as soon as it has a driver
+# device: --keys-on-reset kept --keyslots 8
+# host: ctl keyslots => generation
+# host: ctl keyslots => no keyslot holds a key
+# check: fscrypt
+# stat: keyslots.lost == 0
+# stat: keyslots.nokey == 0
+
+driver_before_case

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: in-band, too, a device that keeps keys loses those of the driver before
+# attach: vhost-user-blk
+# driver: virtio_blk_crypto in_band=1
+# device: --in-band --keys-on-reset kept --keyslots 8
+# host: ctl keyslots => generation
+# host: ctl keyslots => no keyslot holds a key
+# check: fscrypt
+# stat: keyslots.lost == 0
+# stat: keyslots.nokey == 0
+
+driver_before_case

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: a key that the device does not take back fails its own files and costs the others nothing
+# device: --keyslots 16
+# root-port: yes
+# host: ctl fault add io-error,op=program,slot=3 => fault
+# host: ctl reset-engine => 16 keys are lost
+# host: ctl fault clear => 1 faults are cleared
+# host: ctl fault add io-error,op=program,slot=3 => fault
+# host: ctl reset-engine => 16 keys are lost
+# host: ctl fault clear => 1 faults are cleared
+# check: fscrypt
+# stat: keyslots.program <= 100
+
+refused_key_case

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: in-band, too, a key that the device does not take back costs the others nothing
+# attach: vhost-user-blk
+# driver: virtio_blk_crypto in_band=1
+# device: --in-band --keyslots 16
+# root-port: yes
+# host: ctl fault add io-error,op=program,slot=3 => fault
+# host: ctl reset-engine => 16 keys are lost
+# host: ctl fault clear => 1 faults are cleared
+# host: ctl fault add io-error,op=program,slot=3 => fault
+# host: ctl reset-engine => 16 keys are lost
+# host: ctl fault clear => 1 faults are cleared
+# check: fscrypt
+# stat: keyslots.program <= 100
+
+refused_key_case

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: the same with in-band access
+# attach: vhost-user-blk
+# driver: virtio_blk_crypto in_band=1
+# device: --in-band
+# root-port: yes
+# needs: fio
+# stat: requests.crypto_out > 0
+
+surprise_removal_case

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: a command that is never answered: unbind waits for it for a while, and all is well after bind
+# host: ctl fault add stuck,op=program => fault
+# host: ctl fault clear => 1 faults are cleared
+# check: fscrypt
+# stat: events.fault == 1
+
+unanswered_command_case

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# shellcheck shell=sh
+#
+# Cases about the guest driver that run with the control virtqueue and in-band: what happens to keys, commands and requests when
+# the device loses keys, is reset, fails or goes away. Sourced after fslib.sh.
+
+# The disk's place on its bus, and its driver's directory, from before it was taken from it.
+VIRTIO=$(basename "$(readlink -f "$BLOCK/device")")
+DRIVER_DIR=$(readlink -f "$BLOCK/device/driver" || true)
+FUNCTION=$(dirname "$(readlink -f "$BLOCK/device")")
+
+# counter NAME: one of the driver's.
+counter() {
+	cat "$BLOCK/crypto_stats/$1"
+}
+
+unbind_disk() {
+	echo "$VIRTIO" > "$DRIVER_DIR/unbind"
+	[ ! -e "$BLOCK/device/driver" ] || fail 'the driver is still bound'
+}
+
+bind_disk() {
+	echo "$VIRTIO" > "$DRIVER_DIR/bind"
+	wait_for_disk yes
+}
+
+# wait_for_dmesg TEXT: until the kernel's log has it, for half a minute.
+wait_for_dmesg() {
+	local tries=0
+	until dmesg_has "$1"; do
+		[ $tries -lt 300 ] || fail "the kernel does not say: $1"
+		tries=$((tries + 1))
+		sleep 0.1
+	done
+	note "the kernel says: $1"
+}
+
+# begin_busy [OPTION...]: fio writes and verifies in $MNT/busy, with two keys, until end_busy.
+begin_busy() {
+	while [ ! -e /tmp/enough ]; do
+		fio --name=busy --directory="$MNT/busy" --rw=randrw --bsrange=4k-64k --size=2M --numjobs=2 --ioengine="$(fio_engine)" \
+			--iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" "$@" || exit 1
+	done &
+	BUSY=$!
+	local tries=0
+	while [ ! -e "$MNT/busy/busy.1.0" ]; do
+		[ $tries -lt 300 ] || fail 'fio does not get going'
+		tries=$((tries + 1))
+		sleep 0.1
+	done
+	sleep 1
+}
+
+# end_busy: all that was written has been found.
+end_busy() {
+	: > /tmp/enough
+	wait $BUSY || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
+}
+
+# end_busy_on_a_dead_disk: fio has noticed that its disk is gone.
+end_busy_on_a_dead_disk() {
+	if wait $BUSY; then
+		fail 'fio did not notice that its disk was gone'
+	fi
+}
+
+# secret_tree: files in $MNT/secret, encrypted with the key one, on the disk and right. Sets IDENTIFIER.
+secret_tree() {
+	make_files tree 0
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	IDENTIFIER=$(add_key one "$MNT")
+	set_policy "$MNT/secret" "$IDENTIFIER"
+	cp -r "$OUT/plain/tree/." "$MNT/secret"
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret"
+}
+
+# secret_tree_is_right: in a disk that has just got its driver back; and new files can be written with another key.
+secret_tree_is_right() {
+	mount_fs "$DISK" "$MNT"
+	unlock one "$MNT"
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	encrypted_dir "$MNT/later" later
+	cp -r "$OUT/plain/tree/." "$MNT/later"
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/later"
+	expect_native
+	record "$MNT/secret" tree
+	record "$MNT/later" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# eviction_case: host: the keyslots, empty.
+eviction_case() {
+	secret_tree
+	remove_key "$IDENTIFIER" "$MNT"
+	host_step_done
+	umount "$MNT"
+	secret_tree_is_right
+}
+
+# driver_before_case, with keys that survive a reset: a key that its owner could not evict, because the disk had no driver, is
+# evicted by the next driver. Host: the keyslots, with keys; the keyslots, empty.
+driver_before_case() {
+	secret_tree
+	# The keys of files that nobody uses are evicted before the disk is gone.
+	exec 8< "$MNT/secret/file-11-of-1048577"
+	echo 1 > /proc/sys/vm/drop_caches
+	cat <&8 > /dev/null
+	unbind_disk
+	exec 8<&-
+	umount "$MNT"
+	host_step_done
+	bind_disk
+	host_step_done
+	secret_tree_is_right
+}
+
+# evicted_meanwhile_case, likewise: keys that are removed while the device is being reset are not in it afterwards. Host: the
+# keyslots, empty.
+evicted_meanwhile_case() {
+	local pause
+	secret_tree
+	umount "$MNT"
+	# On a file system that is only read, removing a key needs no I/O, which would wait for the reset.
+	mount_fs "$DISK" "$MNT" -o ro
+	for pause in 0.02 0.04 0.06 0.08; do
+		unlock one "$MNT"
+		same_files "$OUT/plain/tree" "$MNT/secret"
+		echo 1 > "$FUNCTION/reset" &
+		sleep $pause
+		remove_key "$IDENTIFIER" "$MNT"
+		wait $!
+	done
+	host_step_done
+	umount "$MNT"
+	secret_tree_is_right
+}
+
+# read_all: reads each of the 16 files from the disk; prints how many could be read.
+read_all() {
+	local number good=0
+	sync
+	# Inodes stay, and with them keys.
+	echo 1 > /proc/sys/vm/drop_caches
+	for number in $(seq 16); do
+		! cmp -s "$OUT/plain/keys/$number" "$MNT/keys/$number" || good=$((good + 1))
+	done
+	echo $good
+}
+
+# refused_key_case: 16 keys in 16 keyslots, all lost; the device takes one of them back no more. Host: `fault add` for programming
+# a keyslot, reset-engine, `fault clear`, `fault add`, reset-engine, `fault clear`.
+refused_key_case() {
+	local number identifier before tries
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	identifier=$(add_key one "$MNT")
+	set_policy "$MNT/keys" "$identifier"
+	mkdir -p "$OUT/plain/keys"
+	for number in $(seq 16); do
+		make-data 4096 "$number" "$SENTINEL" > "$OUT/plain/keys/$number"
+		cp "$OUT/plain/keys/$number" "$MNT/keys/$number"
+	done
+	echo "$SENTINEL" > "$OUT/sentinel"
+	[ "$(read_all)" = 16 ] || fail 'not all files can be read at the start'
+
+	host_step
+	host_step_done
+	before=$(counter commands)
+	for tries in $(seq 20); do
+		[ "$(read_all)" = 15 ] || fail "round $tries: $(read_all) files can be read, not 15"
+	done
+	number=$(($(counter commands) - before))
+	note "for 20 failing reads the driver has sent $number commands"
+	[ $number = 16 ] || fail "$number commands, not one for each keyslot"
+	[ "$(counter refused)" = 1 ] || fail "$(counter refused) commands were refused"
+	[ "$(counter reprograms)" = 1 ] || fail "all keys were programmed $(counter reprograms) times"
+	[ "$(counter nokey_retries)" -ge 1 ] || fail 'no request was tried again'
+
+	note 'until the key is evicted'
+	host_step_done
+	[ "$(read_all)" = 15 ] || fail 'the refused key came back by itself'
+	remove_key "$identifier" "$MNT"
+	add_key one "$MNT" > /dev/null
+	[ "$(read_all)" = 16 ] || fail 'an evicted key is still refused'
+
+	note 'or the device is reset'
+	host_step
+	host_step_done
+	[ "$(read_all)" = 15 ] || fail 'no key was refused'
+	host_step_done
+	echo 1 > "$FUNCTION/reset"
+	[ "$(read_all)" = 16 ] || fail 'a key is still refused after a reset'
+	expect_native
+	record "$MNT/keys" keys
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# function_reset_case: the device is reset through PCI, five times, while files are written and verified.
+function_reset_case() {
+	local round
+	secret_tree
+	encrypted_dir "$MNT/busy" two per-file 512
+	begin_busy
+	for round in 1 2 3 4 5; do
+		echo 1 > "$FUNCTION/reset"
+		note "reset $round"
+		cp -r "$OUT/plain/tree" "$MNT/secret/tree-$round"
+		echo 1 > "$FUNCTION/reset"
+		drop_caches
+		same_files "$OUT/plain/tree" "$MNT/secret/tree-$round"
+		rm -r "$MNT/secret/tree-$round"
+	done
+	end_busy
+	rm "$MNT"/busy/*
+	umount "$MNT"
+	if dmesg | grep -E 'I/O error|EXT4-fs error|lost its keys'; then
+		fail 'the kernel saw an error'
+	fi
+	secret_tree_is_right
+}
+
+# broken_ring_case QUEUE:NAME...: a used ring has nonsense in it, one after the other. Host: break-ring, for each.
+broken_ring_case() {
+	local queue name
+	secret_tree
+	for queue in "$@"; do
+		name=${queue#*:} queue=${queue%:*}
+		encrypted_dir "$MNT/busy" "busy-$queue"
+		# Without a break, and on the CPU whose requests take the first queue.
+		begin_busy --time_based --runtime=200 "--cpus_allowed=$(cut -d , -f 1 "$BLOCK/mq/0/cpu_list")"
+		# shellcheck disable=SC2046 # two numbers
+		host_step $(used-ring "$FUNCTION" "$queue")
+		wait_for_dmesg "$name:id 4294967295 out of range"
+		# By then the host has most certainly let go of the ring's memory.
+		sleep 4
+		unbind_disk
+		end_busy_on_a_dead_disk
+		umount "$MNT"
+		bind_disk
+		mount_fs "$DISK" "$MNT"
+		unlock one "$MNT"
+		same_files "$OUT/plain/tree" "$MNT/secret"
+		rm -rf "$MNT/busy"
+	done
+	umount "$MNT"
+	secret_tree_is_right
+}
+
+# unanswered_command_case: programming a key is never answered, and the driver is taken from the disk. Host: `fault add` of
+# that, `fault clear`.
+unanswered_command_case() {
+	local begun
+	secret_tree
+	encrypted_dir "$MNT/new" two
+	sync
+	host_step_done
+	{ echo new > "$MNT/new/file"; sync "$MNT/new/file"; } &
+	sleep 3
+	kill -0 $! || fail 'a key was programmed'
+	begun=$(date +%s)
+	unbind_disk
+	note "unbound after $(($(date +%s) - begun)) s"
+	dmesg_has 'command 30 was not answered' || fail 'the driver does not say that it was not answered'
+	if wait $!; then
+		fail 'a file was written without its key'
+	fi
+	umount "$MNT"
+	host_step_done
+	bind_disk
+	secret_tree_is_right
+}
+
+# registers_read_as ones|before, behind a root port: the disk's registers all read as ones, and writing has no effect, as when it
+# was pulled out; or they are back. The ROM of another device, which holds nothing else, is put in their place.
+registers_read_as() {
+	local rom registers=0
+	rom=$(grep -l 0x1005 /sys/bus/pci/devices/*/device)
+	if [ "$1" = ones ]; then
+		registers=$(while read -r first last _; do
+			[ $((last - first)) != $((0x3fff)) ] || echo $((first | 1))
+		done < "$FUNCTION/resource")
+	fi
+	# Little-endian, at the place of a ROM's address.
+	unhex "$(printf '%08x' "$registers" | sed 's/\(..\)\(..\)\(..\)\(..\)/\4\3\2\1/')" |
+		dd of="$(dirname "$rom")/config" bs=1 seek=48 conv=notrunc status=none
+}
+
+# surprise_removal_case: the disk is pulled out while files are written, taken away, and found again.
+surprise_removal_case() {
+	local begun
+	secret_tree
+	encrypted_dir "$MNT/busy" two
+	begin_busy
+	# virtio's own code warns of a status that is not 0 after a removal, whatever the driver does. Nobody else may.
+	dmesg -n 1
+	registers_read_as ones
+	sleep 2
+	begun=$(date +%s)
+	echo 1 > "$FUNCTION/remove"
+	note "removed after $(($(date +%s) - begun)) s"
+	[ $(($(date +%s) - begun)) -lt 8 ] || fail 'the removal has waited for a device that is not there'
+	end_busy_on_a_dead_disk
+	umount "$MNT"
+	dmesg -c > "$OUT/dmesg-of-the-removal"
+	if grep -E 'BUG:|Oops|refcount|WARNING: ' "$OUT/dmesg-of-the-removal" | grep -v 'WARNING: drivers/virtio/virtio.c:.*virtio_dev_remove'; then
+		fail 'the kernel complains'
+	fi
+	dmesg -n 5
+	registers_read_as before
+	echo 1 > /sys/bus/pci/rescan
+	wait_for_disk yes
+	mount_fs "$DISK" "$MNT"
+	unlock one "$MNT"
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# refuse_parameter NAME VALUE: the driver does not take it.
+refuse_parameter() {
+	if echo "$2" > "/sys/module/virtio_blk_crypto/parameters/$1"; then
+		fail "$1 can be set to $2"
+	fi 2> /dev/null
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest's memory as the host sees it: QEMU has it in a memfd, where a physical address is an offset.
+
+use anyhow::{Context, Result, ensure};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+/// How long a ring is written to. The device writes there, too; the driver must look in between, when a request has ended.
+const WRITING: Duration = Duration::from_secs(2);
+/// Flags and index, before the elements of a used ring.
+const RING_HEADER: u64 = 4;
+const ELEMENT_BYTES: u64 = 8;
+
+fn open(qemu: u32) -> Result<File> {
+    let fds = format!("/proc/{qemu}/fd");
+    for entry in fs::read_dir(&fds).with_context(|| format!("cannot read {fds}"))?.flatten() {
+        let name = fs::read_link(entry.path()).unwrap_or_default();
+        if name.to_string_lossy().contains("memory-backend-memfd") {
+            return Ok(File::options().read(true).write(true).open(entry.path())?);
+        }
+    }
+    anyhow::bail!("process {qemu} has no guest memory")
+}
+
+/// Puts elements that no device may write into a used ring. `line`: its address, and how many elements it has.
+pub fn break_ring(qemu: u32, line: &str) -> Result<()> {
+    let numbers: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    let [ring, size] = numbers[..] else { anyhow::bail!("{line:?} is no address with a number of elements") };
+    let memory = open(qemu)?;
+    ensure!(size <= 1 << 15 && ring < memory.metadata()?.len(), "there is no ring at {line:?}");
+    let elements = vec![0xff; usize::try_from(size * ELEMENT_BYTES)?];
+    let end = Instant::now() + WRITING;
+    while Instant::now() < end {
+        let mut index = [0; 2];
+        memory.read_exact_at(&mut index, ring + 2)?;
+        memory.write_all_at(&elements, ring + RING_HEADER)?;
+        memory.write_all_at(&u16::from_le_bytes(index).wrapping_add(1).to_le_bytes(), ring + 2)?;
+    }
+    Ok(())
+}
