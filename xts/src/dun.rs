@@ -86,6 +86,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::tests::cases())]
         #[test]
         fn addition_carries_through_all_words(a in word(), b in word(), c in word(), d in word(), units in word()) {
             let sum = Dun::new([a, b, c, d]).checked_add(units);

@@ -13,9 +13,12 @@ use super::*;
 use crate::pieces::{Cipher, Direction, Hints, run};
 use crate::tweak::StartTweaks;
 
-fn cases() -> ProptestConfig {
-    // Miri is a thousand times slower.
-    ProptestConfig::with_cases(if cfg!(miri) { 6 } else { 300 })
+pub fn cases() -> ProptestConfig {
+    if cfg!(miri) {
+        // Miri is a thousand times slower, and knows no files.
+        return ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() };
+    }
+    ProptestConfig::with_cases(300)
 }
 
 /// Lengths of pieces, adding up to `total`.

@@ -77,6 +77,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(crate::tests::cases())]
         #[test]
         fn advance_is_repeated_multiplication_by_alpha(tweak in any::<u128>(), blocks in 0usize..600) {
             let mut expected = tweak;
