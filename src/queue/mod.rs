@@ -19,49 +19,29 @@ mod chain;
 mod event;
 mod heads;
 mod inflight;
+mod state;
 mod table;
+mod turn;
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::ratelimit::RateLimit;
 use crate::sigbus;
 pub use chain::{Chain, ChainError};
 pub use event::{Event, check_eventfd, drain_event, signal};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
-use inflight::{Recovery, crash_point};
-use table::Descriptors;
-
-/// The most chains that a worker takes from a queue at a time.
-pub const BATCH: usize = 32;
+use state::State;
+pub use turn::{BATCH, Completion, TakenChain, Turn};
 
 /// How long to wait for the end of a turn before the worker may hang in a write to the frontend's eventfds.
 const STUCK: Duration = Duration::from_millis(100);
-
-/// A chain and the head under which it is returned.
-#[derive(Debug)]
-pub struct TakenChain<'m> {
-    /// Index of the first descriptor.
-    pub head: u16,
-    /// The bytes, or why the chain is broken.
-    pub chain: Result<Chain<'m>, ChainError>,
-}
-
-/// A head that has been served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Completion {
-    /// Index of the first descriptor.
-    pub head: u16,
-    /// Bytes written into the chain.
-    pub written: u32,
-}
 
 /// Where a ring lies, in guest physical addresses.
 #[derive(Debug, Clone, Copy)]
@@ -85,12 +65,6 @@ pub enum Beginning {
     Unknown,
 }
 
-/// A worker's turn at a queue: until it is dropped the queue is not idle, so whoever stops the queue or changes the
-/// guest's memory waits for it. Dropped also when the worker panics.
-pub struct Turn<'v> {
-    vring: &'v Vring,
-}
-
 /// Proof that a queue is idle and stays so: no worker can begin a turn while it lives.
 #[must_use = "the queue runs again when this is dropped"]
 pub struct Paused<'v> {
@@ -106,35 +80,6 @@ pub struct Vring {
     idle: Condvar,
     /// An eventfd of ours that wakes the worker.
     wake: OnceLock<Arc<File>>,
-}
-
-struct State {
-    queue: Queue,
-    kick: Option<File>,
-    /// Shared, because it is written to without the lock.
-    call: Option<Arc<Event>>,
-    err: Option<Arc<Event>>,
-    /// The driver is to be interrupted at the worker's next look.
-    interrupt_due: bool,
-    /// SET_VRING_ENABLE.
-    enabled: bool,
-    /// The worker is at its turn.
-    busy: bool,
-    /// How many [`Paused`] there are.
-    pauses: usize,
-    /// The ring is in no memory, so the queue waits for that.
-    lacks_memory: bool,
-    /// Why the queue was retired.
-    retired: Option<&'static str>,
-    /// The retirement has not been counted yet.
-    retirement_is_news: bool,
-    in_flight: HeadSet,
-    /// In-flight tracking.
-    log: Option<QueueLog>,
-    /// Heads that another backend had in flight, in the order in which they are given out.
-    resubmit: VecDeque<u16>,
-    /// The index of the next available chain when all queues had been stopped; until the queue is started again.
-    left_at: Option<u16>,
 }
 
 impl Vring {
@@ -376,281 +321,5 @@ impl Drop for Paused<'_> {
         drop(state);
         // The worker may have seen a notification and found that the queue does not run.
         self.vring.wake();
-    }
-}
-
-impl Turn<'_> {
-    /// Takes up to `most` chains, [`BATCH`] at the most; none when the queue does not run any more. What was taken must
-    /// be returned with [`Turn::give_back`], in any order.
-    ///
-    /// The driver may hold back its notifications after this: see [`Turn::arm`].
-    pub fn take<'m>(&self, memory: &'m GuestMemoryMmap, most: usize, chains: &mut Vec<TakenChain<'m>>) {
-        let mut guard = self.vring.lock();
-        let state = &mut *guard;
-        if !state.runs() || most == 0 {
-            return;
-        }
-        if !state.ring_is_in(memory) {
-            // Not the driver's doing: its addresses were in memory when the ring was set up. Frontends may take a region away
-            // to give it back in another shape, and leave the queue running meanwhile (QEMU does).
-            state.lacks_memory = true;
-            warn(format_args!("queue {} waits: the frontend has taken away the memory of its ring", self.vring.index));
-            return;
-        }
-        state.check_log(self.vring.index);
-        let popped = state.pop(memory, most.min(BATCH), chains);
-        if !sigbus::guest_memory_is_sound() {
-            // Whatever it looked like. The session ends, and says why.
-            state.set_retired("a part of the guest's memory is not there");
-        } else if let Err(reason) = popped {
-            // What was taken before is still served and returned.
-            state.retire(self.vring.index, reason);
-        }
-        let due = std::mem::take(&mut state.interrupt_due);
-        interrupt(guard, due);
-    }
-
-    /// Walks a chain that has been taken once more: the memory has grown.
-    pub fn walk<'m>(&self, memory: &'m GuestMemoryMmap, head: u16) -> Result<Chain<'m>, ChainError> {
-        self.vring.lock().walk(memory, head)
-    }
-
-    /// Whether there may be more to take: not when somebody waits for the end of the turn, or the queue was retired.
-    pub fn goes_on(&self) -> bool {
-        self.vring.lock().runs()
-    }
-
-    /// Asks the driver to notify. True when it has made something available in the meantime, which it did not notify of.
-    pub fn arm(&self, memory: &GuestMemoryMmap) -> bool {
-        let mut guard = self.vring.lock();
-        let state = &mut *guard;
-        if !state.runs() {
-            return false;
-        }
-        let more = state.queue.enable_notification(memory).unwrap_or_else(|_| {
-            state.retire(self.vring.index, "the ring cannot be accessed");
-            false
-        });
-        // If memory is missing, the next look says so.
-        more || !state.resubmit.is_empty() || !sigbus::guest_memory_is_sound()
-    }
-
-    /// Returns chains to the driver and interrupts it when it wants that.
-    pub fn give_back(&self, memory: &GuestMemoryMmap, completions: &[Completion]) {
-        let mut guard = self.vring.lock();
-        let state = &mut *guard;
-        for completion in completions {
-            state.in_flight.remove(completion.head);
-            if let Some(log) = &state.log {
-                log.returning(completion.head);
-            }
-            if state.queue.add_used(memory, completion.head, completion.written).is_err() {
-                state.retire(self.vring.index, "the used ring cannot be written");
-                // In the log it stays in flight.
-                continue;
-            }
-            if let Some(log) = &state.log {
-                crash_point();
-                if sigbus::guest_memory_is_sound() {
-                    log.returned(completion.head, state.queue.next_used());
-                }
-                // Else nobody knows where that went. The next backend looks at the used ring, as after a crash here.
-            }
-        }
-        let wanted = !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true);
-        interrupt(guard, wanted);
-    }
-}
-
-/// Interrupts the driver if that is wanted, without the lock: the eventfd is the frontend's.
-fn interrupt(state: MutexGuard<'_, State>, wanted: bool) {
-    let call = state.call.clone().filter(|_| wanted);
-    drop(state);
-    if let Some(call) = call {
-        call.signal();
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.vring.lock().busy = false;
-        self.vring.idle.notify_all();
-    }
-}
-
-impl State {
-    /// Also of a queue that is paused.
-    fn may_run(&self) -> bool {
-        self.enabled && self.queue.ready() && self.retired.is_none()
-    }
-
-    fn runs(&self) -> bool {
-        self.may_run() && self.pauses == 0 && !self.lacks_memory
-    }
-
-    fn pop<'m>(
-        &mut self,
-        memory: &'m GuestMemoryMmap,
-        most: usize,
-        chains: &mut Vec<TakenChain<'m>>,
-    ) -> Result<(), &'static str> {
-        // Without EVENT_IDX this spares notifications while we look; with it, the call does nothing.
-        self.queue.disable_notification(memory).map_err(|_| "the used ring cannot be written")?;
-        let size = self.queue.size();
-        let max_descriptors = self.queue.max_size();
-        let again = most.min(self.resubmit.len());
-        for _ in 0..again {
-            let Some(head) = self.resubmit.pop_front() else { break };
-            chains.push(TakenChain { head, chain: self.walk(memory, head) });
-        }
-        let available =
-            self.queue.iter(memory).map_err(|_| "the available index runs ahead by more than the queue size")?;
-        for descriptors in available.take(most - again) {
-            let head = descriptors.head_index();
-            if head >= size {
-                return Err("an available head is not in the descriptor table");
-            }
-            if !self.in_flight.insert(head) {
-                return Err("a head was made available that the device has not returned yet");
-            }
-            if let Some(log) = &mut self.log {
-                log.taken(head);
-            }
-            // An indirect chain may be as long as the device's largest queue, which is what `seg_max` is made from,
-            // also on a queue that the driver made smaller.
-            chains.push(TakenChain { head, chain: Chain::walk(memory, descriptors, max_descriptors) });
-        }
-        Ok(())
-    }
-
-    /// Whether all of the ring is in this memory.
-    fn ring_is_in(&self, memory: &GuestMemoryMmap) -> bool {
-        let (queue, size) = (&self.queue, usize::from(self.queue.size()));
-        // virtio 1.4, 2.7; without the notification indices, which not all drivers have.
-        let parts = [
-            (queue.desc_table(), 16 * size, Permissions::Read),
-            (queue.avail_ring(), 4 + 2 * size, Permissions::Read),
-            (queue.used_ring(), 4 + 8 * size, Permissions::Write),
-        ];
-        parts.into_iter().all(|(at, bytes, access)| memory.check_range(GuestAddress(at), bytes, access))
-    }
-
-    /// Walks a chain whose head need not be in the available ring.
-    fn walk<'m>(&self, memory: &'m GuestMemoryMmap, head: u16) -> Result<Chain<'m>, ChainError> {
-        let table = GuestAddress(self.queue.desc_table());
-        let descriptors = Descriptors::new(memory, table, self.queue.size(), head);
-        Chain::walk(memory, descriptors, self.queue.max_size())
-    }
-
-    /// Goes on without in-flight tracking when its region is gone.
-    fn check_log(&mut self, index: usize) {
-        if self.log.as_ref().is_some_and(QueueLog::is_lost) {
-            self.log = None;
-            warn(format_args!(
-                "queue {index} goes on without in-flight tracking: the file of the in-flight region has been cut off; if this \
-                 program is killed now, requests in flight are lost"
-            ));
-        }
-    }
-
-    fn retire(&mut self, index: usize, reason: &'static str) {
-        if self.retired.is_none() {
-            // A guest can break a ring, reset the device and do it again.
-            static LIMIT: RateLimit = RateLimit::new();
-            if let Some(suppressed) = LIMIT.allow() {
-                log::error!(
-                    "queue {index} is stopped: {reason}; it goes on when the driver resets the device ({suppressed} \
-                     such lines left out before)"
-                );
-            }
-            self.set_retired(reason);
-        }
-    }
-
-    fn set_retired(&mut self, reason: &'static str) {
-        self.retired = Some(reason);
-        self.retirement_is_news = true;
-    }
-
-    fn restart(&mut self) {
-        self.lacks_memory = false;
-        self.retired = None;
-        self.retirement_is_news = false;
-        self.in_flight.clear();
-        self.resubmit.clear();
-    }
-
-    /// Goes on where the log says that the queue was left.
-    fn recover(&mut self, index: usize) -> Result<(), &'static str> {
-        let Some(log) = &mut self.log else { return Ok(()) };
-        let used = self.queue.next_used();
-        let size = self.queue.size();
-        let recovery = log.recover(size, used)?;
-        if log.is_lost() {
-            return Err("the file of the in-flight region has been cut off, so nobody knows what is in flight");
-        }
-        let heads = match recovery {
-            Recovery::Fresh => return Ok(()),
-            Recovery::Resubmit(heads) => heads,
-            Recovery::TooSmall => {
-                // The one number only repeats the other: no reason to refuse the ring.
-                static SAID: Once = Once::new();
-                SAID.call_once(|| {
-                    log::warn!(
-                        "queue {index}: the frontend's in-flight region is for rings of {}, this ring has {size}: it is \
-                         served without tracking, and what is in flight when this program is killed is lost. Give the \
-                         frontend a queue size of {size} to have it tracked (said once)",
-                        log.size()
-                    );
-                });
-                self.log = None;
-                return Ok(());
-            }
-        };
-        if !heads.is_empty() {
-            log::info!("queue {index}: {} requests were in flight and are served again", heads.len());
-        }
-        // All that was taken has either been returned or is in flight. At most as many as the ring has descriptors.
-        self.queue.set_next_avail(used.wrapping_add(heads.len() as u16));
-        for &head in &heads {
-            self.in_flight.insert(head);
-        }
-        self.resubmit = heads.into();
-        // The backend before this one may have returned chains without a word.
-        self.interrupt_due = true;
-        Ok(())
-    }
-}
-
-/// Logs what a frontend does, which it may do again and again.
-fn warn(message: std::fmt::Arguments<'_>) {
-    static LIMIT: RateLimit = RateLimit::new();
-    if let Some(suppressed) = LIMIT.allow() {
-        log::warn!("{message} ({suppressed} such lines left out before)");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every head of the smallest and largest queues, in and out of range.
-    #[test]
-    fn a_head_is_in_the_set_once() {
-        for size in [1u16, 2, 64, 128, 1024, 32768] {
-            let mut set = HeadSet::new(size);
-            for head in 0..size {
-                assert!(set.insert(head) && !set.insert(head), "{size} {head}");
-            }
-            // What is out of range is refused by the caller, and by the set from the next word on.
-            (size.max(64)..=u16::MAX).for_each(|head| assert!(!set.insert(head), "{size} {head}"));
-            for head in 0..size {
-                set.remove(head);
-                assert!(set.insert(head), "{size} {head}");
-            }
-            set.remove(u16::MAX);
-            set.clear();
-            assert!((0..size).all(|head| set.insert(head)));
-        }
     }
 }

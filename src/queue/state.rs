@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a queue is at a time, and how chains come out of its ring.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::{Arc, Once};
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+
+use super::heads::HeadSet;
+use super::inflight::{QueueLog, Recovery};
+use super::table::Descriptors;
+use super::turn::TakenChain;
+use super::{Chain, ChainError, Event};
+use crate::ratelimit::RateLimit;
+
+/// All of it is behind the queue's lock.
+pub(super) struct State {
+    pub(super) queue: Queue,
+    pub(super) kick: Option<File>,
+    /// Shared, because it is written to without the lock.
+    pub(super) call: Option<Arc<Event>>,
+    pub(super) err: Option<Arc<Event>>,
+    /// The driver is to be interrupted at the worker's next look.
+    pub(super) interrupt_due: bool,
+    /// SET_VRING_ENABLE.
+    pub(super) enabled: bool,
+    /// The worker is at its turn.
+    pub(super) busy: bool,
+    /// How many [`Paused`] there are.
+    pub(super) pauses: usize,
+    /// The ring is in no memory, so the queue waits for that.
+    pub(super) lacks_memory: bool,
+    /// Why the queue was retired.
+    pub(super) retired: Option<&'static str>,
+    /// The retirement has not been counted yet.
+    pub(super) retirement_is_news: bool,
+    pub(super) in_flight: HeadSet,
+    /// In-flight tracking.
+    pub(super) log: Option<QueueLog>,
+    /// Heads that another backend had in flight, in the order in which they are given out.
+    pub(super) resubmit: VecDeque<u16>,
+    /// The index of the next available chain when all queues had been stopped; until the queue is started again.
+    pub(super) left_at: Option<u16>,
+}
+
+impl State {
+    /// Also of a queue that is paused.
+    pub(super) fn may_run(&self) -> bool {
+        self.enabled && self.queue.ready() && self.retired.is_none()
+    }
+
+    pub(super) fn runs(&self) -> bool {
+        self.may_run() && self.pauses == 0 && !self.lacks_memory
+    }
+
+    pub(super) fn pop<'m>(
+        &mut self,
+        memory: &'m GuestMemoryMmap,
+        most: usize,
+        chains: &mut Vec<TakenChain<'m>>,
+    ) -> Result<(), &'static str> {
+        // Without EVENT_IDX this spares notifications while we look; with it, the call does nothing.
+        self.queue.disable_notification(memory).map_err(|_| "the used ring cannot be written")?;
+        let size = self.queue.size();
+        let max_descriptors = self.queue.max_size();
+        let again = most.min(self.resubmit.len());
+        for _ in 0..again {
+            let Some(head) = self.resubmit.pop_front() else { break };
+            chains.push(TakenChain { head, chain: self.walk(memory, head) });
+        }
+        let available =
+            self.queue.iter(memory).map_err(|_| "the available index runs ahead by more than the queue size")?;
+        for descriptors in available.take(most - again) {
+            let head = descriptors.head_index();
+            if head >= size {
+                return Err("an available head is not in the descriptor table");
+            }
+            if !self.in_flight.insert(head) {
+                return Err("a head was made available that the device has not returned yet");
+            }
+            if let Some(log) = &mut self.log {
+                log.taken(head);
+            }
+            // An indirect chain may be as long as the device's largest queue, which is what `seg_max` is made from,
+            // also on a queue that the driver made smaller.
+            chains.push(TakenChain { head, chain: Chain::walk(memory, descriptors, max_descriptors) });
+        }
+        Ok(())
+    }
+
+    /// Whether all of the ring is in this memory.
+    pub(super) fn ring_is_in(&self, memory: &GuestMemoryMmap) -> bool {
+        let (queue, size) = (&self.queue, usize::from(self.queue.size()));
+        // virtio 1.4, 2.7; without the notification indices, which not all drivers have.
+        let parts = [
+            (queue.desc_table(), 16 * size, Permissions::Read),
+            (queue.avail_ring(), 4 + 2 * size, Permissions::Read),
+            (queue.used_ring(), 4 + 8 * size, Permissions::Write),
+        ];
+        parts.into_iter().all(|(at, bytes, access)| memory.check_range(GuestAddress(at), bytes, access))
+    }
+
+    /// Walks a chain whose head need not be in the available ring.
+    pub(super) fn walk<'m>(&self, memory: &'m GuestMemoryMmap, head: u16) -> Result<Chain<'m>, ChainError> {
+        let table = GuestAddress(self.queue.desc_table());
+        let descriptors = Descriptors::new(memory, table, self.queue.size(), head);
+        Chain::walk(memory, descriptors, self.queue.max_size())
+    }
+
+    /// Goes on without in-flight tracking when its region is gone.
+    pub(super) fn check_log(&mut self, index: usize) {
+        if self.log.as_ref().is_some_and(QueueLog::is_lost) {
+            self.log = None;
+            warn(format_args!(
+                "queue {index} goes on without in-flight tracking: the file of the in-flight region has been cut off; if this \
+                 program is killed now, requests in flight are lost"
+            ));
+        }
+    }
+
+    pub(super) fn retire(&mut self, index: usize, reason: &'static str) {
+        if self.retired.is_none() {
+            // A guest can break a ring, reset the device and do it again.
+            static LIMIT: RateLimit = RateLimit::new();
+            if let Some(suppressed) = LIMIT.allow() {
+                log::error!(
+                    "queue {index} is stopped: {reason}; it goes on when the driver resets the device ({suppressed} \
+                     such lines left out before)"
+                );
+            }
+            self.set_retired(reason);
+        }
+    }
+
+    pub(super) fn set_retired(&mut self, reason: &'static str) {
+        self.retired = Some(reason);
+        self.retirement_is_news = true;
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.lacks_memory = false;
+        self.retired = None;
+        self.retirement_is_news = false;
+        self.in_flight.clear();
+        self.resubmit.clear();
+    }
+
+    /// Goes on where the log says that the queue was left.
+    pub(super) fn recover(&mut self, index: usize) -> Result<(), &'static str> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let used = self.queue.next_used();
+        let size = self.queue.size();
+        let recovery = log.recover(size, used)?;
+        if log.is_lost() {
+            return Err("the file of the in-flight region has been cut off, so nobody knows what is in flight");
+        }
+        let heads = match recovery {
+            Recovery::Fresh => return Ok(()),
+            Recovery::Resubmit(heads) => heads,
+            Recovery::TooSmall => {
+                // The one number only repeats the other: no reason to refuse the ring.
+                static SAID: Once = Once::new();
+                SAID.call_once(|| {
+                    log::warn!(
+                        "queue {index}: the frontend's in-flight region is for rings of {}, this ring has {size}: it is \
+                         served without tracking, and what is in flight when this program is killed is lost. Give the \
+                         frontend a queue size of {size} to have it tracked (said once)",
+                        log.size()
+                    );
+                });
+                self.log = None;
+                return Ok(());
+            }
+        };
+        if !heads.is_empty() {
+            log::info!("queue {index}: {} requests were in flight and are served again", heads.len());
+        }
+        // All that was taken has either been returned or is in flight. At most as many as the ring has descriptors.
+        self.queue.set_next_avail(used.wrapping_add(heads.len() as u16));
+        for &head in &heads {
+            self.in_flight.insert(head);
+        }
+        self.resubmit = heads.into();
+        // The backend before this one may have returned chains without a word.
+        self.interrupt_due = true;
+        Ok(())
+    }
+}
+
+/// Logs what a frontend does, which it may do again and again.
+pub(super) fn warn(message: std::fmt::Arguments<'_>) {
+    static LIMIT: RateLimit = RateLimit::new();
+    if let Some(suppressed) = LIMIT.allow() {
+        log::warn!("{message} ({suppressed} such lines left out before)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every head of the smallest and largest queues, in and out of range.
+    #[test]
+    pub(super) fn a_head_is_in_the_set_once() {
+        for size in [1u16, 2, 64, 128, 1024, 32768] {
+            let mut set = HeadSet::new(size);
+            for head in 0..size {
+                assert!(set.insert(head) && !set.insert(head), "{size} {head}");
+            }
+            // What is out of range is refused by the caller, and by the set from the next word on.
+            (size.max(64)..=u16::MAX).for_each(|head| assert!(!set.insert(head), "{size} {head}"));
+            for head in 0..size {
+                set.remove(head);
+                assert!(set.insert(head), "{size} {head}");
+            }
+            set.remove(u16::MAX);
+            set.clear();
+            assert!((0..size).all(|head| set.insert(head)));
+        }
+    }
+}
