@@ -3,6 +3,7 @@
 //! The device: the order of the stages, and the one place where errors become statuses.
 //!
 //! queue -> **parse** ([`request`](crate::request)) -> **execute** ([`engine`](crate::engine)) -> status -> queue
+#![forbid(unsafe_code)]
 
 mod config_space;
 mod controlled;

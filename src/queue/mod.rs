@@ -14,6 +14,7 @@
 //!
 //! With a [`QueueLog`] the queue goes on where a backend that was killed has left it: what that had taken and not returned
 //! is given out first.
+#![forbid(unsafe_code)]
 
 mod chain;
 mod event;

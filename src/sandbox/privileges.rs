@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Capabilities, and the ways to get them.
+#![forbid(unsafe_code)]
 
 use std::io;
 

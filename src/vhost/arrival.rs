@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Looks at what a frontend has sent before the `vhost` crate reads it, so that reading never waits and never fails halfway.
+#![forbid(unsafe_code)]
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;

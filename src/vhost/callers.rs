@@ -4,6 +4,7 @@
 //!
 //! The first that says something is the frontend. One that says nothing, a health check for example, keeps nobody out. Who
 //! comes while a frontend is served is hung up on at once: a QEMU that waits for an answer stands still, monitor included.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};

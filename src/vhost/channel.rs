@@ -6,6 +6,7 @@
 //! VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, and does not give it away. So that request is taken from the connection here, before
 //! the crate sees it. QEMU's docs/interop/vhost-user.rst has the layout of all messages: a header of three 32-bit numbers
 //! (request, flags, size of what follows), in the host's byte order.
+#![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! The guest's memory, as the frontend shares it: regions, and the translation of the frontend's own addresses.
+#![forbid(unsafe_code)]
 
 use std::cell::OnceCell;
 use std::fs::File;

@@ -4,6 +4,7 @@
 //!
 //! A [`Poller`] lives for one stretch of work. At least one queue is at a turn all the time, so nothing of the guest's memory
 //! goes away meanwhile. It may grow, which is found out where it matters: at chains that do not make sense without.
+#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

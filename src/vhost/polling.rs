@@ -5,6 +5,7 @@
 //! Sleeping and being woken costs several times what a small request does. So a worker looks on for a while, and
 //! learns whether that pays: like QEMU's `poll-max-ns` and KVM's halt polling, the time grows when work came soon after
 //! the worker had gone to sleep, and shrinks when it looked in vain.
+#![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 

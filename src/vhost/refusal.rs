@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Why a message of the frontend is refused, in words that say which option mends it.
+#![forbid(unsafe_code)]
 
 use std::io;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! The main loop: one frontend after the other, until somebody says stop.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io;

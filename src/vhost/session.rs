@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! One connection of a frontend: the vhost-user messages (QEMU's docs/interop/vhost-user.rst).
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Worker threads: each waits for the notifications of its queues, and for completions, and serves them.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io;
