@@ -184,7 +184,7 @@ fn bad_regions_are_refused() {
         machine.inflight = None;
         machine.connect();
     }
-    for (queues, size) in [(100, RING), (2, 512)] {
+    for (queues, size) in [(100, RING), (2, 2048)] {
         let frontend = machine.frontend.as_mut().expect("connected");
         assert!(frontend.get_inflight_fd(&VhostUserInflight::new(0, 0, queues, size)).is_err());
         machine.frontend = None;

@@ -189,11 +189,9 @@ impl Device {
 
     /// The driver has reset the device. Returns how many keys are lost.
     fn lose_keys(&self) -> usize {
-        if self.config.keep_keys_on_reset {
-            self.engine.keyslots().set_usable(true);
-            return 0;
-        }
-        self.engine.lose_keys()
+        let lost = if self.config.keep_keys_on_reset { 0 } else { self.engine.lose_keys() };
+        self.engine.keyslots().set_usable(true);
+        lost
     }
 }
 
@@ -288,6 +286,7 @@ impl VirtioDevice for Device {
     fn disconnected(&self) {
         self.forget_driver();
         self.observer().count_reset(self.engine.lose_keys());
+        self.engine.keyslots().set_usable(true);
     }
 
     fn stopped(&self) {

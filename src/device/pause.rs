@@ -110,6 +110,10 @@ impl Device {
         }
     }
 
+    /// A command for a keyslot is going to be carried out. This does not wait for requests: as long as keys are not usable
+    /// nobody has one.
+    ///
+    ///
     /// A command for a keyslot is going to be carried out. If it is not known whose keys there are, they go first: those of
     /// another driver must not stay beside its own.
     pub(super) fn claim_keyslots(&self) {

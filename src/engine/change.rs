@@ -5,7 +5,7 @@
 use super::{Engine, Failure, Io};
 use crate::disk::ZeroMode;
 use crate::protocol::ID_BYTES;
-use crate::request::Request;
+use crate::request::{Extent, Request};
 
 impl Engine {
     /// Changes the image other than by data, or says what it is.
@@ -21,19 +21,22 @@ impl Engine {
             }
             Request::Discard(extents) => {
                 let extents = std::mem::take(extents);
-                io.act(move |image| extents.iter().try_for_each(|extent| image.discard(extent.offset, extent.len)))
-                    .await?;
+                io.act(total(&extents), move |image| {
+                    extents.iter().try_for_each(|extent| image.discard(extent.offset, extent.len))
+                })
+                .await?;
             }
             Request::SecureErase(extents) => {
                 let extents = std::mem::take(extents);
-                io.act(move |image| {
+                io.act(total(&extents), move |image| {
                     extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
                 })
                 .await?;
             }
             Request::WriteZeroes(ranges) => {
                 let ranges = std::mem::take(ranges);
-                io.act(move |image| {
+                let bytes = ranges.iter().fold(0, |sum, range| range.extent.len.saturating_add(sum));
+                io.act(bytes, move |image| {
                     ranges.iter().try_for_each(|range| {
                         let mode = if range.may_deallocate { ZeroMode::MayDeallocate } else { ZeroMode::Keep };
                         image.write_zeroes(range.extent.offset, range.extent.len, mode)
@@ -58,4 +61,8 @@ impl Engine {
         self.observer.count_flush();
         Ok(())
     }
+}
+
+fn total(extents: &[Extent]) -> u64 {
+    extents.iter().fold(0, |sum, extent| extent.len.saturating_add(sum))
 }

@@ -31,6 +31,7 @@ impl Engine {
     ) -> Result<(), Failure> {
         self.fetch_announced(io);
         let turn = io.worker.command_turn(io.token).await;
+        io.record.watch.lap(Stage::Other);
         // The keys that this worker keeps would hold it up.
         io.worker.keys.borrow_mut().release();
         if let Some(fate) = fate {

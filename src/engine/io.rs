@@ -89,12 +89,13 @@ impl<'m> Io<'m> {
         Ok(answer.result?)
     }
 
-    /// Has something done to the image that may wait.
+    /// Has something done to `bytes` bytes of the image that may wait.
     pub(super) async fn act(
         &mut self,
+        bytes: u64,
         action: impl FnOnce(&disk::Image) -> std::io::Result<()> + Send + 'static,
     ) -> Result<(), Failure> {
-        let begun = self.worker.disk.borrow_mut().act(self.token, self.record.bytes, Box::new(action));
+        let begun = self.worker.disk.borrow_mut().act(self.token, bytes, Box::new(action));
         let answer = self.disk_answer(begun).await;
         self.record.watch.lap(Stage::Disk);
         Ok(answer.result?)

@@ -17,6 +17,7 @@ mod inline;
 mod io;
 mod pace;
 mod read;
+mod slots;
 mod struck;
 mod timers;
 mod worker;
@@ -141,9 +142,7 @@ impl Engine {
     /// Loses all keys, as in a reset. Waits for requests that use them, so it must not be called by a worker. Returns how many
     /// there were.
     pub fn lose_keys(&self) -> usize {
-        let lost = pollster::block_on(self.empty_all_slots());
-        self.keyslots.set_usable(true);
-        lost
+        pollster::block_on(self.empty_all_slots())
     }
 
     /// Makes everything durable that was written, and waits for it.

@@ -7,10 +7,9 @@ use std::time::Instant;
 use super::held::{Hold, Released};
 use super::{Engine, Failure, Io};
 use crate::faults::{Fate, Loss, Op, Short, Subject};
-use crate::keyslot::{Claim, Evicted, NoSuchSlot};
+use crate::keyslot::Evicted;
 use crate::protocol::SECTOR_SHIFT;
 use crate::request::{ControlCommand, Extent, Request};
-use scattered_xts::KEY_BYTES;
 
 impl Engine {
     /// What faults do to a request. Only to be called when there are any.
@@ -118,32 +117,5 @@ impl Engine {
         let bytes = short.bytes.unwrap_or(extent.len / 2).min(extent.len);
         extent.len = bytes >> unit_bits << unit_bits;
         extent.len != 0
-    }
-
-    /// Keeps a key that has been programmed, when a fault needs it.
-    pub(super) fn keep_key(&self, slot: u32, generation: u64, key: &[u8; KEY_BYTES]) -> Result<(), Failure> {
-        if self.faults.kept.keeping() {
-            self.faults.kept.programmed(slot, generation, self.config.crypto_engine, key)?;
-        }
-        Ok(())
-    }
-
-    /// Empties a slot, and waits until no request uses its key.
-    pub(super) async fn empty_slot(&self, slot: u32) -> Result<Evicted, NoSuchSlot> {
-        Ok(self.empty(self.keyslots.claim(slot).await?, slot).await)
-    }
-
-    /// Empties a slot that is claimed.
-    pub(super) async fn empty(&self, mut claim: Claim<'_>, slot: u32) -> Evicted {
-        claim.empty();
-        self.faults.kept.emptied(slot);
-        claim.drained().await
-    }
-
-    /// Empties all slots. Returns how many held a key.
-    pub(super) async fn empty_all_slots(&self) -> usize {
-        let lost = self.keyslots.clear().await;
-        self.faults.kept.all_emptied();
-        lost
     }
 }

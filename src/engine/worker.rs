@@ -70,10 +70,8 @@ pub struct Worker {
 /// Commands are carried out one after the other, in the order in which they came.
 #[derive(Default)]
 pub(super) struct Commands {
-    /// One is being carried out, or may be.
-    busy: Cell<bool>,
-    /// It may be carried out, and does not know yet.
-    next: Cell<Option<Token>>,
+    /// Whose turn it is.
+    holder: Cell<Option<Token>>,
     waiting: RefCell<VecDeque<Token>>,
 }
 
@@ -263,24 +261,12 @@ impl Worker {
 
     /// Waits until all commands that came before have been carried out.
     pub(super) async fn command_turn(&self, token: Token) -> CommandTurn<'_> {
-        let mut asked = false;
-        poll_fn(|_| {
-            let commands = &self.commands;
-            if asked {
-                if commands.next.get() != Some(token) {
-                    return Poll::Pending;
-                }
-                commands.next.set(None);
-                return Poll::Ready(());
-            }
-            if !commands.busy.replace(true) {
-                return Poll::Ready(());
-            }
-            commands.waiting.borrow_mut().push_back(token);
-            asked = true;
-            Poll::Pending
-        })
-        .await;
+        let commands = &self.commands;
+        match commands.holder.get() {
+            None => commands.holder.set(Some(token)),
+            Some(_) => commands.waiting.borrow_mut().push_back(token),
+        }
+        poll_fn(|_| if commands.holder.get() == Some(token) { Poll::Ready(()) } else { Poll::Pending }).await;
         CommandTurn(self)
     }
 
@@ -304,8 +290,7 @@ impl Drop for CommandTurn<'_> {
     fn drop(&mut self) {
         let commands = &self.0.commands;
         let next = commands.waiting.borrow_mut().pop_front();
-        commands.busy.set(next.is_some());
-        commands.next.set(next);
+        commands.holder.set(next);
         self.0.ready.borrow_mut().extend(next);
     }
 }

@@ -149,13 +149,6 @@ impl KeptKeys {
         self.state().forget(slot);
     }
 
-    /// All slots have been emptied.
-    pub fn all_emptied(&self) {
-        let mut state = self.state();
-        let slots: Vec<_> = state.slots.keys().copied().collect();
-        slots.into_iter().for_each(|slot| state.forget(slot));
-    }
-
     pub(super) fn get(&self, slot: u32) -> Option<Kept> {
         self.state().slots.get(&slot).cloned()
     }

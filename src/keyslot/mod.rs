@@ -123,17 +123,6 @@ impl KeyslotTable {
         claim.empty();
         Ok(claim.drained().await)
     }
-
-    /// Empties all slots, as a reset does. Completes with the number that held a key.
-    pub async fn clear(&self) -> usize {
-        let mut keys = 0;
-        for slot in &self.slots {
-            let mut claim = slot.claim().await;
-            claim.empty();
-            keys += usize::from(claim.drained().await == Evicted::Key);
-        }
-        keys
-    }
 }
 
 #[cfg(all(test, shuttle))]

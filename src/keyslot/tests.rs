@@ -33,7 +33,7 @@ impl KeyslotTable {
     }
 
     fn clear_now(&self) -> usize {
-        block_on(self.clear())
+        (0..self.slots.len()).filter(|&slot| self.evict_now(slot as u32) == Ok(Evicted::Key)).count()
     }
 
     fn is_in_use(&self, slot: u32) -> bool {

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
@@ -17,35 +18,46 @@ use crate::ratelimit::RateLimit;
 #[derive(Debug)]
 pub struct Event {
     file: File,
-    /// A write waits while the counter is at its maximum.
+    /// A write waits while the counter is at its maximum. The frontend may change that.
     blocks: bool,
 }
+
+/// All that there are: a thread may hang in a write to any of them.
+static ALL: Mutex<Vec<Weak<Event>>> = Mutex::new(Vec::new());
 
 impl Event {
     /// Takes what the frontend gave.
     ///
     /// # Errors
     /// When it is not an eventfd.
-    pub fn new(file: File) -> io::Result<Self> {
+    pub fn new(file: File) -> io::Result<Arc<Self>> {
         check_eventfd(&file)?;
         let blocks = !fcntl_getfl(&file)?.contains(OFlags::NONBLOCK);
-        Ok(Self { file, blocks })
+        let event = Arc::new(Self { file, blocks });
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|event| event.strong_count() > 0);
+        all.push(Arc::downgrade(&event));
+        Ok(event)
     }
 
     /// Adds 1, if there is room. If there is none, the frontend has not looked for a long time, and will find it readable.
     ///
-    /// A frontend that fills the counter between our look and our write can hold up the calling thread until somebody calls
-    /// [`Event::unblock`]. So this is not to be called with a lock held that such a caller needs.
+    /// A frontend that fills the counter between our look and our write, or lets writes wait that did not before, can hold up
+    /// the calling thread until somebody calls [`Event::unblock_all`]. So this is for workers, and not to be called with a lock
+    /// held that such a caller needs.
     pub fn signal(&self) {
         if !self.blocks || is_ready(&self.file, PollFlags::OUT) {
             signal(&self.file);
         }
     }
 
-    /// Makes room for whoever hangs in [`Event::signal`]. Never waits.
-    pub fn unblock(&self) {
-        if !is_ready(&self.file, PollFlags::OUT) {
-            drain_event(&self.file);
+    /// Makes room for all who hang in [`Event::signal`]. Never waits. For who waits for a worker, and has waited for long.
+    pub fn unblock_all() {
+        let all: Vec<_> = ALL.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
+        for event in all {
+            if !is_ready(&event.file, PollFlags::OUT) {
+                drain_event(&event.file);
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ use state::State;
 pub use turn::{BATCH, Completion, TakenChain, Turn};
 
 /// How long to wait for the end of a turn before the worker may hang in a write to the frontend's eventfds.
-const STUCK: Duration = Duration::from_millis(100);
+pub const STUCK: Duration = Duration::from_millis(100);
 
 /// Where a ring lies, in guest physical addresses.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +100,7 @@ impl Vring {
             pauses: 0,
             lacks_memory: false,
             retired: None,
+            err_due: false,
             retirement_is_news: false,
             in_flight: HeadSet::new(max_size),
             log: None,
@@ -204,19 +205,19 @@ impl Vring {
     }
 
     /// Sets the eventfd that interrupts the driver.
-    pub fn set_call(&self, call: Option<Event>) {
+    pub fn set_call(&self, call: Option<Arc<Event>>) {
         let mut state = self.lock();
         // Frontends may start and enable a queue before they hand over its interrupt (QEMU does). The driver may
         // be waiting for one that went nowhere; one too many is harmless.
         state.interrupt_due |= state.queue.ready();
-        state.call = call.map(Arc::new);
+        state.call = call;
         drop(state);
         self.wake();
     }
 
     /// Sets the eventfd that tells the frontend of a broken queue.
-    pub fn set_err(&self, err: Option<Event>) {
-        self.lock().err = err.map(Arc::new);
+    pub fn set_err(&self, err: Option<Arc<Event>>) {
+        self.lock().err = err;
     }
 
     /// Enables or disables the queue. A disabled queue keeps its place.
@@ -277,7 +278,9 @@ impl Vring {
             state = waited.0;
             if state.busy && waited.1.timed_out() {
                 // A frontend that fills its eventfds on purpose must not keep us here.
-                [&state.call, &state.err].into_iter().flatten().for_each(|event| event.unblock());
+                drop(state);
+                Event::unblock_all();
+                state = self.lock();
             }
         }
         state
@@ -302,16 +305,25 @@ impl Vring {
         self.lock().retire(self.index, reason);
     }
 
-    /// Whether the queue has been retired since this was last asked. If so, the frontend is told.
+    /// Whether the queue has been retired since this was last asked.
     pub fn newly_retired(&self) -> bool {
+        std::mem::take(&mut self.lock().retirement_is_news)
+    }
+
+    /// Tells the frontend if the queue has been retired since it was last told. For the worker alone: see [`Event::signal`].
+    pub fn tell_retirement(&self) {
         let mut state = self.lock();
-        let news = std::mem::take(&mut state.retirement_is_news);
-        let err = state.err.clone().filter(|_| news);
+        let due = std::mem::take(&mut state.err_due);
+        let err = state.err.clone().filter(|_| due);
         drop(state);
         if let Some(err) = err {
             err.signal();
         }
-        news
+    }
+
+    /// Has the worker look at the queue.
+    pub fn wake_worker(&self) {
+        self.wake();
     }
 }
 

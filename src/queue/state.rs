@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) lacks_memory: bool,
     /// Why the queue was retired.
     pub(super) retired: Option<&'static str>,
+    /// The frontend has not been told of the retirement yet.
+    pub(super) err_due: bool,
     /// The retirement has not been counted yet.
     pub(super) retirement_is_news: bool,
     pub(super) in_flight: HeadSet,
@@ -138,12 +140,14 @@ impl State {
     pub(super) fn set_retired(&mut self, reason: &'static str) {
         self.retired = Some(reason);
         self.retirement_is_news = true;
+        self.err_due = true;
     }
 
     pub(super) fn restart(&mut self) {
         self.lacks_memory = false;
         self.retired = None;
         self.retirement_is_news = false;
+        self.err_due = false;
         self.in_flight.clear();
         self.resubmit.clear();
     }

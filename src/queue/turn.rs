@@ -44,18 +44,21 @@ impl Turn<'_> {
     /// be returned with [`Turn::give_back`], in any order.
     ///
     /// The driver may hold back its notifications after this: see [`Turn::arm`].
-    pub fn take<'m>(&self, memory: &'m GuestMemoryMmap, most: usize, chains: &mut Vec<TakenChain<'m>>) {
+    ///
+    /// False: the ring is not in this memory. The queue waits for [`Vring::memory_has_come`], which may have been called just
+    /// before: so the caller must look whether there is newer memory.
+    pub fn take<'m>(&self, memory: &'m GuestMemoryMmap, most: usize, chains: &mut Vec<TakenChain<'m>>) -> bool {
         let mut guard = self.vring.lock();
         let state = &mut *guard;
         if !state.runs() || most == 0 {
-            return;
+            return true;
         }
         if !state.ring_is_in(memory) {
             // Not the driver's doing: its addresses were in memory when the ring was set up. Frontends may take a region away
             // to give it back in another shape, and leave the queue running meanwhile (QEMU does).
             state.lacks_memory = true;
             warn(format_args!("queue {} waits: the frontend has taken away the memory of its ring", self.vring.index));
-            return;
+            return false;
         }
         state.check_log(self.vring.index);
         let popped = state.pop(memory, most.min(BATCH), chains);
@@ -68,6 +71,7 @@ impl Turn<'_> {
         }
         let due = std::mem::take(&mut state.interrupt_due);
         interrupt(guard, due);
+        true
     }
 
     /// Walks a chain that has been taken once more: the memory has grown.

@@ -157,7 +157,14 @@ where
         }
         let Some(turn) = &queue.turn else { return false };
         let seen = self.view;
-        turn.take(seen.memory(), room, &mut self.chains);
+        if !turn.take(seen.memory(), room, &mut self.chains) {
+            // It may have been given back between our look at the memory and now.
+            self.view = seen.newest();
+            if !std::ptr::eq(self.view, seen) {
+                queue.vring.memory_has_come();
+                return true;
+            }
+        }
         let index = queue.vring.index();
         let mut parsed = std::mem::take(&mut self.parsed);
         for TakenChain { head, mut chain } in self.chains.drain(..) {
@@ -282,6 +289,7 @@ where
             if queue.vring.newly_retired() {
                 self.device.queue_broken(queue.vring.index());
             }
+            queue.vring.tell_retirement();
             queue.turn = None;
             self.turns -= 1;
             left = true;

@@ -195,7 +195,7 @@ impl<D: VirtioDevice> Drop for Session<D> {
     }
 }
 
-fn event(index: u8, file: Option<File>) -> Result<Option<Event>> {
+fn event(index: u8, file: Option<File>) -> Result<Option<Arc<Event>>> {
     file.map(Event::new).transpose().map_err(|error| refusal::no_eventfd(index, &error))
 }
 
@@ -323,9 +323,11 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         drop(paused);
         self.unwatch(vring, old.as_ref());
         self.watch(vring)?;
-        // Its in-flight region made no sense. No worker takes a turn at such a queue, so none would tell.
+        // Its in-flight region made no sense. No worker takes a turn at such a queue, so none would count it. Telling the
+        // frontend may hang, so that is left to the worker.
         if vring.newly_retired() {
             self.device.queue_broken(vring.index());
+            vring.wake_worker();
         }
         Ok(())
     }

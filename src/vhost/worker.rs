@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -21,7 +21,7 @@ use super::memory::View;
 use super::poller::{self, Poller};
 use super::polling::Polling;
 use super::{VirtioDevice, WorkerPart};
-use crate::queue::{Vring, drain_event, signal};
+use crate::queue::{Event, STUCK, Vring, drain_event, signal};
 use crate::{sigbus, threads};
 
 /// A running worker.
@@ -83,7 +83,9 @@ impl Worker {
         let part = device.worker()?;
         epoll::add(&shared.epoll, &*shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         part.events(&mut |event| {
-            Ok(epoll::add(&shared.epoll, event, epoll::EventData::new_u64(COMPLETION), epoll::EventFlags::IN)?)
+            // Edges only: one that comes when nothing is in flight any more is not looked at.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            Ok(epoll::add(&shared.epoll, event, epoll::EventData::new_u64(COMPLETION), flags)?)
         })?;
         let thread = threads::named(options.name).spawn({
             let shared = Arc::clone(&shared);
@@ -132,9 +134,16 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         signal(&self.shared.wake);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else { return };
+        let asked = Instant::now();
+        while !thread.is_finished() {
+            thread::sleep(Duration::from_millis(1));
+            if asked.elapsed() > STUCK {
+                // A frontend that fills its eventfds on purpose must not keep us here.
+                Event::unblock_all();
+            }
+        }
+        if thread.join().is_err() {
             log::error!("a worker thread has panicked; please report this");
         }
     }
@@ -216,6 +225,7 @@ impl Shared {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == WAKE {
                 drain_event(&self.wake);
+                self.vrings.iter().for_each(|vring| vring.tell_retirement());
             } else if data == COMPLETION {
                 // The poller looks for them anyhow.
             } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
@@ -234,5 +244,6 @@ impl Shared {
         if vring.newly_retired() {
             device.queue_broken(vring.index());
         }
+        vring.tell_retirement();
     }
 }

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Keyslots that lose their keys, with what faults keep of these.
+
+use scattered_xts::KEY_BYTES;
+
+use super::{Engine, Failure};
+use crate::keyslot::{Claim, Evicted, NoSuchSlot};
+
+impl Engine {
+    /// Keeps a key that has been programmed, when a fault needs it.
+    pub(super) fn keep_key(&self, slot: u32, generation: u64, key: &[u8; KEY_BYTES]) -> Result<(), Failure> {
+        if self.faults.kept.keeping() {
+            self.faults.kept.programmed(slot, generation, self.config.crypto_engine, key)?;
+        }
+        Ok(())
+    }
+
+    /// Empties a slot, and waits until no request uses its key.
+    pub(super) async fn empty_slot(&self, slot: u32) -> Result<Evicted, NoSuchSlot> {
+        Ok(self.empty(self.keyslots.claim(slot).await?, slot).await)
+    }
+
+    /// Empties a slot that is claimed.
+    pub(super) async fn empty(&self, mut claim: Claim<'_>, slot: u32) -> Evicted {
+        claim.empty();
+        self.faults.kept.emptied(slot);
+        claim.drained().await
+    }
+
+    /// Empties all slots. Returns how many held a key.
+    pub(super) async fn empty_all_slots(&self) -> usize {
+        let mut lost = 0;
+        for slot in 0..self.config.keyslots {
+            lost += usize::from(self.empty_slot(slot.into()).await == Ok(Evicted::Key));
+        }
+        lost
+    }
+}
