@@ -125,6 +125,23 @@ impl KeyslotTable {
     }
 }
 
+#[cfg(test)]
+impl KeyslotTable {
+    /// Puts a key into a slot; returns when no request uses the old one any more.
+    pub(crate) fn program_now(
+        &self,
+        slot: u32,
+        key: &[u8; scattered_xts::KEY_BYTES],
+        config: KeyConfig,
+    ) -> Result<Evicted, NoSuchSlot> {
+        pollster::block_on(async {
+            let mut claim = self.claim(slot).await?;
+            claim.publish(self.next_generation(), key, config);
+            Ok(claim.drained().await)
+        })
+    }
+}
+
 #[cfg(all(test, shuttle))]
 mod interleavings;
 #[cfg(all(test, not(shuttle)))]

@@ -15,19 +15,6 @@ use super::*;
 use scattered_xts::KEY_BYTES;
 
 impl KeyslotTable {
-    pub(crate) fn program_now(
-        &self,
-        slot: u32,
-        key: &[u8; KEY_BYTES],
-        config: KeyConfig,
-    ) -> Result<Evicted, NoSuchSlot> {
-        block_on(async {
-            let mut claim = self.claim(slot).await?;
-            claim.publish(self.next_generation(), key, config);
-            Ok(claim.drained().await)
-        })
-    }
-
     fn evict_now(&self, slot: u32) -> Result<Evicted, NoSuchSlot> {
         block_on(self.evict(slot))
     }
