@@ -174,7 +174,8 @@ fn the_configuration_space() {
     let long = guest.get_config(0, 256);
     assert_eq!(long[..104], config);
     assert!(long[104..].iter().all(|&byte| byte == 0));
-    assert_eq!(guest.get_config(200, 4), [0; 4]);
+    // One that begins there is an error: see `frontends`.
+    assert_eq!(guest.get_config(100, 8), [0; 8]);
 }
 
 /// When the image is made durable: at a FLUSH, and at every change when the guest cannot or will not flush.
