@@ -3,7 +3,7 @@
 //! Who connects: one frontend at a time is served, and nobody waits for another without knowing.
 //!
 //! The first that says something is the frontend. One that says nothing, a health check for example, keeps nobody out. Who
-//! comes while a frontend is served is hung up on at once: a QEMU that waits for an answer stands still, monitor included.
+//! comes while a frontend is served is hung up on: a QEMU that waits for an answer stands still, monitor included.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -26,6 +26,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How long to accept nobody after that has failed.
 const REST: Duration = Duration::from_secs(1);
 
+/// How long somebody who connects while a frontend is served is kept. A frontend that hangs up and comes back at once has
+/// perhaps not hung up yet: a process that it is just starting has a copy of its socket for a moment.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// What the frontend does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -42,6 +46,8 @@ pub struct Callers<'a> {
     listener: Option<&'a UnixListener>,
     stop: &'a Stop,
     silent: Vec<Connection>,
+    /// Who has come while a frontend is served, and when it is hung up on.
+    latecomer: Option<(Connection, Instant)>,
     /// Nobody is accepted until then.
     rest_until: Option<Instant>,
 }
@@ -74,7 +80,7 @@ impl<'a> Callers<'a> {
             // `poll` decides when to accept; it also returns for other reasons, a signal for example.
             listener.set_nonblocking(true)?;
         }
-        Ok(Self { listener, stop, silent, rest_until: None })
+        Ok(Self { listener, stop, silent, latecomer: None, rest_until: None })
     }
 
     /// Waits for a frontend: somebody who has sent a message. None when there will be none.
@@ -82,6 +88,7 @@ impl<'a> Callers<'a> {
     /// # Errors
     /// When nobody can be accepted any more.
     pub fn frontend(&mut self) -> io::Result<Option<Connection>> {
+        self.silent.extend(self.latecomer.take().map(|(caller, _)| caller));
         loop {
             if self.stop.requested() || self.listener.is_none() && self.silent.is_empty() {
                 return Ok(None);
@@ -131,7 +138,14 @@ impl<'a> Callers<'a> {
                 return Ok(Next::Stop);
             }
             let arrival = frontend.look()?;
-            let wait = match arrival {
+            if let Some((caller, _)) = self.latecomer.take_if(|(_, until)| *until <= Instant::now()) {
+                if has_hung_up(&frontend.stream) {
+                    self.silent.push(caller);
+                } else {
+                    hang_up(caller);
+                }
+            }
+            let mut wait = match arrival {
                 Arrival::Message(header) if has_room(&frontend.stream)? => return Ok(Next::Message(header)),
                 Arrival::Message(_) => Wait { flags: PollFlags::OUT, until: None },
                 Arrival::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
@@ -141,14 +155,17 @@ impl<'a> Callers<'a> {
                 Arrival::Part => Wait::pause(),
                 Arrival::End => return Ok(Next::End),
             };
+            wait.until = wait.until.into_iter().chain(self.latecomer.as_ref().map(|(_, until)| *until)).min();
             if self.wait(Some(&frontend.stream), wait)? {
                 match self.accept() {
                     // A frontend that hangs up and comes back: what it had sent before is still being served.
                     Ok(Some(stream)) if has_hung_up(&frontend.stream) => self.silent.push(Connection::new(stream)),
-                    Ok(Some(_)) => warn(
-                        "another frontend has connected; it is hung up on, because the device is in use: it serves one \
-                         at a time",
-                    ),
+                    Ok(Some(stream)) => {
+                        let latecomer = (Connection::new(stream), Instant::now() + GRACE);
+                        if let Some((caller, _)) = self.latecomer.replace(latecomer) {
+                            hang_up(caller);
+                        }
+                    }
                     Ok(None) => {}
                     Err(error) => {
                         self.rest_until = Some(Instant::now() + REST);
@@ -200,6 +217,12 @@ impl<'a> Callers<'a> {
 fn has_room(stream: &UnixStream) -> io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::OUT)];
     Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))? > 0)
+}
+
+/// On who has come while a frontend is served.
+fn hang_up(caller: Connection) {
+    drop(caller);
+    warn("another frontend has connected; it is hung up on, because the device is in use: it serves one at a time");
 }
 
 /// Anybody who can connect can cause these lines.
