@@ -210,7 +210,8 @@ impl WorkerPart for SlowWorker {
             }
             let events = self.worker.events(&mut |event| {
                 let millisecond = rustix::time::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-                poll(&mut [PollFd::from_borrowed_fd(event, PollFlags::IN)], Some(&millisecond))?;
+                // The fuzzer has a timer whose signal may interrupt this: then it is looked again.
+                let _ = poll(&mut [PollFd::from_borrowed_fd(event, PollFlags::IN)], Some(&millisecond));
                 Ok(())
             });
             events.expect("the events can be waited for");
