@@ -116,7 +116,8 @@ impl Vring {
         let _ = self.wake.set(Arc::clone(wake));
     }
 
-    fn wake(&self) {
+    /// Has the worker look at the queue.
+    pub fn wake(&self) {
         if let Some(wake) = self.wake.get() {
             signal(wake);
         }
@@ -319,11 +320,6 @@ impl Vring {
         if let Some(err) = err {
             err.signal();
         }
-    }
-
-    /// Has the worker look at the queue.
-    pub fn wake_worker(&self) {
-        self.wake();
     }
 }
 

@@ -327,7 +327,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         // frontend may hang, so that is left to the worker.
         if vring.newly_retired() {
             self.device.queue_broken(vring.index());
-            vring.wake_worker();
+            vring.wake();
         }
         Ok(())
     }
