@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use crate::disk::Disk;
-use crate::engine::{Engine, EngineConfig, Failure, Io, Worker, check_guest_memory};
+use crate::engine::{Ahead, Engine, EngineConfig, Failure, Io, Worker, check_guest_memory};
 use crate::faults::Faults;
 use crate::observe::{Observer, Stats};
 use crate::protocol::{Status, feature};
@@ -232,6 +232,7 @@ impl WorkerPart for Worker {
 impl VirtioDevice for Device {
     type Worker = Worker;
     type Request<'m> = Parsed<'m>;
+    type Prefetch = Option<Ahead>;
 
     fn features(&self) -> u64 {
         self.offered_features()
@@ -311,9 +312,13 @@ impl VirtioDevice for Device {
         Parsed { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
     }
 
-    fn prefetch(&self, worker: &Worker, parsed: &Parsed<'_>) {
-        if let Ok(request) = &parsed.request {
-            self.engine.prefetch(worker, request);
+    fn to_prefetch(&self, parsed: &Parsed<'_>) -> Option<Ahead> {
+        parsed.request.as_ref().ok().and_then(Ahead::of)
+    }
+
+    fn prefetch(&self, worker: &Worker, what: Option<Ahead>) {
+        if let Some(what) = what {
+            self.engine.prefetch(worker, what);
         }
     }
 

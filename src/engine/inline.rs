@@ -53,18 +53,37 @@ impl Engine {
     }
 }
 
+/// A transfer that comes soon.
+#[derive(Debug, Clone, Copy)]
+pub enum Ahead {
+    /// A read.
+    Read(Extent),
+    /// A write.
+    Write(Extent),
+}
+
+impl Ahead {
+    /// That of a request, when it moves data.
+    pub fn of(request: &Request<'_>) -> Option<Self> {
+        match request {
+            Request::Read { extent, .. } => Some(Self::Read(*extent)),
+            Request::Write { extent, .. } => Some(Self::Write(*extent)),
+            _ => None,
+        }
+    }
+}
+
 /// What is fetched ahead.
 impl Engine {
-    /// A request comes soon, after a few others: fetches what it needs, or notes it for the engine to do meanwhile.
-    pub fn prefetch(&self, worker: &Worker, request: &Request<'_>) {
-        match request {
-            Request::Read { extent: Extent { offset, len }, .. } => {
+    /// A transfer comes soon, after a few others: fetches what it needs, or notes it for the engine to do meanwhile.
+    pub fn prefetch(&self, worker: &Worker, ahead: Ahead) {
+        match ahead {
+            Ahead::Read(Extent { offset, len }) => {
                 // What was announced before, and the engine had no time for.
                 worker.prefetch.take().fetch_rest();
-                worker.prefetch.set(self.disk.will_read(*offset, *len).unwrap_or_default());
+                worker.prefetch.set(self.disk.will_read(offset, len).unwrap_or_default());
             }
-            Request::Write { extent: Extent { offset, len }, .. } => self.disk.will_write(*offset, *len),
-            _ => {}
+            Ahead::Write(Extent { offset, len }) => self.disk.will_write(offset, len),
         }
     }
 

@@ -33,6 +33,7 @@ use crate::request::Request;
 use crate::wrapped::Wrapping;
 
 pub use failure::{Failure, check_guest_memory};
+pub use inline::Ahead;
 pub use io::Io;
 use pace::Pace;
 pub use pace::Timing;

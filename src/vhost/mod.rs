@@ -75,6 +75,8 @@ pub trait VirtioDevice: Send + Sync + 'static {
     type Worker: WorkerPart;
     /// A chain that has been parsed.
     type Request<'m>;
+    /// What a request is going to need, as far as it can be fetched ahead.
+    type Prefetch: Copy;
 
     /// Virtio feature bits on offer.
     fn features(&self) -> u64;
@@ -109,8 +111,10 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn worker(&self) -> io::Result<Self::Worker>;
     /// Parses the chain at `head`. Must not panic, whatever the guest sent.
     fn parse<'m>(&self, worker: &'m Self::Worker, queue: usize, head: u16, chain: Chain<'m>) -> Self::Request<'m>;
-    /// It is about to be served, after a few others: what it needs may be fetched.
-    fn prefetch(&self, worker: &Self::Worker, request: &Self::Request<'_>);
+    /// What to [prefetch](VirtioDevice::prefetch) for a request.
+    fn to_prefetch(&self, request: &Self::Request<'_>) -> Self::Prefetch;
+    /// A request is about to be served, after a few others: fetches what it needs.
+    fn prefetch(&self, worker: &Self::Worker, what: Self::Prefetch);
     /// Serves a chain: the bytes written into it. Must not panic, whatever the guest sent. While it waits, the worker that it was
     /// parsed with names the token as soon as it can go on.
     fn serve<'m>(&'m self, token: Token, request: Self::Request<'m>) -> impl Future<Output = u32>;

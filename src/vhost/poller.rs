@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::{View, VirtioDevice, WorkerPart};
-use crate::queue::{BATCH, ChainError, Completion, TakenChain, Turn, Vring};
+use crate::queue::{BATCH, Completion, TakenChain, Turn, Vring};
 use crate::tasks::{Tasks, Token};
 
 /// Chains that are done are returned in portions of this many at the most: the driver works on the first ones while
@@ -19,9 +19,6 @@ const PORTION: usize = 8;
 
 /// How many chains ahead the device is told which one comes.
 const AHEAD: usize = 2;
-
-/// A chain that has been parsed, or is broken.
-type Parsed<'m, D> = Result<<D as VirtioDevice>::Request<'m>, ChainError>;
 
 /// A worker's queues in one stretch of work, and the chains in flight. `F` is what `S` makes of a request: its service.
 pub struct Poller<'m, D: VirtioDevice, S, F> {
@@ -38,8 +35,8 @@ pub struct Poller<'m, D: VirtioDevice, S, F> {
     /// Where the chains in flight came from, by token.
     origins: Vec<Origin>,
     chains: Vec<TakenChain<'m>>,
-    /// What the device has made of them, by head.
-    parsed: Vec<(u16, Parsed<'m, D>)>,
+    /// Requests that have been made of them and not been polled, and what to prefetch for them.
+    batch: Vec<(Token, D::Prefetch)>,
     tokens: Vec<Token>,
 }
 
@@ -95,7 +92,7 @@ where
             tasks: Tasks::default(),
             origins: Vec::new(),
             chains: Vec::with_capacity(BATCH),
-            parsed: Vec::with_capacity(BATCH),
+            batch: Vec::with_capacity(BATCH),
             tokens: Vec::new(),
         }
     }
@@ -166,7 +163,7 @@ where
             }
         }
         let index = queue.vring.index();
-        let mut parsed = std::mem::take(&mut self.parsed);
+        let progress = !self.chains.is_empty();
         for TakenChain { head, mut chain } in self.chains.drain(..) {
             if chain.is_err() {
                 // It may lie in memory that was added meanwhile. The driver has it longer than we look for it: the frontend
@@ -176,50 +173,42 @@ where
                     chain = turn.walk(self.view.memory(), head);
                 }
             }
-            parsed.push((head, chain.map(|chain| self.device.parse(self.worker, index, head, chain))));
-        }
-        let progress = !parsed.is_empty();
-        for (_, next) in parsed.iter().take(AHEAD) {
-            self.prefetch(next);
-        }
-        let mut rest = parsed.drain(..);
-        while let Some((head, request)) = rest.next() {
-            if let Some((_, next)) = rest.as_slice().get(AHEAD - 1) {
-                self.prefetch(next);
+            queue.in_flight += 1;
+            match chain {
+                Ok(chain) => {
+                    let request = self.device.parse(self.worker, index, head, chain);
+                    let prefetch = self.device.to_prefetch(&request);
+                    let token = self.tasks.insert(|token| (self.serve)(token, request));
+                    let origin = Origin { place, head };
+                    match self.origins.get_mut(token) {
+                        Some(place) => *place = origin,
+                        // Tokens are given out in order.
+                        None => self.origins.push(origin),
+                    }
+                    self.batch.push((token, prefetch));
+                }
+                Err(error) => {
+                    log::debug!("queue {index}: head {head}: {error}");
+                    queue.vring.retire("a descriptor chain is broken");
+                    queue.in_flight -= 1;
+                    queue.done.push(Completion { head, written: 0 });
+                }
             }
-            self.start(Origin { place, head }, request);
         }
-        drop(rest);
-        self.parsed = parsed;
+        let mut batch = std::mem::take(&mut self.batch);
+        for (_, next) in batch.iter().take(AHEAD) {
+            self.device.prefetch(self.worker, *next);
+        }
+        for (i, (token, _)) in batch.iter().enumerate() {
+            if let Some((_, next)) = batch.get(i + AHEAD) {
+                self.device.prefetch(self.worker, *next);
+            }
+            self.go_on(*token);
+        }
+        batch.clear();
+        self.batch = batch;
         self.give_back(place);
         progress
-    }
-
-    fn prefetch(&mut self, parsed: &Parsed<'m, D>) {
-        if let Ok(request) = parsed {
-            self.device.prefetch(self.worker, request);
-        }
-    }
-
-    fn start(&mut self, origin: Origin, parsed: Parsed<'m, D>) {
-        let Some(queue) = self.queues.get_mut(origin.place) else { return };
-        queue.in_flight += 1;
-        match parsed {
-            Ok(request) => {
-                let token = self.tasks.insert(|token| (self.serve)(token, request));
-                match self.origins.get_mut(token) {
-                    Some(place) => *place = origin,
-                    // Tokens are given out in order.
-                    None => self.origins.push(origin),
-                }
-                self.go_on(token);
-            }
-            Err(error) => {
-                log::debug!("queue {}: head {}: {error}", queue.vring.index(), origin.head);
-                queue.vring.retire("a descriptor chain is broken");
-                self.done(origin, 0);
-            }
-        }
     }
 
     /// Serves a chain as far as it goes.
