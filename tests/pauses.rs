@@ -289,6 +289,30 @@ fn the_cache_mode_outlives_a_pause() {
     assert_eq!(guest.get_config(32, 1), [1]);
 }
 
+/// A driver may choose before its queues run. Frontends pass that on at once, and the features only when they start the queues.
+#[test]
+fn a_cache_mode_chosen_before_the_queues_start_is_kept() {
+    let mut guest = Guest::new();
+    stop(&mut guest, &[0, 1, 2]);
+    guest.set_config(32, &[0]);
+    guest.set_features_again();
+    new_rings(&mut guest);
+    (0..3).for_each(|queue| guest.start_ring(queue));
+    assert_eq!(guest.get_config(32, 1), [0], "the same features");
+    stop(&mut guest, &[0, 1, 2]);
+    guest.set_config(32, &[0]);
+    guest.features &= !feature::DISCARD;
+    guest.set_features_again();
+    new_rings(&mut guest);
+    (0..3).for_each(|queue| guest.start_ring(queue));
+    assert_eq!(guest.get_config(32, 1), [0], "other features");
+    guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
+    stop(&mut guest, &[0, 1, 2]);
+    new_rings(&mut guest);
+    (0..3).for_each(|queue| guest.start_ring(queue));
+    assert_eq!(guest.get_config(32, 1), [1], "the next driver has chosen nothing");
+}
+
 /// With in-flight tracking the region says where a queue goes on.
 #[test]
 fn with_an_in_flight_region() {

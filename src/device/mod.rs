@@ -65,6 +65,8 @@ pub struct Device {
     features: AtomicU64,
     /// The `writeback` field of the configuration space.
     writeback: AtomicBool,
+    /// It was written by a driver whose queues have not begun.
+    chosen_early: AtomicBool,
     /// Who is told of a new size.
     audience: Audience,
     /// Whether the driver is the one that programmed the keys.
@@ -110,7 +112,8 @@ impl Device {
         let engine = Engine::new(config.engine.clone(), wrapping, disk, observer)?;
         let (features, writeback) = (AtomicU64::new(0), AtomicBool::new(config.writeback));
         let (audience, phase, last_queue) = (Audience::default(), Mutex::default(), AtomicUsize::new(0));
-        Ok(Self { config, engine, features, writeback, audience, phase, last_queue })
+        let chosen_early = AtomicBool::new(false);
+        Ok(Self { config, engine, features, writeback, chosen_early, audience, phase, last_queue })
     }
 
     /// What it was made from.
@@ -255,8 +258,12 @@ impl VirtioDevice for Device {
             // A machine that goes on after a pause says this, too.
             return;
         }
+        let chosen = self.chosen_early.load(Ordering::Acquire).then(|| self.writeback.load(Ordering::Acquire));
         self.reset();
         self.features.store(features, Ordering::Release);
+        if let Some(writeback) = chosen.filter(|_| self.negotiated(feature::CONFIG_WCE)) {
+            self.writeback.store(writeback, Ordering::Release);
+        }
     }
 
     fn config(&self) -> Vec<u8> {

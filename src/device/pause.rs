@@ -45,7 +45,20 @@ impl Device {
     }
 
     fn forget_choices(&self) {
+        self.chosen_early.store(false, Ordering::Release);
         self.writeback.store(self.config.writeback, Ordering::Release);
+    }
+
+    /// What the driver before has chosen is forgotten; not what the new one has chosen before its queues began.
+    fn forget_old_choices(&self) {
+        if !self.chosen_early.swap(false, Ordering::AcqRel) {
+            self.forget_choices();
+        }
+    }
+
+    /// Whether no driver is known: whoever chooses something now is about to start its queues.
+    pub(super) fn awaits_driver(&self) -> bool {
+        self.features.load(Ordering::Acquire) == 0 || self.is_stopped()
     }
 
     /// Whether all queues have been stopped and it is not known yet what for.
@@ -62,6 +75,7 @@ impl Device {
             self.observer().count_lost(self.lose_keys());
         }
         *phase = Phase::Stopped;
+        self.chosen_early.store(false, Ordering::Release);
         self.last_queue.store(0, Ordering::Release);
         self.engine.keyslots().set_usable(self.config.keep_keys_on_reset);
     }
@@ -76,13 +90,13 @@ impl Device {
                 Phase::GoesOn
             }
             (Phase::Stopped | Phase::GoesOn, Beginning::Afresh) => {
-                self.forget_choices();
+                self.forget_old_choices();
                 self.observer().count_reset(self.lose_keys());
                 Phase::Running
             }
             (Phase::Claimed, Beginning::Afresh) => {
                 // The keys that are there now are this driver's.
-                self.forget_choices();
+                self.forget_old_choices();
                 self.observer().count_reset(0);
                 Phase::Running
             }
@@ -110,12 +124,8 @@ impl Device {
         }
     }
 
-    /// A command for a keyslot is going to be carried out. This does not wait for requests: as long as keys are not usable
-    /// nobody has one.
-    ///
-    ///
     /// A command for a keyslot is going to be carried out. If it is not known whose keys there are, they go first: those of
-    /// another driver must not stay beside its own.
+    /// another driver must not stay beside its own. This does not wait for requests: while keys are not usable nobody has one.
     pub(super) fn claim_keyslots(&self) {
         if self.engine.keyslots().usable() {
             return;
