@@ -16,13 +16,13 @@ const INTRODUCTION: &str = "\
 Made from the source by `UPDATE_DOCS=1 cargo test --test statistics`; edit the comments there.
 
 The device counts from its start until it ends; counters only rise. `--stats FILE` writes them as JSON when a frontend
-disconnects and at exit; `ctl stats` asks a running device. `ctl stats --format prometheus` gives them in Prometheus' text
-format, 0.0.4. They are read while the device works, so two of them may be a few requests apart.
+disconnects and at exit; `ctl stats` asks a running device. `ctl stats --format prometheus` prints Prometheus' text format,
+0.0.4. The device goes on while its counters are read, so two of them may be a few requests apart.
 
-In JSON the name of a counter is its group's and its own, `requests.crypto_in`. In Prometheus' format each counter has the
-name that the tables say; sums over queues and types are left to the one who asks.
+In JSON a counter has the name of its group and its own, as in `requests.crypto_in`. In Prometheus' format it has the name in
+the tables. That format has no sums over queues and types; make them in the query.
 
-`engine` is the name of the crypto engine in use, as `--crypto-engine` takes it.
+`engine` is the name of the crypto engine in use, as in `--crypto-engine`.
 ";
 
 /// The whole file.
@@ -41,7 +41,7 @@ pub fn markdown() -> String {
     });
     let _ = writeln!(
         out,
-        "\n`queue` is its number, `running` whether it is started and enabled (gauge `{}{{queue}}`).",
+        "\n`queue` is the queue's number. `running` says whether it is started and enabled (gauge `{}{{queue}}`).",
         prometheus::QUEUE_RUNNING
     );
     section(&mut out, "queues[].types.TYPE", QueueType::ABOUT, QueueType::FIELDS, |field| {
@@ -50,11 +50,7 @@ pub fn markdown() -> String {
     out += "\nTYPE is ";
     let names: Vec<_> = super::Kind::ALL.iter().map(|kind| format!("`{}`", kind.name())).collect();
     // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "{}; the last for requests without a header, or of a type that does not exist.",
-        names.join(", ")
-    );
+    let _ = writeln!(out, "{}; `other` is for requests without a header or of an unknown type.", names.join(", "));
     latency(&mut out);
     out
 }
@@ -74,7 +70,7 @@ fn section(
 }
 
 fn latency(out: &mut String) {
-    *out += "\n## `latency`\n\nTimes of requests, in nanoseconds. Recorded while `on` is true: with `--latency` or after `ctl latency on`. No clock\nis read while neither latencies nor a trace are wanted. Values are known to 3 %, `max_ns` exactly.\n\n| stage | what |\n|---|---|\n";
+    *out += "\n## `latency`\n\nTimes of requests, in nanoseconds. The device records them while `on` is true: with `--latency` or after `ctl latency on`.\nIt reads no clock while neither latencies nor a trace are wanted. Values are accurate to 3 %, `max_ns` is exact.\n\n| stage | what |\n|---|---|\n";
     for (field, _) in Latency::default().stages() {
         let _ = writeln!(out, "| `{}` | {} |", field.name, field.doc);
     }

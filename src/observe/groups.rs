@@ -42,7 +42,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Requests that passed all checks of their form, by type, whether they then succeeded or not; and those that failed.
+    /// Well-formed requests by type, whether they then succeeded or not; and requests that failed.
     Requests {
         /// IN.
         r#in,
@@ -64,11 +64,11 @@ counters! {
         crypto_out,
         /// Commands on the control virtqueue.
         control,
-        /// Requests refused for their form with IOERR: out of range, not aligned, too short.
+        /// Requests refused with IOERR before execution: out of range, not aligned, too short.
         refused,
-        /// Requests of a type that the device does not know or that was not negotiated: UNSUPP.
+        /// Requests refused with UNSUPP: the type is unknown or was not negotiated.
         unsupported,
-        /// Requests that passed the checks and failed with IOERR or UNSUPP.
+        /// Well-formed requests that failed with IOERR or UNSUPP.
         failed,
     }
 }
@@ -99,8 +99,8 @@ counters! {
     Keyslots {
         /// Successful KEYSLOT_PROGRAM commands.
         program,
-        /// Those of `program` that took the place of another key. Linux reuses its least recently used slot like this,
-        /// without an evict command.
+        /// Those of `program` that replaced another key. Linux reuses its least recently used slot like this, without an
+        /// evict command.
         replace,
         /// KEYSLOT_PROGRAM commands that failed.
         program_failed,
@@ -108,7 +108,7 @@ counters! {
         evict,
         /// KEYSLOT_EVICT commands for a slot that was empty.
         evict_empty,
-        /// Keys lost in a reset, with the frontend or by a fault.
+        /// Keys lost in a reset, when the frontend disconnected, or by a fault.
         lost,
         /// Encrypted requests that found a key in their slot.
         hits,
@@ -134,35 +134,35 @@ counters! {
 counters! {
     /// Events of the device.
     Events {
-        /// Resets, by whatever means, and sessions that ended.
+        /// Resets of the device, of every kind, and sessions that ended.
         reset,
-        /// Resets of the engine alone (`ctl reset-engine`): all keys lost, all else goes on.
+        /// Resets of the engine alone (`ctl reset-engine`): all keys are lost, everything else goes on.
         engine_reset,
-        /// Times that everything written was made durable: FLUSH, writes in write-through mode, and at exit.
+        /// Flushes of the image: for FLUSH, for writes in write-through mode, and at exit.
         flush,
-        /// Queues stopped because the driver broke the rules of the ring.
+        /// Queues retired because the driver broke the rules of the ring.
         broken_queue,
-        /// Requests that a fault has struck (`docs/faults.md`).
+        /// Requests struck by a fault (`docs/faults.md`).
         fault,
     }
 }
 counters! {
     /// One type of request in one queue. Types that never came are left out.
     QueueType {
-        /// Requests of the type, all of them.
+        /// All requests of the type.
         requests,
-        /// Those that were refused for their form.
+        /// Requests refused before execution.
         refused,
-        /// Those that ended with another status than OK, refused ones included.
+        /// Requests that ended with another status than OK, including refused ones.
         errors,
-        /// Bytes of the successful ones: data, or the ranges of DISCARD, WRITE_ZEROES and SECURE_ERASE.
+        /// Bytes of successful requests: data, or the ranges of DISCARD, WRITE_ZEROES and SECURE_ERASE.
         bytes,
     }
 }
 counters! {
     /// One queue, all types together.
     QueueTotals {
-        /// Requests of a type that the device does not know or that was not negotiated: UNSUPP.
+        /// Requests refused with UNSUPP: the type is unknown or was not negotiated.
         unsupported,
         /// Encrypted requests whose slot was empty.
         nokey,

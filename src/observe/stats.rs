@@ -52,7 +52,7 @@ impl Latency {
             (
                 field(
                     "program",
-                    "Expanding a key and putting it into a slot, with the wait for its old key's requests.",
+                    "Expanding a key and putting it into a slot, with the wait for requests that use the old key.",
                 ),
                 &self.program,
             ),
