@@ -3,11 +3,12 @@
  * Commands to the device, over the control virtqueue or in-band.
  *
  * In-band access.  Behind some VMMs a device cannot offer a control virtqueue.
- * With in_band=1 such a device is asked whether it takes the commands on its
- * request queues.  They go on the first one then, straight into the ring and not
- * through blk-mq: requests may be frozen or quiesced, or may be waiting for the
- * very key.  A ring that is full is waited for, which needs nothing but that the
- * device ends requests, and it does that with or without a key.
+ * With in_band=1 the driver asks such a device whether it takes commands on its
+ * request queues.  If so, the commands go straight into the ring of the first
+ * request queue, and not through blk-mq: requests may be frozen or quiesced, or
+ * may wait for that very key.  When the ring is full the command waits.  That
+ * needs nothing but that the device completes requests, which it does with or
+ * without a key.
  */
 #include <linux/completion.h>
 #include <linux/delay.h>
@@ -29,16 +30,16 @@
 /* How long a removal lets a command wait for room or for its answer */
 #define VBC_REMOVAL_GRACE_SECS	10
 
-/* How long a command waits for a DMA layer that has no memory just now */
+/* How long a command waits while the DMA layer has no memory */
 #define VBC_DMA_WAIT_SECS	10
 
-/* Who looks for longer keeps a CPU busy for nothing. */
+/* Polling for longer only wastes CPU time. */
 #define VBC_MAX_POLL_US		1000
 
 /*
- * Most devices answer at once, and a file system that has a key for each file
- * or extent sends many commands: an interrupt and two context switches would be
- * the larger part of each.
+ * Most devices answer at once, and a file system with a key for each file or
+ * extent sends many commands.  An interrupt and two context switches would take
+ * longer than the command itself.
  */
 static unsigned int vbc_poll_us = 50;
 
@@ -54,7 +55,7 @@ static const struct kernel_param_ops vbc_poll_us_ops = {
 
 module_param_cb(poll_us, &vbc_poll_us_ops, &vbc_poll_us, 0644);
 MODULE_PARM_DESC(poll_us,
-		 "How long to look for the answer to a command before sleeping until it comes, in microseconds (0 to 1000, default: 50; 0: sleep at once)");
+		 "How long to poll for the answer to a command before sleeping, in microseconds (0 to 1000, default: 50; 0: sleep at once)");
 
 int vbc_ctrl_alloc(struct vbc_crypto *vc)
 {
@@ -86,7 +87,7 @@ void vbc_crypto_vq_done(struct virtqueue *vq)
 	spin_unlock_irqrestore(&vc->ctrl_vq.lock, flags);
 }
 
-/* Something came back on a request queue.  Return whether it is a command. */
+/* A buffer came back on a request queue.  Return whether it is a command. */
 bool vbc_crypto_cmd_done(struct vbc_dev *vbc, const void *token)
 {
 	struct vbc_crypto *vc = vbc->crypto;
@@ -98,7 +99,7 @@ bool vbc_crypto_cmd_done(struct vbc_dev *vbc, const void *token)
 	return true;
 }
 
-/* What requests must leave free in a ring */
+/* Descriptors that requests must leave free in a ring */
 unsigned int vbc_crypto_reserved_descs(struct vbc_dev *vbc)
 {
 	struct vbc_crypto *vc = vbc->crypto;
@@ -128,9 +129,9 @@ static void vbc_ctrl_poll(struct vbc_crypto *vc)
 }
 
 /*
- * Whether a removal has waited for this command for long enough.  @end, which
- * starts as 0, is the command's own: a device that answers slowly may have many
- * to answer.
+ * Whether a removal has waited long enough for this command.  Each command has
+ * its own @end, which starts as 0: a slow device may have many commands to
+ * answer.
  */
 static bool vbc_ctrl_grace_over(struct vbc_crypto *vc, unsigned long *end)
 {
@@ -143,13 +144,13 @@ static bool vbc_ctrl_grace_over(struct vbc_crypto *vc, unsigned long *end)
 
 static int vbc_ctrl_wait(struct vbc_crypto *vc, unsigned long *grace_end)
 {
-	/* In-band, the answer is for the request queue to find. */
+	/* In-band, the handler of the request queue finds the answer. */
 	if (!vc->in_band)
 		vbc_ctrl_poll(vc);
 
 	/*
-	 * No limit otherwise: like a request, a command takes as long as the
-	 * device takes, and a backend may be stopped for a while.
+	 * Otherwise there is no limit: like a request, a command takes as long
+	 * as the device takes, and a backend may be stopped for a while.
 	 */
 	while (!wait_for_completion_timeout(&vc->done, HZ)) {
 		if (virtqueue_is_broken(vc->vq->vq))
@@ -167,8 +168,8 @@ void vbc_ctrl_wipe(struct vbc_crypto *vc)
 }
 
 /*
- * Get the command buffer, all zero, until vbc_ctrl_end().  -ENODEV: there is no
- * device now.  -EIO: there will be no more commands until it has been reset.
+ * Get the command buffer, zeroed, until vbc_ctrl_end().  -ENODEV: there is no
+ * device now.  -EIO: no command is possible until the device has been reset.
  */
 struct vbc_ctrl_cmd *vbc_ctrl_begin(struct vbc_crypto *vc)
 {
@@ -187,7 +188,7 @@ struct vbc_ctrl_cmd *vbc_ctrl_begin(struct vbc_crypto *vc)
 
 /*
  * A device that has not answered may still read the key, and must not find half
- * of it, and may still write its reply; what comes after its reset wipes both.
+ * of it.  It may also still write its reply.  Both are wiped after its reset.
  */
 void vbc_ctrl_end(struct vbc_crypto *vc)
 {
@@ -206,9 +207,9 @@ static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
 
 	for (;;) {
 		/*
-		 * GFP_ATOMIC for the lock's sake; if the indirect table cannot
-		 * be had, the ring itself has room for the one command that is
-		 * under way.
+		 * GFP_ATOMIC because of the lock.  If the indirect table cannot
+		 * be allocated, the ring itself has room for the one command in
+		 * flight.
 		 */
 		spin_lock_irq(&vq->lock);
 		if (!vc->in_band)
@@ -223,10 +224,10 @@ static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
 		if (virtqueue_is_broken(vq->vq))
 			return -EIO;
 		/*
-		 * In-band the ring may be full of requests that took their
-		 * descriptors one by one: they end.  Anything else is a DMA
-		 * layer without memory (-EIO if the ring is packed), which
-		 * passes; an error here would be one of write-back.
+		 * In-band, the ring may be full of requests that took their
+		 * descriptors one by one: they will complete.  Otherwise the
+		 * DMA layer has no memory (-EIO if the ring is packed), which
+		 * is temporary.  An error here would become one of write-back.
 		 */
 		if (!(vc->in_band && err == -ENOSPC) &&
 		    (vc->no_dma || time_after(jiffies, dma_end))) {
@@ -244,7 +245,7 @@ static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
 	return 0;
 }
 
-/* No command gets through any more. */
+/* From now on no command reaches the device. */
 static void vbc_ctrl_give_up(struct vbc_crypto *vc, u32 type, int err)
 {
 	vc->state = VBC_CTRL_DEAD;
@@ -254,8 +255,8 @@ static void vbc_ctrl_give_up(struct vbc_crypto *vc, u32 type, int err)
 }
 
 /*
- * Send the command, of whose payload and reply the first @out_len and @in_len
- * bytes count, and wait for the answer.
+ * Send the command and wait for the answer.  Only the first @out_len bytes of
+ * its payload and the first @in_len bytes of its reply count.
  */
 int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 		  size_t in_len)
@@ -286,7 +287,7 @@ int vbc_ctrl_exec(struct vbc_crypto *vc, u32 type, size_t out_len,
 
 	err = vbc_ctrl_add(vc, sgs, nr_in, &grace_end);
 	if (err) {
-		/* The next one would wait as long, and the removal with it. */
+		/* The next command, and the removal, would wait as long. */
 		if (err == -ETIMEDOUT) {
 			vbc_ctrl_wipe(vc);
 			vbc_ctrl_give_up(vc, type, err);

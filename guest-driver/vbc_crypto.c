@@ -3,9 +3,9 @@
  * Inline encryption: a blk_crypto_profile whose keyslots are those of the
  * device, programmed and evicted over the control virtqueue.
  *
- * A device that was reset has empty keyslots by protocol.  Hardware is known that
- * keeps them, and a key must not outlive its owner there: all slots are evicted at
- * the start and after each reset, as ufshcd and cqhci do.
+ * By protocol, a device has empty keyslots after a reset.  But some hardware
+ * keeps its keys, and a key must not outlive its owner there.  So the driver
+ * evicts all slots at the start and after each reset, as ufshcd and cqhci do.
  */
 #include <linux/bitmap.h>
 #include <linux/blk-crypto-profile.h>
@@ -46,7 +46,7 @@ struct vbc_crypto *vbc_crypto_from_profile(struct blk_crypto_profile *profile)
 	return container_of(profile, struct vbc_crypto, profile);
 }
 
-/* Legacy devices never get this far: see vbc_features_legacy. */
+/* Legacy devices never offer these: see vbc_features_legacy. */
 bool vbc_has_ctrl_vq(struct virtio_device *vdev)
 {
 	return virtio_has_feature(vdev, VIRTIO_F_VERSION_1) &&
@@ -67,7 +67,7 @@ static bool vbc_is_wrapped(const struct blk_crypto_key *key)
 	return key->crypto_cfg.key_type == BLK_CRYPTO_KEY_TYPE_HW_WRAPPED;
 }
 
-/* A wrapped key goes to the device as it is: ephemerally wrapped. */
+/* A wrapped key goes to the device unchanged: ephemerally wrapped. */
 static bool vbc_key_size_ok(const struct blk_crypto_key *key)
 {
 	static_assert(BLK_CRYPTO_MAX_ANY_KEY_SIZE <= VBC_KEY_BYTES);
@@ -94,7 +94,7 @@ static void vbc_fill_key_desc(struct vbc_key_desc *desc,
 	desc->dun_bytes = cpu_to_le32(cfg->dun_bytes);
 }
 
-/* Without @key the slot is evicted. */
+/* Program @key into the slot, or evict the slot if @key is NULL. */
 static int vbc_set_keyslot(struct vbc_crypto *vc,
 			   const struct blk_crypto_key *key, unsigned int slot)
 {
@@ -128,7 +128,7 @@ static int vbc_keyslot_program(struct blk_crypto_profile *profile,
 	bool reprogramming = READ_ONCE(vc->reprogrammer) == current;
 	int err;
 
-	/* blk-crypto lets nothing else pass; this keeps the copy sane. */
+	/* blk-crypto passes no other sizes; this keeps the copy in bounds. */
 	if (WARN_ON_ONCE(!vbc_key_size_ok(key)))
 		return -EINVAL;
 
@@ -142,10 +142,10 @@ static int vbc_keyslot_program(struct blk_crypto_profile *profile,
 		return err;
 
 	/*
-	 * blk_crypto_reprogram_all_keys() makes a kernel warning of an error.
-	 * Whatever a device may do should not cause one: say it in words, and
-	 * leave it to the requests that use the slot to fail.  That the key did
-	 * not get to the device is no refusal, and may be tried again.
+	 * blk_crypto_reprogram_all_keys() turns an error into a kernel warning.
+	 * Nothing that a device does should cause a warning: log it instead,
+	 * and let the requests that use the slot fail.  If the key did not
+	 * reach the device, that is no refusal, and it may be tried again.
 	 */
 	if (err != -ENOMEM)
 		set_bit(slot, vc->refused_slots);
@@ -165,7 +165,7 @@ static int vbc_keyslot_evict(struct blk_crypto_profile *profile,
 	return vbc_set_keyslot(vc, NULL, slot);
 }
 
-/* Whatever the slots hold, nobody needs it: no request has been sent yet. */
+/* No request has been sent yet, so no key in the slots is needed. */
 static void vbc_evict_all_keys(struct vbc_crypto *vc)
 {
 	unsigned int slot, failed = 0;
@@ -225,7 +225,7 @@ blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
 	return BLK_STS_OK;
 }
 
-/* The life of it all */
+/* Setup, suspend and removal */
 
 int vbc_crypto_alloc(struct vbc_dev *vbc)
 {
@@ -373,7 +373,7 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 	return vbc_get_modes(vc);
 }
 
-/* What is left is a plain disk; the kernel encrypts where it is asked to. */
+/* The disk becomes a plain one; the kernel then encrypts by itself. */
 static void vbc_drop_profile(struct vbc_crypto *vc, int err)
 {
 	if (vc->in_band && err == -EOPNOTSUPP)
@@ -404,9 +404,10 @@ void vbc_crypto_init(struct vbc_dev *vbc)
 }
 
 /*
- * Splitting a bio, the block layer minds the logical block size and not the data
- * unit size; the pieces are whole data units only if every limit is.  Data units
- * that a segment cannot hold are not offered, for the same reason.
+ * When the block layer splits a bio, it respects the logical block size but not
+ * the data unit size.  So the pieces are whole data units only if every limit
+ * is a multiple of the data unit size.  For the same reason, data units that do
+ * not fit in a segment are not offered.
  */
 void vbc_crypto_adjust_limits(struct vbc_dev *vbc, struct queue_limits *lim)
 {
@@ -430,11 +431,11 @@ void vbc_crypto_adjust_limits(struct vbc_dev *vbc, struct queue_limits *lim)
 
 	unit = max_t(unsigned int, rounddown_pow_of_two(all), SECTOR_SIZE);
 	lim->max_segment_size = round_down(lim->max_segment_size, unit);
-	/* Segments of large pages are not to be cut at multiples of 4 GiB. */
+	/* Segments of large pages must not be cut at multiples of 4 GiB. */
 	lim->seg_boundary_mask = ULONG_MAX;
 	lim->max_hw_sectors = round_down(lim->max_hw_sectors,
 					 unit >> SECTOR_SHIFT);
-	/* These two may become the limit of a request. */
+	/* Each of these two may become the limit of a request. */
 	lim->io_opt = round_down(lim->io_opt, unit);
 	if (lim->io_min > unit)
 		lim->io_min = round_down(lim->io_min, unit);
@@ -471,15 +472,15 @@ void vbc_crypto_suspend(struct vbc_dev *vbc)
 	flush_work(&vc->nokey_work);
 
 	/*
-	 * Evictions and the commands of hardware-wrapped keys come at any time:
-	 * wait for one that is under way.
+	 * Evictions and commands for hardware-wrapped keys come at any time:
+	 * wait for the one in flight.
 	 */
 	mutex_lock(&vc->ctrl_lock);
 	vc->state = VBC_CTRL_DOWN;
 	mutex_unlock(&vc->ctrl_lock);
 }
 
-/* The device has been reset: an unanswered command is the driver's again. */
+/* The device has been reset: the driver owns an unanswered command again. */
 void vbc_crypto_wipe(struct vbc_dev *vbc)
 {
 	if (vbc->crypto)
@@ -499,8 +500,8 @@ void vbc_crypto_resume(struct vbc_dev *vbc)
 	mutex_unlock(&vc->ctrl_lock);
 
 	/*
-	 * Keys that were evicted meanwhile may still be there.  A key that comes
-	 * at the same time may be lost here, but not after this.
+	 * The device may still have keys that were evicted meanwhile.  A key
+	 * that comes at the same time may be lost here, but not after this.
 	 */
 	vbc_evict_all_keys(vc);
 	vbc_reprogram_all_keys(vc);

@@ -25,8 +25,8 @@
 #include "virtio_blk_crypto_proto.h"
 
 /*
- * One command at a time is under way, so there is one buffer; having it at hand
- * means that programming a key for a write-back needs no memory.
+ * One command at a time is in flight, so one buffer is enough.  It is allocated
+ * early, so that programming a key for a write-back needs no memory.
  */
 struct vbc_ctrl_cmd {
 	/* readable by the device: on the wire the payload follows the header */
@@ -51,14 +51,14 @@ static_assert(offsetof(struct vbc_ctrl_cmd, payload) ==
 
 enum vbc_ctrl_state {
 	/*
-	 * No device to talk to: not yet, suspended, or removed.  Its keyslots
-	 * are empty, so an eviction is done already; and what is programmed
-	 * meanwhile the profile remembers until vbc_crypto_resume().  Commands
-	 * that are to give something back fail.
+	 * There is no device: not yet, suspended, or removed.  Its keyslots are
+	 * empty, so an eviction has nothing to do.  The profile remembers keys
+	 * that are programmed meanwhile until vbc_crypto_resume().  Commands
+	 * that have a reply fail.
 	 */
 	VBC_CTRL_DOWN,
 	VBC_CTRL_UP,
-	/* A command was given up: its buffer is the device's until a reset. */
+	/* A command was given up: the device owns its buffer until a reset. */
 	VBC_CTRL_DEAD,
 };
 
@@ -71,7 +71,7 @@ struct vbc_crypto {
 	struct mutex ctrl_lock;
 	enum vbc_ctrl_state state;
 	struct vbc_ctrl_cmd *cmd;
-	/* One has waited for the DMA layer in vain: the next ones do not. */
+	/* A command waited for the DMA layer in vain: the next ones do not. */
 	bool no_dma;
 	struct completion done;
 	bool removing;
@@ -85,14 +85,14 @@ struct vbc_crypto {
 	spinlock_t nokey_lock;		/* guards nokey_list */
 	struct list_head nokey_list;
 	struct work_struct nokey_work;
-	/* Counts how often all keys were programmed anew. */
+	/* Counts how often all keys were programmed again. */
 	u32 key_gen;
-	/* The task that is doing so, for its own eyes only */
+	/* The task that is doing so; only that task compares it */
 	struct task_struct *reprogrammer;
 	/*
-	 * A bit for each slot whose key the device refused to take back: what
-	 * uses it fails, until the slot gets another key, is evicted, or the
-	 * device is reset.
+	 * A bit for each slot whose key the device refused to take back.
+	 * Requests that use it fail until the slot gets another key, is
+	 * evicted, or the device is reset.
 	 */
 	unsigned long *refused_slots;
 

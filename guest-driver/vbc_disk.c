@@ -14,7 +14,7 @@
 #include "virtio_blk_crypto.h"
 
 #define VBC_MAX_DISCARD_RANGES	256u
-/* What virtqueue_add_sgs() is ever given, prefix and status not counted */
+/* The most data segments for virtqueue_add_sgs(), without prefix and status */
 #define VBC_MAX_SEGMENTS	32766u
 /* The smallest segment that the block layer accepts */
 #define VBC_MIN_SEGMENT_SIZE	4096u
@@ -72,8 +72,9 @@ static int vbc_has_child_named(struct device *dev, void *name)
 }
 
 /*
- * The stock driver names its disks from a counter of its own.  Its disks are
- * children of virtio devices as ours are, so look there which names it uses.
+ * The stock driver names its disks by a counter of its own.  Its disks are
+ * children of virtio devices, as ours are: look there for the names that it
+ * uses.
  */
 int vbc_choose_name(struct vbc_dev *vbc, char *name, size_t size)
 {
@@ -112,7 +113,7 @@ static bool vbc_writes_back(struct virtio_device *vdev)
 				  struct virtio_blk_config, wce, &wce))
 		return wce;
 
-	/* The mode is fixed, and a device with nothing to flush has no cache. */
+	/* The mode is fixed: a device without FLUSH has no write-back cache. */
 	return virtio_has_feature(vdev, VIRTIO_BLK_F_FLUSH);
 }
 
@@ -171,8 +172,8 @@ static void vbc_read_topology(struct virtio_device *vdev,
 }
 
 /*
- * The block layer has one granularity and one number of ranges for discard and
- * secure erase: take what suits both.
+ * The block layer has one granularity and one number of ranges for both discard
+ * and secure erase: use values that are valid for both.
  */
 static int vbc_read_discard_limits(struct virtio_device *vdev,
 				   struct queue_limits *lim)
@@ -304,7 +305,7 @@ static ssize_t serial_show(struct device *dev, struct device_attribute *attr,
 	struct vbc_dev *vbc = dev_to_disk(dev)->private_data;
 	int err;
 
-	/* As long as can be, the ID has no terminator. */
+	/* An ID of the maximum length has no terminator. */
 	buf[VIRTIO_BLK_ID_BYTES] = '\0';
 	err = vbc_get_id(vbc, buf);
 	if (!err)
@@ -347,7 +348,7 @@ static ssize_t cache_type_store(struct device *dev,
 	virtio_cwrite8(vbc->vdev, offsetof(struct virtio_blk_config, wce),
 		       type);
 
-	/* The device has the last word on its mode. */
+	/* The device decides on its mode. */
 	lim = queue_limits_start_update(disk->queue);
 	if (vbc_writes_back(vbc->vdev))
 		lim.features |= BLK_FEAT_WRITE_CACHE;

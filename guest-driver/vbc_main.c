@@ -2,7 +2,7 @@
 /*
  * virtio_blk_crypto: virtio-blk with inline encryption, and without
  *
- * The life of a device: negotiation, probe, removal, suspend and resume.
+ * Negotiation, probe, removal, suspend and resume of a device.
  */
 #include <linux/module.h>
 #include <linux/sched/mm.h>
@@ -54,13 +54,13 @@ static const struct virtio_device_id vbc_id_table[] = {
 	{ 0 },
 };
 
-/* Of a device that was pulled out every register reads as all ones. */
+/* All registers of a device that was pulled out read as all ones. */
 bool vbc_is_gone(struct vbc_dev *vbc)
 {
 	return vbc->vdev->config->get_status(vbc->vdev) == 0xff;
 }
 
-/* virtio_reset_device() waits until the device says that it has been reset. */
+/* virtio_reset_device() waits until the device confirms the reset. */
 void vbc_reset_device(struct vbc_dev *vbc)
 {
 	if (!vbc_is_gone(vbc)) {
@@ -72,7 +72,7 @@ void vbc_reset_device(struct vbc_dev *vbc)
 	virtio_synchronize_cbs(vbc->vdev);
 }
 
-/* Requests and commands have ended or been given up. */
+/* All requests and commands have ended or have been given up. */
 static void vbc_stop(struct vbc_dev *vbc)
 {
 	vbc_crypto_suspend(vbc);
@@ -122,7 +122,7 @@ static int vbc_validate(struct virtio_device *vdev)
 	}
 
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
-	/* One without the other is no use to us, and 23 alone not allowed. */
+	/* One bit without the other is useless; 23 alone is not allowed. */
 	if (!virtio_has_feature(vdev, VBC_F_CTRL_VQ) ||
 	    !virtio_has_feature(vdev, VBC_F_INLINE_ENCRYPTION)) {
 		__virtio_clear_bit(vdev, VBC_F_CTRL_VQ);
@@ -209,8 +209,8 @@ static int vbc_probe(struct virtio_device *vdev)
 		goto free;
 
 	/*
-	 * The device is asked for its crypto modes before there is a disk,
-	 * because they bear on the limits of the disk.
+	 * Ask the device for its crypto modes before the disk exists, because
+	 * the limits of the disk depend on them.
 	 */
 	virtio_device_ready(vdev);
 	vbc_crypto_init(vbc);
@@ -248,28 +248,28 @@ static void vbc_remove(struct virtio_device *vdev)
 
 	vbc_crypto_begin_removal(vbc);
 	if (vbc_is_broken(vbc) || vbc_is_gone(vbc)) {
-		/* First: whoever evicts a key now must not wait for an answer. */
+		/* First: from now on evictions must not wait for an answer. */
 		virtio_break_device(vdev);
 		blk_mark_disk_dead(vbc->disk);
 		vbc_abort_requests(vbc);
 	}
 
-	/* Waits for all requests; those to be retried are among them. */
+	/* Waits for all requests, including those to be retried. */
 	del_gendisk(vbc->disk);
 
 	vbc_stop(vbc);
 	vbc_del_vqs(vbc);
 	blk_mq_free_tag_set(&vbc->tag_set);
 
-	/* A mounted file system may hold the disk, and evict keys, for long. */
+	/* A mounted file system may keep the disk, and evict keys, for long. */
 	put_disk(vbc->disk);
 }
 
 /*
- * Let all requests end, keep new ones waiting, and give up the virtqueues.
- * Those of a device that is broken end with an error: a reset may heal it.
- * Requests go on arriving as far as the dispatch lists, and keys as far as
- * vbc_crypto.c, which catches up with them in vbc_crypto_resume().
+ * Let all requests end, keep new ones waiting, and delete the virtqueues.  If
+ * the device is broken, requests end with an error: a reset may repair it.  New
+ * requests still get as far as the dispatch lists, and new keys as far as
+ * vbc_crypto.c, which programs them in vbc_crypto_resume().
  */
 static int vbc_freeze(struct virtio_device *vdev)
 {
@@ -296,13 +296,13 @@ static int vbc_restore(struct virtio_device *vdev)
 	unsigned int memflags;
 	int err;
 
-	/* Reclaim may be waiting for the very requests that are held back. */
+	/* Reclaim may wait for the very requests that are held back. */
 	memflags = memalloc_noio_save();
 
 	err = vbc_init_vqs(vbc);
 	if (!err) {
 		virtio_device_ready(vdev);
-		/* Keys first: the requests that wait may need them. */
+		/* Keys first: waiting requests may need them. */
 		vbc_crypto_resume(vbc);
 	}
 

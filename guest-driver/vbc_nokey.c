@@ -3,20 +3,22 @@
  * Keys that the device has lost.
  *
  * A device that was reset, or whose backend was restarted, has empty keyslots.
- * After a reset of our own making vbc_crypto_resume() puts the keys back before
- * any request goes out.  Otherwise the first we hear of it is a request that
- * ends with NOKEY.  Such requests are collected and a work item programs all
- * keys anew, once for all of them, and then requeues them.  A backend may be
- * restarted again meanwhile, so each is retried a few times; after that NOKEY is
- * an I/O error.
+ * After a reset by the driver, vbc_crypto_resume() programs the keys before any
+ * request goes out.  Otherwise the driver learns of the loss when a request
+ * ends with NOKEY.  Such requests are collected.  A work item programs all keys
+ * again, once for all of these requests, and then requeues them.  A backend may
+ * be restarted again meanwhile, so each request is retried a few times; after
+ * that NOKEY is an I/O error.
  *
- * A key that the device refuses to take back would make every request that uses
- * it tell of a loss again, and every loss programs all the others.  So its slot
- * is marked, and what uses it fails before it gets to the device.
+ * If the device refuses to take a key back, every request that uses the key
+ * would report a loss again, and every loss would program all other keys again.
+ * So the slot is marked, and requests that use it fail before they reach the
+ * device.
  *
- * That cannot deadlock: programming waits for the device alone, and the device
- * waits for no request that is collected here, as those have ended for it.
- * Nothing on this path allocates memory that has to be written back first.
+ * This cannot deadlock.  Programming waits for the device only, and the device
+ * does not wait for the requests that are collected here: for it they have
+ * ended.  Nothing on this path allocates memory that must be written back
+ * first.
  */
 #include <linux/blk-crypto-profile.h>
 #include <linux/list.h>
@@ -25,7 +27,7 @@
 #include "virtio_blk_crypto.h"
 #include "vbc_crypto.h"
 
-/* How often a request may come back NOKEY and be tried again */
+/* How many times a request that came back NOKEY is retried */
 #define VBC_MAX_NOKEYS		8
 
 static struct workqueue_struct *vbc_nokey_wq;
@@ -36,13 +38,13 @@ void vbc_reprogram_all_keys(struct vbc_crypto *vc)
 	blk_crypto_reprogram_all_keys(&vc->profile);
 	WRITE_ONCE(vc->reprogrammer, NULL);
 
-	/* After the keys: who reads the new number relies on these keys. */
+	/* After the keys: a reader of the new number relies on these keys. */
 	smp_store_release(&vc->key_gen, vc->key_gen + 1);
 }
 
 /*
- * A request came back NOKEY.  Return true to keep it for a retry; it holds on to
- * its keyslot, so the slot cannot get another key meanwhile.  Any context.
+ * A request came back NOKEY.  Return true to keep it for a retry.  It keeps its
+ * keyslot, so the slot cannot get another key meanwhile.  Any context.
  */
 bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
 {
@@ -84,9 +86,10 @@ static void vbc_nokey_work_fn(struct work_struct *work)
 	spin_unlock_irq(&vc->nokey_lock);
 
 	/*
-	 * A request from before the last programming only came too early: its
-	 * key is there now.  One from after it tells of a new loss.  Nobody
-	 * else programs all keys while there are requests.
+	 * A request that was sent before keys were last programmed only came
+	 * too early: its key is there now.  A request that was sent later
+	 * reports a new loss.  Nothing else programs all keys while there are
+	 * requests.
 	 */
 	list_for_each_entry(rq, &list, queuelist) {
 		struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
@@ -119,7 +122,7 @@ void vbc_nokey_init(struct vbc_crypto *vc)
 
 int vbc_crypto_module_init(void)
 {
-	/* Write-back may wait for it, hence WQ_MEM_RECLAIM. */
+	/* WQ_MEM_RECLAIM, because write-back may wait for this work. */
 	vbc_nokey_wq = alloc_workqueue("vbc_nokey", WQ_UNBOUND | WQ_MEM_RECLAIM,
 				       0);
 	return vbc_nokey_wq ? 0 : -ENOMEM;

@@ -2,9 +2,9 @@
 /*
  * Virtqueues and block requests.
  *
- * Every request is a readable part and then a writable part whose last byte is
- * the status.  A request that has been handed to the device comes back through
- * vbc_complete_rq() and nowhere else.
+ * A request is a readable part and then a writable part, whose last byte is the
+ * status.  A request that was submitted to the device completes only through
+ * vbc_complete_rq().
  */
 #include <linux/interrupt.h>
 #include <linux/module.h>
@@ -17,18 +17,18 @@
 static unsigned int vbc_max_queues;
 module_param_named(num_request_queues, vbc_max_queues, uint, 0644);
 MODULE_PARM_DESC(num_request_queues,
-		 "How many request queues to use at the most (default: 0, as many as there are CPUs)");
+		 "Maximum number of request queues (default: 0, one per CPU)");
 
 static unsigned int vbc_depth;
 module_param_named(queue_depth, vbc_depth, uint, 0444);
 MODULE_PARM_DESC(queue_depth,
-		 "How many requests a queue takes (default: 0, as many as fill the ring)");
+		 "Maximum number of requests in a queue (default: 0, as many as fill the ring)");
 
 static struct vbc_vq *vbc_hctx_vq(struct blk_mq_hw_ctx *hctx)
 {
 	struct vbc_dev *vbc = hctx->queue->queuedata;
 
-	/* After a failed resume there is a disk but no virtqueue. */
+	/* After a failed resume the disk has no virtqueues. */
 	if (unlikely(!vbc->vqs))
 		return NULL;
 
@@ -50,8 +50,8 @@ static blk_status_t vbc_status_to_blk(u8 status)
 static blk_status_t vbc_errno_to_blk(int err)
 {
 	/*
-	 * A full ring needs no stopping of queues: BLK_STS_RESOURCE makes
-	 * blk-mq try again when a request of this queue ends, or soon.
+	 * No need to stop the queue when the ring is full: BLK_STS_RESOURCE
+	 * makes blk-mq retry soon, or when a request of this queue ends.
 	 */
 	if (err == -ENOSPC || err == -ENOMEM)
 		return BLK_STS_RESOURCE;
@@ -74,7 +74,7 @@ static blk_status_t vbc_prep_ranges(struct request *rq, u32 flags)
 	unsigned int nr = 1, n = 0;
 	struct bio *bio;
 
-	/* Of these, the block layer merges only discards with gaps between. */
+	/* Of these, the block layer merges only discards across gaps. */
 	if (req_op(rq) == REQ_OP_DISCARD &&
 	    queue_max_discard_segments(rq->q) > 1)
 		nr = blk_rq_count_bios(rq);
@@ -150,7 +150,7 @@ static blk_status_t vbc_prep_hdr(struct vbc_dev *vbc, struct request *rq)
 	vbr->hdr.ioprio = cpu_to_virtio32(vbc->vdev, req_get_ioprio(rq));
 	vbr->hdr.sector = cpu_to_virtio64(vbc->vdev, sector);
 
-	/* Decided by the context alone: ciphertext must never go out plain. */
+	/* Only the context decides: data to encrypt must never go out plain. */
 	if (encrypted &&
 	    (req_op(rq) == REQ_OP_READ || req_op(rq) == REQ_OP_WRITE))
 		sts = vbc_crypto_prep_rq(vbc, rq);
@@ -175,7 +175,7 @@ static blk_status_t vbc_map_data(struct request *rq)
 	return BLK_STS_OK;
 }
 
-/* Undo vbc_prep_rq(): the request ends, or is prepared anew later. */
+/* Undo vbc_prep_rq(): the request ends, or is prepared again later. */
 static void vbc_unprep_rq(struct request *rq)
 {
 	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
@@ -190,7 +190,7 @@ static blk_status_t vbc_prep_rq(struct vbc_dev *vbc, struct request *rq)
 	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
 	blk_status_t sts;
 
-	/* A requeued request keeps this flag, and with it its history. */
+	/* A requeued request keeps this flag, and so its NOKEY history. */
 	if (!(rq->rq_flags & RQF_DONTPREP)) {
 		vbr->nokeys = 0;
 		rq->rq_flags |= RQF_DONTPREP;
@@ -252,7 +252,7 @@ static blk_status_t vbc_queue_rq(struct blk_mq_hw_ctx *hctx,
 
 	spin_lock_irqsave(&vq->lock, flags);
 	err = vbc_add_rq(vq, blk_mq_rq_to_pdu(rq));
-	/* When the ring is full, those in it must not wait for a kick. */
+	/* When the ring is full, requests in it must not wait for a kick. */
 	if (bd->last || err)
 		notify = virtqueue_kick_prepare(vq->vq);
 	spin_unlock_irqrestore(&vq->lock, flags);
@@ -285,7 +285,7 @@ static void vbc_commit_rqs(struct blk_mq_hw_ctx *hctx)
 		virtqueue_notify(vq->vq);
 }
 
-/* Hand over prepared requests that all belong to one virtqueue. */
+/* Submit prepared requests that all belong to one virtqueue. */
 static void vbc_add_batch(struct vbc_vq *vq, struct rq_list *list)
 {
 	struct request *rq;
@@ -316,7 +316,7 @@ static void vbc_queue_rqs(struct rq_list *list)
 	while ((rq = rq_list_pop(list))) {
 		struct vbc_vq *vq = vbc_hctx_vq(rq->mq_hctx);
 
-		/* Those left over go one by one through vbc_queue_rq(). */
+		/* The rest go one by one through vbc_queue_rq(). */
 		if (unlikely(!vq) ||
 		    vbc_prep_rq(rq->q->queuedata, rq) != BLK_STS_OK) {
 			rq_list_add_tail(&rest, rq);
@@ -411,7 +411,7 @@ int vbc_init_vqs(struct vbc_dev *vbc)
 	}
 
 	offered = num_queues;
-	/* The tag set was made for the number of queues found at probe. */
+	/* The tag set has the number of queues that probe found. */
 	used = vbc->nr_queues ?:
 	       blk_mq_num_possible_queues(min_not_zero(vbc_max_queues,
 						       offered));
@@ -422,10 +422,10 @@ int vbc_init_vqs(struct vbc_dev *vbc)
 	}
 
 	/*
-	 * The control virtqueue comes after all the request queues that the
-	 * device offers, and transports number the virtqueues in the order in
-	 * which they are set up.  So the unused ones are set up as well, but
-	 * without a callback, and so without an interrupt vector.
+	 * The control virtqueue comes after all request queues that the device
+	 * offers, and transports number the virtqueues in the order of their
+	 * setup.  So unused request queues are set up as well, but without a
+	 * callback, and so without an interrupt vector.
 	 */
 	total = ctrl_vq ? offered + 1 : used;
 
@@ -450,7 +450,7 @@ int vbc_init_vqs(struct vbc_dev *vbc)
 	if (ctrl_vq) {
 		info[total - 1].name = "control";
 		info[total - 1].callback = vbc_crypto_vq_done;
-		/* Its vector is no part of the spreading over the CPUs. */
+		/* Its vector does not take part in the spreading over CPUs. */
 		desc.post_vectors = 1;
 	}
 
@@ -494,7 +494,7 @@ unsigned int vbc_queue_depth(struct vbc_dev *vbc)
 
 	depth -= min(depth, reserved);
 
-	/* Without indirect descriptors each takes two at the least. */
+	/* Without indirect descriptors each request takes at least two. */
 	if (!virtio_has_feature(vbc->vdev, VIRTIO_RING_F_INDIRECT_DESC))
 		depth /= 2;
 
@@ -527,8 +527,9 @@ static bool vbc_abort_rq(struct request *rq, void *data)
 }
 
 /*
- * Fail what a broken device will never finish, so that removal does not wait
- * for it.  The reset comes first: only then are the buffers the guest's again.
+ * Fail requests that a broken device will never complete, so that removal does
+ * not wait for them.  The reset comes first: only then the buffers belong to
+ * the guest.
  */
 void vbc_abort_requests(struct vbc_dev *vbc)
 {
@@ -537,18 +538,18 @@ void vbc_abort_requests(struct vbc_dev *vbc)
 	/* From here on nothing enters the rings... */
 	blk_mq_quiesce_queue(q);
 	virtio_break_device(vbc->vdev);
-	/* ...and no callback can complete what is about to be failed. */
+	/* ...and no callback can complete a request that is about to fail. */
 	virtio_synchronize_cbs(vbc->vdev);
 	vbc_reset_device(vbc);
 
 	blk_mq_tagset_busy_iter(&vbc->tag_set, vbc_abort_rq, NULL);
 	blk_mq_tagset_wait_completed_request(&vbc->tag_set);
 
-	/* The rings stay broken: what comes now fails in vbc_queue_rq(). */
+	/* The rings stay broken: new requests fail in vbc_queue_rq(). */
 	blk_mq_unquiesce_queue(q);
 }
 
-/* @id has room for VIRTIO_BLK_ID_BYTES; it need not come back terminated. */
+/* @id has room for VIRTIO_BLK_ID_BYTES; it may come back unterminated. */
 int vbc_get_id(struct vbc_dev *vbc, char *id)
 {
 	struct request *rq;

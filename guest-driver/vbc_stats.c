@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What became of commands and keys, in /sys/block/DISK/crypto_stats.  The counters
- * begin when the driver gets the device.
+ * Counters of commands and keys, in /sys/block/DISK/crypto_stats.  They start
+ * at 0 when the driver binds to the device.
  */
 #include <linux/sysfs.h>
 
@@ -36,7 +36,7 @@ static ssize_t refused_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RO(refused);
 
-/* Requests that came back NOKEY and were tried again */
+/* Requests that came back NOKEY and were retried */
 static ssize_t nokey_retries_show(struct device *dev,
 				  struct device_attribute *attr, char *buf)
 {

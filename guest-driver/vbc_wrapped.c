@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Hardware-wrapped keys: making them, preparing them, and their software secret.
+ * Hardware-wrapped keys: generate, import, prepare, derive the software secret.
  *
- * All of it happens in the device; the kernel carries blobs to and fro and does
- * not look into them.  How a wrapped key gets into a keyslot is the affair of
- * vbc_crypto.c, as it is for other keys.
+ * The device does all of it; the kernel passes blobs on without looking into
+ * them.  vbc_crypto.c programs wrapped keys into keyslots, as it does other
+ * keys.
  *
  * User space waits for these commands (ioctls of the disk, adding a key to a
  * file system), and blk-crypto holds the profile's lock, which I/O may need to
- * get a keyslot: like programming a key, they allocate nothing.
+ * get a keyslot.  So, like programming a key, they allocate nothing.
  */
 #include <linux/err.h>
 #include <linux/string.h>
@@ -18,7 +18,7 @@
 static_assert(VBC_KEY_BYTES == BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE);
 static_assert(VBC_SW_SECRET_BYTES == BLK_CRYPTO_SW_SECRET_SIZE);
 
-/* Of a wrapped key, whoever gave it */
+/* The size of a wrapped key from user space or the device */
 static bool vbc_blob_size_ok(size_t size)
 {
 	return size && size <= VBC_KEY_BYTES;
@@ -30,7 +30,7 @@ static void vbc_fill_blob(struct vbc_key_blob *blob, const u8 *key, size_t size)
 	memcpy(blob->key, key, size);
 }
 
-/* The size of the key, or -EIO if what the device gave can be no key */
+/* The size of the key, or -EIO if the device's reply cannot be a key */
 static int vbc_take_blob(const struct vbc_key_blob *blob, u8 *key)
 {
 	/* Read once: the device shares this memory. */
@@ -42,7 +42,7 @@ static int vbc_take_blob(const struct vbc_key_blob *blob, u8 *key)
 	return size;
 }
 
-/* What the device fails of the commands that take a wrapped key has a bad one. */
+/* If the device fails a command that takes a wrapped key, that key is bad. */
 static int vbc_wrapped_key_error(const struct vbc_ctrl_cmd *cmd, int err)
 {
 	if (err == -EIO && cmd->status == VIRTIO_BLK_S_IOERR)
@@ -74,7 +74,7 @@ int vbc_derive_sw_secret(struct blk_crypto_profile *profile,
 	} else {
 		memcpy(sw_secret, cmd->reply.secret.secret,
 		       VBC_SW_SECRET_BYTES);
-		/* A device that wrote nothing: this would be no secret. */
+		/* The device wrote nothing: zeroes would be no secret. */
 		if (!memchr_inv(sw_secret, 0, VBC_SW_SECRET_BYTES))
 			err = -EIO;
 	}

@@ -2,17 +2,17 @@
 /*
  * What the files of the driver share.
  *
- *   vbc_main.c    the life of a device: probe, removal, suspend
+ *   vbc_main.c    negotiation, probe, removal, suspend
  *   vbc_queue.c   virtqueues and block requests
  *   vbc_disk.c    config space: limits, capacity, name, sysfs
  *   vbc_crypto.c  keyslots: a blk_crypto_profile
  *   vbc_cmd.c     commands to the device
  *   vbc_nokey.c   keys that the device has lost
- *   vbc_wrapped.c hardware-wrapped keys: making them and preparing them
- *   vbc_stats.c   counters of these four, in sysfs
+ *   vbc_wrapped.c hardware-wrapped keys: generate, import, prepare, derive
+ *   vbc_stats.c   counters of the four files above, in sysfs
  *
- * Only the last five know of keys (what they share is in vbc_crypto.h); they know
- * nothing of sectors and limits.
+ * Only the last five know keys (vbc_crypto.h has what they share).  They do not
+ * know sectors and limits.
  */
 #ifndef VIRTIO_BLK_CRYPTO_H
 #define VIRTIO_BLK_CRYPTO_H
@@ -54,7 +54,7 @@ struct vbc_dev {
 	struct vbc_vq *vqs;
 	unsigned int nr_queues;		/* request queues in use */
 
-	/* NULL on a disk that cannot be but plain */
+	/* NULL if the disk can only be plain */
 	struct vbc_crypto *crypto;
 
 	struct {

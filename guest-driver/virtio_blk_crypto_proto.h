@@ -7,7 +7,7 @@
  * a prefix of their own because a kernel that has merged the draft may define
  * the draft's names, perhaps with other values.
  *
- * Everything is little-endian: a legacy device never gets to speak this.
+ * Everything is little-endian: legacy devices do not speak this protocol.
  */
 #ifndef VIRTIO_BLK_CRYPTO_PROTO_H
 #define VIRTIO_BLK_CRYPTO_PROTO_H
@@ -77,7 +77,7 @@ struct vbc_config {
 	struct vbc_characteristics crypto;
 } __packed;
 
-/* Follows the header of a CRYPTO_IN or CRYPTO_OUT at once. */
+/* Directly follows the header of a CRYPTO_IN or CRYPTO_OUT. */
 struct vbc_crypto_msg {
 	__le32 slot;
 	__u8 unused[4];
@@ -107,7 +107,8 @@ struct vbc_sw_secret {
 
 /*
  * Reply of GET_CRYPTO_MODES: bit i of mode[m] means that mode m works with data
- * units of 2^i bytes.  The device fills as many modes as the reply has room for.
+ * units of 2^i bytes.  The device fills as many modes as the reply has room
+ * for.
  */
 struct vbc_crypto_modes {
 	__le32 mode[VBC_NUM_MODES];
