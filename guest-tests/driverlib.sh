@@ -4,12 +4,12 @@
 # Cases about the guest driver that run with the control virtqueue and in-band: what happens to keys, commands and requests when
 # the device loses keys, is reset, fails or goes away. Sourced after fslib.sh.
 
-# The disk's place on its bus, and its driver's directory, from before it was taken from it.
+# The disk's place on its bus, and its driver's directory, as of before the driver was unbound.
 VIRTIO=$(basename "$(readlink -f "$BLOCK/device")")
 DRIVER_DIR=$(readlink -f "$BLOCK/device/driver" || true)
 FUNCTION=$(dirname "$(readlink -f "$BLOCK/device")")
 
-# counter NAME: one of the driver's.
+# counter NAME: the value of a counter of the driver.
 counter() {
 	cat "$BLOCK/crypto_stats/$1"
 }
@@ -24,7 +24,7 @@ bind_disk() {
 	wait_for_disk yes
 }
 
-# wait_for_dmesg TEXT: until the kernel's log has it, for half a minute.
+# wait_for_dmesg TEXT: waits until the kernel's log has it, for at most half a minute.
 wait_for_dmesg() {
 	local tries=0
 	until dmesg_has "$1"; do
@@ -51,13 +51,13 @@ begin_busy() {
 	sleep 1
 }
 
-# end_busy: all that was written has been found.
+# end_busy: ends fio, which must have found all that it wrote.
 end_busy() {
 	: > /tmp/enough
 	wait $BUSY || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
 }
 
-# end_busy_on_a_dead_disk: fio has noticed that its disk is gone.
+# end_busy_on_a_dead_disk: fio must have noticed that its disk is gone.
 end_busy_on_a_dead_disk() {
 	if wait $BUSY; then
 		fail 'fio did not notice that its disk was gone'
@@ -76,7 +76,7 @@ secret_tree() {
 	same_files "$OUT/plain/tree" "$MNT/secret"
 }
 
-# secret_tree_is_right: in a disk that has just got its driver back; and new files can be written with another key.
+# secret_tree_is_right: checks these files on a disk that has just got its driver back, and writes new files with another key.
 secret_tree_is_right() {
 	mount_fs "$DISK" "$MNT"
 	unlock one "$MNT"
@@ -101,8 +101,8 @@ eviction_case() {
 	secret_tree_is_right
 }
 
-# driver_before_case, with keys that survive a reset: a key that its owner could not evict, because the disk had no driver, is
-# evicted by the next driver. Host: the keyslots, with keys; the keyslots, empty.
+# driver_before_case, with keys that survive a reset: while the disk has no driver, an owner cannot evict its key. The next driver
+# must evict it. Host: the keyslots, with keys; the keyslots, empty.
 driver_before_case() {
 	secret_tree
 	# The keys of files that nobody uses are evicted before the disk is gone.
@@ -124,7 +124,7 @@ evicted_meanwhile_case() {
 	local pause
 	secret_tree
 	umount "$MNT"
-	# On a file system that is only read, removing a key needs no I/O, which would wait for the reset.
+	# The file system is only read, so removing a key needs no I/O. I/O would wait for the reset.
 	mount_fs "$DISK" "$MNT" -o ro
 	for pause in 0.02 0.04 0.06 0.08; do
 		unlock one "$MNT"
@@ -151,7 +151,7 @@ read_all() {
 	echo $good
 }
 
-# refused_key_case: 16 keys in 16 keyslots, all lost; the device takes one of them back no more. Host: `fault add` for programming
+# refused_key_case: 16 keys in 16 keyslots, all lost; the device refuses to take one of them back. Host: `fault add` for programming
 # a keyslot, reset-engine, `fault clear`, `fault add`, reset-engine, `fault clear`.
 refused_key_case() {
 	local number identifier before tries
@@ -224,7 +224,7 @@ function_reset_case() {
 	secret_tree_is_right
 }
 
-# broken_ring_case QUEUE:NAME...: a used ring has nonsense in it, one after the other. Host: break-ring, for each.
+# broken_ring_case QUEUE:NAME...: one used ring after the other gets invalid elements. Host: break-ring, for each.
 broken_ring_case() {
 	local queue name
 	secret_tree
@@ -236,7 +236,7 @@ broken_ring_case() {
 		# shellcheck disable=SC2046 # two numbers
 		host_step $(used-ring "$FUNCTION" "$queue")
 		wait_for_dmesg "$name:id 4294967295 out of range"
-		# By then the host has most certainly let go of the ring's memory.
+		# Long enough for the host to be done with the ring's memory.
 		sleep 4
 		unbind_disk
 		end_busy_on_a_dead_disk
@@ -251,7 +251,7 @@ broken_ring_case() {
 	secret_tree_is_right
 }
 
-# unanswered_command_case: programming a key is never answered, and the driver is taken from the disk. Host: `fault add` of
+# unanswered_command_case: the device never answers a program command, and the driver is unbound. Host: `fault add` of
 # that, `fault clear`.
 unanswered_command_case() {
 	local begun
@@ -275,8 +275,8 @@ unanswered_command_case() {
 	secret_tree_is_right
 }
 
-# registers_read_as ones|before, behind a root port: the disk's registers all read as ones, and writing has no effect, as when it
-# was pulled out; or they are back. The ROM of another device, which holds nothing else, is put in their place.
+# registers_read_as ones|before, behind a root port. ones: the disk's registers all read as ones, and writes have no effect, as if
+# the disk was pulled out. before: the registers are back. The ROM of another device, which is all ones, takes their place.
 registers_read_as() {
 	local rom registers=0
 	rom=$(grep -l 0x1005 /sys/bus/pci/devices/*/device)
@@ -290,13 +290,13 @@ registers_read_as() {
 		dd of="$(dirname "$rom")/config" bs=1 seek=48 conv=notrunc status=none
 }
 
-# surprise_removal_case: the disk is pulled out while files are written, taken away, and found again.
+# surprise_removal_case: the disk is pulled out while files are written, removed, and found again.
 surprise_removal_case() {
 	local begun
 	secret_tree
 	encrypted_dir "$MNT/busy" two
 	begin_busy
-	# virtio's own code warns of a status that is not 0 after a removal, whatever the driver does. Nobody else may.
+	# After a removal virtio's own code warns of a status that is not 0, whatever the driver does. No other code may warn.
 	dmesg -n 1
 	registers_read_as ones
 	sleep 2
@@ -321,7 +321,7 @@ surprise_removal_case() {
 	check_fs "$DISK"
 }
 
-# refuse_parameter NAME VALUE: the driver does not take it.
+# refuse_parameter NAME VALUE: the driver must refuse it.
 refuse_parameter() {
 	if echo "$2" > "/sys/module/virtio_blk_crypto/parameters/$1"; then
 		fail "$1 can be set to $2"

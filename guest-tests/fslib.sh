@@ -6,7 +6,7 @@
 #
 # A function whose output is taken must be called as `x=$(f)` on a line of its own: only then does -e see a failure.
 
-# A text at the start of every 512 bytes of every file that is to be encrypted. It may be nowhere on the disk.
+# A text at the start of every 512 bytes of every file that is to be encrypted. It must not be anywhere on the disk.
 SENTINEL='plaintext-sentinel-of-vhost-user-blk-crypto'
 
 export MNT=/mnt
@@ -16,7 +16,7 @@ FS=ext4
 FS_BLOCK=4096
 BLOCK=/sys/block/${DISK##*/}
 
-# expect_failure WHAT COMMAND...: the command must fail; its words go to the log.
+# expect_failure WHAT COMMAND...: the command must fail; its output goes to the log.
 expect_failure() {
 	local what=$1
 	shift
@@ -34,7 +34,7 @@ drop_caches() {
 
 # --- native or fallback -----------------------------------------------------------------------------------------
 #
-# The kernel says each of these once per boot and mode, so a case asks before it does anything that changes the answer.
+# The kernel logs each of these once per boot and mode, so a case checks before it does anything that changes the answer.
 
 native_was_used() {
 	dmesg_has 'fscrypt: AES-256-XTS using blk-crypto (native)'
@@ -53,7 +53,7 @@ expect_native() {
 	note 'the kernel says: blk-crypto (native)'
 }
 
-# The other way round.
+# The opposite.
 expect_fallback() {
 	fallback_was_used || fail 'the kernel did not use blk-crypto-fallback'
 	if native_was_used; then
@@ -62,7 +62,7 @@ expect_fallback() {
 	note 'the kernel says: blk-crypto-fallback'
 }
 
-# crypto_attr NAME: what the kernel says of the disk's inline encryption.
+# crypto_attr NAME: what the kernel reports about the disk's inline encryption.
 crypto_attr() {
 	cat "$BLOCK/queue/crypto/$1"
 }
@@ -86,7 +86,7 @@ expect_engine() {
 	note "the kernel sees $1 keyslots, $2-bit data unit numbers, $3 keys, data units $4"
 }
 
-# expect_rings QUEUES DEPTH SERIAL: so many request queues, so many requests in each, and this serial number.
+# expect_rings QUEUES DEPTH SERIAL: the disk has QUEUES request queues with DEPTH requests each, and this serial number.
 expect_rings() {
 	local queues serial
 	queues=$(find "$BLOCK/mq" -mindepth 1 -maxdepth 1 -type d | wc -l)
@@ -296,7 +296,7 @@ record() {
 }
 
 # record_names DIRECTORY [OFFSET]: writes down for the host which names are in DIRECTORY and below it, and where their
-# ciphertext lies. What record says of changes and OFFSET holds here, too.
+# ciphertext lies. The rules of record about changes and OFFSET apply here, too.
 record_names() {
 	sync
 	find "$1" -type d -exec fscrypt-map --names --offset "${2:-0}" '{}' + >> "$OUT/manifest.jsonl"
@@ -325,8 +325,8 @@ physical() {
 
 # --- reset ------------------------------------------------------------------------------------------------------
 
-# let_ports_go: to be called before freeze_and_restore. The port that carries the results to the host does not survive
-# that (which is virtio_console's affair); it comes back when the case ends.
+# let_ports_go: call it before freeze_and_restore. The port that carries the results to the host does not survive that (a
+# limit of virtio_console); it comes back when the case ends.
 let_ports_go() {
 	local port
 	CONSOLES=/sys/bus/virtio/drivers/virtio_console
@@ -376,18 +376,18 @@ close_volume() {
 
 # --- what the host does meanwhile -------------------------------------------------------------------------------------
 
-# host_step [WORD...]: has the host do the next step of the case's header. It does so soon, not at once. The words are for it.
+# host_step [WORD...]: asks the host to do the next step of the case's header. The host does it soon, not at once. It gets the words.
 host_step() {
 	echo "${*:-next}" > "$(find_port progress)"
 }
 
-# host_step_done: as host_step, and waits until the host has most certainly done it.
+# host_step_done: as host_step, and waits long enough for the host to have done it.
 host_step_done() {
 	host_step
 	sleep 4
 }
 
-# wait_for_size BYTES: until the disk has so many.
+# wait_for_size BYTES: waits until the disk has this size.
 wait_for_size() {
 	local tries=0
 	while [ "$(blockdev --getsize64 "$DISK")" != "$1" ]; do
@@ -419,8 +419,8 @@ end_busy() {
 	fi
 }
 
-# pause_case: the host pauses the guest while files are written, verified and read with more keys than keyslots. No key is
-# lost by that; all are when the driver has let go of the disk and begins anew.
+# pause_case: the host pauses the guest while files are written, verified and read with more keys than keyslots. That loses no
+# key. When the driver is unbound and bound again, all keys are lost.
 pause_case() {
 	local device driver round
 	device=$(basename "$(readlink -f "$BLOCK/device")")
@@ -460,8 +460,8 @@ pause_case() {
 	check_fs "$DISK"
 }
 
-# replug_case TIMES: the first step on the host is another frontend, which comes under I/O; the others unplug the disk and
-# plug it in again. Files from before are right, each time the newest and in the end all.
+# replug_case TIMES: in the first step on the host another frontend connects, under I/O. The other steps unplug the disk and
+# plug it in again. Earlier files must be right: each time the newest ones, in the end all.
 replug_case() {
 	local round tries number before=
 	make_fs "$DISK"
@@ -503,17 +503,17 @@ replug_case() {
 
 # --- a device that is killed and started again -----------------------------------------------------------------------
 
-# begin_kills: asks the host to begin.
+# begin_kills: asks the host to begin with the kills.
 begin_kills() {
 	echo kill > "$(find_port progress)"
 }
 
-# kills_left: until the last device is there. Its serial number says which one it is.
+# kills_left: true until the last device is there. The serial number tells which device it is.
 kills_left() {
 	[ "$(cat "$BLOCK/serial")" != "kill-$KILLS" ]
 }
 
-# fio_engine: the one that has several requests in flight, where fio has it.
+# fio_engine: one that keeps several requests in flight, if fio has it.
 fio_engine() {
 	if fio --enghelp | grep -qw libaio; then
 		echo libaio
@@ -539,7 +539,7 @@ wait_for_fio() {
 	done
 }
 
-# keys_lost_and_nothing_else: what the kernel says of the kills.
+# keys_lost_and_nothing_else: because of the kills, the kernel logs lost keys and nothing else.
 keys_lost_and_nothing_else() {
 	dmesg_has 'device lost its keys' || fail 'no key was ever lost'
 	if dmesg | grep -E 'I/O error|EXT4-fs error|is still empty'; then
@@ -582,7 +582,7 @@ survive_kills() {
 	check_fs "$DISK"
 }
 
-# --- the whole story, which several cases tell with other policies ---------------------------------------------------
+# --- what several cases do with different policies ---------------------------------------------------
 
 # ciphertext_case METHOD DATA_UNIT_SIZE [KEYS]: files written natively, read back from the disk, recorded for the host.
 # KEYS: raw (the default) or wrapped.
@@ -592,7 +592,7 @@ ciphertext_case() {
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
 	make_files tree 0
-	# Long enough that the block layer splits it, in pieces that the file system must put together again.
+	# Long enough that the block layer splits it into pieces.
 	make_files tree/long 100 $((8 << 20)) $(((3 << 20) + 5))
 	$make_dir "$MNT/secret" "$1-$2" "$1" "$2"
 	cp -r "$OUT/plain/tree/." "$MNT/secret"
@@ -612,8 +612,8 @@ ciphertext_case() {
 	check_fs "$DISK"
 }
 
-# plain_then_in_band: the firmware has read the disk, which the step on the host sees: the kernel's first code asks it for each
-# disk's boot record (CONFIG_EDD). Then the stock driver has the disk, then ours, without and with in-band access.
+# plain_then_in_band: the step on the host checks that the firmware has read the disk: the kernel's first code asks the firmware for
+# each disk's boot record (CONFIG_EDD). Then the stock driver gets the disk, then ours, without and with in-band access.
 plain_then_in_band() {
 	[ ! -b "$DISK" ] || skip 'a driver that is built into the kernel has read the disk'
 	make-data 3000000 7 > /tmp/open
@@ -656,7 +656,7 @@ plain_then_in_band() {
 }
 
 # broken_case METHOD [unnoticed]: files written through an engine that is broken on purpose, recorded for the host, which
-# must find the ciphertext wrong. unnoticed: the defect undoes itself in reading, so that the guest finds its files intact.
+# must find the ciphertext wrong. unnoticed: reading undoes the defect, so the guest finds its files intact.
 broken_case() {
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
@@ -674,18 +674,18 @@ broken_case() {
 	check_fs "$DISK"
 }
 
-# resize_case: the disk grows from 128 to 256 and 320 MiB while files on it are written and verified. The steps on the host are
-# those of the cases: larger by ctl, not smaller, and larger by its owner, with a signal.
+# resize_case: the disk grows from 128 to 256 and 320 MiB while files on it are written and verified. The cases name the steps
+# on the host: grow by ctl, fail to shrink, and grow the image and send a signal.
 resize_case() {
 	local size fio file last at new
 	make_files tree 0
-	# Longer than what ext4 keeps back when all space is taken.
+	# Longer than what ext4 reserves when all space is used.
 	make_files tree/long 100 $((8 << 20))
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
 	encrypted_dir "$MNT/secret" one
 	encrypted_dir "$MNT/busy" two per-file 512
-	# Space for fio, before all is taken.
+	# Space for fio, before all space is used.
 	for file in 0 1 2 3; do
 		fallocate -l 4M "$MNT/busy/busy.$file.0"
 	done
@@ -694,7 +694,7 @@ resize_case() {
 			--iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" || exit 1
 	done &
 	fio=$!
-	# All that is free: what comes later has no other place than the new part.
+	# Use all free space: later files can only be in the new part.
 	dd if=/dev/zero of="$MNT/filler" bs=1M status=none 2> /dev/null || true
 	last=$((128 << 20))
 	for size in 256 320; do
@@ -734,8 +734,8 @@ resize_case() {
 
 # --- a hostile driver -------------------------------------------------------------------------------------------------
 
-# attack ATTACK...: takes the disk away from its driver, lets the program `hostile` drive it, and gives it back to virtio-pci.
-# What the program does depends on SEED, which it says.
+# attack ATTACK...: unbinds the disk from its driver, lets the program `hostile` drive it, and gives it back to virtio-pci.
+# What the program does depends on SEED, which it prints.
 attack() {
 	local one function=''
 	for one in /sys/bus/virtio/devices/virtio*; do
@@ -749,8 +749,8 @@ attack() {
 	echo "$function" > /sys/bus/pci/drivers/virtio-pci/bind
 }
 
-# encrypted_files [PARAMETER=VALUE...]: the ordinary driver, with these parameters, takes the disk; what it writes encrypted
-# is right.
+# encrypted_files [PARAMETER=VALUE...]: the ordinary driver, with these parameters, gets the disk and writes encrypted files, which
+# must be right.
 encrypted_files() {
 	load_driver virtio_blk_crypto "$@"
 	make_files tree 0

@@ -58,7 +58,7 @@ wait_for_disk() {
 	return 1
 }
 
-# unbind_driver NAME: the driver lets go of every disk it has.
+# unbind_driver NAME: unbinds the driver from all its disks.
 unbind_driver() {
 	for _d in "/sys/bus/virtio/drivers/$1/virtio"*; do
 		[ ! -e "$_d" ] || echo "${_d##*/}" > "/sys/bus/virtio/drivers/$1/unbind" || return 1
@@ -69,7 +69,7 @@ unbind_driver() {
 load_driver() {
 	_name=$1
 	shift
-	# A kernel with the other driver built in has given it the disk already.
+	# If the other driver is built in, it has the disk already.
 	case $_name in
 	virtio_blk) unbind_driver virtio_blk_crypto ;;
 	virtio_blk_crypto) unbind_driver virtio_blk ;;
@@ -90,7 +90,7 @@ load_driver() {
 	wait_for_disk yes
 }
 
-# unload_driver NAME: removes it (or takes the disk from it when it is built in) and waits until the disk is gone.
+# unload_driver NAME: removes it (or unbinds it from the disk, if it is built in) and waits until the disk is gone.
 unload_driver() {
 	if [ -e "/sys/module/$1/initstate" ]; then
 		rmmod "$1" || return 1
@@ -113,7 +113,7 @@ dmesg_has() {
 	dmesg | grep -qF -- "$1"
 }
 
-# dmesg_clear: so that dmesg_has sees only what comes from now on; what was there is kept for the results.
+# dmesg_clear: dmesg_has sees only what comes from now on; earlier lines are kept for the results.
 dmesg_clear() {
 	dmesg -c >> "$OUT/dmesg-before"
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * A load generator on libblkio's virtio-blk-vhost-user driver: a client of vhost-user-blk devices that shares no code
- * with this project. `cargo xtask bench` builds and runs it. Same options and output as benches/load, plain requests
- * only. It checks no data, but every completion: any error ends it with status 1 and a message.
+ * with this project. `cargo xtask bench` builds and runs it. It has the options and the output of benches/load, but only
+ * plain requests. It checks every completion, but no data. On any error it exits with status 1 and a message.
  */
 #define _GNU_SOURCE
 #include <blkio.h>
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* More in flight than the largest queue has room for makes no sense. */
+/* The largest queue has no room for more requests in flight. */
 #define MAX_DEPTH 128
 /* A device that is silent for longer is dead. */
 #define PATIENCE_S 20
@@ -108,7 +108,7 @@ static void submit(struct load *load, uintptr_t index)
 		blkioq_read(load->queue, start, buffer, job->block, (void *)index, 0);
 }
 
-/* Submits what is queued and returns at least one completion; how it waits is what `polling` says. */
+/* Submits what is queued and returns at least one completion. `polling` says how it waits. */
 static int complete(struct load *load, struct blkio_completion *completions, int max)
 {
 	int count = blkioq_do_io(load->queue, completions, 0, max, NULL);

@@ -10,8 +10,8 @@
 # stat: keyslots.replace == 0
 # stat: keyslots.nokey == 0
 
-# The key of the file that is open is in its slot when the guest resets the device: it is not lost. The driver evicts it,
-# with all others, before it programs keys anew, so none replaces another.
+# The key of the open file is in its slot when the guest resets the device, and survives. The driver evicts all keys before
+# it programs them again, so no key replaces another.
 
 expect_engine 32 128 raw 0x1000
 expect_rings 1 32 exynos-fmp

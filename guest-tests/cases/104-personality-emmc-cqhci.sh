@@ -11,7 +11,7 @@
 expect_engine 32 32 raw 0x1fe00
 expect_rings 1 32 emmc-cqhci
 make_files tree 0
-# With huge_file, unlike what make_fs makes: files of up to 16 TiB have 2^35 sectors, and 2^32 blocks of 4096 bytes.
+# With huge_file, unlike make_fs: files of up to 16 TiB have 2^35 sectors, and 2^32 blocks of 4096 bytes.
 mkfs.ext4 -q -F -b 4096 -O encrypt,stable_inodes,huge_file "$DISK"
 mount_fs "$DISK" "$MNT"
 expect_no_wrapped_keys "$MNT"

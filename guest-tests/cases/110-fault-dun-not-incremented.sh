@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: broken hardware, and the verifier catches it: all data units of a request get the first number
+# case: broken hardware, and the verifier catches it: all data units of a request get the DUN of the first
 # device: --fault dun-not-incremented
 # check: fscrypt
 # expect-wrong: (too low)

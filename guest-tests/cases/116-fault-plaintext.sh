@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: broken hardware, and the verifier catches it: data goes past the engine
+# case: broken hardware, and the verifier catches it: data is not encrypted
 # device: --fault plaintext
 # check: fscrypt
 # expect-wrong: this is plaintext

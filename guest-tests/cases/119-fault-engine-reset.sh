@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the engine is reset under load, three times: fio's verification and the ciphertext see nothing of it
+# case: the engine is reset under load, three times: fio's verification and the ciphertext are not affected
 # device: --keyslots 3 --fault lose-all-keys,op=write,slot=0-2,nth=500,count=1
 # device: --fault lose-all-keys,op=write,slot=0-2,nth=1500,count=1 --fault lose-all-keys,op=read,slot=0-2,nth=500,count=1
 # needs: fio

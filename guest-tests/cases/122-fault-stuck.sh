@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: requests that are stuck outlast the block layer's timeout, others go on, and after the fault all is done and right
+# case: requests are stuck for longer than the block layer's timeout, others go on, and after the fault all complete correctly
 # device: --workers 4
 # queues: 4
 # needs: fio
@@ -48,7 +48,7 @@ host_step
 	sync "$MNT"/secret/meanwhile/*
 } &
 copy=$!
-# Past the block layer's timeout of 30 s, with which the driver does nothing.
+# Longer than the block layer's timeout of 30 s, which the driver ignores.
 sleep 35
 [ "$(in_flight)" -gt 0 ] || fail 'no request is stuck any more'
 kill -0 $fio && kill -0 $copy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: short transfers of encrypted files are errors for the guest, and nothing is wrong after writing or reading again
+# case: short transfers of encrypted files are errors for the guest, and a retry succeeds
 # device: --fault short,op=write,slot=0-31,count=1 --fault short=4096,op=read,slot=0-31,count=1
 # device: --fault short=0,op=read,slot=0-31,nth=2,count=1
 # check: fscrypt

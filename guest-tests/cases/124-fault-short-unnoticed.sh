@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: broken hardware, and the verifier catches it: half of each write is lost, and the device says that all is well
+# case: broken hardware, and the verifier catches it: half of each write is lost, and the device reports success
 # device: --fault short,op=write,slot=0-31,status=ok
 # check: fscrypt
 # expect-wrong: these are zeros: never written

@@ -9,7 +9,7 @@
 # stat: requests.crypto_out > 0
 # stat: requests.crypto_in > 0
 
-# The cases beside this one have an encrypted file system and a disk without one; this is the encrypted disk without one.
+# The other cases of kills have an encrypted file system and a plain disk; this one has an encrypted disk without a file system.
 
 modprobe -q dm_inlinecrypt || true # or built in
 engine=$(fio_engine)

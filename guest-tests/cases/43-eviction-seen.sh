@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the key that is removed is in no keyslot any more, as the device sees it
+# case: a removed key is in no keyslot any more, by what the device reports
 # host: ctl keyslots => no keyslot holds a key
 # check: fscrypt
 # stat: keyslots.evict > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: in-band, too, a device that keeps keys loses those of the driver before
+# case: a device that keeps keys over a reset loses the old driver's keys, also in-band
 # attach: vhost-user-blk
 # driver: virtio_blk_crypto in_band=1
 # device: --in-band --keys-on-reset kept --keyslots 8

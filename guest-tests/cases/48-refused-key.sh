@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a key that the device does not take back fails its own files and costs the others nothing
+# case: if the device does not take a key back, only the files with that key fail
 # device: --keyslots 16
 # root-port: yes
 # host: ctl fault add io-error,op=program,slot=3 => fault

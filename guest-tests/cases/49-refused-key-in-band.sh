@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: in-band, too, a key that the device does not take back costs the others nothing
+# case: if the device does not take a key back, only the files with that key fail, also in-band
 # attach: vhost-user-blk
 # driver: virtio_blk_crypto in_band=1
 # device: --in-band --keyslots 16

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the guest is paused under encrypted I/O, with more keys than keyslots: no key is lost, none is missed
+# case: the guest is paused under encrypted I/O, with more keys than keyslots: no key is lost, and no request gets NOKEY
 # device: --keyslots 3
 # queues: 4
 # needs: fio

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the disk is unplugged and plugged in three times; before, a second frontend is refused without harm to the first
+# case: a second frontend is refused without harm to the first; then the disk is unplugged and plugged in three times
 # device: --keyslots 3
 # needs: fio
 # host: second

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: memory is plugged in while a read takes its time; encrypted I/O then goes to and from the new memory
+# case: memory is plugged in during a slow read; encrypted I/O then goes to and from the new memory
 # attach: vhost-user-blk
 # driver: virtio_blk_crypto in_band=1
 # device: --in-band --keyslots 3 --workers 1 --fault delay=12s,op=read,sector=327680-327687,count=1
@@ -15,7 +15,7 @@ memory() {
 	awk '/^MemTotal/ { print $2 }' /proc/meminfo
 }
 
-# free_high: KiB that are free above 4 GiB, where the memory of before has nothing.
+# free_high: KiB that are free above 4 GiB, where there was no memory before.
 free_high() {
 	awk '$4 == "Normal" { high = 1 } high && /pages free/ { print $3 * 4; exit }' /proc/zoneinfo
 }

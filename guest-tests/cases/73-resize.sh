@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the disk grows under I/O, twice: the guest hears of it, ext4 is enlarged online, files in the new part are encrypted
+# case: the disk grows under I/O, twice: the guest sees it, ext4 is enlarged online, files in the new part are encrypted
 # image: 128M
 # queues: 4
 # needs: fio resize2fs

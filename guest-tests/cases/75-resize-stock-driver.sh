@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the kernel's own virtio_blk hears of a larger disk, too; one that grew while no driver was loaded is seen by the next
+# case: the kernel's own virtio_blk sees a larger disk, too; if the disk grew while no driver was loaded, the next driver sees it
 # attach: vhost-user-blk
 # driver: virtio_blk
 # image: 64M

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: an in-band command waits for room in a ring that is full of stuck requests: a removal does not let it wait for ever
+# case: an in-band command waits for room in a ring that is full of stuck requests; a removal ends that wait
 # attach: vhost-user-blk
 # driver: virtio_blk_crypto in_band=1 num_request_queues=1 queue_depth=1000
 # device: --in-band --keyslots 1
@@ -11,13 +11,13 @@
 
 secret_tree
 encrypted_dir "$MNT/new" two
-# The keyslot has the key of the one, so that writing the other takes a command before anything else.
+# The keyslot has the key of the first file, so writing the second file needs a command before anything else.
 for file in other one; do
 	make-data 4096 1 > "$MNT/new/$file"
 	sync "$MNT/new/$file"
 done
 host_step_done
-# More requests than the ring has room for, and none that waits for another reason
+# More requests than the ring has room for, and no request that waits for another reason
 echo none > "$BLOCK/queue/scheduler"
 fio --name=full --filename="$DISK" --offset=210M --size=16M --rw=randread --bs=512 --ioengine=libaio --iodepth=128 --numjobs=4 \
 	--direct=1 --output="$OUT/fio.txt" &

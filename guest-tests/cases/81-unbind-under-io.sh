@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the driver is taken from the disk while encrypted I/O is in flight: no hang, no lost data that was synced
+# case: the driver is unbound while encrypted I/O is in flight: no hang, and no synced data is lost
 # needs: fio
 # check: fscrypt
 # stat: requests.crypto_out > 0

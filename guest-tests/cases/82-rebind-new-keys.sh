@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the driver is unbound and bound again: old data is right with its own key, other keys work in the same slots
+# case: the driver is unbound and bound again: old data reads correctly with its own key, and other keys work in the same slots
 # device: --keyslots 2
 # check: fscrypt
 # stat: requests.crypto_out > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a function reset under verified I/O: keys are put back before any request, nothing is lost
+# case: a function reset under verified I/O: keys are programmed again before any request, and nothing is lost
 # root-port: yes
 # needs: fio
 # queues: 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the device breaks a ring under I/O, of requests and then of commands: unbind does not wait for it, and all is well after bind
+# case: the device breaks a ring under I/O, first of requests, then of commands: unbind does not hang, and bind repairs it
 # device: --keyslots 1
 # queues: 2
 # needs: fio

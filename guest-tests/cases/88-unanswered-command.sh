@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a command that is never answered: unbind waits for it for a while, and all is well after bind
+# case: a command is never answered: unbind waits for a limited time, and everything works after bind
 # host: ctl fault add stuck,op=program => fault
 # host: ctl fault clear => 1 faults are cleared
 # check: fscrypt

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a hardware-wrapped master key with IV_INO_LBLK_64: contents and names are what the hardware's KDF makes of it
+# case: a hardware-wrapped master key with IV_INO_LBLK_64: contents and names are encrypted with what the hardware's KDF derives
 # device: --key-types raw,wrapped
 # check: fscrypt
 # stat: requests.crypto_out > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a long-term wrapped key is good after a restart with the same wrapping-key file, refused with another one
+# case: a long-term wrapped key works after a restart with the same wrapping-key file, and is refused with another one
 # boots: 3
 # device: --key-types raw,wrapped
 # device-1: --wrapping-key-file @state/wrapping.key
@@ -22,7 +22,7 @@ case $BOOT in
 	add-wrapped-key "$MNT" "$STATE/one.eph" > "$STATE/identifier"
 	add_long_term_key "$STATE/generated.lt" "$MNT" > "$STATE/generated"
 	set_policy "$MNT/secret" "$(cat "$STATE/identifier")" ino-lblk-64
-	# What hardware generates nobody can verify; it must be there again after the restart.
+	# Nobody can verify what a generated key encrypts. It must be readable after the restart.
 	set_policy "$MNT/generated" "$(cat "$STATE/generated")" ino-lblk-32
 	for directory in secret generated; do
 		cp -r "$OUT/plain/tree/." "$MNT/$directory"

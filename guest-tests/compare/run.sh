@@ -3,11 +3,11 @@
 # `cargo xtask compare` in the guest: does what the host asks for over the port "dialog", one command at a time. The host
 # decides what is measured and in which order (xtask/src/compare). After lib.sh and fslib.sh, whose functions are used.
 #
-# A command is a line, a function's name and its arguments. The answer is the line `reply STATUS BYTES` and so many bytes of
+# A command is a line with a function's name and its arguments. The answer is the line `reply STATUS BYTES` and BYTES bytes of
 # output. While a load runs, `mark begin TICKS` and `mark end TICKS` come before it, with the CPU time that the guest has used;
 # the guest waits for a line after each, so that the host can read the device's counters in between.
 
-# disk SERIAL PARTITIONS MIB: divides the disk into so many parts of so many MiB; prints its inline encryption.
+# disk SERIAL PARTITIONS MIB: divides the disk into PARTITIONS parts of MIB MiB; prints its inline encryption.
 disk() {
 	local path part=0 table='label: gpt'
 	path=$(find_disk "$1")
@@ -45,7 +45,7 @@ make() {
 	esac
 	case $how in dm-*) device=/dev/mapper/$name ;; esac
 	case $FS in
-		# Nothing is left to be done in the background.
+		# Leave no work for the background.
 		ext4) mkfs.ext4 -q -F -b 4096 -O encrypt,verity,stable_inodes -E lazy_itable_init=0,lazy_journal_init=0 "$device" ;;
 		btrfs)
 			modprobe -q btrfs || true
@@ -55,7 +55,7 @@ make() {
 	esac
 	case $how in native | fallback) options=$options,inlinecrypt ;; esac
 	mkdir -p "$top"
-	# A kernel whose btrfs encrypts may know no such option.
+	# A kernel whose btrfs encrypts may not know this option.
 	[ "$FS" != btrfs ] || mount -t btrfs -o "$options" "$device" "$top" 2> /dev/null || options=noatime
 	mountpoint -q "$top" || mount -t "$FS" -o "$options" "$device" "$top"
 	mkdir "$top/d"
@@ -70,7 +70,7 @@ layout() {
 		--output=/tmp/layout.txt || { cat /tmp/layout.txt; return 1; }
 }
 
-# words: what fscrypt has said so far, a line each.
+# words: the lines that fscrypt has logged so far.
 words() {
 	dmesg | sed -n 's/^.*\(fscrypt: \)/\1/p'
 }
@@ -100,7 +100,7 @@ small_files() {
 	rm -r /tmp/small
 }
 
-# untar NAME: unpacks them and has them written to the disk; prints JSON.
+# untar NAME: unpacks them and writes them back to the disk; prints JSON.
 untar() {
 	local top=$MNT/$1/d start end files bytes
 	read -r files bytes < /tmp/small.count
@@ -116,7 +116,7 @@ untar() {
 	echo "{\"requests\":$files,\"bytes\":$bytes,\"nanoseconds\":$((end - start))}"
 }
 
-# churn_files NAME COUNT: as many files, each with a key of its own.
+# churn_files NAME COUNT: makes COUNT files, each with a key of its own.
 churn_files() {
 	key-churn prepare "$MNT/$1/d" "$2" 16384
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # shellcheck shell=sh
 # `cargo xtask fstests` in the guest: finds the disks, makes the file system of the first, runs fstests' `check` and
-# copies what it says to the port "progress" as it comes. Needs FSTYP, CHECK_ARGUMENTS, TEST_TIMEOUT, and
+# copies its output to the port "progress" as it comes. Needs FSTYP, CHECK_ARGUMENTS, TEST_TIMEOUT, and
 # JOB and OUT from init.
 
 # add_user NAME ID: a user with a group of its own, as fstests wants them; one name starts with a digit, which useradd
@@ -14,8 +14,8 @@ add_user() {
 	chown "$2:$2" "/home/$1"
 }
 
-# end_after SECONDS: ends this script when the log has not grown for so long, so that what the tests left, and where
-# the kernel's tasks are stuck, still gets to the host.
+# end_after SECONDS: ends this script when the log has not grown for that time. So the host still gets what the tests left, and
+# where the kernel's tasks are stuck.
 end_after() {
 	_size=0 _idle=0
 	while [ $_idle -lt "$1" ]; do

@@ -3,8 +3,8 @@
  * add-wrapped-key - adds a hardware-wrapped master key to a file system with fscrypt (kernel 6.16 or later)
  *
  * The key must be ephemerally wrapped, as `blk-crypto-key DEV prepare` makes it. Prints the identifier under which
- * policies name it. What the kernel refuses ends it with status 1 and the name of the error number on stderr, alone on a
- * line, as blk-crypto-key does; trouble with files or arguments is status 2.
+ * policies name it. If the kernel refuses, it exits with status 1 and prints the name of the error number to stderr, alone on
+ * a line, as blk-crypto-key does. For wrong files or arguments the status is 2.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -6,8 +6,8 @@
  *   generate  the device makes a long-term wrapped key (OUT-FILE)
  *   prepare   a long-term wrapped key (IN-FILE) becomes an ephemerally wrapped one (OUT-FILE)
  *
- * An ioctl that fails ends it with status 1 and the name of the error number on stderr, as "EBADMSG" or the like, alone
- * on a line: blk-crypto-key ... 2> error; [ "$(cat error)" = EBADMSG ]. Trouble with files or arguments is status 2.
+ * If an ioctl fails, it exits with status 1 and prints the name of the error number to stderr, such as "EBADMSG", alone on
+ * a line: blk-crypto-key ... 2> error; [ "$(cat error)" = EBADMSG ]. For wrong files or arguments the status is 2.
  * -s SIZE offers the kernel room for SIZE bytes of OUT-FILE, by default as much as the kernel ever needs.
  */
 #define _GNU_SOURCE
@@ -58,7 +58,7 @@ static uint64_t address(const void *p)
 	return (uintptr_t)p;
 }
 
-/* What the kernel wrote of out, or -1 and errno */
+/* How many bytes of out the kernel wrote, or -1 and errno */
 static int64_t run(int disk, const char *verb, uint64_t in_size, uint64_t room)
 {
 	if (strcmp(verb, "import") == 0) {

@@ -357,7 +357,7 @@ int main(int argc, char **argv)
 		fputs(usage, stderr);
 		return 2;
 	}
-	/* A line that was begun and not ended is no JSON: whoever reads the output must look at the exit status. */
+	/* A partial line is no JSON: a reader of the output must check the exit status. */
 	for (; optind < argc; optind++)
 		if (map_file(argv[optind], &opt) != 0)
 			return 1;

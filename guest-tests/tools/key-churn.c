@@ -2,8 +2,8 @@
 /*
  * key-churn - random requests of 4 KiB to many files, each of which has a key of its own
  *
- * In a directory with a per-file policy of fscrypt, N files are N keys: a device with fewer keyslots has to be given keys again
- * and again. One request is made after the other, past the page cache, so that what a request takes is what it costs.
+ * In a directory with a per-file policy of fscrypt, N files have N keys. A device with fewer keyslots must be given keys again
+ * and again. The requests follow each other and bypass the page cache, so the time of a request is its cost.
  * Prints JSON: requests, bytes, nanoseconds, and latencies in nanoseconds.
  */
 #define _GNU_SOURCE

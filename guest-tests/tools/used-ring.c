@@ -2,8 +2,8 @@
 /*
  * used-ring FUNCTION QUEUE: prints the physical address and the number of elements of a used ring that a driver has set up.
  *
- * FUNCTION is the device's directory in /sys/bus/pci/devices. The device's registers are looked at through its config space,
- * which virtio allows for that (VIRTIO_PCI_CAP_PCI_CFG), because a driver has them.
+ * FUNCTION is the device's directory in /sys/bus/pci/devices. The driver owns the device's registers, so the program reads them
+ * through the config space, as virtio allows (VIRTIO_PCI_CAP_PCI_CFG).
  */
 #include <err.h>
 #include <fcntl.h>

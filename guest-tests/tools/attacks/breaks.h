@@ -93,7 +93,7 @@ static const char *break_chain(struct queue *q, unsigned n)
 	return NULL;
 }
 
-/* Makes head 0 available so often with one store of the index; it is served once. */
+/* Makes head 0 available this many times with one store of the index; it is served once. */
 static void again_and_again(struct queue *q, unsigned times)
 {
 	for (unsigned i = 0; i < times; i++)

@@ -122,7 +122,7 @@ static void is_broken(struct queue *q)
 	struct used_elem used;
 	unsigned head = q->size - 1;
 
-	/* What was taken is returned, empty. The device has the time to see what is next put right in the rings. */
+	/* Chains that were taken come back, empty. Meanwhile the device sees the break, before the lines below repair the ring. */
 	if (take(q, &used, 0.08) && used.len)
 		fail("a broken chain comes back with length %u", used.len);
 	header(q, head, IN, 0);

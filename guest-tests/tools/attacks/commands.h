@@ -25,7 +25,7 @@ static int bad_command(struct queue *q, unsigned head, unsigned n, uint8_t *want
 	CASE(dun_bytes, duns, duns[n] ? UNSUPP : IOERR);
 	h->type = EVICT;
 	CASE(key_slot, slots, IOERR);
-	/* What a device without hardware-wrapped keys does not know. */
+	/* Commands that a device without hardware-wrapped keys does not know. */
 	if (n < 4) {
 		h->type = DERIVE + n;
 		*wanted = UNSUPP;
@@ -78,7 +78,7 @@ static int of_any(uint8_t s)
 	return s == OK || s == NOKEY || s == IOERR || s == UNSUPP;
 }
 
-/* Every head of every queue in flight: encrypted I/O, and commands that change and empty its keyslots, or are nonsense. */
+/* Every head of every queue in flight: encrypted I/O, and commands that change and empty its keyslots, or are malformed. */
 static void commands_during_io(void)
 {
 	for (unsigned i = 0; i < dev.queues; i++) {
@@ -112,7 +112,7 @@ static void commands_during_io(void)
 	}
 }
 
-/* The device is reset while all of it is in flight. */
+/* The device is reset while all of these are in flight. */
 static void reset_during_io(void)
 {
 	snprintf(what, sizeof(what), "a reset during I/O");

@@ -82,7 +82,7 @@ static struct {
 	struct page data, headers, tables;
 } dev;
 
-/* What is going on, for error messages. */
+/* The current attack, for error messages. */
 static char what[160] = "start";
 static uint64_t seed;
 
@@ -253,7 +253,7 @@ static void set_up(struct queue *q, unsigned index, unsigned size)
 	REG(uint16_t, 28) = 1;
 }
 
-/* Resets the device and sets it up, with rings of so many entries, or of as many as it can. */
+/* Resets the device and sets it up, with rings of this many entries, or as many as it supports. */
 static void start(unsigned size)
 {
 	uint64_t offered, wanted = 1ull << F_VERSION_1 | 1 << F_INDIRECT | 1 << F_MQ | 1 << F_FLUSH | 1 << F_DISCARD |

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* How much work the device can be made to have, and how little. */
+/* The most work that a driver can make for the device, and the least. */
 
 enum { FLOOD_DEPTH = 128, FLOOD_PIECES = 254, FLOOD_PIECE = 28 << 10 };
 
-/* As many of the largest requests as there can be, on both request queues at a time. */
+/* As many of the largest requests as possible, on both request queues at a time. */
 static void flood_with(uint32_t type)
 {
 	const uint16_t flags = type == CRYPTO_IN ? WRITE : 0;
@@ -43,8 +43,8 @@ static void flood(void)
 }
 
 /*
- * Breaks all queues, each in another way, notifies some more, and says so to the host, which looks at the CPU time that the
- * device takes from then on.
+ * Breaks all queues, each in another way, and goes on to notify them. Tells the host, which measures the CPU time that the
+ * device uses from then on.
  */
 static void calm(const char *port)
 {

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * Rings, tables and headers that a second thread rewrites all the time, while the device uses them.
+ * A second thread rewrites rings, tables and headers all the time, while the device uses them.
  *
  * The device really reads and writes what it is told, so none of this may hit memory of the guest's kernel, however the
  * pieces are combined. So:
  * - lengths end in the page in which they begin, or beyond all memory;
  * - descriptors that name a table always do, and no other one names the tables or the ring: the device's data never is
  *   taken for descriptors;
- * - numbers in headers are small or huge: they are no sectors that the checks use, wherever a header is cut.
+ * - numbers in headers are small or huge: wherever a header is cut, they are no sectors that the checks use.
  */
 
 static volatile int racing;
 static unsigned raced; /* the queue */
 static uint64_t races;
 
-/* Most of what is written is in order, so that a queue lives for a while. */
+/* Most of what is written is valid, so that a queue lives for a while. */
 static int seldom(void)
 {
 	return below(400) == 0;
@@ -28,8 +28,8 @@ static uint32_t race_len(void)
 }
 
 /*
- * Of each eight descriptors, the first four are to be read, three are to be written, and the last one names a table. What
- * names a next one names one of its own eight.
+ * Of each eight descriptors, the first four are readable, three are writable, and the last one names a table. A descriptor's
+ * next one is always of the same eight.
  */
 static uint16_t race_flags(unsigned place)
 {
@@ -100,7 +100,7 @@ static void *rewrite(void *unused)
 	return NULL;
 }
 
-/* Something to begin with, in order for the most part. */
+/* Initial contents, most of them valid. */
 static void sow(struct queue *q)
 {
 	for (unsigned i = 0; i < q->size; i++) {
@@ -147,7 +147,7 @@ static unsigned harvest(struct queue *q, double seconds)
 	return count;
 }
 
-/* Races on a queue for so long: the others work all the while, and so does it after a reset. */
+/* Races on a queue for this long: the others work meanwhile, and this one works after a reset. */
 static void race(unsigned queue, double seconds)
 {
 	double end = now() + seconds;

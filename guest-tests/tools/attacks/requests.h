@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* Requests that are nonsense in rings that are in order: each is answered, and the queue goes on. */
+/* Malformed requests in valid rings: each is answered, and the queue goes on. */
 
 static const uint32_t io_types[] = {OUT, IN, CRYPTO_OUT, CRYPTO_IN};
 
@@ -48,7 +48,7 @@ static void cut_headers(struct queue *q)
 	}
 }
 
-/* No room for a status, or not where one looks for it. */
+/* No room for a status, or room in an unusual place. */
 static void lost_statuses(struct queue *q)
 {
 	const uint64_t h = slot_phys(q, 0), data = data_phys(q, 0), st = status_phys(q, 0);
@@ -128,7 +128,7 @@ static void out_of_range(struct queue *q)
 	}
 }
 
-/* Types that do not exist, or not on this queue; ranges of discards that make no sense. */
+/* Types that do not exist, or not on this queue; invalid ranges of discards. */
 static void other_types(struct queue *q)
 {
 	const uint32_t types[] = {2, 3, 5, 7, 9, 10, 12, 14, 15, 26, 36, 0x80000000, 0xffffffff};

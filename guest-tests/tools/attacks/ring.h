@@ -47,7 +47,7 @@ static void set(struct queue *q, unsigned index, uint64_t addr, uint32_t len, ui
 	write_desc(&q->desc[index], addr, len, flags, next);
 }
 
-/* Puts pieces into a table, from a place on, each with the next. */
+/* Puts pieces into a table, from an index on, as one chain. */
 static void chain(volatile struct desc *table, unsigned from, const struct piece *pieces, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++)
@@ -203,7 +203,7 @@ static void add(struct queue *q, unsigned head, unsigned header_len, uint64_t da
 	publish(q, head);
 }
 
-/* Takes so many heads, each of which must come back once, with one of the statuses that `good` accepts. */
+/* Takes this many heads. Each must come back once, with one of the statuses that `good` accepts. */
 static void take_all(struct queue *q, unsigned count, int (*good)(uint8_t))
 {
 	uint8_t seen[MAX_SIZE] = {0};
