@@ -4,9 +4,9 @@
 use crate::cli::Accel;
 use crate::kernel::Kernel;
 use crate::paths::Paths;
-use crate::process::{Running, open_log};
+use crate::process::{self, Running, open_log};
 use crate::qemu::Qemu;
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::Result;
 use std::fs::{self, File};
 use std::path::Path;
@@ -77,7 +77,7 @@ fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<Stri
     if let Some(verdict) = old.lines().find_map(|l| l.strip_prefix(&line)) {
         return Ok((verdict != "works").then(|| verdict.to_owned()));
     }
-    let verdict = ui::step("KVM test boot", || test_boot(paths, qemu, &kernel.image))?;
+    let verdict = progress::step("KVM test boot", || test_boot(paths, qemu, &kernel.image))?;
     fs::create_dir_all(&paths.cache)?;
     let text = verdict.as_deref().unwrap_or("works");
     let last: Vec<&str> = old.lines().rev().take(9).collect();
@@ -98,12 +98,12 @@ fn test_boot(paths: &Paths, qemu: &Qemu, kernel: &Path) -> Result<Option<String>
     boot.args(["-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
     boot.arg("-kernel").arg(kernel).args(["-append", "console=ttyS0 panic=-1"]);
     boot.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-    let mut running = Running::start(&mut boot)?;
+    let running = Running::start(&mut boot)?;
     let mut ended = None;
     let mut text = String::new();
     for _ in 0..50 {
-        ended = running.wait_for(Duration::from_millis(300))?;
-        text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+        ended = running.wait_timeout(Duration::from_millis(300))?;
+        text = process::text(&log);
         if ended.is_some() || text.contains(INTERNAL_ERROR) {
             break;
         }

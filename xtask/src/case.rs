@@ -215,14 +215,8 @@ pub fn name(script: &Path) -> String {
 
 /// A size with an optional K, M or G.
 pub fn parse_size(text: &str) -> Result<u64> {
-    let (digits, unit) = match text.char_indices().last() {
-        Some((at, 'K' | 'k')) => (&text[..at], 10),
-        Some((at, 'M' | 'm')) => (&text[..at], 20),
-        Some((at, 'G' | 'g')) => (&text[..at], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits.parse().with_context(|| format!("{text:?} is not a size such as 256M"))?;
-    number.checked_mul(1 << unit).with_context(|| format!("{text:?} is too large"))
+    let binary = parse_size::Config::new().with_binary();
+    binary.parse_size(text).with_context(|| format!("{text:?} is not a size such as 256M"))
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use crate::fstests_output::{Output, Test, Verdict};
 use crate::kernel::Kernel;
 use crate::paths::Paths;
 use crate::report::Report;
-use crate::{cache, process, setup, ui};
+use crate::{cache, process, progress, setup};
 use anyhow::{Context, Result, bail, ensure};
+use indicatif::ProgressBar;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -52,8 +53,13 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
         limit: Duration::from_secs(args.test_timeout),
     };
     eprintln!("check {check_arguments} on {fs}, guest kernel {}, {}", machine.kernel.name, machine.accel.name());
-    let mut progress =
-        Progress { report: Report::default(), output: Output::default(), dir: &dir, last: Instant::now() };
+    let mut progress = Progress {
+        report: Report::default(),
+        output: Output::default(),
+        dir: &dir,
+        last: Instant::now(),
+        bar: progress::spinner("fstests"),
+    };
     let ended = fstests_guest::run(&run, |text| progress.feed(text));
     progress.finish(ended?);
     println!("\n{}", encrypted(&disks, &result(&dir, "dmesg")));
@@ -97,7 +103,7 @@ fn knows_wrapped_keys(program: &Path) -> Result<bool> {
 }
 
 fn result(dir: &Path, name: &str) -> String {
-    fs::read(dir.join("out").join(name)).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default()
+    process::text(&dir.join("out").join(name))
 }
 
 /// What the devices did, in a line each.
@@ -129,32 +135,31 @@ struct Progress<'a> {
     output: Output,
     dir: &'a Path,
     last: Instant,
+    bar: ProgressBar,
 }
 
 impl Progress<'_> {
     fn feed(&mut self, text: &str) -> Option<String> {
         let idle = self.output.running().is_none();
-        if !text.is_empty() {
-            ui::clear();
-        }
         for test in self.output.feed(text) {
             let now = Instant::now();
             self.report(&test, now - self.last);
             self.last = now;
+            self.bar.reset_elapsed();
         }
         // The time before the first test belongs to none.
         if idle && self.report.is_empty() && self.output.running().is_some() {
             self.last = Instant::now();
+            self.bar.reset_elapsed();
         }
         let running = self.output.running().map(str::to_owned);
-        if let Some(name) = &running {
-            ui::waiting(name, self.last.elapsed());
-        }
+        self.bar.set_message(running.clone().unwrap_or_default());
         running
     }
 
     fn report(&mut self, test: &Test, took: Duration) {
-        match &test.verdict {
+        let bar = self.bar.clone();
+        bar.suspend(|| match &test.verdict {
             Verdict::Passed => self.report.pass(&test.name, took),
             // The guest's paths as the host has them.
             Verdict::Failed(why) => {
@@ -165,12 +170,12 @@ impl Progress<'_> {
                 self.report.skip(&test.name, took, why);
                 eprintln!("    {why}");
             }
-        }
+        });
     }
 
     /// The guest is gone; `problems` say what was wrong with it or the devices.
     fn finish(&mut self, problems: Vec<String>) {
-        ui::clear();
+        self.bar.finish_and_clear();
         let took = self.last.elapsed();
         let during = self.output.running().is_some();
         let why = if problems.is_empty() { "the guest ended during this test".to_owned() } else { problems.join("\n") };

@@ -5,10 +5,11 @@
 use crate::guest_root::{GuestRoot, Recipe};
 use crate::paths::Paths;
 use crate::process::{self, command, run_logged};
-use crate::{cache, debian, ui};
+use crate::{cache, debian, progress};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
 
 /// The guest that builds and runs them.
 pub const RECIPE: Recipe = Recipe {
@@ -79,7 +80,7 @@ pub fn build(paths: &Paths, root: &GuestRoot, Checkouts(archives): &Checkouts) -
     recipe.extend(archives.iter().map(|(name, tar)| format!("{name} {}", cache::content_key(tar))));
     let key = cache::key(&recipe.iter().map(String::as_str).collect::<Vec<_>>());
     let dir = cache::entry(&paths.cache, "fstests", &key, |dir| {
-        ui::step("xfstests (first time for these files)", || build_image(paths, root, archives, dir))
+        progress::step("xfstests (first time for these files)", || build_image(paths, root, archives, dir))
     })?;
     Ok(dir.join("fstests.ext4"))
 }
@@ -131,16 +132,8 @@ fn git_files(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn all_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let (mut names, mut todo) = (vec![], vec![PathBuf::new()]);
-    while let Some(sub) = todo.pop() {
-        let path = dir.join(&sub);
-        for entry in fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))? {
-            let entry = entry?;
-            let name = sub.join(entry.file_name());
-            if entry.file_type()?.is_dir() { todo.push(name) } else { names.push(name) }
-        }
-    }
-    Ok(names)
+    let files = WalkDir::new(dir).into_iter().filter(|entry| !entry.as_ref().is_ok_and(|e| e.file_type().is_dir()));
+    files.map(|entry| Ok(entry?.path().strip_prefix(dir)?.to_path_buf())).collect()
 }
 
 #[cfg(test)]

@@ -149,10 +149,10 @@ fn watch(
 ) -> Result<(Ended, Option<String>)> {
     File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
     let mut file = File::open(output)?;
-    let mut qemu = vm.start(&run.dir.join("console.log"), &run.dir.join("qemu.log"))?;
+    let qemu = vm.start(&run.dir.join("console.log"), &run.dir.join("qemu.log"))?;
     let (mut since, mut bytes) = (Instant::now(), vec![]);
     loop {
-        let status = qemu.ended()?;
+        let status = qemu.try_wait()?;
         bytes.clear();
         file.read_to_end(&mut bytes)?;
         let running = progress(&String::from_utf8_lossy(&bytes));

@@ -7,8 +7,8 @@ use crate::cli::FuzzArgs;
 use crate::device::cargo;
 use crate::paths::Paths;
 use crate::process::{self, command, run_logged};
+use crate::progress::{line, timed};
 use crate::report::Report;
-use crate::ui::{line, timed};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -161,8 +161,7 @@ fn fuzz(paths: &Paths, programs: &Path, target: &str, seconds: u32) -> Result<St
         Some(input) => format!("again: FUZZ_SHOW=1 {} {input}", path.display()),
         None => format!("no input was written to {}; see {}", artifacts.display(), log.display()),
     })?;
-    let text = fs::read(&log)?;
-    let text = String::from_utf8_lossy(&text);
+    let text = process::text(&log);
     let last = |word: &str| text.lines().rev().find(|line| line.contains(word)).unwrap_or_default().trim().to_owned();
     let runs = last("stat::number_of_executed_units:");
     ensure!(!runs.is_empty(), "{target} ran nothing; see {}", log.display());
@@ -171,8 +170,7 @@ fn fuzz(paths: &Paths, programs: &Path, target: &str, seconds: u32) -> Result<St
 
 /// The file of the input that has failed.
 fn culprit(log: &Path) -> Option<String> {
-    let text = fs::read(log).ok()?;
-    let text = String::from_utf8_lossy(&text);
+    let text = process::text(log);
     text.lines().rev().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path.trim().to_owned())
 }
 

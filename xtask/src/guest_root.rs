@@ -6,7 +6,7 @@ use crate::debian::{self, BACKPORTS};
 use crate::mirror::Mirror;
 use crate::paths::Paths;
 use crate::process::run_logged;
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
 use std::fs;
@@ -98,7 +98,7 @@ pub fn prepare(paths: &Paths, mirror: Option<&Mirror>, recipe: &Recipe) -> Resul
     let hook = HOOK.replace("BACKPORTS", BACKPORTS).replace("BUILD", &[&[BUILD], recipe.build].concat().join(" "));
     let key = cache::key(&["guest 1", debian::SUITE, &run, &hook, STUB]);
     let dir = cache::entry(&paths.cache, recipe.name, &key, |dir| {
-        ui::step("guest from Debian packages (first time only)", || build(paths, dir, mirror, &run, &hook))
+        progress::step("guest from Debian packages (first time only)", || build(paths, dir, mirror, &run, &hook))
     })?;
     let release = fs::read_to_string(dir.join("build/kernel-release"))
         .with_context(|| format!("{} is damaged: run cargo xtask clean-cache", dir.display()))?

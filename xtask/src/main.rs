@@ -44,7 +44,6 @@ mod shell;
 mod stats;
 mod test;
 mod tools;
-mod ui;
 mod verify;
 mod vm;
 mod watch;

@@ -3,7 +3,7 @@
 
 use crate::paths::Paths;
 use crate::process::{self, command, find_program, is_root, run_logged};
-use crate::ui;
+use crate::progress;
 use anyhow::{Result, bail};
 use std::path::Path;
 
@@ -58,7 +58,7 @@ fn ensure(paths: &Paths, lists: &[&[Package]]) -> Result<()> {
     if !is_root() {
         bail!("these packages are missing; run this and try again:\n\n    sudo apt-get install -y {names}\n");
     }
-    ui::step(&format!("apt-get install {names}"), || install(paths, &missing))?;
+    progress::step(&format!("apt-get install {names}"), || install(paths, &missing))?;
     let still: Vec<&str> = lists.iter().copied().flatten().filter(|p| !(p.present)()).map(|p| p.name).collect();
     if !still.is_empty() {
         bail!("apt-get installed {} but what they give was not found; is the installation damaged?", still.join(" "));

@@ -6,7 +6,7 @@ use crate::debian::{self, BACKPORTS};
 use crate::mirror::Mirror;
 use crate::paths::Paths;
 use crate::process::{self, command, find_program};
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::{Context, Result, bail};
 use std::env;
 use std::ffi::OsString;
@@ -109,7 +109,7 @@ pub fn of_release(paths: &Paths, mirror: Option<&Mirror>, release: &str) -> Resu
 
 fn fetch(paths: &Paths, mirror: Option<&Mirror>, name: &str, key: &str, suite: &str, packages: &str) -> Result<Qemu> {
     let root = cache::entry(&paths.cache, name, key, |dir| {
-        ui::step("QEMU from Debian packages (first time only)", || {
+        progress::step("QEMU from Debian packages (first time only)", || {
             let log = paths.log(name);
             let _ = fs::remove_file(&log);
             let args = ["--variant=extract".to_owned(), format!("--include={packages}")];

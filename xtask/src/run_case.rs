@@ -7,7 +7,7 @@ use crate::host_steps::{self, HostSteps, Step};
 use crate::job::{self, Job};
 use crate::kills::{self, Kills};
 use crate::paths::Paths;
-use crate::process::tail;
+use crate::process::{self, tail};
 use crate::setup::Prepared;
 use crate::stats::Stats;
 use crate::verify::{self, Verified};
@@ -53,7 +53,7 @@ pub struct CaseRun {
 impl CaseRun {
     /// A file of the guest's results, empty when there is none.
     pub fn result(&self, name: &str) -> String {
-        fs::read(self.dir.join("out").join(name)).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default()
+        process::text(&self.dir.join("out").join(name))
     }
 }
 
@@ -244,7 +244,7 @@ fn limit(prepared: &Prepared, case: &Case) -> Duration {
 /// What the guest's end, its kernel and the case's script say.
 fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, problems: &mut Vec<String>) {
     let console = run.dir.join("console.log");
-    let text = fs::read(&console).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
+    let text = process::text(&console);
     for log in [&text, &run.result("dmesg")] {
         if let Some(line) = console::trouble(log) {
             problems.insert(0, format!("the guest's kernel says: {line}"));

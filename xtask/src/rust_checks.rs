@@ -4,8 +4,8 @@
 use crate::device::cargo;
 use crate::paths::Paths;
 use crate::process::{self, run_logged};
+use crate::progress::{line, timed};
 use crate::report::Report;
-use crate::ui::{line, timed};
 use std::fs;
 use std::time::Duration;
 
@@ -71,8 +71,7 @@ fn tests(paths: &Paths, report: &mut Report, filters: &[String]) {
         }
         run_logged(&mut cargo, &log)
     });
-    let text = fs::read(&log).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
-    let totals = Totals::parse(&text);
+    let totals = Totals::parse(&process::text(&log));
     match result {
         Err(e) if totals.failed.is_empty() => report.fail("cargo test", took, &format!("{e:#}")),
         result => {

@@ -182,10 +182,10 @@ impl<'a> Vm<'a> {
         limit: Duration,
         mut meanwhile: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Ended> {
-        let mut guest = self.start(console, log)?;
+        let guest = self.start(console, log)?;
         let end = Instant::now() + limit;
         while Instant::now() < end {
-            if let Some(status) = guest.wait_for(Duration::from_millis(10))? {
+            if let Some(status) = guest.wait_timeout(Duration::from_millis(10))? {
                 return Ok(Ended::with(status));
             }
             if meanwhile(guest.id()).is_break() {

@@ -3,6 +3,7 @@
 //! to do.
 
 use anyhow::{Result, bail, ensure};
+use procfs::process::Process;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -85,20 +86,15 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Bytes of memory that are not shared, from /proc.
+/// Bytes of memory that are not shared.
 fn private_memory(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+    Some(Process::new(process.cast_signed()).ok()?.status().ok()?.rssanon? << 10)
 }
 
-/// The CPU time of all threads, from /proc.
+/// The CPU time of all threads.
 fn cpu_seconds(process: u32) -> Option<f64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // Behind the name, which may hold anything; utime and stime are the 14th and 15th field of all.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    let stat = Process::new(process.cast_signed()).ok()?.stat().ok()?;
+    Some((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
 #[cfg(test)]

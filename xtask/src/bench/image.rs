@@ -114,16 +114,8 @@ fn sweep(parent: &Path) {
 /// Overwrites a file from `start` on with noise, and has it on the disk before anything is timed.
 fn fill(path: &Path, start: u64) -> Result<()> {
     const PIECE: usize = 1 << 20;
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    })
-    .take(PIECE / 8)
-    .flatten()
-    .collect();
+    let mut noise = vec![0; PIECE];
+    fastrand::fill(&mut noise);
     let mut file = File::options().write(true).open(path)?;
     let end = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(start))?;

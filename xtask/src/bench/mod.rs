@@ -25,7 +25,7 @@ use crate::cli::{BenchArgs, BenchImage};
 use crate::device::build_program;
 use crate::paths::Paths;
 use crate::process::{command, output};
-use crate::{mirror, packages, setup, ui};
+use crate::{mirror, packages, progress, setup};
 use anyhow::{Context, Result, ensure};
 use contender::Contender;
 use image::{Images, Place};
@@ -71,7 +71,7 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     packages::ensure_all(paths)?;
     let root = root::Root::prepare(paths, mirror::find(args.mirror.as_deref())?.as_ref())?;
     let device = setup::device_program(paths)?;
-    let load = ui::step("load generator (cargo build --release)", || build_program(paths, LOAD))?;
+    let load = progress::step("load generator (cargo build --release)", || build_program(paths, LOAD))?;
     let blkio = root.client(paths)?;
     let out = paths.target.join("bench");
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
@@ -105,7 +105,7 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     };
     let mut results = Results::default();
     for place in places {
-        let images = ui::step(&format!("images on {}", place.name()), || {
+        let images = progress::step(&format!("images on {}", place.name()), || {
             Images::make(*place, size, &out, &root, &paths.log("bench-images"))
         });
         match images {

@@ -6,7 +6,7 @@ use crate::mirror::Mirror;
 use crate::paths::Paths;
 use crate::process::{command, output};
 use crate::tools::{self, Sources};
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ impl Root {
         let include = include.join(",");
         let key = cache::key(&["bench 1", debian::SUITE, &include]);
         let dir = cache::entry(&paths.cache, "bench", &key, |dir| {
-            ui::step("peers from Debian packages (first time only)", || build(paths, dir, mirror, &include))
+            progress::step("peers from Debian packages (first time only)", || build(paths, dir, mirror, &include))
         })?;
         Ok(Self(dir.join("root")))
     }

@@ -7,6 +7,7 @@ use super::image::{Images, secret_object};
 use super::root::Root;
 use crate::process::{self, Running, command, open_log};
 use anyhow::{Result, bail};
+use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -117,10 +118,10 @@ impl Servers<'_> {
         cpus::pin(&mut program, self.cpus.server);
         let process = Running::start(&mut program)?;
         let pid = process.id();
-        let mut server = Server { process, log, socket, pid };
+        let server = Server { process, log, socket, pid };
         let end = Instant::now() + Duration::from_secs(20);
         while !listens(&server.socket) {
-            if let Some(status) = server.process.ended()? {
+            if let Some(status) = server.process.try_wait()? {
                 bail!("it did not start ({status}): {}", server.last_words());
             }
             if Instant::now() > end {
@@ -139,12 +140,12 @@ impl Server {
     }
 
     /// Ends it; an error when it ended badly or long before.
-    pub fn finish(mut self) -> Result<()> {
-        if let Some(status) = self.process.ended()? {
+    pub fn finish(self) -> Result<()> {
+        if let Some(status) = self.process.try_wait()? {
             bail!("the server ended on its own ({status}): {}", self.last_words());
         }
-        self.process.terminate();
-        match self.process.wait_for(Duration::from_secs(10))? {
+        self.process.signal(Signal::TERM)?;
+        match self.process.wait_timeout(Duration::from_secs(10))? {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("the server ended badly ({status}): {}", self.last_words()),
             None => bail!("the server did not end within 10 s of SIGTERM: {}", self.last_words()),

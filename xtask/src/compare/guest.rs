@@ -12,11 +12,10 @@ use crate::console;
 use crate::driver::MODULE;
 use crate::job::{self, Job};
 use crate::paths::Paths;
-use crate::process::{Running, tail};
+use crate::process::{Running, tail, text};
 use crate::setup::Prepared;
 use crate::vm::Vm;
 use anyhow::{Context, Result, bail, ensure};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,8 +78,8 @@ impl Guest {
         let path = scratch.path().join("dialog");
         let listener = Dialog::listen(&path)?;
         let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &tar, &results) };
-        let mut qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
-        let dialog = Dialog::accept(&listener, BOOT, || alive(&mut qemu, logs))
+        let qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
+        let dialog = Dialog::accept(&listener, BOOT, || alive(&qemu, logs))
             .with_context(|| format!("the end of the guest's console:\n{}", tail(&logs.join("console.log"), 15)))?;
         let mut guest = Self {
             qemu,
@@ -173,7 +172,7 @@ impl Guest {
     pub fn finish(mut self) -> Result<Vec<String>> {
         let mut problems = vec![];
         self.dialog.end()?;
-        match self.qemu.wait_for(POWER_OFF)? {
+        match self.qemu.wait_timeout(POWER_OFF)? {
             None => problems.push("the guest did not power off".to_owned()),
             Some(status) if !status.success() => problems.push(format!("QEMU ended with {status}")),
             Some(_) => {}
@@ -183,14 +182,13 @@ impl Guest {
         if self.results.exists() {
             job::unpack_results(&self.results, &out)?;
         }
-        let read = |path: PathBuf| fs::read(path).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
-        for log in [read(self.logs.join("console.log")), read(out.join("dmesg"))] {
+        for log in [text(&self.logs.join("console.log")), text(&out.join("dmesg"))] {
             if let Some(line) = console::trouble(&log) {
                 problems.push(format!("the guest's kernel says: {line}"));
                 break;
             }
         }
-        if read(out.join("status")).trim() != "0" {
+        if text(&out.join("status")).trim() != "0" {
             problems.push(format!("the guest's script failed:\n{}", tail(&out.join("log"), 10)));
         }
         for disk in self.disks {
@@ -201,8 +199,8 @@ impl Guest {
 }
 
 /// An error when QEMU is gone.
-fn alive(qemu: &mut Running, logs: &Path) -> Result<()> {
-    let ended = qemu.ended()?;
+fn alive(qemu: &Running, logs: &Path) -> Result<()> {
+    let ended = qemu.try_wait()?;
     ensure!(
         ended.is_none(),
         "QEMU ended early; the end of the guest's console:\n{}{}",

@@ -25,7 +25,7 @@ mod verdict;
 use crate::cli::CompareArgs;
 use crate::paths::Paths;
 use crate::setup::{self, Prepared};
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::{Context, Result, ensure};
 use guest::Guest;
 use header::Header;
@@ -96,7 +96,8 @@ fn compare(
     cache::remove_tree(&logs)?;
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let (images, place) = images(plan, out)?;
-    let mut guest = ui::step("guest boot", || Guest::boot(paths, prepared, plan, device, (images.path(), &logs)))?;
+    let mut guest =
+        progress::step("guest boot", || Guest::boot(paths, prepared, plan, device, (images.path(), &logs)))?;
     let header = Header::new(prepared, &guest, plan, place)?;
     begin(&header);
     let mut results = Results::default();
