@@ -27,6 +27,7 @@ mod job;
 mod kernel;
 mod kills;
 mod man;
+mod measure;
 mod miri;
 mod mirror;
 mod packages;

@@ -8,7 +8,7 @@ mod aims;
 mod client;
 mod contender;
 mod cpus;
-pub mod header;
+mod header;
 mod image;
 mod plan;
 mod plot;
@@ -16,13 +16,13 @@ mod results;
 mod root;
 mod run;
 mod server;
-pub mod statistics;
 mod table;
 mod workload;
 
 use crate::case::parse_size;
 use crate::cli::{BenchArgs, BenchImage};
 use crate::device::build_program;
+use crate::measure::header::Header;
 use crate::paths::Paths;
 use crate::process::{command, output};
 use crate::{mirror, packages, progress, setup};
@@ -77,14 +77,7 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let (cpus, note) = cpus::choose();
     let how = format!("{rounds} rounds of {seconds} s each, images of {} MiB", size >> 20);
-    let mut header = header::Header::new(&device, &root, &how)?;
-    match (cpus.server, cpus.client) {
-        (Some(s), Some(c)) => header.add("cores", format!("server {s}, client {c}")),
-        _ => header.add("cores", "not pinned".into()),
-    }
-    for note in note.into_iter().chain(header::io_uring_note()) {
-        header.add("note", note);
-    }
+    let header = header::header(&device, &root, &how, cpus, note)?;
     println!("{}", header.text());
 
     let sockets = tempfile::Builder::new().prefix("vubc-bench-").tempdir()?;
@@ -121,18 +114,19 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     Ok(results.failed.is_empty() && !results.series.is_empty())
 }
 
-fn report(results: &Results, header: &header::Header, baseline: &str, out: &std::path::Path) -> Result<()> {
-    print!("{}{}\n{}", table::tables(results, baseline), aims::table(results), table::not_run(results));
+fn report(results: &Results, header: &Header, baseline: &str, out: &std::path::Path) -> Result<()> {
+    print!("{}{}\n{}", table::text(results, baseline), aims::table(results), table::not_run(results));
     let (json_file, plot_file) = (out.join("bench.json"), out.join("bench.svg"));
     let json = json(results, header, baseline);
     fs::write(&json_file, serde_json::to_string_pretty(&json)? + "\n")
         .with_context(|| format!("cannot write {}", json_file.display()))?;
-    plot::write(results, baseline, header.cpu(), &plot_file)?;
+    let picture = plot::draw(results, baseline, header.get("CPU"))?;
+    fs::write(&plot_file, picture).with_context(|| format!("cannot write {}", plot_file.display()))?;
     println!("written: {}, {}", json_file.display(), plot_file.display());
     Ok(())
 }
 
-fn json(results: &Results, header: &header::Header, baseline: &str) -> Value {
+fn json(results: &Results, header: &Header, baseline: &str) -> Value {
     let series = results.series.iter().map(|s| {
         json!({
             "image": s.place.name(), "workload": s.workload.name, "client": s.client.name(),

@@ -3,7 +3,7 @@
 
 use super::header::NAMES;
 use super::report::FILES;
-use super::table::escape;
+use crate::measure::table::escape;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -141,11 +141,11 @@ fn check_page(html: &str, problems: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::header::Header;
     use super::super::plan::Plan;
     use super::super::report;
     use super::super::results::tests::results;
     use super::*;
+    use crate::measure::header::Header;
 
     /// Writes a good report, spoils one file, and returns what the check says.
     fn spoiled(name: &str, spoil: impl Fn(&str) -> String) -> Vec<String> {

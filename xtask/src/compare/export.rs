@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The report for programs: JSON and CSV.
 
-use super::header::Header;
 use super::plan::Plan;
 use super::results::{Results, Sample, Series};
-use crate::bench::statistics;
+use crate::measure::header::Header;
+use crate::measure::statistics;
 use serde_json::{Value, json};
 
 /// Everything.
@@ -27,7 +27,7 @@ pub fn json(plan: &Plan, header: &Header, results: &Results) -> Value {
     };
     let not_run = results.not_run.iter().map(|(target, reason)| json!({ "target": target, "reason": reason }));
     json!({
-        "header": header.lines.iter().map(|(n, v)| (n.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
+        "header": header.json(),
         "warning": header.warning,
         "rounds": plan.rounds,
         "planned": planned.collect::<Vec<_>>(),

@@ -14,21 +14,20 @@ mod guest;
 mod header;
 mod load;
 mod plan;
-mod plot;
 mod report;
 mod results;
 mod run;
-mod table;
+mod tables;
 mod target;
 mod verdict;
 
 use crate::cli::CompareArgs;
+use crate::measure::header::Header;
 use crate::paths::Paths;
 use crate::setup::{self, Prepared};
 use crate::{cache, progress};
 use anyhow::{Context, Result, ensure};
 use guest::Guest;
-use header::Header;
 use plan::Plan;
 use results::Results;
 use std::fs;
@@ -98,7 +97,7 @@ fn compare(
     let (images, place) = images(plan, out)?;
     let mut guest =
         progress::step("guest boot", || Guest::boot(paths, prepared, plan, device, (images.path(), &logs)))?;
-    let header = Header::new(prepared, &guest, plan, place)?;
+    let header = header::header(prepared, &guest, plan, place)?;
     begin(&header);
     let mut results = Results::default();
     let ran = run::run(&mut guest, plan, &prepared.machine.kernel, &mut results);

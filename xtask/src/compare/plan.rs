@@ -3,6 +3,7 @@
 
 use super::load::{self, Load};
 use super::target::{self, Disk, Target};
+use crate::measure::takes;
 
 /// A load and the targets that bear it.
 #[derive(Debug)]
@@ -91,14 +92,6 @@ impl Plan {
     pub fn bears(&self, target: &Target, what: impl Fn(&Load) -> bool) -> bool {
         self.groups.iter().any(|g| what(g.load) && g.targets.iter().any(|t| self.targets[*t].name == target.name))
     }
-}
-
-/// `LOAD/TARGET`, or one word for either. A target's name may have a slash of its own.
-fn takes(filter: &str, load: &str, target: &str) -> bool {
-    if load.contains(filter) || target.contains(filter) {
-        return true;
-    }
-    filter.split_once('/').is_some_and(|(l, t)| load.contains(l) && target.contains(t))
 }
 
 /// The order in which the targets have their turn: nobody always comes after the same one, or first.

@@ -3,11 +3,12 @@
 
 use super::charts::{self, Chapter};
 use super::export;
-use super::header::Header;
 use super::plan::Plan;
-use super::plot;
 use super::results::Results;
-use super::table::{self, Table, escape};
+use super::tables;
+use crate::measure::header::Header;
+use crate::measure::plot;
+use crate::measure::table::{Table, escape};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
@@ -36,11 +37,11 @@ pub fn write(plan: &Plan, header: &Header, results: &Results, out: &Path) -> Res
 
 /// For the terminal; the header has been printed when the guest was up.
 pub fn text(results: &Results) -> String {
-    let mut text = table::verdicts(results).text() + "\n";
-    for table in table::measurements(results) {
+    let mut text = tables::verdicts(results).text() + "\n";
+    for table in tables::measurements(results) {
         text += &(table.text() + "\n");
     }
-    for line in table::costs(results) {
+    for line in tables::costs(results) {
         text += &format!("{line}\n");
     }
     for (target, reason) in &results.not_run {
@@ -66,12 +67,12 @@ fn markdown(header: &Header, results: &Results) -> String {
     }
     text += &format!(
         "\n## Native or fallback\n\n{}\n## Measurements\n\n{EXPLAINED}\n\n",
-        table::verdicts(results).markdown()
+        tables::verdicts(results).markdown()
     );
-    for table in table::measurements(results) {
+    for table in tables::measurements(results) {
         text += &(table.markdown() + "\n");
     }
-    let costs = table::costs(results);
+    let costs = tables::costs(results);
     if !costs.is_empty() {
         text += &format!("## {CHURN}\n\n");
         text.extend(costs.iter().map(|line| format!("- {line}\n")));
@@ -103,7 +104,7 @@ fn html(header: &Header, results: &Results, chapters: &[Chapter]) -> String {
     body += "</dl>\n<h2>Native or fallback</h2>\n";
     body += "<p>From what the guest's kernel said when a file system was made, and from what the device counted while it was \
         measured. If they contradict each other, the run fails.</p>\n";
-    body += &table::verdicts(results).html();
+    body += &tables::verdicts(results).html();
     for chapter in chapters {
         body += &format!("<h2>{}</h2>\n<p>{}</p>\n<div class=\"grid\">\n", chapter.title, chapter.words);
         for picture in &chapter.pictures {
@@ -111,14 +112,14 @@ fn html(header: &Header, results: &Results, chapters: &[Chapter]) -> String {
         }
         body += "</div>\n";
     }
-    let costs = table::costs(results);
+    let costs = tables::costs(results);
     if !costs.is_empty() {
         body += &format!("<h2>{CHURN}</h2>\n<ul>\n");
         body.extend(costs.iter().map(|line| format!("<li>{}</li>\n", escape(line))));
         body += "</ul>\n";
     }
     body += &format!("<h2>All numbers</h2>\n<p>{EXPLAINED}</p>\n");
-    body.extend(table::measurements(results).iter().map(Table::html));
+    body.extend(tables::measurements(results).iter().map(Table::html));
     if !results.not_run.is_empty() {
         body += "<h2>Not run</h2>\n<ul>\n";
         let line = |(target, reason): &(String, String)| format!("<li>{}: {}</li>\n", escape(target), escape(reason));

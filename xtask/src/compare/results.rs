@@ -5,7 +5,7 @@ use super::disk::Counters;
 use super::load::{Counted, Latency, Load};
 use super::target::Target;
 use super::verdict::Verdict;
-use crate::bench::statistics;
+use crate::measure::statistics;
 
 /// One measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
