@@ -90,8 +90,7 @@ const INTERNAL_ERROR: &str = "KVM internal error";
 
 /// Boots the kernel without a root: a working KVM brings it to its panic, and QEMU to its end, within seconds.
 fn test_boot(paths: &Paths, qemu: &Qemu, kernel: &Path) -> Result<Option<String>> {
-    let log = paths.log("kvm");
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log("kvm");
     let out = open_log(&log)?;
     let mut boot = qemu.command();
     boot.args(Accelerator::Kvm.args()).args(["-machine", "q35", "-m", "512", "-smp", "2", "-nodefaults"]);

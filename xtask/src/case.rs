@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A parsed case.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Case {
     /// File name without `.sh`.
     pub name: String,
@@ -72,26 +72,11 @@ impl Case {
         let mut case = Self {
             name,
             script: script.to_path_buf(),
-            description: String::new(),
-            device: vec![],
-            device_in_boot: vec![],
             boots: 1,
             image: 256 << 20,
             driver: MODULE.to_owned(),
-            attach: Attach::default(),
-            qemu: None,
-            needs: vec![],
-            timeout: None,
-            root_port: false,
             queues: QUEUES,
-            rings: None,
-            kills: 0,
-            host: vec![],
-            bounds: Bounds::default(),
-            long: false,
-            check_fscrypt: false,
-            wrong: None,
-            stats: vec![],
+            ..Self::default()
         };
         for line in text.lines().take_while(|l| l.starts_with('#') || l.trim().is_empty()) {
             let Some((key, value)) = line.strip_prefix("# ").and_then(|l| l.split_once(':')) else { continue };

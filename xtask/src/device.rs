@@ -31,8 +31,7 @@ pub fn cargo(paths: &Paths) -> std::process::Command {
 
 /// Builds a package of the workspace in release mode and returns its program.
 pub fn build_program(paths: &Paths, package: &str) -> Result<PathBuf> {
-    let log = paths.log(&format!("build-{package}"));
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log(&format!("build-{package}"));
     run_logged(cargo(paths).args(["build", "--release", "--package", package]), &log)
         .with_context(|| format!("{package} did not build"))?;
     Ok(paths.target.join("release").join(package))

@@ -32,11 +32,7 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
     let dir = paths.target.join("fstests").join(fs);
     cache::remove_tree(&dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let wrapped = knows_wrapped_keys(&program)?;
-    if !wrapped {
-        eprintln!("the device has no hardware-wrapped keys: tests of them will not run");
-    }
-    let disks = ["TEST", "SCRATCH"].map(|serial| Disk::new(serial, &dir, wrapped, &args.device));
+    let disks = ["TEST", "SCRATCH"].map(|serial| Disk::new(serial, &dir, &args.device));
     let run = Run {
         paths,
         machine: &machine,
@@ -94,12 +90,6 @@ fn check_kernel(kernel: &Kernel, symbol: &str) -> Result<()> {
         kernel.name
     );
     Ok(())
-}
-
-/// Whether this version of the device has hardware-wrapped keys.
-fn knows_wrapped_keys(program: &Path) -> Result<bool> {
-    let help = process::output(process::command(program).arg("--help"))?;
-    Ok(help.contains("--wrapping-key-file"))
 }
 
 fn result(dir: &Path, name: &str) -> String {

@@ -86,19 +86,14 @@ pub fn build(paths: &Paths, root: &GuestRoot, Checkouts(archives): &Checkouts) -
 }
 
 fn build_image(paths: &Paths, root: &GuestRoot, archives: &[(&str, Vec<u8>)], dir: &Path) -> Result<()> {
-    let log = paths.log("fstests-build");
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log("fstests-build");
     let tree = root.build_tree();
-    let work = tempfile::Builder::new().prefix("build-").tempdir_in(tree.join("tmp"))?;
+    let work = debian::work_dir(&tree)?;
     for (name, tar) in archives {
         fs::write(work.path().join(format!("{name}.tar")), tar)?;
     }
-    let inside = Path::new("/").join(work.path().strip_prefix(&tree)?);
-    let script = format!("cd {}\n{SCRIPT}", inside.display());
-    run_logged(&mut debian::in_tree(&tree, &script), &log).context("the checkouts did not build")?;
-    let mut mke2fs = debian::as_root("mke2fs");
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(work.path().join("image"));
-    run_logged(mke2fs.arg(dir.join("fstests.ext4")).arg("2G"), &log)
+    run_logged(&mut debian::in_tree(&tree, &work, SCRIPT)?, &log).context("the checkouts did not build")?;
+    debian::make_ext4(&work.path().join("image"), &dir.join("fstests.ext4"), "2G", &log)
 }
 
 /// A tar archive of a checkout, the same for the same files. Of a git checkout, what git ignores is left out.

@@ -35,10 +35,10 @@ pub struct Disk {
 
 impl Disk {
     /// A disk whose files are in `dir`.
-    pub fn new(serial: &'static str, dir: &Path, wrapped: bool, more: &[String]) -> Self {
+    pub fn new(serial: &'static str, dir: &Path, more: &[String]) -> Self {
         let file = |end: &str| dir.join(format!("{}{end}", serial.to_lowercase()));
         let mut options = vec!["--serial".to_owned(), serial.to_owned()];
-        if wrapped && !more.iter().any(|o| o.starts_with("--key-types")) {
+        if !more.iter().any(|o| o.starts_with("--key-types")) {
             let key = file(".wrapping-key").display().to_string();
             options.extend(["--key-types".into(), "raw,wrapped".into(), "--wrapping-key-file".into(), key]);
         }
@@ -201,13 +201,13 @@ mod tests {
 
     #[test]
     fn options_of_a_disk() {
-        let options = |wrapped, more: &[&str]| {
+        let options = |more: &[&str]| {
             let more: Vec<String> = more.iter().map(|&o| o.to_owned()).collect();
-            Disk::new("TEST", Path::new("/r"), wrapped, &more).options.join(" ")
+            Disk::new("TEST", Path::new("/r"), &more).options.join(" ")
         };
-        assert_eq!(options(false, &["--keyslots", "2"]), "--serial TEST --keyslots 2");
         let wrapped = "--serial TEST --key-types raw,wrapped --wrapping-key-file /r/test.wrapping-key";
-        assert_eq!(options(true, &[]), wrapped);
-        assert_eq!(options(true, &["--key-types=raw"]), "--serial TEST --key-types=raw");
+        assert_eq!(options(&["--keyslots", "2"]), format!("{wrapped} --keyslots 2"));
+        assert_eq!(options(&[]), wrapped);
+        assert_eq!(options(&["--key-types=raw"]), "--serial TEST --key-types=raw");
     }
 }

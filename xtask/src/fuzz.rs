@@ -120,8 +120,7 @@ pub fn triple() -> Option<&'static str> {
 /// Returns the directory of the programs.
 fn build(paths: &Paths) -> Result<PathBuf> {
     let triple = triple().context(NO_SANITIZER)?;
-    let log = paths.log("fuzz-build");
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log("fuzz-build");
     let mut cargo = cargo(paths);
     // With --target the flags are not for build scripts and macros.
     cargo.args(["build", "--package", PACKAGE, "--features", "libfuzzer", "--bins", "--profile", "fuzz", "--target"]);
@@ -145,8 +144,7 @@ fn found(paths: &Paths, target: &str) -> Result<PathBuf> {
 fn fuzz(paths: &Paths, programs: &Path, target: &str, seconds: u32) -> Result<String> {
     let artifacts = paths.target.join("fuzz-artifacts").join(target);
     fs::create_dir_all(&artifacts)?;
-    let log = paths.log(&format!("fuzz-{target}"));
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log(&format!("fuzz-{target}"));
     let path = programs.join(target);
     let mut program = command(&path);
     program
@@ -186,8 +184,7 @@ fn coverage(line: &str) -> String {
 }
 
 fn merge(paths: &Paths, programs: &Path, target: &str) -> Result<()> {
-    let log = paths.log(&format!("fuzz-merge-{target}"));
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log(&format!("fuzz-merge-{target}"));
     let mut program = command(programs.join(target));
     program
         .args(["-merge=1", "-timeout=20", "-rss_limit_mb=2048"])

@@ -4,11 +4,9 @@
 use crate::device::cargo;
 use crate::fuzz;
 use crate::paths::Paths;
-use crate::process::{self, run_logged};
-use crate::progress::timed;
+use crate::process;
 use crate::report::Report;
-use std::fs;
-use std::process::Command;
+use crate::rust_checks::check;
 use std::time::Duration;
 
 /// The parts that make no system calls, and take minutes, not hours: a name, and what cargo is told.
@@ -42,7 +40,7 @@ pub fn run(paths: &Paths) -> bool {
 fn interleavings(paths: &Paths, report: &mut Report) {
     let mut cargo = cargo(paths);
     cargo.args(["test", "--lib", "interleavings"]).env("RUSTFLAGS", "--cfg=shuttle");
-    logged(report, "keyslot interleavings", paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("shuttle")));
+    check(paths, report, "keyslot interleavings", cargo.env("CARGO_TARGET_DIR", paths.target.join("shuttle")));
 }
 
 fn sanitizer(paths: &Paths, report: &mut Report) {
@@ -59,7 +57,7 @@ fn sanitizer(paths: &Paths, report: &mut Report) {
     cargo.args(["--", "--skip", "no_key_stays_on_the_stack"]);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", "-Zsanitizer=address");
     cargo.env("ASAN_OPTIONS", "detect_leaks=0").env("TEST_SANDBOX", "none");
-    logged(report, name, paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("asan")));
+    check(paths, report, name, cargo.env("CARGO_TARGET_DIR", paths.target.join("asan")));
 }
 
 fn miri(paths: &Paths, report: &mut Report) {
@@ -77,16 +75,6 @@ fn miri(paths: &Paths, report: &mut Report) {
     for (part, arguments) in PARTS {
         let mut cargo = cargo();
         cargo.args(["test", "--lib"]).args(arguments).env("CARGO_TARGET_DIR", paths.target.join("miri"));
-        logged(report, &format!("Miri: {part}"), paths, &mut cargo);
-    }
-}
-
-fn logged(report: &mut Report, name: &str, paths: &Paths, command: &mut Command) {
-    let log = paths.log(&name.replace(": ", "-").replace(' ', "-"));
-    let _ = fs::remove_file(&log);
-    let (result, took) = timed(name, || run_logged(command, &log));
-    match result {
-        Ok(()) => report.pass(name, took),
-        Err(e) => report.fail(name, took, &format!("{e:#}")),
+        check(paths, report, &format!("Miri: {part}"), &mut cargo);
     }
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The directories everything else is found from.
@@ -37,7 +38,14 @@ impl Paths {
         self.target.join("guest-tests").join(case)
     }
 
-    /// Logs of the preparing steps.
+    /// The log of a step, without what an earlier run has left there.
+    pub fn fresh_log(&self, step: &str) -> PathBuf {
+        let log = self.log(step);
+        let _ = fs::remove_file(&log);
+        log
+    }
+
+    /// The log of a step.
     pub fn log(&self, step: &str) -> PathBuf {
         self.target.join("xtask-logs").join(format!("{step}.log"))
     }

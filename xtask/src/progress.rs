@@ -75,7 +75,7 @@ impl Progress {
         if self.bar.is_hidden() && self.shown.is_none_or(|shown| shown.elapsed() >= PAUSE / 2) {
             self.shown = Some(Instant::now());
             let (done, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
-            eprintln!("{done} of {total}{}: {text}", left(done, self.bar.eta()));
+            eprintln!("{} of {total}{}: {text}", done + 1, left(done, self.bar.eta()));
         }
         self.bar.set_message(text);
     }

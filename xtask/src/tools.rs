@@ -73,11 +73,9 @@ pub fn build_in_tree(tree: &Path, sources: &Sources, script: &str, products: &[S
     }
     cache::remove_tree(out)?;
     fs::create_dir_all(out)?;
-    let work = tempfile::Builder::new().prefix("build-").tempdir_in(tree.join("tmp"))?;
+    let work = debian::work_dir(tree)?;
     sources.write(work.path())?;
-    let inside = Path::new("/").join(work.path().strip_prefix(tree)?);
-    let script = format!("cd {}\n{script}\n", inside.display());
-    process::run_logged(&mut debian::in_tree(tree, &script), &out.join("build.log"))?;
+    process::run_logged(&mut debian::in_tree(tree, &work, script)?, &out.join("build.log"))?;
     for product in products {
         fs::copy(work.path().join(product), out.join(product))
             .with_context(|| format!("the build left no {product}"))?;

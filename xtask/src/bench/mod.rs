@@ -24,7 +24,6 @@ use crate::cli::{BenchArgs, BenchImage};
 use crate::device::build_program;
 use crate::measure::header::Header;
 use crate::paths::Paths;
-use crate::process::{command, output};
 use crate::{mirror, packages, progress, setup};
 use anyhow::{Context, Result, ensure};
 use contender::Contender;
@@ -84,7 +83,6 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     let bench = run::Bench {
         servers: server::Servers {
             device: &device,
-            help: output(command(&device).arg("--help"))?,
             root: &root,
             cpus,
             sockets: sockets.path(),
