@@ -37,7 +37,7 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
         paths,
         machine: &machine,
         program: &program,
-        module: module.as_ref().map(|m| m.file.as_path()),
+        module: module.as_ref(),
         files: &files,
         disks: &disks,
         variables: vec![

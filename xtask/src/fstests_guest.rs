@@ -2,8 +2,8 @@
 //! The guest of `cargo xtask fstests`: two devices, and the output of fstests' `check` as it comes.
 
 use crate::device::{self, Device};
-use crate::driver::MODULE;
-use crate::job::{self, Job};
+use crate::driver::Module;
+use crate::job::{Job, Scratch};
 use crate::paths::Paths;
 use crate::process::tail;
 use crate::setup::Machine;
@@ -92,7 +92,7 @@ pub struct Run<'a> {
     /// The device program.
     pub program: &'a Path,
     /// The guest's driver, unless built into the kernel.
-    pub module: Option<&'a Path>,
+    pub module: Option<&'a Module>,
     /// The image with the built checkouts.
     pub files: &'a Path,
     /// The disks.
@@ -108,17 +108,13 @@ pub struct Run<'a> {
 /// Runs it to its end. `progress` gets what `check` has printed since its last call, some ten times a second, and names
 /// the test that is running. Returns what was wrong with the guest or the devices.
 pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Result<Vec<String>> {
-    let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
-    let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
+    let scratch = Scratch::new()?;
     let job = Job {
-        script: Some(&run.paths.guest_tests("fstests/run.sh")),
-        driver: MODULE,
-        module: run.module,
-        tools: None,
+        script: Some(run.paths.guest_tests("fstests/run.sh")),
         variables: run.variables.clone(),
-        state: None,
+        ..Job::with_module(run.module)
     };
-    job.write(run.paths, &tar)?;
+    job.write(run.paths, &scratch)?;
     for disk in run.disks {
         device::make_image(&disk.image, IMAGE_BYTES)?;
     }
@@ -127,12 +123,10 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
     let devices = disks().map(|d| d.start(run.program, scratch.path())).collect::<Result<Vec<_>>>()?;
     let sockets: Vec<&Path> = devices.iter().map(|d| d.socket.as_path()).collect();
     let output = run.dir.join("check.out");
-    let vm = Vm { progress: Some(&output), ..Vm::new(run.machine, &sockets, &tar, &results) };
+    let vm = Vm { progress: Some(&output), ..Vm::new(run.machine, &sockets, &scratch) };
     let (ended, during) = watch(run, &vm, &output, &mut progress)?;
     let mut problems = vec![];
-    if results.exists() {
-        job::unpack_results(&results, &run.dir.join("out"))?;
-    }
+    scratch.unpack_results(&run.dir.join("out"))?;
     judge(run, &ended, during, &mut problems);
     for (device, disk) in devices.into_iter().zip(disks()) {
         problems.extend(device.finish().err().map(|e| format!("{}: {e:#}", disk.serial)));

@@ -4,7 +4,7 @@
 use crate::case::Case;
 use crate::device::{self, Device};
 use crate::host_steps::{self, HostSteps, Step};
-use crate::job::{self, Job};
+use crate::job::{Job, Scratch};
 use crate::kills::{self, Kills};
 use crate::paths::Paths;
 use crate::process::{self, tail};
@@ -148,24 +148,22 @@ fn boot(
     dir: &Path,
     image: &Path,
 ) -> Result<(Ended, Result<()>)> {
-    let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
-    let progress = scratch.path().join("progress");
-    let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
+    let scratch = Scratch::new()?;
+    let progress = scratch.join("progress");
     let job = Job {
-        script: Some(&case.script),
+        script: Some(case.script.clone()),
         driver: &case.driver,
-        module: prepared.module.as_ref().map(|m| m.file.as_path()),
-        tools: Some(&prepared.programs.tools),
         variables: vec![
             ("CASE".into(), case.name.clone()),
             ("BOOT".into(), number.to_string()),
             ("KILLS".into(), case.kills.to_string()),
         ],
         state: (number > 1).then(|| boot_dir(dir, number - 1).join("out").join(STATE)),
+        ..Job::new(prepared)
     };
-    job.write(paths, &tar)?;
+    job.write(paths, &scratch)?;
     let mut others = case.device_options(number, &dir.join(STATE));
-    let control = scratch.path().join("control");
+    let control = scratch.join("control");
     if !case.host.is_empty() {
         others.extend(host_steps::control_options(&control));
     }
@@ -187,10 +185,10 @@ fn boot(
     let release = case.qemu.as_deref().map(|release| qemu::of_release(paths, machine.mirror.as_ref(), release));
     let release = release.transpose()?;
     let (queues, queue_size) = case.rings.unwrap_or((case.queues, Some(QUEUE_SIZE)));
-    let rom = scratch.path().join("rom");
+    let rom = scratch.join("rom");
     fs::write(&rom, [0xff; ROM_BYTES])?;
     let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
-    let monitor = scratch.path().join("monitor");
+    let monitor = scratch.join("monitor");
     let disks = [device.socket.clone()];
     let disks = disks.each_ref().map(PathBuf::as_path);
     let vm = Vm {
@@ -202,7 +200,7 @@ fn boot(
         reconnect: case.kills > 0,
         progress: needs_progress.then_some(progress.as_path()),
         monitor: case.host.iter().any(Step::needs_monitor).then_some(monitor.as_path()),
-        ..Vm::new(machine, &disks, &tar, &results)
+        ..Vm::new(machine, &disks, &scratch)
     };
     let mut kills = Kills::new(case.kills, options, &others, &progress);
     let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
@@ -215,9 +213,7 @@ fn boot(
         watch.step(device.id());
         if disturbed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    if results.exists() {
-        job::unpack_results(&results, &dir.join("out"))?;
-    }
+    scratch.unpack_results(&dir.join("out"))?;
     // Why the guest ended early is the more telling reason.
     let status = fs::read_to_string(dir.join("out/status")).unwrap_or_default();
     if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) && status.trim() != SKIPPED {

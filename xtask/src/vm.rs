@@ -2,6 +2,7 @@
 //! QEMU's command line, and running it to its end. `qemu/README.md` explains the same lines for use by hand.
 
 use crate::accel::Accelerator;
+use crate::job::Scratch;
 use crate::kills::RECONNECT_MS;
 use crate::process::{Running, open_log};
 use crate::qemu::{GENERIC_DEVICE, Qemu};
@@ -72,7 +73,7 @@ pub struct Vm<'a> {
 
 impl<'a> Vm<'a> {
     /// The ordinary guest, with these devices attached.
-    pub fn new(machine: &'a Machine, disks: &'a [&'a Path], job: &'a Path, results: &'a Path) -> Self {
+    pub fn new(machine: &'a Machine, disks: &'a [&'a Path], scratch: &'a Scratch) -> Self {
         Self {
             qemu: &machine.qemu,
             accel: machine.accel,
@@ -87,8 +88,8 @@ impl<'a> Vm<'a> {
             progress: None,
             dialog: None,
             monitor: None,
-            job,
-            results,
+            job: &scratch.job,
+            results: &scratch.results,
         }
     }
 

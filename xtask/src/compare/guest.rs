@@ -9,8 +9,7 @@ use super::results::Sample;
 use super::target::{self, Target};
 use super::verdict::{Said, Words};
 use crate::console;
-use crate::driver::MODULE;
-use crate::job::{self, Job};
+use crate::job::{Job, Scratch};
 use crate::paths::Paths;
 use crate::process::{Running, tail, text};
 use crate::setup::Prepared;
@@ -37,10 +36,9 @@ pub struct Guest {
     disks: Vec<Disk>,
     words: Words,
     logs: PathBuf,
-    results: PathBuf,
     /// What the kernel says of the main disk's inline encryption, as `NAME=VALUE` lines.
     pub capabilities: String,
-    _scratch: tempfile::TempDir,
+    scratch: Scratch,
 }
 
 impl Guest {
@@ -52,17 +50,9 @@ impl Guest {
         user: &[String],
         (images, logs): (&Path, &Path),
     ) -> Result<Self> {
-        let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
-        let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
-        let job = Job {
-            script: Some(&paths.guest_tests("compare/run.sh")),
-            driver: MODULE,
-            module: prepared.module.as_ref().map(|m| m.file.as_path()),
-            tools: Some(&prepared.programs.tools),
-            variables: vec![],
-            state: None,
-        };
-        job.write(paths, &tar)?;
+        let scratch = Scratch::new()?;
+        let script = Some(paths.guest_tests("compare/run.sh"));
+        Job { script, ..Job::new(prepared) }.write(paths, &scratch)?;
         let parts = |what| plan.targets.iter().filter(|t| t.disk == what).count();
         // All of one size.
         let most = plan.disks().into_iter().map(parts).max().unwrap_or(0) as u64;
@@ -75,9 +65,9 @@ impl Guest {
             .collect::<Result<_>>()?;
         let sockets: Vec<PathBuf> = disks.iter().map(Disk::socket).collect();
         let sockets: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
-        let path = scratch.path().join("dialog");
+        let path = scratch.join("dialog");
         let listener = Dialog::listen(&path)?;
-        let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &tar, &results) };
+        let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &scratch) };
         let qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
         let dialog = Dialog::accept(&listener, BOOT, || alive(&qemu, logs))
             .with_context(|| format!("the end of the guest's console:\n{}", tail(&logs.join("console.log"), 15)))?;
@@ -87,9 +77,8 @@ impl Guest {
             disks,
             words: Words::default(),
             logs: logs.to_path_buf(),
-            results,
             capabilities: String::new(),
-            _scratch: scratch,
+            scratch,
         };
         for what in plan.disks() {
             let text = guest.ask(&format!("disk {} {} {PART_MIB}", what.serial(), parts(what)))?;
@@ -179,9 +168,7 @@ impl Guest {
         }
         drop(self.qemu);
         let out = self.logs.join("out");
-        if self.results.exists() {
-            job::unpack_results(&self.results, &out)?;
-        }
+        self.scratch.unpack_results(&out)?;
         for log in [text(&self.logs.join("console.log")), text(&out.join("dmesg"))] {
             if let Some(line) = console::trouble(&log) {
                 problems.push(format!("the guest's kernel says: {line}"));
