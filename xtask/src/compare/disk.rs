@@ -6,6 +6,7 @@ use crate::device::{self, Device};
 use crate::vm::QUEUES;
 use anyhow::{Context, Result, bail};
 use procfs::process::Process;
+use serde::Serialize;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -28,7 +29,7 @@ const OWN: [&str; 10] = [
 ];
 
 /// What a device has counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Counters {
     /// Encrypted requests.
     pub crypto_requests: u64,

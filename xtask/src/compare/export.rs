@@ -49,22 +49,7 @@ fn series(results: &Results, series: &Series) -> Value {
         "guest_cpu_s_per_gb": series.median(Sample::guest_cpu_per_gb),
         "device_cpu_s_per_gb": series.median(Sample::device_cpu_per_gb),
         "programs_per_s": series.median(Sample::programs), "hit_rate": series.hit_rate(),
-        "samples": series.samples.iter().map(sample).collect::<Vec<_>>(),
-    })
-}
-
-fn sample(sample: &Sample) -> Value {
-    let (counted, counters) = (sample.counted, sample.counters);
-    let latency =
-        counted.latency.map(|l| json!({ "mean_us": l.mean, "p50_us": l.p50, "p95_us": l.p95, "p99_us": l.p99 }));
-    json!({
-        "requests": counted.requests, "bytes": counted.bytes, "seconds": counted.seconds, "latency": latency,
-        "guest_cpu_s": sample.guest_cpu, "device_cpu_s": sample.device_cpu,
-        "device": {
-            "crypto_requests": counters.crypto_requests, "crypto_bytes": counters.crypto_bytes,
-            "plain_bytes": counters.plain_bytes, "encrypted": counters.encrypted, "decrypted": counters.decrypted,
-            "programs": counters.programs, "evicts": counters.evicts, "nokey": counters.nokey,
-        },
+        "samples": series.samples,
     })
 }
 

@@ -112,7 +112,6 @@ mod tests {
             );
             assert_eq!(table.markdown().lines().count(), table.rows.len() + 4);
             assert_eq!(table.text().lines().count(), table.rows.len() + 2);
-            assert_eq!(table.html().matches("<tr>").count(), table.rows.len() + 1);
         }
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tables, on a terminal, in Markdown and in HTML.
+//! Tables, on a terminal and in Markdown.
 
 /// A table.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -46,48 +46,22 @@ impl Table {
 
     /// For Markdown.
     pub fn markdown(&self) -> String {
-        let cell = |text: &str| text.replace('|', "\\|");
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let mut text = format!("### {}\n\n", self.title);
-        text += &line(self.head.iter().map(|c| cell(c)).collect());
+        let mut text = format!("### {}\n\n", escape(&self.title));
+        text += &line(self.head.iter().map(|c| escape(c)).collect());
         let rule = (0..self.head.len()).map(|at| if at < self.numbers { "---" } else { "--:" }.to_owned());
         text += &line(rule.collect());
         for row in &self.rows {
-            text += &line(row.iter().map(|c| cell(c)).collect());
+            text += &line(row.iter().map(|c| escape(c)).collect());
         }
         text
     }
-
-    /// For HTML.
-    pub fn html(&self) -> String {
-        let cells = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
-            let cells = cells.enumerate().map(|(at, cell)| {
-                let class = if at < self.numbers { "" } else { " class=\"n\"" };
-                let mark = match cell.split(':').next() {
-                    Some("NATIVE") => format!("<b class=\"native\">{}</b>", escape(cell)),
-                    Some("FALLBACK") => format!("<b class=\"fallback\">{}</b>", escape(cell)),
-                    Some("MIXED") => format!("<b class=\"bad\">{}</b>", escape(cell)),
-                    _ => escape(cell),
-                };
-                format!("<{tag}{class}>{mark}</{tag}>")
-            });
-            format!("<tr>{}</tr>\n", cells.collect::<String>())
-        };
-        let class = if self.numbers < self.head.len() { "" } else { " class=\"words\"" };
-        let title = escape(&self.title);
-        let mut text = format!("<div class=\"scroll\"><table{class}>\n<caption>{title}</caption>\n<thead>");
-        text += &cells("th", &mut self.head.iter().map(String::as_str));
-        text += "</thead>\n<tbody>\n";
-        for row in &self.rows {
-            text += &cells("td", &mut row.iter().map(String::as_str));
-        }
-        text + "</tbody>\n</table></div>\n"
-    }
 }
 
-/// Text for HTML and SVG.
+/// Text for Markdown that means itself.
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    let special = |c| if r"\|<*`[".contains(c) { vec!['\\', c] } else { vec![c] };
+    text.chars().flat_map(special).collect()
 }
 
 #[cfg(test)]
@@ -102,8 +76,7 @@ mod tests {
             rows: vec![vec!["a|b".into(), "<NATIVE".into()]],
             numbers: 1,
         };
-        assert!(table.markdown().contains("a\\|b"));
-        assert!(table.html().contains("a&lt;b") && table.html().contains("&lt;NATIVE"));
+        assert!(table.markdown().contains("a\\|b") && table.markdown().contains("\\<NATIVE"));
     }
 
     #[test]
