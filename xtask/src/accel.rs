@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! KVM or TCG: decided by a short test boot, because a /dev/kvm that opens is no promise that a guest runs.
+//! KVM or TCG: a short test boot decides, because a guest may fail to run even though /dev/kvm opens.
 
 use crate::cli::Accel;
 use crate::kernel::Kernel;
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// What the guest's CPU is run by.
+/// What runs the guest's CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Accelerator {
     /// The host's CPU.
@@ -39,13 +39,13 @@ impl Accelerator {
         }
     }
 
-    /// How long a case may run when it does not say itself.
+    /// How long a case may run if its header has no limit.
     pub fn default_limit(self) -> Duration {
         Duration::from_secs(if self == Self::Kvm { 120 } else { 300 })
     }
 }
 
-/// Chooses, and says in one line why not KVM.
+/// Chooses one. If it is not KVM, prints a line with the reason.
 pub fn choose(paths: &Paths, wanted: Accel, qemu: &Qemu, kernel: &Kernel) -> Result<Accelerator> {
     match wanted {
         Accel::Kvm => return Ok(Accelerator::Kvm),
@@ -55,20 +55,20 @@ pub fn choose(paths: &Paths, wanted: Accel, qemu: &Qemu, kernel: &Kernel) -> Res
     let verdict = match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => remembered(paths, qemu, kernel)?,
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            Some("/dev/kvm may not be opened (on Debian: sudo adduser $USER kvm, then log in again)".to_owned())
+            Some("no permission to open /dev/kvm (on Debian: sudo adduser $USER kvm, then log in again)".to_owned())
         }
         Err(e) => Some(format!("/dev/kvm: {e}")),
     };
     Ok(match verdict {
         None => Accelerator::Kvm,
         Some(reason) => {
-            eprintln!("no KVM, the guest is emulated and slower: {reason}");
+            eprintln!("KVM is not usable, so QEMU emulates the guest, which is slower: {reason}");
             Accelerator::Tcg
         }
     })
 }
 
-/// The verdict of the test boot, which is made once per boot of this machine, QEMU and kernel.
+/// The result of the test boot, which runs once for each boot of this machine, QEMU and kernel.
 fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<String>> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let file = paths.cache.join("kvm-verdict");
@@ -85,7 +85,7 @@ fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<Stri
     Ok(verdict)
 }
 
-/// QEMU says so, and stops the guest without ending.
+/// QEMU prints this, stops the guest and does not exit.
 const INTERNAL_ERROR: &str = "KVM internal error";
 
 /// Boots the kernel without a root: a working KVM brings it to its panic, and QEMU to its end, within seconds.

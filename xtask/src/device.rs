@@ -117,7 +117,7 @@ impl Device {
         Ok(Self { process, log: options.log.to_path_buf(), socket })
     }
 
-    /// Waits for its end after QEMU's; an error says what was wrong with it.
+    /// Waits until it ends, after QEMU; an error says what was wrong with it.
     pub fn finish(self) -> Result<()> {
         let (status, late) = match self.process.wait_timeout(Duration::from_secs(10))? {
             Some(status) => (Some(status), false),
@@ -130,7 +130,7 @@ impl Device {
             bail!("the device panicked: {line}");
         }
         match status {
-            None => bail!("the device ended neither after QEMU's end nor on SIGTERM and was killed"),
+            None => bail!("the device ended neither when QEMU did nor on SIGTERM, so it was killed"),
             Some(s) if !s.success() => bail!("the device ended with {s}:\n{}", process::tail(&self.log, 10)),
             Some(_) if late => bail!("the device did not end when QEMU did"),
             Some(_) => Ok(()),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask fuzz`: builds the programs of `fuzz/targets` with LLVM's coverage and address sanitizer, and runs them.
 //!
-//! What `cargo fuzz` does, without it: `RUSTC_BOOTSTRAP` lets any toolchain take the flags that are not stable.
+//! This is what `cargo fuzz` does. `RUSTC_BOOTSTRAP` lets any toolchain take the unstable flags.
 
 use crate::cli::FuzzArgs;
 use crate::device::cargo;
@@ -43,7 +43,7 @@ pub const NO_SANITIZER: &str = "the address sanitizer needs x86_64 or aarch64 wi
 /// `cargo xtask fuzz`; true when nothing was found.
 pub fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
     if let Some(unknown) = args.target.iter().find(|name| !TARGETS.contains(&name.as_str())) {
-        bail!("there is no target {unknown}; there are {}", TARGETS.join(", "));
+        bail!("there is no target {unknown}; the targets are {}", TARGETS.join(", "));
     }
     let chosen = |name: &&str| args.target.is_empty() || args.target.iter().any(|target| target == name);
     let targets: Vec<_> = TARGETS.into_iter().filter(chosen).collect();
@@ -151,13 +151,13 @@ fn fuzz(paths: &Paths, programs: &Path, target: &str, seconds: u32) -> Result<St
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args(["-timeout=60", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"])
-        // A helper thread that begins or ends while the sanitizer looks for leaks has memory that nobody names.
+        // While a helper thread starts or ends, nothing refers to its memory: the sanitizer would call that a leak.
         .arg("-detect_leaks=0")
         .arg(found(paths, target)?)
         .arg(seeds(paths, target));
     run_logged(&mut program, &log).with_context(|| match culprit(&log) {
-        Some(input) => format!("again: FUZZ_SHOW=1 {} {input}", path.display()),
-        None => format!("no input was written to {}; see {}", artifacts.display(), log.display()),
+        Some(input) => format!("to reproduce it: FUZZ_SHOW=1 {} {input}", path.display()),
+        None => format!("the fuzzer wrote no input to {}; see {}", artifacts.display(), log.display()),
     })?;
     let text = process::text(&log);
     let last = |word: &str| text.lines().rev().find(|line| line.contains(word)).unwrap_or_default().trim().to_owned();

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The time from one start to the next kill, at the least and at the most. QEMU tries to reconnect every
+/// The shortest and the longest time from one start to the next kill. QEMU tries to reconnect every
 /// [`RECONNECT_MS`], so some devices are killed before they have been used.
 const PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(2500)];
 
@@ -39,7 +39,7 @@ impl<'a> Kills<'a> {
         Self { options, others, signal, wanted, done: 0, next: None }
     }
 
-    /// Kills the device when its time has come. To be called often.
+    /// Kills the device when the next kill is due. Call it often.
     pub fn step(&mut self, device: &mut Device) -> Result<()> {
         if self.done == self.wanted {
             return Ok(());
@@ -57,7 +57,7 @@ impl<'a> Kills<'a> {
         Ok(())
     }
 
-    /// All of them must have happened when the guest has ended.
+    /// Fails unless all kills happened before the guest ended.
     pub fn finish(&self) -> Result<()> {
         ensure!(self.done == self.wanted, "the guest ended after {} of {} kills", self.done, self.wanted);
         Ok(())

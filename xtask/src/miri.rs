@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask miri`: what has `unsafe` or order-sensitive atomics, under tools that see more than a test does.
+//! `cargo xtask miri`: code with `unsafe` or with atomics whose order matters, under tools that see more than a test does.
 
 use crate::device::cargo;
 use crate::fuzz;
@@ -9,7 +9,7 @@ use crate::report::Report;
 use crate::rust_checks::check;
 use std::time::Duration;
 
-/// The parts that make no system calls, and take minutes, not hours: a name, and what cargo is told.
+/// The parts that make no system calls, and take minutes, not hours: a name, and arguments for cargo.
 const PARTS: [(&str, &[&str]); 2] = [("keyslot", &["keyslot"]), ("xts", &["--package", "scattered-xts"])];
 
 /// Tests over guest memory, rings and every kind of disk, which Miri cannot run. Without the sandbox, which knows nothing of the
@@ -36,7 +36,7 @@ pub fn run(paths: &Paths) -> bool {
     report.finish()
 }
 
-/// The keyslots under a scheduler of the test's own; a build of its own.
+/// The keyslots under a scheduler that controls the order of threads; this needs a separate build.
 fn interleavings(paths: &Paths, report: &mut Report) {
     let mut cargo = cargo(paths);
     cargo.args(["test", "--lib", "interleavings"]).env("RUSTFLAGS", "--cfg=shuttle");
@@ -53,7 +53,7 @@ fn sanitizer(paths: &Paths, report: &mut Report) {
     cargo.args(["test", "--package", "vhost-user-blk-crypto", "--package", "scattered-xts"]);
     cargo.args(["--no-fail-fast", "--lib", "--target", triple]);
     cargo.args(SANITIZED.iter().flat_map(|test| ["--test", test]));
-    // Frames are larger, with gaps between the variables: the wiped part of the stack is not enough for them.
+    // The sanitizer makes stack frames larger than the part of the stack that the device wipes.
     cargo.args(["--", "--skip", "no_key_stays_on_the_stack"]);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", "-Zsanitizer=address");
     cargo.env("ASAN_OPTIONS", "detect_leaks=0").env("TEST_SANDBOX", "none");

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where things lie: the work tree, `target/`, and the user's cache.
+//! Where things are: the work tree, `target/`, and the user's cache.
 
 use anyhow::{Context, Result, ensure};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The directories everything else is found from.
+/// The directories from which everything else is found.
 pub struct Paths {
     /// The work tree.
     pub root: PathBuf,
@@ -20,7 +20,11 @@ impl Paths {
     /// Finds the work tree this program was built from, and the cache.
     pub fn find() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?;
-        ensure!(root.join("Cargo.toml").exists(), "{} is gone; run cargo xtask again in the work tree", root.display());
+        ensure!(
+            root.join("Cargo.toml").exists(),
+            "{} no longer exists; run cargo xtask again in the work tree",
+            root.display()
+        );
         let target = match env::var_os("CARGO_TARGET_DIR") {
             Some(dir) => root.join(dir),
             None => root.join("target"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which QEMU to run: the user's choice, the system's when it is recent enough, else Debian's backport unpacked
-//! into the cache and run with its own libraries. Cases about older QEMUs name the Debian release that ships theirs.
+//! Which QEMU to run: the user's choice, or the system's if it is recent enough, or else Debian's backport, unpacked into the
+//! cache and run with its own libraries. Cases about older QEMUs name the Debian release that ships theirs.
 
 use crate::debian::{self, BACKPORTS};
 use crate::mirror::Mirror;

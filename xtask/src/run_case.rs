@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs one guest case: device, guest, and everything that must hold afterwards.
+//! Runs one guest case: the device, the guest, and the checks afterwards.
 
 use crate::case::Case;
 use crate::device::{self, Device};
@@ -57,7 +57,7 @@ impl CaseRun {
     }
 }
 
-/// Runs it. An error is a problem of the host; the case's own end in the outcome.
+/// Runs it. An error is a problem of the host; the case's own result is in the outcome.
 pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Result<CaseRun> {
     let dir = paths.results(&case.name);
     cache::remove_tree(&dir)?;
@@ -91,7 +91,7 @@ pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Resul
         run.outcome = Outcome::Skipped(reason);
     } else {
         run.stats = Stats::read(&run.dir.join("stats.json")).ok();
-        // What a broken-off script left behind would only add noise.
+        // After a script that stopped early, the image would only give more errors.
         if problems.is_empty() {
             judge_image(&mut run, case, prepared, &image, &mut problems);
         }
@@ -105,7 +105,7 @@ pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Resul
     Ok(run)
 }
 
-/// The first thing the case needs that is not there.
+/// The first thing that the case needs and the guest lacks.
 fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
     let machine = &prepared.machine;
     if case.driver == "virtio_blk" && !machine.kernel.has("CONFIG_VIRTIO_BLK") {
@@ -214,7 +214,7 @@ fn boot(
         if disturbed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     scratch.unpack_results(&dir.join("out"))?;
-    // Why the guest ended early is the more telling reason.
+    // Why the guest ended early is the better reason.
     let status = fs::read_to_string(dir.join("out/status")).unwrap_or_default();
     if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) && status.trim() != SKIPPED {
         disturbed = kills.finish().and_then(|()| steps.finish());
@@ -224,7 +224,7 @@ fn boot(
         fs::write(dir.join("used"), report)?;
     }
     let mut device = disturbed.and(device.finish());
-    // The other reasons are more telling.
+    // The other reasons are better.
     if device.is_ok() && matches!(ended, Ended::PoweredOff) {
         device = watch.finish();
     }

@@ -51,7 +51,7 @@ pub struct Vm<'a> {
     pub attach: Attach,
     /// Each device's request queues.
     pub queues: u16,
-    /// Descriptors of each queue; `None`: as QEMU will have it.
+    /// Descriptors of each queue; `None`: QEMU's default.
     pub queue_size: Option<u16>,
     /// Attach each disk behind a root port. The file is the ROM of another device: a guest can put it where it likes.
     pub root_port: Option<&'a Path>,
@@ -59,11 +59,11 @@ pub struct Vm<'a> {
     pub reconnect: bool,
     /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
     pub disks: &'a [&'a Path],
-    /// Where what the guest writes to its port `progress` goes as it comes.
+    /// The file that gets what the guest writes to its port `progress`.
     pub progress: Option<&'a Path>,
     /// A Unix socket that this process listens at, for the guest's port `dialog`.
     pub dialog: Option<&'a Path>,
-    /// Where QEMU listens for its monitor. The guest then has what it takes to get and lose disks and memory while it runs.
+    /// Where QEMU listens for its monitor. The guest then has free slots for disks and memory that are plugged in later.
     pub monitor: Option<&'a Path>,
     /// The job for the guest.
     pub job: &'a Path,
@@ -104,9 +104,9 @@ impl<'a> Vm<'a> {
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
         qemu.args(["-append", append]);
         qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", &self.root));
-        // A second NVMe disk or namespace is out of the question: they are numbered in random order.
+        // There must be no second NVMe disk or namespace: Linux numbers them in random order.
         qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);
-        // A file that can be read, also with a QEMU whose `file` has no `input-path` yet. The guest writes nothing to it.
+        // `pipe` reads a file, too: older QEMUs have no `input-path` for `file`. The guest writes nothing to it.
         qemu.arg("-chardev").arg(option("pipe,id=job,path=", self.job));
         qemu.args(["-device", "virtserialport,chardev=job,name=job"]);
         qemu.arg("-chardev").arg(option("file,id=results,path=", self.results));
@@ -174,8 +174,8 @@ impl<'a> Vm<'a> {
         Running::start(&mut qemu)
     }
 
-    /// As [`Self::start`], then waits for its end. Calls `meanwhile` again and again with its process number. It is killed at
-    /// the time limit, or when `meanwhile` says that it makes no sense to go on.
+    /// As [`Self::start`], then waits until it ends. Calls `meanwhile` with its process ID all the time. Kills it at the time
+    /// limit, or when `meanwhile` breaks.
     pub fn run(
         &self,
         console: &Path,
@@ -214,7 +214,7 @@ pub enum Ended {
     Failed(String),
     /// Killed at the time limit.
     TimedOut,
-    /// Killed, as it was of no use any more.
+    /// Killed, because the run had failed already.
     GivenUp,
 }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the device uses of the host while a guest runs: its private memory, and its CPU time while it should have nothing
-//! to do.
+//! What the device uses of the host while a guest runs: its private memory, and its CPU time while it should be idle.
 
 use anyhow::{Result, bail, ensure};
 use procfs::process::Process;
@@ -36,7 +35,7 @@ impl<'a> Watch<'a> {
         Self { bounds, port, most_memory: 0, lines: 0, since: None, used: vec![] }
     }
 
-    /// Looks at the process. To be called often.
+    /// Looks at the process. Call it often.
     pub fn step(&mut self, process: u32) {
         if self.bounds.memory.is_some() {
             self.most_memory = self.most_memory.max(private_memory(process).unwrap_or(0));
@@ -77,7 +76,7 @@ impl<'a> Watch<'a> {
             );
         }
         if let Some(most) = self.bounds.calm {
-            ensure!(!self.used.is_empty(), "the guest was never calm");
+            ensure!(!self.used.is_empty(), "the guest never wrote calm and over to its port progress");
             if let Some(used) = self.used.iter().find(|used| **used > f64::from(most)) {
                 bail!("the device used {used:.0} % of a CPU while it had nothing to do; {most} % are allowed");
             }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask bench`: the device beside its peers, on the same images, with the same clients, in one interleaved run.
+//! `cargo xtask bench`: the device and its peers, on the same images, with the same clients, in one interleaved run.
 //!
 //! [`workload`], [`contender`] and [`client`] are the three dimensions; [`plan`] says which of their combinations are
-//! measured, [`run`] measures them in rounds, and the rest is about what came of it.
+//! measured, [`run`] measures them in rounds, and the other modules are about the results.
 
 mod aims;
 mod client;
@@ -45,9 +45,9 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
         _ => Level::Normal,
     };
     let baseline = Contender::named(&args.baseline)
-        .with_context(|| format!("no contender {}; --list --full shows all", args.baseline))?;
+        .with_context(|| format!("there is no contender {}; --list --full lists all", args.baseline))?;
     let groups = plan::groups(level, &args.filter, baseline);
-    ensure!(!groups.is_empty(), "nothing matches --filter; --list --full shows what there is");
+    ensure!(!groups.is_empty(), "nothing matches --filter; --list --full lists what there is");
     if args.list {
         list(&groups);
         return Ok(true);
@@ -58,9 +58,9 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
         Level::Full => (5, 0.5),
     };
     let (rounds, seconds) = (args.rounds.unwrap_or(rounds), args.seconds.unwrap_or(seconds));
-    ensure!((0.02..=600.0).contains(&seconds), "--seconds {seconds} is not from 0.02 to 600");
+    ensure!((0.02..=600.0).contains(&seconds), "--seconds must be from 0.02 to 600");
     let size = parse_size(&args.size)?;
-    ensure!(size >= 16 << 20 && size.is_multiple_of(1 << 20), "--size is in MiB, and at least 16M");
+    ensure!(size >= 16 << 20 && size.is_multiple_of(1 << 20), "--size must be a whole number of MiB, and at least 16M");
     let places: &[Place] = match (args.image, level) {
         (Some(BenchImage::Both), _) | (None, Level::Full) => &[Place::Tmpfs, Place::Disk],
         (Some(BenchImage::Disk), _) => &[Place::Disk],

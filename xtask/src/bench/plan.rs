@@ -17,8 +17,8 @@ pub struct Group {
     pub contenders: Vec<&'static Contender>,
 }
 
-/// The groups of a run, in the order of the report. The baseline takes part wherever it can, and the load with one key
-/// where key changes are measured, for without them there are no ratios.
+/// The groups of a run, in the order of the report. The baseline takes part wherever it can, and so does the load with one
+/// key where key changes are measured: the ratios need them.
 pub fn groups(level: Level, filters: &[String], baseline: &'static Contender) -> Vec<Group> {
     let wanted = |w: &Workload, c: &Contender| filters.is_empty() || filters.iter().any(|f| takes(f, w.name, c.name));
     let mut groups: Vec<Group> = vec![];

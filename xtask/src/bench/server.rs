@@ -64,7 +64,7 @@ impl Servers<'_> {
         let mut program = self.root.packaged("qemu-storage-daemon");
         let poll = poll_ns.map(|ns| format!(",poll-max-ns={ns}")).unwrap_or_default();
         program.args(["--object", &format!("iothread,id=io0{poll}")]);
-        // Another daemon's lock of an image that is being closed must not stop us; nobody else uses these.
+        // The daemon before may still hold its lock while it closes the image; nobody else uses the images.
         let file = |node: &str, path: &Path, aio: &str, direct: bool| {
             let direct = if direct { "on" } else { "off" };
             let path = path.display();
@@ -126,7 +126,7 @@ impl Server {
     /// Ends it; an error when it ended badly or long before.
     pub fn finish(self) -> Result<()> {
         if let Some(status) = self.process.try_wait()? {
-            bail!("the server ended on its own ({status}): {}", self.last_words());
+            bail!("the server ended by itself ({status}): {}", self.last_words());
         }
         self.process.signal(Signal::TERM)?;
         match self.process.wait_timeout(Duration::from_secs(10))? {

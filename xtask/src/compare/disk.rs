@@ -174,7 +174,7 @@ impl Disk {
 fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     let name = |option: &String| option.split('=').next().unwrap_or_default().to_owned();
     if let Some(own) = user.iter().map(name).find(|o| OWN.contains(&o.as_str())) {
-        bail!("compare sets {own} itself");
+        bail!("compare sets {own} itself; leave it out");
     }
     let mut options = vec![];
     let mut rest = user.iter();
@@ -196,7 +196,7 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     }
     let types = key_types.unwrap_or_else(|| "raw".to_owned());
     if !types.split(',').any(|t| t == "raw") {
-        bail!("--key-types {types}: what is compared has raw keys; add raw");
+        bail!("--key-types {types}: compare uses raw keys; add raw");
     }
     let types = if what == target::Disk::NoRawKeys { "wrapped".to_owned() } else { types };
     options.extend(["--key-types".to_owned(), types]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest: booted once, with all disks, and asked for one thing after the other.
+//! The guest: it boots once, with all disks, and then carries out one command after the other.
 
 use super::dialog::{Dialog, Mark};
 use super::disk::{Counters, Disk};

@@ -32,7 +32,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a run; the base of each target takes part wherever it does, for without it there are no ratios.
+    /// The plan of a run; the base of each target takes part wherever the target does: the ratios need it.
     pub fn new(quick: bool, filters: &[String], rounds: Option<u32>, seconds: Option<f64>) -> Self {
         let all = target::all(quick);
         let wanted = |load: &Load, target: &Target| {
