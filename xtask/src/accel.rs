@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! KVM or TCG: decided by a short test boot, because a /dev/kvm that opens is no promise that a guest runs.
+//! KVM or TCG: a short test boot decides, because a guest may fail to run even though /dev/kvm opens.
 
 use crate::cli::Accel;
 use crate::kernel::Kernel;
 use crate::paths::Paths;
-use crate::process::{Running, open_log};
+use crate::process::{self, Running, open_log};
 use crate::qemu::Qemu;
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::Result;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// What the guest's CPU is run by.
+/// What runs the guest's CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Accelerator {
     /// The host's CPU.
@@ -39,13 +39,13 @@ impl Accelerator {
         }
     }
 
-    /// How long a case may run when it does not say itself.
+    /// How long a case may run if its header has no limit.
     pub fn default_limit(self) -> Duration {
         Duration::from_secs(if self == Self::Kvm { 120 } else { 300 })
     }
 }
 
-/// Chooses, and says in one line why not KVM.
+/// Chooses one. If it is not KVM, prints a line with the reason.
 pub fn choose(paths: &Paths, wanted: Accel, qemu: &Qemu, kernel: &Kernel) -> Result<Accelerator> {
     match wanted {
         Accel::Kvm => return Ok(Accelerator::Kvm),
@@ -55,20 +55,20 @@ pub fn choose(paths: &Paths, wanted: Accel, qemu: &Qemu, kernel: &Kernel) -> Res
     let verdict = match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => remembered(paths, qemu, kernel)?,
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            Some("/dev/kvm may not be opened (on Debian: sudo adduser $USER kvm, then log in again)".to_owned())
+            Some("no permission to open /dev/kvm (on Debian: sudo adduser $USER kvm, then log in again)".to_owned())
         }
         Err(e) => Some(format!("/dev/kvm: {e}")),
     };
     Ok(match verdict {
         None => Accelerator::Kvm,
         Some(reason) => {
-            eprintln!("no KVM, the guest is emulated and slower: {reason}");
+            eprintln!("KVM is not usable, so QEMU emulates the guest, which is slower: {reason}");
             Accelerator::Tcg
         }
     })
 }
 
-/// The verdict of the test boot, which is made once per boot of this machine, QEMU and kernel.
+/// The result of the test boot, which runs once for each boot of this machine, QEMU and kernel.
 fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<String>> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let file = paths.cache.join("kvm-verdict");
@@ -77,7 +77,7 @@ fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<Stri
     if let Some(verdict) = old.lines().find_map(|l| l.strip_prefix(&line)) {
         return Ok((verdict != "works").then(|| verdict.to_owned()));
     }
-    let verdict = ui::step("KVM test boot", || test_boot(paths, qemu, &kernel.image))?;
+    let verdict = progress::step("KVM test boot", || test_boot(paths, qemu, &kernel.image))?;
     fs::create_dir_all(&paths.cache)?;
     let text = verdict.as_deref().unwrap_or("works");
     let last: Vec<&str> = old.lines().rev().take(9).collect();
@@ -85,25 +85,24 @@ fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<Stri
     Ok(verdict)
 }
 
-/// QEMU says so, and stops the guest without ending.
+/// QEMU prints this, stops the guest and does not exit.
 const INTERNAL_ERROR: &str = "KVM internal error";
 
 /// Boots the kernel without a root: a working KVM brings it to its panic, and QEMU to its end, within seconds.
 fn test_boot(paths: &Paths, qemu: &Qemu, kernel: &Path) -> Result<Option<String>> {
-    let log = paths.log("kvm");
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log("kvm");
     let out = open_log(&log)?;
     let mut boot = qemu.command();
     boot.args(Accelerator::Kvm.args()).args(["-machine", "q35", "-m", "512", "-smp", "2", "-nodefaults"]);
     boot.args(["-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
     boot.arg("-kernel").arg(kernel).args(["-append", "console=ttyS0 panic=-1"]);
     boot.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-    let mut running = Running::start(&mut boot)?;
+    let running = Running::start(&mut boot)?;
     let mut ended = None;
     let mut text = String::new();
     for _ in 0..50 {
-        ended = running.wait_for(Duration::from_millis(300))?;
-        text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+        ended = running.wait_timeout(Duration::from_millis(300))?;
+        text = process::text(&log);
         if ended.is_some() || text.contains(INTERNAL_ERROR) {
             break;
         }

@@ -20,7 +20,7 @@ pub fn key(recipe: &[&str]) -> String {
     hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
 }
 
-/// The same of the content of a file.
+/// A hash of the content of a file.
 pub fn content_key(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -36,7 +36,7 @@ pub fn entry(cache: &Path, name: &str, key: &str, build: impl FnOnce(&Path) -> R
     let lock = cache.join(format!("{name}-{key}.lock"));
     let lock = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
     if lock.try_lock().is_err() {
-        eprintln!("waiting for another run that makes {}", path.display());
+        eprintln!("waiting for another run of xtask that is making {}", path.display());
         lock.lock().context("cannot lock the cache")?;
     }
     if path.exists() {

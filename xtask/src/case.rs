@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A parsed case.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Case {
     /// File name without `.sh`.
     pub name: String,
@@ -25,7 +25,7 @@ pub struct Case {
     pub device: Vec<String>,
     /// Options for the device in one boot only, with that boot's number.
     pub device_in_boot: Vec<(u32, Vec<String>)>,
-    /// How often the guest is booted.
+    /// How many times the guest boots.
     pub boots: u32,
     /// Size of the fresh image.
     pub image: u64,
@@ -33,7 +33,7 @@ pub struct Case {
     pub driver: String,
     /// How the device is attached.
     pub attach: Attach,
-    /// The Debian release whose QEMU it is about.
+    /// The Debian release whose QEMU it runs on.
     pub qemu: Option<String>,
     /// Kernel symbols and commands without which it is skipped.
     pub needs: Vec<String>,
@@ -43,19 +43,19 @@ pub struct Case {
     pub root_port: bool,
     /// Request queues.
     pub queues: u16,
-    /// Request queues and their size that QEMU is told alone, for the device's personality; without a size its own.
+    /// Request queues, and their size, that only QEMU is told: the device uses its personality's. No size: QEMU's default.
     pub rings: Option<(u16, Option<u16>)>,
-    /// How often the device is killed and started again while the guest runs.
+    /// How many times the device is killed and restarted while the guest runs.
     pub kills: u32,
-    /// What the host does when the guest asks for it, in this order.
+    /// What the host does each time that the guest asks, in this order.
     pub host: Vec<Step>,
-    /// What the device may use meanwhile.
+    /// Limits on what the device uses.
     pub bounds: Bounds,
-    /// Runs only when it is asked for.
+    /// Runs only with `--long`.
     pub long: bool,
     /// Whether the verifier runs over the image afterwards.
     pub check_fscrypt: bool,
-    /// What the verifier must find wrong: the device is broken on purpose.
+    /// What the verifier must report: the device is broken on purpose.
     pub wrong: Option<String>,
     /// What must hold for the device's statistics.
     pub stats: Vec<Assertion>,
@@ -72,26 +72,11 @@ impl Case {
         let mut case = Self {
             name,
             script: script.to_path_buf(),
-            description: String::new(),
-            device: vec![],
-            device_in_boot: vec![],
             boots: 1,
             image: 256 << 20,
             driver: MODULE.to_owned(),
-            attach: Attach::default(),
-            qemu: None,
-            needs: vec![],
-            timeout: None,
-            root_port: false,
             queues: QUEUES,
-            rings: None,
-            kills: 0,
-            host: vec![],
-            bounds: Bounds::default(),
-            long: false,
-            check_fscrypt: false,
-            wrong: None,
-            stats: vec![],
+            ..Self::default()
         };
         for line in text.lines().take_while(|l| l.starts_with('#') || l.trim().is_empty()) {
             let Some((key, value)) = line.strip_prefix("# ").and_then(|l| l.split_once(':')) else { continue };
@@ -100,25 +85,22 @@ impl Case {
         ensure!(!case.description.is_empty(), "the header has no line `# case: what it shows`");
         ensure!(
             case.kills == 0 || case.attach == Attach::VhostUserBlk,
-            "QEMU reconnects to a device that was killed on vhost-user-blk only"
+            "`kills` needs `attach: vhost-user-blk`: QEMU reconnects only there"
         );
         ensure!(
             case.qemu.is_none() || case.attach == Attach::VhostUserBlk && case.kills == 0,
-            "what old QEMUs have is vhost-user-blk, without reconnect-ms"
+            "`qemu` needs `attach: vhost-user-blk` and no `kills`: old QEMUs have nothing else"
         );
         ensure!(
             case.host.is_empty() || case.kills == 0 && case.boots == 1,
-            "steps on the host need a device that stays"
+            "`host` needs a device that keeps running: no `kills`, and one boot"
         );
         ensure!(
             case.kills == 0 && case.host.is_empty() || case.bounds.calm.is_none(),
-            "the port progress is for kills, for steps on the host or for calm"
+            "`kills`, `host` and `calm` use the port progress: a case has one of them"
         );
         ensure!(case.boots >= 1, "a case has at least one boot");
-        ensure!(
-            case.wrong.is_none() || case.check_fscrypt,
-            "`expect-wrong` is about `check: fscrypt`, which is missing"
-        );
+        ensure!(case.wrong.is_none() || case.check_fscrypt, "`expect-wrong` needs `check: fscrypt`");
         if let Some((boot, _)) = case.device_in_boot.iter().find(|(boot, _)| !(1..=case.boots).contains(boot)) {
             bail!("`device-{boot}`, but the case has boots 1 to {}", case.boots);
         }
@@ -171,11 +153,11 @@ impl Case {
             "memory" => self.bounds.memory = Some(parse_size(value)?),
             "calm" => self.bounds.calm = Some(value.parse().context("calm is in percent")?),
             "long" => {
-                ensure!(value == "yes", "a case is long: yes, or it is not");
+                ensure!(value == "yes", "the only value of long is yes");
                 self.long = true;
             }
             "root-port" => {
-                ensure!(value == "yes", "a disk has a root-port: yes, or it has none");
+                ensure!(value == "yes", "the only value of root-port is yes");
                 self.root_port = true;
             }
             "check" => {
@@ -183,7 +165,7 @@ impl Case {
                 self.check_fscrypt = true;
             }
             "expect-wrong" => {
-                ensure!(!value.is_empty(), "expect-wrong says what the verifier must say");
+                ensure!(!value.is_empty(), "expect-wrong needs the words that the verifier must print");
                 self.wrong = Some(value.to_owned());
             }
             "stat" => self.stats.push(value.parse()?),
@@ -215,14 +197,8 @@ pub fn name(script: &Path) -> String {
 
 /// A size with an optional K, M or G.
 pub fn parse_size(text: &str) -> Result<u64> {
-    let (digits, unit) = match text.char_indices().last() {
-        Some((at, 'K' | 'k')) => (&text[..at], 10),
-        Some((at, 'M' | 'm')) => (&text[..at], 20),
-        Some((at, 'G' | 'g')) => (&text[..at], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits.parse().with_context(|| format!("{text:?} is not a size such as 256M"))?;
-    number.checked_mul(1 << unit).with_context(|| format!("{text:?} is too large"))
+    let binary = parse_size::Config::new().with_binary();
+    binary.parse_size(text).with_context(|| format!("{text:?} is not a size such as 256M"))
 }
 
 #[cfg(test)]

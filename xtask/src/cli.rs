@@ -16,50 +16,50 @@ pub struct Cli {
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Boot a guest with the device, encrypt files natively, verify them on the image, print a short report
+    /// Boot a guest with the device, encrypt files natively, verify the image, and print a short report
     Demo(DemoArgs),
-    /// Run all checks: formatting, lints, Rust tests, module build, guest cases
+    /// Run all checks: formatting, lints, Rust tests, the build of the module, guest cases
     Test(TestArgs),
-    /// The same guest with a root prompt on the serial console
+    /// Boot the same guest with a root shell on the serial console
     Shell(ShellArgs),
-    /// Run tests of an xfstests checkout of your own on two disks of the device
+    /// Run tests from your checkout of xfstests on two disks of the device
     Fstests(FstestsArgs),
     /// Run the fuzz targets, two at a time
     Fuzz(FuzzArgs),
-    /// Run what has `unsafe` under the address sanitizer and Miri, and keyslots under a scheduler that chooses the order of
-    /// threads; takes minutes
+    /// Run the code with `unsafe` under the address sanitizer and Miri, and the keyslots under a scheduler that controls the
+    /// order of threads; takes minutes
     Miri,
-    /// Measure the device beside qemu-storage-daemon, in one interleaved run
+    /// Compare the device's speed with qemu-storage-daemon's, in one interleaved run
     Bench(BenchArgs),
-    /// Measure encryption by the device beside encryption by the guest's CPU, in one guest, and write a report
+    /// Compare encryption by the device with encryption by the guest's CPU, in one guest, and write a report
     Compare(CompareArgs),
-    /// Install and build everything that the other commands need, run nothing
+    /// Install and build everything that the other commands need, without running anything
     Setup(GuestArgs),
-    /// Make the manual pages in `man/` anew
+    /// Regenerate the manual pages in `man/`
     Man,
-    /// Delete what was downloaded and built outside `target/`
+    /// Delete the cache: everything downloaded and built outside `target/`
     CleanCache,
 }
 
-/// How the guest is made and run; common to all commands that boot one.
+/// How to make and run the guest; all commands that boot one have these options.
 #[derive(Args, Clone, Default)]
 pub struct GuestArgs {
-    /// How the guest's CPU is run: KVM where it works, else QEMU's emulation (TCG)
+    /// How to run the guest's CPU
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     pub accel: Accel,
-    /// A QEMU of your own (10.1 or newer with vhost-user-test-device-pci) in place of a found or fetched one
+    /// Use this QEMU (10.1 or newer, with vhost-user-test-device-pci) [default: the installed one if it fits, else Debian's]
     #[arg(long, value_name = "PROGRAM")]
     pub qemu: Option<PathBuf>,
-    /// A kernel of your own (bzImage) in place of Debian's
+    /// Boot this kernel (a bzImage) instead of Debian's
     #[arg(long, value_name = "BZIMAGE", requires = "kdir")]
     pub kernel: Option<PathBuf>,
-    /// The build tree of that kernel: its .config is read and the module is built against it
+    /// The build tree of that kernel: xtask reads its .config and builds the module against it
     #[arg(long, value_name = "BUILD_TREE", requires = "kernel")]
     pub kdir: Option<PathBuf>,
-    /// Build no module: the driver is in the kernel already (found out from the build tree's .config, too)
+    /// Do not build the module: the kernel has the driver built in (also detected from the build tree's .config)
     #[arg(long, requires = "kernel")]
     pub no_module: bool,
-    /// The Debian mirror to take packages from (default: apt's own on Debian, else DEBIAN_MIRROR)
+    /// The Debian mirror for packages [default: $DEBIAN_MIRROR, else on Debian the mirror that apt uses]
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
 }
@@ -67,19 +67,19 @@ pub struct GuestArgs {
 /// The choice of accelerator.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Accel {
-    /// KVM if a test boot works, else TCG
+    /// KVM if a test boot succeeds, otherwise TCG
     #[default]
     Auto,
-    /// KVM, without trying it first
+    /// KVM, without a test boot
     Kvm,
-    /// Emulation
+    /// QEMU's emulation
     Tcg,
 }
 
 /// `demo`
 #[derive(Args)]
 pub struct DemoArgs {
-    /// How the guest is made and run.
+    /// How to make and run the guest.
     #[command(flatten)]
     pub guest: GuestArgs,
     /// Keep the disk image
@@ -90,19 +90,19 @@ pub struct DemoArgs {
 /// `test`
 #[derive(Args)]
 pub struct TestArgs {
-    /// How the guest is made and run.
+    /// How to make and run the guest.
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// Only Rust tests and guest cases whose name contains this (may be repeated; other checks are left out)
+    /// Run only Rust tests and guest cases whose name contains this, and no other checks (may be repeated)
     #[arg(long, value_name = "SUBSTRING")]
     pub filter: Vec<String>,
-    /// Only one half
+    /// Run only one half
     #[arg(long, value_enum)]
     pub only: Option<Half>,
-    /// Run the guest cases that take minutes, too
+    /// Also run the guest cases that take minutes
     #[arg(long)]
     pub long: bool,
-    /// Keep the disk images of cases that passed, too
+    /// Also keep the disk images of cases that passed
     #[arg(long)]
     pub keep: bool,
 }
@@ -110,13 +110,13 @@ pub struct TestArgs {
 /// `fuzz`
 #[derive(Args)]
 pub struct FuzzArgs {
-    /// Only this target (may be repeated) [default: all]
+    /// Run only this target (may be repeated) [default: all]
     #[arg(long, value_name = "NAME")]
     pub target: Vec<String>,
-    /// How long each target runs
+    /// Seconds for which each target runs
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
-    /// Afterwards add to the corpus in the repository what reaches code that it does not reach yet
+    /// Afterwards, add inputs to the corpus in the repository that reach code it does not reach yet
     #[arg(long)]
     pub merge: bool,
 }
@@ -133,16 +133,16 @@ pub enum Half {
 /// `shell`
 #[derive(Args)]
 pub struct ShellArgs {
-    /// How the guest is made and run.
+    /// How to make and run the guest.
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// The disk image (made if missing; default target/shell.img)
+    /// The disk image, created if missing [default: target/shell.img]
     #[arg(long)]
     pub image: Option<PathBuf>,
     /// Size of a new disk image
     #[arg(long, default_value = "1G")]
     pub size: String,
-    /// Options for the device program, after `--`
+    /// Options for the device, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,
 }
@@ -150,31 +150,31 @@ pub struct ShellArgs {
 /// `fstests`
 #[derive(Args)]
 pub struct FstestsArgs {
-    /// How the guest is made and run.
+    /// How to make and run the guest.
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// Your checkout of xfstests; it is copied, never changed
+    /// Your checkout of xfstests; xtask builds a copy and never changes it
     #[arg(long, value_name = "DIR")]
     pub fstests: PathBuf,
-    /// Your checkout of fscryptctl (1.3.0 or newer), which the tests of hardware-wrapped keys need
+    /// Your checkout of fscryptctl (1.3.0 or newer); tests of hardware-wrapped keys need it
     #[arg(long, value_name = "DIR")]
     pub fscryptctl: Option<PathBuf>,
-    /// Run this group of tests (may be repeated; default encrypt, unless tests are named)
+    /// Run this group of tests (may be repeated) [default: encrypt, unless you name tests]
     #[arg(long, short, value_name = "GROUP")]
     pub group: Vec<String>,
     /// The file system under test
     #[arg(long, value_enum, default_value_t)]
     pub fs: FileSystem,
-    /// Give up when a test runs for longer than this
+    /// Stop when a test runs for longer than this
     #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
     pub test_timeout: u64,
-    /// Keep the disk images of a run without failures, too
+    /// Also keep the disk images of a run without failures
     #[arg(long)]
     pub keep: bool,
     /// Single tests, such as generic/368
     #[arg(value_name = "TEST", conflicts_with = "group")]
     pub tests: Vec<String>,
-    /// Options for both device programs, after `--`
+    /// Options for both devices, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,
 }
@@ -185,7 +185,7 @@ pub enum FileSystem {
     /// ext4
     #[default]
     Ext4,
-    /// f2fs; Debian's cloud kernel has none
+    /// f2fs, which Debian's cloud kernel lacks
     F2fs,
 }
 
@@ -198,28 +198,29 @@ pub struct BenchArgs {
     /// Every workload, setting and client, five rounds
     #[arg(long)]
     pub full: bool,
-    /// Only what matches: WORKLOAD/CONTENDER, each a part of a name, or one word for either (may be repeated)
+    /// Measure only what matches WORKLOAD/CONTENDER, where each is a part of a name, or one word for either (may be
+    /// repeated)
     #[arg(long, value_name = "SUBSTRING")]
     pub filter: Vec<String>,
-    /// How often everything is measured
+    /// Number of rounds: everything is measured once in each [default: 3, 2 with --quick, 5 with --full]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: Option<u32>,
-    /// Length of one measurement
+    /// Length of one measurement [default: 0.5, 0.3 with --quick]
     #[arg(long, value_name = "SECONDS")]
     pub seconds: Option<f64>,
-    /// Where the disk image lies [default: tmpfs; both with --full]
+    /// Where to put the disk image [default: tmpfs; both with --full]
     #[arg(long, value_enum, value_name = "WHERE")]
     pub image: Option<BenchImage>,
     /// Size of the disk image
     #[arg(long, default_value = "1G")]
     pub size: String,
-    /// The contender that the others are compared with
+    /// The contender to compare the others with
     #[arg(long, value_name = "NAME", default_value = "qsd-uring")]
     pub baseline: String,
-    /// List what would be measured and stop
+    /// List what would be measured, and exit
     #[arg(long)]
     pub list: bool,
-    /// The Debian mirror to take packages from (default: apt's own on Debian, else DEBIAN_MIRROR)
+    /// The Debian mirror for packages [default: $DEBIAN_MIRROR, else on Debian the mirror that apt uses]
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
 }
@@ -227,33 +228,33 @@ pub struct BenchArgs {
 /// `compare`
 #[derive(Args, Clone, Default)]
 pub struct CompareArgs {
-    /// How the guest is made and run.
+    /// How to make and run the guest.
     #[command(flatten)]
     pub guest: GuestArgs,
     /// Three minutes under emulation: the most important targets and loads, two rounds
     #[arg(long)]
     pub quick: bool,
-    /// Only what matches: LOAD/TARGET, each a part of a name, or one word for either (may be repeated)
+    /// Measure only what matches LOAD/TARGET, where each is a part of a name, or one word for either (may be repeated)
     #[arg(long, value_name = "SUBSTRING")]
     pub filter: Vec<String>,
-    /// How often everything is measured [default: 3, 2 with --quick]
+    /// Number of rounds: everything is measured once in each [default: 3, 2 with --quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: Option<u32>,
     /// Length of one measurement [default: 1.5, 0.8 with --quick]
     #[arg(long, value_name = "SECONDS")]
     pub seconds: Option<f64>,
-    /// List what would be measured and stop
+    /// List what would be measured, and exit
     #[arg(long)]
     pub list: bool,
-    /// Where the report goes [default: target/compare]
+    /// Directory for the report [default: target/compare]
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// Options for the device program, after `--`
+    /// Options for the device, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,
 }
 
-/// Where the benchmark's image lies.
+/// Where the benchmark's image is.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BenchImage {
     /// In memory, in /dev/shm

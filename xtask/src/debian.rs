@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use tempfile::TempDir;
 
 /// The Debian release that guest and QEMU come from.
 pub const SUITE: &str = "trixie";
@@ -18,8 +19,26 @@ const ADD_BACKPORTS: &str = r#"cd "$1/etc/apt" && { cat sources.list sources.lis
     sed -n 's/^\(deb .*\) trixie main.*/\1 trixie-backports main/p' | head -n 1 > backports && test -s backports; } &&
     mv backports sources.list.d/backports.list"#;
 
-/// Runs mmdebstrap with the packages of `suite`, and of the backports when it is [`SUITE`]; its tree comes out as `tar`.
-pub fn mmdebstrap(mirror: Option<&Mirror>, suite: &str, args: &[String], tar: &Path, log: &Path) -> Result<()> {
+/// Makes a tree of packages of `suite`, and of the backports when it is [`SUITE`].
+pub fn make_tree(mirror: Option<&Mirror>, suite: &str, args: &[String], tree: &Path, log: &Path) -> Result<()> {
+    let tar = tree.with_extension("tar");
+    mmdebstrap(mirror, suite, args, &tar, log)?;
+    unpack(&tar, tree, log)?;
+    fs::remove_file(&tar).with_context(|| format!("cannot remove {}", tar.display()))
+}
+
+/// Options for a small tree with these packages and what they depend on.
+pub fn small(packages: &str) -> Vec<String> {
+    let mut args = vec![
+        "--variant=minbase".to_owned(),
+        "--aptopt=Apt::Install-Recommends \"false\"".to_owned(),
+        format!("--include={packages}"),
+    ];
+    args.extend(["man", "locale", "doc"].map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")));
+    args
+}
+
+fn mmdebstrap(mirror: Option<&Mirror>, suite: &str, args: &[String], tar: &Path, log: &Path) -> Result<()> {
     let suites: &[&str] = if suite == SUITE { &[SUITE, BACKPORTS] } else { &[suite] };
     let mut mm = command("mmdebstrap");
     mm.arg(if is_root() { "--mode=root" } else { "--mode=unshare" });
@@ -50,7 +69,7 @@ pub fn mmdebstrap(mirror: Option<&Mirror>, suite: &str, args: &[String], tar: &P
 }
 
 /// Unpacks a tree; as an ordinary user everything then belongs to that user and device nodes are left out.
-pub fn unpack(tar: &Path, dir: &Path, log: &Path) -> Result<()> {
+fn unpack(tar: &Path, dir: &Path, log: &Path) -> Result<()> {
     fs::create_dir_all(dir)?;
     let mut untar = command("tar");
     untar.arg("-xf").arg(tar).arg("-C").arg(dir);
@@ -60,18 +79,36 @@ pub fn unpack(tar: &Path, dir: &Path, log: &Path) -> Result<()> {
     run_logged(&mut untar, log)
 }
 
-/// A command that sees itself as root over this user's files: for making images that belong to root.
-pub fn as_root(program: &str) -> Command {
-    if is_root() {
-        return command(program);
+/// Makes an ext4 image of a directory, whose files belong to root in it.
+pub fn make_ext4(dir: &Path, image: &Path, size: &str, log: &Path) -> Result<()> {
+    let mut mke2fs = command(if is_root() { "mke2fs" } else { "unshare" });
+    if !is_root() {
+        mke2fs.args(["-r", "--", "mke2fs"]);
     }
-    let mut unshare = command("unshare");
-    unshare.args(["-r", "--", program]);
-    unshare
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(dir).arg(image).arg(size);
+    run_logged(&mut mke2fs, log)
 }
 
-/// A shell script run inside a tree made by [`unpack`].
-pub fn in_tree(tree: &Path, script: &str) -> Command {
+/// A program with the libraries of a tree, started through the tree's own dynamic linker.
+pub fn with_libraries_of(tree: &Path, program: &Path) -> Command {
+    // Packages up to bookworm's have a part of their libraries outside /usr.
+    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|dir| tree.join(dir));
+    let linkers = libraries.each_ref().map(|dir| dir.join("ld-linux-x86-64.so.2"));
+    let mut command = command(linkers.iter().find(|linker| linker.exists()).unwrap_or(&linkers[0]));
+    command.arg("--library-path").arg(libraries.each_ref().map(|dir| dir.display().to_string()).join(":"));
+    command.arg("--argv0").arg(program.file_name().unwrap_or_default()).arg(program);
+    command.env("QEMU_MODULE_DIR", libraries[0].join("qemu"));
+    command
+}
+
+/// A directory for a build inside a tree.
+pub fn work_dir(tree: &Path) -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("build-").tempdir_in(tree.join("tmp"))?)
+}
+
+/// A shell script run inside a tree made by [`make_tree`], in a directory made by [`work_dir`].
+pub fn in_tree(tree: &Path, dir: &TempDir, script: &str) -> Result<Command> {
+    let script = format!("cd /{}\n{script}\n", dir.path().strip_prefix(tree)?.display());
     // The kernel's build needs /dev/null and /proc (objtool reads its stack limit there).
     let enter =
         "mount --rbind /dev \"$1/dev\"; mount --rbind /proc \"$1/proc\"; exec chroot \"$1\" /bin/sh -euc \"$2\"";
@@ -84,5 +121,5 @@ pub fn in_tree(tree: &Path, script: &str) -> Command {
     for name in ["MAKEFLAGS", "MFLAGS", "CFLAGS", "TMPDIR", "KBUILD_OUTPUT", "ARCH", "CROSS_COMPILE"] {
         shell.env_remove(name);
     }
-    shell
+    Ok(shell)
 }

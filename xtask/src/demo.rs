@@ -5,20 +5,20 @@ use crate::case::Case;
 use crate::cli::DemoArgs;
 use crate::console::{self, Words};
 use crate::paths::Paths;
+use crate::progress;
 use crate::run_case::{self, CaseRun, Outcome};
 use crate::setup::{self, Prepared};
-use crate::ui;
 use anyhow::Result;
 
 /// Runs it; true when encryption was native and verified.
 pub fn run(paths: &Paths, args: &DemoArgs) -> Result<bool> {
     let prepared = setup::prepare(paths, &args.guest)?;
     let case = Case::read(&paths.guest_tests("demo.sh"))?;
-    let (run, took) = ui::timed("guest", || run_case::run(paths, &prepared, &case, args.keep));
+    let (run, took) = progress::timed("guest", || run_case::run(paths, &prepared, &case, args.keep));
     let run = run?;
     let words = console::words(&run.result("dmesg"));
     let ran = matches!(run.outcome, Outcome::Passed);
-    ui::line("guest", if ran { "done" } else { "FAILED" }, took);
+    progress::line("guest", if ran { "done" } else { "FAILED" }, took);
     println!("\n{}", report(&prepared, &run, &words));
     let good = ran && matches!(words, Words::Native(_)) && run.verified.is_some();
     match run.outcome {

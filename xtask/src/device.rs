@@ -5,6 +5,7 @@ use crate::paths::Paths;
 use crate::process::{self, Running, command, open_log, run_logged};
 use crate::vm::QUEUE_SIZE;
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,8 +31,7 @@ pub fn cargo(paths: &Paths) -> std::process::Command {
 
 /// Builds a package of the workspace in release mode and returns its program.
 pub fn build_program(paths: &Paths, package: &str) -> Result<PathBuf> {
-    let log = paths.log(&format!("build-{package}"));
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log(&format!("build-{package}"));
     run_logged(cargo(paths).args(["build", "--release", "--package", package]), &log)
         .with_context(|| format!("{package} did not build"))?;
     Ok(paths.target.join("release").join(package))
@@ -71,24 +71,20 @@ impl Device {
         Self::start_logged(options)
     }
 
-    /// Its process number.
-    pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
     /// Kills it and starts another one in its place. The first one must not have ended by itself.
     pub fn kill_and_start(&mut self, options: &Options) -> Result<()> {
-        if let Some(status) = self.process.ended()? {
+        if let Some(status) = self.process.try_wait()? {
             bail!("the device ended by itself ({status}):\n{}", process::tail(&self.log, 10));
         }
         self.process.kill()?;
+        self.process.wait()?;
         *self = Self::start_logged(options)?;
         Ok(())
     }
 
     /// Sends it SIGHUP.
     pub fn hang_up(&self) -> Result<()> {
-        self.process.hang_up()
+        self.process.signal(Signal::HUP)
     }
 
     /// Its process number.
@@ -107,10 +103,10 @@ impl Device {
         program.arg("--stats").arg(options.stats);
         program.arg("--exit-on-disconnect").args(options.extra).env("RUST_BACKTRACE", "1");
         program.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let mut process = Running::start(&mut program)?;
+        let process = Running::start(&mut program)?;
         let end = Instant::now() + Duration::from_secs(10);
         while !socket.exists() {
-            if let Some(status) = process.ended()? {
+            if let Some(status) = process.try_wait()? {
                 bail!("the device did not start ({status}):\n{}", process::tail(options.log, 10));
             }
             if Instant::now() > end {
@@ -121,21 +117,20 @@ impl Device {
         Ok(Self { process, log: options.log.to_path_buf(), socket })
     }
 
-    /// Waits for its end after QEMU's; an error says what was wrong with it.
-    pub fn finish(mut self) -> Result<()> {
-        let (status, late) = match self.process.wait_for(Duration::from_secs(10))? {
+    /// Waits until it ends, after QEMU; an error says what was wrong with it.
+    pub fn finish(self) -> Result<()> {
+        let (status, late) = match self.process.wait_timeout(Duration::from_secs(10))? {
             Some(status) => (Some(status), false),
             None => {
-                self.process.terminate();
-                (self.process.wait_for(Duration::from_secs(10))?, true)
+                self.process.signal(Signal::TERM)?;
+                (self.process.wait_timeout(Duration::from_secs(10))?, true)
             }
         };
-        let text = fs::read(&self.log).unwrap_or_default();
-        if let Some(line) = String::from_utf8_lossy(&text).lines().find(|l| l.contains("panicked at")) {
+        if let Some(line) = process::text(&self.log).lines().find(|l| l.contains("panicked at")) {
             bail!("the device panicked: {line}");
         }
         match status {
-            None => bail!("the device ended neither after QEMU's end nor on SIGTERM and was killed"),
+            None => bail!("the device ended neither when QEMU did nor on SIGTERM, so it was killed"),
             Some(s) if !s.success() => bail!("the device ended with {s}:\n{}", process::tail(&self.log, 10)),
             Some(_) if late => bail!("the device did not end when QEMU did"),
             Some(_) => Ok(()),

@@ -8,8 +8,9 @@ use crate::fstests_output::{Output, Test, Verdict};
 use crate::kernel::Kernel;
 use crate::paths::Paths;
 use crate::report::Report;
-use crate::{cache, process, setup, ui};
+use crate::{cache, process, progress, setup};
 use anyhow::{Context, Result, bail, ensure};
+use indicatif::ProgressBar;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -31,16 +32,12 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
     let dir = paths.target.join("fstests").join(fs);
     cache::remove_tree(&dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let wrapped = knows_wrapped_keys(&program)?;
-    if !wrapped {
-        eprintln!("the device has no hardware-wrapped keys: tests of them will not run");
-    }
-    let disks = ["TEST", "SCRATCH"].map(|serial| Disk::new(serial, &dir, wrapped, &args.device));
+    let disks = ["TEST", "SCRATCH"].map(|serial| Disk::new(serial, &dir, &args.device));
     let run = Run {
         paths,
         machine: &machine,
         program: &program,
-        module: module.as_ref().map(|m| m.file.as_path()),
+        module: module.as_ref(),
         files: &files,
         disks: &disks,
         variables: vec![
@@ -52,8 +49,13 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
         limit: Duration::from_secs(args.test_timeout),
     };
     eprintln!("check {check_arguments} on {fs}, guest kernel {}, {}", machine.kernel.name, machine.accel.name());
-    let mut progress =
-        Progress { report: Report::default(), output: Output::default(), dir: &dir, last: Instant::now() };
+    let mut progress = Progress {
+        report: Report::default(),
+        output: Output::default(),
+        dir: &dir,
+        last: Instant::now(),
+        bar: progress::spinner("fstests"),
+    };
     let ended = fstests_guest::run(&run, |text| progress.feed(text));
     progress.finish(ended?);
     println!("\n{}", encrypted(&disks, &result(&dir, "dmesg")));
@@ -90,14 +92,8 @@ fn check_kernel(kernel: &Kernel, symbol: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether this version of the device has hardware-wrapped keys.
-fn knows_wrapped_keys(program: &Path) -> Result<bool> {
-    let help = process::output(process::command(program).arg("--help"))?;
-    Ok(help.contains("--wrapping-key-file"))
-}
-
 fn result(dir: &Path, name: &str) -> String {
-    fs::read(dir.join("out").join(name)).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default()
+    process::text(&dir.join("out").join(name))
 }
 
 /// What the devices did, in a line each.
@@ -129,32 +125,31 @@ struct Progress<'a> {
     output: Output,
     dir: &'a Path,
     last: Instant,
+    bar: ProgressBar,
 }
 
 impl Progress<'_> {
     fn feed(&mut self, text: &str) -> Option<String> {
         let idle = self.output.running().is_none();
-        if !text.is_empty() {
-            ui::clear();
-        }
         for test in self.output.feed(text) {
             let now = Instant::now();
             self.report(&test, now - self.last);
             self.last = now;
+            self.bar.reset_elapsed();
         }
         // The time before the first test belongs to none.
         if idle && self.report.is_empty() && self.output.running().is_some() {
             self.last = Instant::now();
+            self.bar.reset_elapsed();
         }
         let running = self.output.running().map(str::to_owned);
-        if let Some(name) = &running {
-            ui::waiting(name, self.last.elapsed());
-        }
+        self.bar.set_message(running.clone().unwrap_or_default());
         running
     }
 
     fn report(&mut self, test: &Test, took: Duration) {
-        match &test.verdict {
+        let bar = self.bar.clone();
+        bar.suspend(|| match &test.verdict {
             Verdict::Passed => self.report.pass(&test.name, took),
             // The guest's paths as the host has them.
             Verdict::Failed(why) => {
@@ -165,12 +160,12 @@ impl Progress<'_> {
                 self.report.skip(&test.name, took, why);
                 eprintln!("    {why}");
             }
-        }
+        });
     }
 
     /// The guest is gone; `problems` say what was wrong with it or the devices.
     fn finish(&mut self, problems: Vec<String>) {
-        ui::clear();
+        self.bar.finish_and_clear();
         let took = self.last.elapsed();
         let during = self.output.running().is_some();
         let why = if problems.is_empty() { "the guest ended during this test".to_owned() } else { problems.join("\n") };

@@ -5,10 +5,11 @@
 use crate::guest_root::{GuestRoot, Recipe};
 use crate::paths::Paths;
 use crate::process::{self, command, run_logged};
-use crate::{cache, debian, ui};
+use crate::{cache, debian, progress};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
 
 /// The guest that builds and runs them.
 pub const RECIPE: Recipe = Recipe {
@@ -79,25 +80,20 @@ pub fn build(paths: &Paths, root: &GuestRoot, Checkouts(archives): &Checkouts) -
     recipe.extend(archives.iter().map(|(name, tar)| format!("{name} {}", cache::content_key(tar))));
     let key = cache::key(&recipe.iter().map(String::as_str).collect::<Vec<_>>());
     let dir = cache::entry(&paths.cache, "fstests", &key, |dir| {
-        ui::step("xfstests (first time for these files)", || build_image(paths, root, archives, dir))
+        progress::step("xfstests (first time for these files)", || build_image(paths, root, archives, dir))
     })?;
     Ok(dir.join("fstests.ext4"))
 }
 
 fn build_image(paths: &Paths, root: &GuestRoot, archives: &[(&str, Vec<u8>)], dir: &Path) -> Result<()> {
-    let log = paths.log("fstests-build");
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log("fstests-build");
     let tree = root.build_tree();
-    let work = tempfile::Builder::new().prefix("build-").tempdir_in(tree.join("tmp"))?;
+    let work = debian::work_dir(&tree)?;
     for (name, tar) in archives {
         fs::write(work.path().join(format!("{name}.tar")), tar)?;
     }
-    let inside = Path::new("/").join(work.path().strip_prefix(&tree)?);
-    let script = format!("cd {}\n{SCRIPT}", inside.display());
-    run_logged(&mut debian::in_tree(&tree, &script), &log).context("the checkouts did not build")?;
-    let mut mke2fs = debian::as_root("mke2fs");
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(work.path().join("image"));
-    run_logged(mke2fs.arg(dir.join("fstests.ext4")).arg("2G"), &log)
+    run_logged(&mut debian::in_tree(&tree, &work, SCRIPT)?, &log).context("the checkouts did not build")?;
+    debian::make_ext4(&work.path().join("image"), &dir.join("fstests.ext4"), "2G", &log)
 }
 
 /// A tar archive of a checkout, the same for the same files. Of a git checkout, what git ignores is left out.
@@ -131,16 +127,8 @@ fn git_files(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn all_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let (mut names, mut todo) = (vec![], vec![PathBuf::new()]);
-    while let Some(sub) = todo.pop() {
-        let path = dir.join(&sub);
-        for entry in fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))? {
-            let entry = entry?;
-            let name = sub.join(entry.file_name());
-            if entry.file_type()?.is_dir() { todo.push(name) } else { names.push(name) }
-        }
-    }
-    Ok(names)
+    let files = WalkDir::new(dir).into_iter().filter(|entry| !entry.as_ref().is_ok_and(|e| e.file_type().is_dir()));
+    files.map(|entry| Ok(entry?.path().strip_prefix(dir)?.to_path_buf())).collect()
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! The guest of `cargo xtask fstests`: two devices, and the output of fstests' `check` as it comes.
 
 use crate::device::{self, Device};
-use crate::driver::MODULE;
-use crate::job::{self, Job};
+use crate::driver::Module;
+use crate::job::{Job, Scratch};
 use crate::paths::Paths;
 use crate::process::tail;
 use crate::setup::Machine;
@@ -35,10 +35,10 @@ pub struct Disk {
 
 impl Disk {
     /// A disk whose files are in `dir`.
-    pub fn new(serial: &'static str, dir: &Path, wrapped: bool, more: &[String]) -> Self {
+    pub fn new(serial: &'static str, dir: &Path, more: &[String]) -> Self {
         let file = |end: &str| dir.join(format!("{}{end}", serial.to_lowercase()));
         let mut options = vec!["--serial".to_owned(), serial.to_owned()];
-        if wrapped && !more.iter().any(|o| o.starts_with("--key-types")) {
+        if !more.iter().any(|o| o.starts_with("--key-types")) {
             let key = file(".wrapping-key").display().to_string();
             options.extend(["--key-types".into(), "raw,wrapped".into(), "--wrapping-key-file".into(), key]);
         }
@@ -92,7 +92,7 @@ pub struct Run<'a> {
     /// The device program.
     pub program: &'a Path,
     /// The guest's driver, unless built into the kernel.
-    pub module: Option<&'a Path>,
+    pub module: Option<&'a Module>,
     /// The image with the built checkouts.
     pub files: &'a Path,
     /// The disks.
@@ -108,17 +108,13 @@ pub struct Run<'a> {
 /// Runs it to its end. `progress` gets what `check` has printed since its last call, some ten times a second, and names
 /// the test that is running. Returns what was wrong with the guest or the devices.
 pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Result<Vec<String>> {
-    let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
-    let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
+    let scratch = Scratch::new()?;
     let job = Job {
-        script: Some(&run.paths.guest_tests("fstests/run.sh")),
-        driver: MODULE,
-        module: run.module,
-        tools: None,
+        script: Some(run.paths.guest_tests("fstests/run.sh")),
         variables: run.variables.clone(),
-        state: None,
+        ..Job::with_module(run.module)
     };
-    job.write(run.paths, &tar)?;
+    job.write(run.paths, &scratch)?;
     for disk in run.disks {
         device::make_image(&disk.image, IMAGE_BYTES)?;
     }
@@ -127,12 +123,10 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
     let devices = disks().map(|d| d.start(run.program, scratch.path())).collect::<Result<Vec<_>>>()?;
     let sockets: Vec<&Path> = devices.iter().map(|d| d.socket.as_path()).collect();
     let output = run.dir.join("check.out");
-    let vm = Vm { progress: Some(&output), ..Vm::new(run.machine, &sockets, &tar, &results) };
+    let vm = Vm { progress: Some(&output), ..Vm::new(run.machine, &sockets, &scratch) };
     let (ended, during) = watch(run, &vm, &output, &mut progress)?;
     let mut problems = vec![];
-    if results.exists() {
-        job::unpack_results(&results, &run.dir.join("out"))?;
-    }
+    scratch.unpack_results(&run.dir.join("out"))?;
     judge(run, &ended, during, &mut problems);
     for (device, disk) in devices.into_iter().zip(disks()) {
         problems.extend(device.finish().err().map(|e| format!("{}: {e:#}", disk.serial)));
@@ -149,10 +143,10 @@ fn watch(
 ) -> Result<(Ended, Option<String>)> {
     File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
     let mut file = File::open(output)?;
-    let mut qemu = vm.start(&run.dir.join("console.log"), &run.dir.join("qemu.log"))?;
+    let qemu = vm.start(&run.dir.join("console.log"), &run.dir.join("qemu.log"))?;
     let (mut since, mut bytes) = (Instant::now(), vec![]);
     loop {
-        let status = qemu.ended()?;
+        let status = qemu.try_wait()?;
         bytes.clear();
         file.read_to_end(&mut bytes)?;
         let running = progress(&String::from_utf8_lossy(&bytes));
@@ -201,13 +195,13 @@ mod tests {
 
     #[test]
     fn options_of_a_disk() {
-        let options = |wrapped, more: &[&str]| {
+        let options = |more: &[&str]| {
             let more: Vec<String> = more.iter().map(|&o| o.to_owned()).collect();
-            Disk::new("TEST", Path::new("/r"), wrapped, &more).options.join(" ")
+            Disk::new("TEST", Path::new("/r"), &more).options.join(" ")
         };
-        assert_eq!(options(false, &["--keyslots", "2"]), "--serial TEST --keyslots 2");
         let wrapped = "--serial TEST --key-types raw,wrapped --wrapping-key-file /r/test.wrapping-key";
-        assert_eq!(options(true, &[]), wrapped);
-        assert_eq!(options(true, &["--key-types=raw"]), "--serial TEST --key-types=raw");
+        assert_eq!(options(&["--keyslots", "2"]), format!("{wrapped} --keyslots 2"));
+        assert_eq!(options(&[]), wrapped);
+        assert_eq!(options(&["--key-types=raw"]), "--serial TEST --key-types=raw");
     }
 }

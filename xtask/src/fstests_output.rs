@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reading what fstests' `check` prints, while it prints it.
+//! Parses the output of fstests' `check` while it runs.
 //!
 //! A test's line starts with its name; a time alone after it means that the test passed, `[not run]` comes with a
 //! reason, anything else means that it failed. Lines up to the next test's tell more about a failure.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask fuzz`: builds the programs of `fuzz/targets` with LLVM's coverage and address sanitizer, and runs them.
 //!
-//! What `cargo fuzz` does, without it: `RUSTC_BOOTSTRAP` lets any toolchain take the flags that are not stable.
+//! This is what `cargo fuzz` does. `RUSTC_BOOTSTRAP` lets any toolchain take the unstable flags.
 
 use crate::cli::FuzzArgs;
 use crate::device::cargo;
 use crate::paths::Paths;
 use crate::process::{self, command, run_logged};
+use crate::progress::{line, timed};
 use crate::report::Report;
-use crate::ui::{line, timed};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub const NO_SANITIZER: &str = "the address sanitizer needs x86_64 or aarch64 wi
 /// `cargo xtask fuzz`; true when nothing was found.
 pub fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
     if let Some(unknown) = args.target.iter().find(|name| !TARGETS.contains(&name.as_str())) {
-        bail!("there is no target {unknown}; there are {}", TARGETS.join(", "));
+        bail!("there is no target {unknown}; the targets are {}", TARGETS.join(", "));
     }
     let chosen = |name: &&str| args.target.is_empty() || args.target.iter().any(|target| target == name);
     let targets: Vec<_> = TARGETS.into_iter().filter(chosen).collect();
@@ -120,8 +120,7 @@ pub fn triple() -> Option<&'static str> {
 /// Returns the directory of the programs.
 fn build(paths: &Paths) -> Result<PathBuf> {
     let triple = triple().context(NO_SANITIZER)?;
-    let log = paths.log("fuzz-build");
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log("fuzz-build");
     let mut cargo = cargo(paths);
     // With --target the flags are not for build scripts and macros.
     cargo.args(["build", "--package", PACKAGE, "--features", "libfuzzer", "--bins", "--profile", "fuzz", "--target"]);
@@ -145,24 +144,22 @@ fn found(paths: &Paths, target: &str) -> Result<PathBuf> {
 fn fuzz(paths: &Paths, programs: &Path, target: &str, seconds: u32) -> Result<String> {
     let artifacts = paths.target.join("fuzz-artifacts").join(target);
     fs::create_dir_all(&artifacts)?;
-    let log = paths.log(&format!("fuzz-{target}"));
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log(&format!("fuzz-{target}"));
     let path = programs.join(target);
     let mut program = command(&path);
     program
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args(["-timeout=60", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"])
-        // A helper thread that begins or ends while the sanitizer looks for leaks has memory that nobody names.
+        // While a helper thread starts or ends, nothing refers to its memory: the sanitizer would call that a leak.
         .arg("-detect_leaks=0")
         .arg(found(paths, target)?)
         .arg(seeds(paths, target));
     run_logged(&mut program, &log).with_context(|| match culprit(&log) {
-        Some(input) => format!("again: FUZZ_SHOW=1 {} {input}", path.display()),
-        None => format!("no input was written to {}; see {}", artifacts.display(), log.display()),
+        Some(input) => format!("to reproduce it: FUZZ_SHOW=1 {} {input}", path.display()),
+        None => format!("the fuzzer wrote no input to {}; see {}", artifacts.display(), log.display()),
     })?;
-    let text = fs::read(&log)?;
-    let text = String::from_utf8_lossy(&text);
+    let text = process::text(&log);
     let last = |word: &str| text.lines().rev().find(|line| line.contains(word)).unwrap_or_default().trim().to_owned();
     let runs = last("stat::number_of_executed_units:");
     ensure!(!runs.is_empty(), "{target} ran nothing; see {}", log.display());
@@ -171,8 +168,7 @@ fn fuzz(paths: &Paths, programs: &Path, target: &str, seconds: u32) -> Result<St
 
 /// The file of the input that has failed.
 fn culprit(log: &Path) -> Option<String> {
-    let text = fs::read(log).ok()?;
-    let text = String::from_utf8_lossy(&text);
+    let text = process::text(log);
     text.lines().rev().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path.trim().to_owned())
 }
 
@@ -188,8 +184,7 @@ fn coverage(line: &str) -> String {
 }
 
 fn merge(paths: &Paths, programs: &Path, target: &str) -> Result<()> {
-    let log = paths.log(&format!("fuzz-merge-{target}"));
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log(&format!("fuzz-merge-{target}"));
     let mut program = command(programs.join(target));
     program
         .args(["-merge=1", "-timeout=20", "-rss_limit_mb=2048"])

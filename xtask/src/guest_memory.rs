@@ -2,7 +2,8 @@
 //! The guest's memory as the host sees it: QEMU has it in a memfd, where a physical address is an offset.
 
 use anyhow::{Context, Result, ensure};
-use std::fs::{self, File};
+use procfs::process::{FDInfo, FDTarget, Process};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -13,14 +14,14 @@ const RING_HEADER: u64 = 4;
 const ELEMENT_BYTES: u64 = 8;
 
 fn open(qemu: u32) -> Result<File> {
-    let fds = format!("/proc/{qemu}/fd");
-    for entry in fs::read_dir(&fds).with_context(|| format!("cannot read {fds}"))?.flatten() {
-        let name = fs::read_link(entry.path()).unwrap_or_default();
-        if name.to_string_lossy().contains("memory-backend-memfd") {
-            return Ok(File::options().read(true).write(true).open(entry.path())?);
-        }
-    }
-    anyhow::bail!("process {qemu} has no guest memory")
+    let is_memory = |fd: &FDInfo| match &fd.target {
+        FDTarget::Path(path) => path.to_string_lossy().contains("memory-backend-memfd"),
+        FDTarget::MemFD(name) => name.contains("memory-backend-memfd"),
+        _ => false,
+    };
+    let mut files = Process::new(qemu.cast_signed())?.fd()?.flatten();
+    let memory = files.find(is_memory).with_context(|| format!("process {qemu} has no guest memory"))?;
+    Ok(File::options().read(true).write(true).open(format!("/proc/{qemu}/fd/{}", memory.fd))?)
 }
 
 /// Puts elements that no device may write into a used ring. `line`: its address, and how many elements it has.

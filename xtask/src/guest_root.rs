@@ -5,8 +5,7 @@
 use crate::debian::{self, BACKPORTS};
 use crate::mirror::Mirror;
 use crate::paths::Paths;
-use crate::process::run_logged;
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
 use std::fs;
@@ -98,7 +97,7 @@ pub fn prepare(paths: &Paths, mirror: Option<&Mirror>, recipe: &Recipe) -> Resul
     let hook = HOOK.replace("BACKPORTS", BACKPORTS).replace("BUILD", &[&[BUILD], recipe.build].concat().join(" "));
     let key = cache::key(&["guest 1", debian::SUITE, &run, &hook, STUB]);
     let dir = cache::entry(&paths.cache, recipe.name, &key, |dir| {
-        ui::step("guest from Debian packages (first time only)", || build(paths, dir, mirror, &run, &hook))
+        progress::step("guest from Debian packages (first time only)", || build(paths, dir, mirror, &run, &hook))
     })?;
     let release = fs::read_to_string(dir.join("build/kernel-release"))
         .with_context(|| format!("{} is damaged: run cargo xtask clean-cache", dir.display()))?
@@ -109,20 +108,11 @@ pub fn prepare(paths: &Paths, mirror: Option<&Mirror>, recipe: &Recipe) -> Resul
 }
 
 fn build(paths: &Paths, dir: &Path, mirror: Option<&Mirror>, run: &str, hook: &str) -> Result<()> {
-    let log = paths.log("guest-root");
-    let _ = fs::remove_file(&log);
-    let mut args = vec![
-        "--variant=minbase".to_owned(),
-        "--aptopt=Apt::Install-Recommends \"false\"".to_owned(),
-        format!("--include={run}"),
-        format!("--customize-hook={hook}"),
-    ];
-    args.extend(["man", "locale", "doc"].map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")));
-    let tar = dir.join("root.tar");
-    debian::mmdebstrap(mirror, debian::SUITE, &args, &tar, &log)?;
+    let log = paths.fresh_log("guest-root");
+    let mut args = debian::small(run);
+    args.push(format!("--customize-hook={hook}"));
     let tree = dir.join("build");
-    debian::unpack(&tar, &tree, &log)?;
-    fs::remove_file(&tar)?;
+    debian::make_tree(mirror, debian::SUITE, &args, &tree, &log)?;
     make_image(dir, &tree, &log)
 }
 
@@ -140,9 +130,7 @@ fn make_image(dir: &Path, tree: &Path, log: &Path) -> Result<()> {
     let init = run.join("guest-init");
     fs::write(&init, STUB)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
-    let mut mke2fs = debian::as_root("mke2fs");
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&run).arg(dir.join("root.ext4")).arg("1G");
-    run_logged(&mut mke2fs, log)?;
+    debian::make_ext4(&run, &dir.join("root.ext4"), "1G", log)?;
     cache::remove_tree(&run)
 }
 

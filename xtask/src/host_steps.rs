@@ -67,10 +67,7 @@ impl FromStr for Step {
                 None => bail!("a step is ctl WORDS, image SIZE, hangup, break-ring, {}", QemuStep::FORMS),
             },
         };
-        ensure!(
-            matches!(action, Action::Ctl(_)) || !fails && says.is_none(),
-            "only ctl can fail, and has something to say"
-        );
+        ensure!(matches!(action, Action::Ctl(_)) || !fails && says.is_none(), "`fails` and `=>` are for ctl only");
         Ok(Self { action, fails, says })
     }
 }
@@ -107,7 +104,7 @@ impl<'a> HostSteps<'a> {
         Self { steps, options, control, signal, log, vm, monitor: None, done: 0 }
     }
 
-    /// Does what the guest, a process of this number, has asked for. To be called often.
+    /// Does what the guest has asked for; `qemu` is its process ID. Call it often.
     pub fn step(&mut self, device: &Device, qemu: u32) -> Result<()> {
         if self.steps.is_empty() {
             // The port may be for something else.
@@ -122,7 +119,7 @@ impl<'a> HostSteps<'a> {
         Ok(())
     }
 
-    /// All of them must have happened when the guest has ended.
+    /// Fails unless all steps happened before the guest ended.
     pub fn finish(&self) -> Result<()> {
         let all = self.steps.len();
         ensure!(self.done == all, "the guest ended after {} of {all} steps on the host", self.done);

@@ -1,19 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What goes into the guest (a tar archive with the init script, the module, programs and the case) and what comes back.
 
+use crate::driver::{MODULE, Module};
 use crate::paths::Paths;
+use crate::setup::Prepared;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// What a guest's run needs on the host for as long as it lasts; its path is short enough for sockets.
+pub struct Scratch {
+    dir: TempDir,
+    /// The job for the guest.
+    pub job: PathBuf,
+    /// Where the guest's results go.
+    pub results: PathBuf,
+}
+
+impl Scratch {
+    /// Makes an empty directory.
+    pub fn new() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("vubc-").tempdir()?;
+        Ok(Self { job: dir.path().join("job.tar"), results: dir.path().join("results.tar"), dir })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Unpacks the guest's results, if there are any; an archive cut short gives what was in it.
+    pub fn unpack_results(&self, out: &Path) -> Result<()> {
+        if !self.results.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(out)?;
+        let mut archive = tar::Archive::new(File::open(&self.results)?);
+        archive.set_preserve_permissions(false);
+        for entry in archive.entries()? {
+            let Ok(mut entry) = entry else { break };
+            if (entry.header().entry_type().is_file() || entry.header().entry_type().is_dir())
+                && entry.unpack_in(out).is_err()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A job for the guest.
 pub struct Job<'a> {
     /// The case's script, or none for a shell.
-    pub script: Option<&'a Path>,
+    pub script: Option<PathBuf>,
     /// Driver to load first: a module's name, or `none`.
     pub driver: &'a str,
     /// The module, unless built into the kernel.
-    pub module: Option<&'a Path>,
+    pub module: Option<&'a Module>,
     /// Directory of programs, if the script needs any.
     pub tools: Option<&'a Path>,
     /// More variables for the guest (names and values without quotes).
@@ -22,9 +71,20 @@ pub struct Job<'a> {
     pub state: Option<PathBuf>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// The driver, and the programs of `guest-tests/tools`.
+    pub fn new(prepared: &'a Prepared) -> Self {
+        Self { tools: Some(&prepared.programs.tools), ..Self::with_module(prepared.module.as_ref()) }
+    }
+
+    /// The driver alone.
+    pub fn with_module(module: Option<&'a Module>) -> Self {
+        Self { script: None, driver: MODULE, module, tools: None, variables: vec![], state: None }
+    }
+
     /// Writes the archive.
-    pub fn write(&self, paths: &Paths, tar: &Path) -> Result<()> {
+    pub fn write(&self, paths: &Paths, scratch: &Scratch) -> Result<()> {
+        let tar = &scratch.job;
         let file = File::create(tar).with_context(|| format!("cannot write {}", tar.display()))?;
         let mut tar = tar::Builder::new(file);
         tar.mode(tar::HeaderMode::Deterministic);
@@ -36,10 +96,10 @@ impl Job<'_> {
             add(paths.guest_tests(library), library)?;
         }
         if let Some(module) = self.module {
-            add(module.to_path_buf(), &format!("{}.ko", crate::driver::MODULE))?;
+            add(module.file.clone(), &format!("{MODULE}.ko"))?;
         }
-        if let Some(script) = self.script {
-            add(script.to_path_buf(), "case")?;
+        if let Some(script) = &self.script {
+            add(script.clone(), "case")?;
         }
         let tools = self.tools.map(|dir| fs::read_dir(dir).with_context(|| format!("no {}", dir.display())));
         for entry in tools.transpose()?.into_iter().flatten() {
@@ -64,20 +124,4 @@ impl Job<'_> {
         tar.finish()?;
         Ok(())
     }
-}
-
-/// Unpacks the guest's results; an archive cut short gives what was in it.
-pub fn unpack_results(tar: &Path, out: &Path) -> Result<()> {
-    fs::create_dir_all(out)?;
-    let mut archive = tar::Archive::new(File::open(tar)?);
-    archive.set_preserve_permissions(false);
-    for entry in archive.entries()? {
-        let Ok(mut entry) = entry else { break };
-        if (entry.header().entry_type().is_file() || entry.header().entry_type().is_dir())
-            && entry.unpack_in(out).is_err()
-        {
-            break;
-        }
-    }
-    Ok(())
 }

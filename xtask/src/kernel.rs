@@ -107,7 +107,7 @@ pub fn choose(args: &GuestArgs, root: &GuestRoot) -> Result<Kernel> {
     let missing: Vec<&str> = TO_BOOT.iter().chain(TO_ENCRYPT).copied().filter(|s| !config.built_in(s)).collect();
     if !missing.is_empty() {
         bail!(
-            "the kernel lacks what the guest needs built in; set these to y and build it again: {}",
+            "the kernel lacks options that the guest needs built in; set these to y and build it again: {}",
             missing.join(" ")
         );
     }

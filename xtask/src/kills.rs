@@ -8,9 +8,9 @@ use crate::device::{Device, Options};
 use anyhow::{Result, ensure};
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-/// The time from one start to the next kill, at the least and at the most. QEMU tries to reconnect every
+/// The shortest and the longest time from one start to the next kill. QEMU tries to reconnect every
 /// [`RECONNECT_MS`], so some devices are killed before they have been used.
 const PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(2500)];
 
@@ -31,46 +31,40 @@ pub struct Kills<'a> {
     wanted: u32,
     done: u32,
     next: Option<Instant>,
-    random: u64,
 }
 
 impl<'a> Kills<'a> {
     /// `others`: the device's options without the serial number.
     pub fn new(wanted: u32, options: Options<'a>, others: &'a [String], signal: &'a Path) -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { options, others, signal, wanted, done: 0, next: None, random: now.as_nanos() as u64 | 1 }
+        Self { options, others, signal, wanted, done: 0, next: None }
     }
 
-    /// Kills the device when its time has come. To be called often.
+    /// Kills the device when the next kill is due. Call it often.
     pub fn step(&mut self, device: &mut Device) -> Result<()> {
         if self.done == self.wanted {
             return Ok(());
         }
         match self.next {
-            None if fs::metadata(self.signal).is_ok_and(|found| found.len() > 0) => self.next = Some(self.moment()),
+            None if fs::metadata(self.signal).is_ok_and(|found| found.len() > 0) => self.next = Some(next_kill()),
             Some(moment) if Instant::now() >= moment => {
                 self.done += 1;
                 let extra = options_after(self.done, self.others);
                 device.kill_and_start(&Options { extra: &extra, ..self.options })?;
-                self.next = Some(self.moment());
+                self.next = Some(next_kill());
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// All of them must have happened when the guest has ended.
+    /// Fails unless all kills happened before the guest ended.
     pub fn finish(&self) -> Result<()> {
         ensure!(self.done == self.wanted, "the guest ended after {} of {} kills", self.done, self.wanted);
         Ok(())
     }
+}
 
-    fn moment(&mut self) -> Instant {
-        // xorshift
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let range = PAUSE[1] - PAUSE[0];
-        Instant::now() + PAUSE[0] + range.mul_f64(self.random as f64 / u64::MAX as f64)
-    }
+/// When the next kill is due.
+fn next_kill() -> Instant {
+    Instant::now() + PAUSE[0] + (PAUSE[1] - PAUSE[0]).mul_f64(fastrand::f64())
 }

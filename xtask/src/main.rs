@@ -2,7 +2,7 @@
 //! `cargo xtask`: builds the device, QEMU, the guest and its driver, and runs the demo, the tests and the
 //! benchmark.
 //!
-//! Each module has one concern; [`setup`] is where they come together into something that can boot.
+//! Each module has one concern; [`setup`] combines them into a guest that can boot.
 
 mod accel;
 mod bench;
@@ -27,6 +27,7 @@ mod job;
 mod kernel;
 mod kills;
 mod man;
+mod measure;
 mod miri;
 mod mirror;
 mod packages;
@@ -44,7 +45,6 @@ mod shell;
 mod stats;
 mod test;
 mod tools;
-mod ui;
 mod verify;
 mod vm;
 mod watch;
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one command; `false` means that it ran and its verdict is bad.
+/// Runs one command; `false` means that it ran and found failures.
 fn run(cli: cli::Cli) -> anyhow::Result<bool> {
     process::extend_path();
     let paths = paths::Paths::find()?;
@@ -79,7 +79,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Compare(options) => compare::run(&paths, &options),
         cli::Command::Setup(options) => {
             setup::prepare(&paths, &options)?;
-            println!("everything is ready: try `cargo xtask demo`");
+            println!("everything is ready; try `cargo xtask demo`");
             Ok(true)
         }
         cli::Command::Man => man::run(&paths),

@@ -7,8 +7,8 @@ use crate::process::run_logged;
 use anyhow::{Context, Result};
 use std::fs;
 
-/// Makes all pages. The command line is known to the program alone, so a test of it writes them; without the variable it
-/// compares.
+/// Makes all pages. Only the program knows its command line, so one of its tests writes them; without the variable, that test
+/// compares them.
 pub fn run(paths: &Paths) -> Result<bool> {
     let dir = paths.root.join("man");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;

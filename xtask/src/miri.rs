@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask miri`: what has `unsafe` or order-sensitive atomics, under tools that see more than a test does.
+//! `cargo xtask miri`: code with `unsafe` or with atomics whose order matters, under tools that see more than a test does.
 
 use crate::device::cargo;
 use crate::fuzz;
 use crate::paths::Paths;
-use crate::process::{self, run_logged};
+use crate::process;
 use crate::report::Report;
-use crate::ui::timed;
-use std::fs;
-use std::process::Command;
+use crate::rust_checks::check;
 use std::time::Duration;
 
-/// The parts that make no system calls, and take minutes, not hours: a name, and what cargo is told.
+/// The parts that make no system calls, and take minutes, not hours: a name, and arguments for cargo.
 const PARTS: [(&str, &[&str]); 2] = [("keyslot", &["keyslot"]), ("xts", &["--package", "scattered-xts"])];
 
 /// Tests over guest memory, rings and every kind of disk, which Miri cannot run. Without the sandbox, which knows nothing of the
@@ -38,11 +36,11 @@ pub fn run(paths: &Paths) -> bool {
     report.finish()
 }
 
-/// The keyslots under a scheduler of the test's own; a build of its own.
+/// The keyslots under a scheduler that controls the order of threads; this needs a separate build.
 fn interleavings(paths: &Paths, report: &mut Report) {
     let mut cargo = cargo(paths);
     cargo.args(["test", "--lib", "interleavings"]).env("RUSTFLAGS", "--cfg=shuttle");
-    logged(report, "keyslot interleavings", paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("shuttle")));
+    check(paths, report, "keyslot interleavings", cargo.env("CARGO_TARGET_DIR", paths.target.join("shuttle")));
 }
 
 fn sanitizer(paths: &Paths, report: &mut Report) {
@@ -55,11 +53,11 @@ fn sanitizer(paths: &Paths, report: &mut Report) {
     cargo.args(["test", "--package", "vhost-user-blk-crypto", "--package", "scattered-xts"]);
     cargo.args(["--no-fail-fast", "--lib", "--target", triple]);
     cargo.args(SANITIZED.iter().flat_map(|test| ["--test", test]));
-    // Frames are larger, with gaps between the variables: the wiped part of the stack is not enough for them.
+    // The sanitizer makes stack frames larger than the part of the stack that the device wipes.
     cargo.args(["--", "--skip", "no_key_stays_on_the_stack"]);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", "-Zsanitizer=address");
     cargo.env("ASAN_OPTIONS", "detect_leaks=0").env("TEST_SANDBOX", "none");
-    logged(report, name, paths, cargo.env("CARGO_TARGET_DIR", paths.target.join("asan")));
+    check(paths, report, name, cargo.env("CARGO_TARGET_DIR", paths.target.join("asan")));
 }
 
 fn miri(paths: &Paths, report: &mut Report) {
@@ -77,16 +75,6 @@ fn miri(paths: &Paths, report: &mut Report) {
     for (part, arguments) in PARTS {
         let mut cargo = cargo();
         cargo.args(["test", "--lib"]).args(arguments).env("CARGO_TARGET_DIR", paths.target.join("miri"));
-        logged(report, &format!("Miri: {part}"), paths, &mut cargo);
-    }
-}
-
-fn logged(report: &mut Report, name: &str, paths: &Paths, command: &mut Command) {
-    let log = paths.log(&name.replace(": ", "-").replace(' ', "-"));
-    let _ = fs::remove_file(&log);
-    let (result, took) = timed(name, || run_logged(command, &log));
-    match result {
-        Ok(()) => report.pass(name, took),
-        Err(e) => report.fail(name, took, &format!("{e:#}")),
+        check(paths, report, &format!("Miri: {part}"), &mut cargo);
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which Debian mirror to use: on Debian the one apt itself uses, so that a site's own mirror is honoured.
+//! Which Debian mirror to use: on Debian, the one that apt uses, so that a site's own mirror is used.
 
 use anyhow::Result;
 use std::fs;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the host must have: looked for, and installed with apt as root; else the one line to run is printed.
+//! Packages that the host needs. As root, xtask installs what is missing with apt; otherwise it prints the command to run.
 
 use crate::paths::Paths;
 use crate::process::{self, command, find_program, is_root, run_logged};
-use crate::ui;
+use crate::progress;
 use anyhow::{Result, bail};
 use std::path::Path;
 
-/// A Debian package and how to see that what it gives is there already.
+/// A Debian package, and how to tell whether its contents are there already.
 struct Package {
     name: &'static str,
     present: fn() -> bool,
@@ -53,15 +53,15 @@ fn ensure(paths: &Paths, lists: &[&[Package]]) -> Result<()> {
     }
     let names = missing.join(" ");
     if find_program("apt-get").is_none() {
-        bail!("these are missing: {names} (names of Debian packages; install your system's counterparts)");
+        bail!("these packages are missing: {names} (Debian's names; install your system's equivalents)");
     }
     if !is_root() {
         bail!("these packages are missing; run this and try again:\n\n    sudo apt-get install -y {names}\n");
     }
-    ui::step(&format!("apt-get install {names}"), || install(paths, &missing))?;
+    progress::step(&format!("apt-get install {names}"), || install(paths, &missing))?;
     let still: Vec<&str> = lists.iter().copied().flatten().filter(|p| !(p.present)()).map(|p| p.name).collect();
     if !still.is_empty() {
-        bail!("apt-get installed {} but what they give was not found; is the installation damaged?", still.join(" "));
+        bail!("apt-get installed {}, but their files were not found; is the installation damaged?", still.join(" "));
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ fn install(paths: &Paths, names: &[&str]) -> Result<()> {
 fn check_user_namespaces() -> Result<()> {
     if process::output(command("unshare").args(["-rm", "true"])).is_err() {
         bail!(
-            "this system does not let ordinary users make user namespaces, which building the guest needs: \
+            "this system does not let ordinary users create user namespaces, which building the guest needs: \
              allow them (sysctl kernel.unprivileged_userns_clone=1, or \
              kernel.apparmor_restrict_unprivileged_userns=0 where AppArmor restricts them), or run as root"
         );

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where things lie: the work tree, `target/`, and the user's cache.
+//! Where things are: the work tree, `target/`, and the user's cache.
 
 use anyhow::{Context, Result, ensure};
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The directories everything else is found from.
+/// The directories from which everything else is found.
 pub struct Paths {
     /// The work tree.
     pub root: PathBuf,
@@ -19,7 +20,11 @@ impl Paths {
     /// Finds the work tree this program was built from, and the cache.
     pub fn find() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?;
-        ensure!(root.join("Cargo.toml").exists(), "{} is gone; run cargo xtask again in the work tree", root.display());
+        ensure!(
+            root.join("Cargo.toml").exists(),
+            "{} no longer exists; run cargo xtask again in the work tree",
+            root.display()
+        );
         let target = match env::var_os("CARGO_TARGET_DIR") {
             Some(dir) => root.join(dir),
             None => root.join("target"),
@@ -37,7 +42,14 @@ impl Paths {
         self.target.join("guest-tests").join(case)
     }
 
-    /// Logs of the preparing steps.
+    /// The log of a step, without what an earlier run has left there.
+    pub fn fresh_log(&self, step: &str) -> PathBuf {
+        let log = self.log(step);
+        let _ = fs::remove_file(&log);
+        log
+    }
+
+    /// The log of a step.
     pub fn log(&self, step: &str) -> PathBuf {
         self.target.join("xtask-logs").join(format!("{step}.log"))
     }

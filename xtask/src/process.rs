@@ -2,13 +2,16 @@
 //! Running other programs: with their output in a log, with a time limit, never left behind.
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use shared_child::SharedChild;
+use shared_child::unix::SharedChildExt;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 /// Adds the sbin directories to PATH: an ordinary user's PATH on Debian lacks mke2fs.
 pub fn extend_path() {
@@ -43,12 +46,14 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     // SAFETY: the closure only makes one async-signal-safe system call.
     unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
-                .map_err(std::io::Error::from)
-        });
+        command.pre_exec(|| set_parent_process_death_signal(Some(Signal::TERM)).map_err(std::io::Error::from));
     }
     command
+}
+
+/// The text of a file, which need not be UTF-8; empty when it cannot be read.
+pub fn text(path: &Path) -> String {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 /// Opens a log file for appending, making its directory.
@@ -100,77 +105,38 @@ pub fn output(command: &mut Command) -> Result<String> {
 
 /// The last `lines` lines of a text file, indented; empty when there is none.
 pub fn tail(path: &Path, lines: usize) -> String {
-    let text = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+    let text = text(path);
     let all: Vec<&str> = text.lines().map(|l| l.trim_end_matches('\r')).filter(|l| !l.trim().is_empty()).collect();
     all[all.len().saturating_sub(lines)..].iter().map(|l| format!("    {l}\n")).collect()
 }
 
 /// A child that is killed when it goes out of scope.
-pub struct Running(Child);
+pub struct Running(SharedChild);
 
 impl Running {
     /// Starts it.
     pub fn start(command: &mut Command) -> Result<Self> {
         let name = name_of(command);
-        Ok(Self(command.spawn().with_context(|| format!("cannot run {name}"))?))
+        Ok(Self(SharedChild::spawn(command).with_context(|| format!("cannot run {name}"))?))
     }
 
-    /// Its process number.
-    pub fn id(&self) -> u32 {
-        self.0.id()
+    /// Sends it a signal, if it is still there.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(self.0.send_signal(signal.as_raw())?)
     }
+}
 
-    /// The exit status, when it has ended.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.0.try_wait()?)
-    }
+impl Deref for Running {
+    type Target = SharedChild;
 
-    /// Waits at most `limit`; `None` when it is still running then.
-    pub fn wait_for(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
-        let end = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.0.try_wait()? {
-                return Ok(Some(status));
-            }
-            if Instant::now() >= end {
-                return Ok(None);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Waits without limit.
-    pub fn wait(&mut self) -> Result<ExitStatus> {
-        Ok(self.0.wait()?)
-    }
-
-    /// Kills it, and waits until it is gone with all that it had started.
-    pub fn kill(&mut self) -> Result<()> {
-        self.0.kill()?;
-        self.0.wait()?;
-        Ok(())
-    }
-
-    /// Sends it SIGHUP.
-    pub fn hang_up(&self) -> Result<()> {
-        let pid = rustix::process::Pid::from_raw(self.0.id().cast_signed()).context("it has no process number")?;
-        Ok(rustix::process::kill_process(pid, rustix::process::Signal::HUP)?)
-    }
-
-    /// Asks it to end with SIGTERM.
-    pub fn terminate(&self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.0.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+    fn deref(&self) -> &SharedChild {
+        &self.0
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Ok(None) = self.0.try_wait() {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -1,84 +1,103 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is going on and how long it will take: one line that changes on a terminal, a line now and then elsewhere.
+//! Progress on standard error: a line that changes on a terminal, a line now and then elsewhere.
 
-use std::io::{IsTerminal, Write};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+use std::fmt::Write;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// Steps of a long run.
+/// The time from one line to the next where there is no terminal.
+const PAUSE: Duration = Duration::from_secs(30);
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A line with a name and the seconds gone by, which count on by themselves. It is hidden where there is no terminal.
+pub fn spinner(name: &str) -> ProgressBar {
+    let bar =
+        ProgressBar::new_spinner().with_style(style("{spinner} {msg} ... {elapsed}")).with_message(name.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+/// Runs `work` while showing `name` and the seconds gone by; returns its value and its duration.
+pub fn timed<T>(name: &str, work: impl FnOnce() -> T) -> (T, Duration) {
+    let (bar, start) = (spinner(name), Instant::now());
+    let (done, until) = mpsc::channel::<()>();
+    let value = thread::scope(|scope| {
+        if bar.is_hidden() {
+            scope.spawn(move || {
+                while until.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+                    eprintln!("{name} ... {} s", start.elapsed().as_secs());
+                }
+            });
+        }
+        let value = work();
+        drop(done);
+        value
+    });
+    bar.finish_and_clear();
+    (value, start.elapsed())
+}
+
+/// A preparing step: shown while it runs, and its line printed at its end.
+pub fn step<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let (value, took) = timed(name, work);
+    line(name, if value.is_ok() { "done" } else { "FAILED" }, took);
+    value
+}
+
+/// Prints `name`, a verdict and seconds in columns.
+pub fn line(name: &str, verdict: &str, took: Duration) {
+    eprintln!("{name:<44} {verdict:<8} {:>6.1} s", took.as_secs_f64());
+}
+
+/// The steps of a long run, and the time that is left.
 pub struct Progress {
-    total: usize,
-    done: usize,
-    start: Instant,
+    bar: ProgressBar,
     shown: Option<Instant>,
-    terminal: bool,
 }
 
 impl Progress {
+    /// There are so many steps.
     pub fn new(total: usize) -> Self {
-        Self { total, done: 0, start: Instant::now(), shown: None, terminal: std::io::stderr().is_terminal() }
+        let left = |state: &ProgressState, out: &mut dyn Write| {
+            let _ = out.write_str(&left(state.pos(), state.eta()));
+        };
+        let style = style("{bar:20} {pos} of {len}{left}: {wide_msg}").with_key("left", left);
+        Self { bar: ProgressBar::new(total as u64).with_style(style), shown: None }
     }
 
-    /// The steps that count begin only now, and there are so many.
-    pub fn restart(&mut self, total: usize) {
-        (self.total, self.start) = (total, Instant::now());
-    }
-
-    /// The number of the step that comes, from 1, of how many.
-    pub fn step(&self) -> String {
-        format!("{} of {}", self.done + 1, self.total)
-    }
-
-    /// The time left, once there is something to go by.
-    pub fn left(&self) -> String {
-        left(self.start.elapsed(), self.done, self.total)
-    }
-
-    /// A step is done.
-    pub fn next(&mut self) {
-        self.done += 1;
-    }
-
-    pub fn note(&mut self, text: &str) {
-        let pause = if self.terminal { Duration::ZERO } else { Duration::from_secs(15) };
-        if self.shown.is_some_and(|shown| shown.elapsed() < pause) {
-            return;
+    /// Shows what the step is that begins.
+    pub fn begin(&mut self, text: String) {
+        if self.bar.is_hidden() && self.shown.is_none_or(|shown| shown.elapsed() >= PAUSE / 2) {
+            self.shown = Some(Instant::now());
+            let (done, total) = (self.bar.position(), self.bar.length().unwrap_or_default());
+            eprintln!("{} of {total}{}: {text}", done + 1, left(done, self.bar.eta()));
         }
-        self.shown = Some(Instant::now());
-        if self.terminal {
-            eprint!("\r\x1b[K{text}");
-            let _ = std::io::stderr().flush();
-        } else {
-            eprintln!("{text}");
-        }
+        self.bar.set_message(text);
     }
 
-    pub fn clear(&self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
+    /// The step has ended.
+    pub fn next(&self) {
+        self.bar.inc(1);
+    }
+
+    /// Prints a line that stays.
+    pub fn print(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
     }
 }
 
-fn left(elapsed: Duration, done: usize, total: usize) -> String {
-    if done < 3 {
-        return String::new();
-    }
-    let seconds = elapsed.as_secs_f64() / done as f64 * (total - done.min(total)) as f64;
-    match seconds as u64 {
-        0..100 => format!("; {seconds:.0} s left"),
-        whole => format!("; {} min left", whole.div_ceil(60)),
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_left() {
-        assert_eq!(left(Duration::from_secs(1), 1, 100), "");
-        assert_eq!(left(Duration::from_secs(10), 10, 50), "; 40 s left");
-        assert_eq!(left(Duration::from_secs(10), 10, 200), "; 4 min left");
-        assert_eq!(left(Duration::from_secs(10), 10, 10), "; 0 s left");
-    }
+/// The time left, once there is something to go by.
+fn left(done: u64, eta: Duration) -> String {
+    if done < 3 { String::new() } else { format!(", {} left", HumanDuration(eta)) }
 }

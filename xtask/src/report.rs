@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Counting what passed, failed and was skipped, and the summary at the end.
 
-use crate::ui;
+use crate::progress;
 use std::time::Duration;
 
 /// All verdicts of a run.
@@ -15,13 +15,13 @@ pub struct Report {
 impl Report {
     /// Something passed; its progress line is printed.
     pub fn pass(&mut self, name: &str, took: Duration) {
-        ui::line(name, "passed", took);
+        progress::line(name, "passed", took);
         self.passed += 1;
     }
 
     /// Something failed: its progress line and its reason are printed at once, the reason's first line again at the end.
     pub fn fail(&mut self, name: &str, took: Duration, reason: &str) {
-        ui::line(name, "FAILED", took);
+        progress::line(name, "FAILED", took);
         for line in reason.lines() {
             eprintln!("    {line}");
         }
@@ -30,7 +30,7 @@ impl Report {
 
     /// Something was not run.
     pub fn skip(&mut self, name: &str, took: Duration, reason: &str) {
-        ui::line(name, "skipped", took);
+        progress::line(name, "skipped", took);
         self.skipped.push((name.to_owned(), reason.to_owned()));
     }
 

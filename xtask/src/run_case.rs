@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs one guest case: device, guest, and everything that must hold afterwards.
+//! Runs one guest case: the device, the guest, and the checks afterwards.
 
 use crate::case::Case;
 use crate::device::{self, Device};
 use crate::host_steps::{self, HostSteps, Step};
-use crate::job::{self, Job};
+use crate::job::{Job, Scratch};
 use crate::kills::{self, Kills};
 use crate::paths::Paths;
-use crate::process::tail;
+use crate::process::{self, tail};
 use crate::setup::Prepared;
 use crate::stats::Stats;
 use crate::verify::{self, Verified};
@@ -53,11 +53,11 @@ pub struct CaseRun {
 impl CaseRun {
     /// A file of the guest's results, empty when there is none.
     pub fn result(&self, name: &str) -> String {
-        fs::read(self.dir.join("out").join(name)).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default()
+        process::text(&self.dir.join("out").join(name))
     }
 }
 
-/// Runs it. An error is a problem of the host; the case's own end in the outcome.
+/// Runs it. An error is a problem of the host; the case's own result is in the outcome.
 pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Result<CaseRun> {
     let dir = paths.results(&case.name);
     cache::remove_tree(&dir)?;
@@ -91,7 +91,7 @@ pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Resul
         run.outcome = Outcome::Skipped(reason);
     } else {
         run.stats = Stats::read(&run.dir.join("stats.json")).ok();
-        // What a broken-off script left behind would only add noise.
+        // After a script that stopped early, the image would only give more errors.
         if problems.is_empty() {
             judge_image(&mut run, case, prepared, &image, &mut problems);
         }
@@ -105,7 +105,7 @@ pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Resul
     Ok(run)
 }
 
-/// The first thing the case needs that is not there.
+/// The first thing that the case needs and the guest lacks.
 fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
     let machine = &prepared.machine;
     if case.driver == "virtio_blk" && !machine.kernel.has("CONFIG_VIRTIO_BLK") {
@@ -148,24 +148,22 @@ fn boot(
     dir: &Path,
     image: &Path,
 ) -> Result<(Ended, Result<()>)> {
-    let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
-    let progress = scratch.path().join("progress");
-    let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
+    let scratch = Scratch::new()?;
+    let progress = scratch.join("progress");
     let job = Job {
-        script: Some(&case.script),
+        script: Some(case.script.clone()),
         driver: &case.driver,
-        module: prepared.module.as_ref().map(|m| m.file.as_path()),
-        tools: Some(&prepared.programs.tools),
         variables: vec![
             ("CASE".into(), case.name.clone()),
             ("BOOT".into(), number.to_string()),
             ("KILLS".into(), case.kills.to_string()),
         ],
         state: (number > 1).then(|| boot_dir(dir, number - 1).join("out").join(STATE)),
+        ..Job::new(prepared)
     };
-    job.write(paths, &tar)?;
+    job.write(paths, &scratch)?;
     let mut others = case.device_options(number, &dir.join(STATE));
-    let control = scratch.path().join("control");
+    let control = scratch.join("control");
     if !case.host.is_empty() {
         others.extend(host_steps::control_options(&control));
     }
@@ -187,10 +185,10 @@ fn boot(
     let release = case.qemu.as_deref().map(|release| qemu::of_release(paths, machine.mirror.as_ref(), release));
     let release = release.transpose()?;
     let (queues, queue_size) = case.rings.unwrap_or((case.queues, Some(QUEUE_SIZE)));
-    let rom = scratch.path().join("rom");
+    let rom = scratch.join("rom");
     fs::write(&rom, [0xff; ROM_BYTES])?;
     let needs_progress = case.kills > 0 || !case.host.is_empty() || case.bounds.calm.is_some();
-    let monitor = scratch.path().join("monitor");
+    let monitor = scratch.join("monitor");
     let disks = [device.socket.clone()];
     let disks = disks.each_ref().map(PathBuf::as_path);
     let vm = Vm {
@@ -202,7 +200,7 @@ fn boot(
         reconnect: case.kills > 0,
         progress: needs_progress.then_some(progress.as_path()),
         monitor: case.host.iter().any(Step::needs_monitor).then_some(monitor.as_path()),
-        ..Vm::new(machine, &disks, &tar, &results)
+        ..Vm::new(machine, &disks, &scratch)
     };
     let mut kills = Kills::new(case.kills, options, &others, &progress);
     let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
@@ -215,10 +213,8 @@ fn boot(
         watch.step(device.id());
         if disturbed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    if results.exists() {
-        job::unpack_results(&results, &dir.join("out"))?;
-    }
-    // Why the guest ended early is the more telling reason.
+    scratch.unpack_results(&dir.join("out"))?;
+    // Why the guest ended early is the better reason.
     let status = fs::read_to_string(dir.join("out/status")).unwrap_or_default();
     if disturbed.is_ok() && matches!(ended, Ended::PoweredOff) && status.trim() != SKIPPED {
         disturbed = kills.finish().and_then(|()| steps.finish());
@@ -228,7 +224,7 @@ fn boot(
         fs::write(dir.join("used"), report)?;
     }
     let mut device = disturbed.and(device.finish());
-    // The other reasons are more telling.
+    // The other reasons are better.
     if device.is_ok() && matches!(ended, Ended::PoweredOff) {
         device = watch.finish();
     }
@@ -244,7 +240,7 @@ fn limit(prepared: &Prepared, case: &Case) -> Duration {
 /// What the guest's end, its kernel and the case's script say.
 fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, problems: &mut Vec<String>) {
     let console = run.dir.join("console.log");
-    let text = fs::read(&console).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
+    let text = process::text(&console);
     for log in [&text, &run.result("dmesg")] {
         if let Some(line) = console::trouble(log) {
             problems.insert(0, format!("the guest's kernel says: {line}"));

@@ -4,21 +4,23 @@
 use crate::device::cargo;
 use crate::paths::Paths;
 use crate::process::{self, run_logged};
+use crate::progress::{line, timed};
 use crate::report::Report;
-use crate::ui::{line, timed};
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 /// Runs all of them; with filters only the tests that match.
 pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
     if filters.is_empty() {
-        check(paths, report, "cargo fmt", &["fmt", "--all", "--check", "--", "-l"]);
-        check(paths, report, "cargo clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        check(paths, report, "cargo fmt", cargo(paths).args(["fmt", "--all", "--check", "--", "-l"]));
+        check(paths, report, "cargo clippy", cargo(paths).args(clippy));
         if installed(paths, report, "deny") {
-            check(paths, report, "cargo deny", &["deny", "--workspace", "check"]);
+            check(paths, report, "cargo deny", cargo(paths).args(["deny", "--workspace", "check"]));
         }
         if installed(paths, report, "audit") {
-            check(paths, report, "cargo audit", &["audit"]);
+            check(paths, report, "cargo audit", cargo(paths).arg("audit"));
         }
     }
     tests(paths, report, filters);
@@ -26,17 +28,19 @@ pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
         // What only optimised code has to keep.
         let packages = ["--package", "scattered-xts", "--package", "vhost-user-blk-crypto"];
         let tests = ["--test", "xts", "--test", "key_stack", "--", "no_key_stays_on_the_stack"];
-        check(paths, report, "cargo test, optimised", &[&["test", "--release"], &packages[..], &tests].concat());
+        let mut cargo = cargo(paths);
+        cargo.args(["test", "--release"]).args(packages).args(tests);
+        check(paths, report, "cargo test, optimised", &mut cargo);
     }
     if filters.is_empty() || filters.iter().any(|filter| "fuzz".contains(filter.as_str())) {
         crate::fuzz::check(paths, report);
     }
 }
 
-fn check(paths: &Paths, report: &mut Report, name: &str, args: &[&str]) {
-    let log = paths.log(&name.replace(", ", "-").replace(' ', "-"));
-    let _ = fs::remove_file(&log);
-    let (result, took) = timed(name, || run_logged(cargo(paths).args(args), &log));
+/// Runs a command that passes or fails, with a log of its own.
+pub fn check(paths: &Paths, report: &mut Report, name: &str, command: &mut Command) {
+    let log = paths.fresh_log(&name.replace([',', ':'], "").replace(' ', "-"));
+    let (result, took) = timed(name, || run_logged(command, &log));
     match result {
         Ok(()) => report.pass(name, took),
         Err(e) => {
@@ -60,8 +64,7 @@ fn installed(paths: &Paths, report: &mut Report, tool: &str) -> bool {
 }
 
 fn tests(paths: &Paths, report: &mut Report, filters: &[String]) {
-    let log = paths.log("cargo-test");
-    let _ = fs::remove_file(&log);
+    let log = paths.fresh_log("cargo-test");
     let device = LoopDevice::new();
     let (result, took) = timed("cargo test", || {
         let mut cargo = cargo(paths);
@@ -71,8 +74,7 @@ fn tests(paths: &Paths, report: &mut Report, filters: &[String]) {
         }
         run_logged(&mut cargo, &log)
     });
-    let text = fs::read(&log).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
-    let totals = Totals::parse(&text);
+    let totals = Totals::parse(&process::text(&log));
     match result {
         Err(e) if totals.failed.is_empty() => report.fail("cargo test", took, &format!("{e:#}")),
         result => {

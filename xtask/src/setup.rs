@@ -9,7 +9,7 @@ use crate::kernel::{self, Kernel};
 use crate::mirror::{self, Mirror};
 use crate::paths::Paths;
 use crate::qemu::{self, Qemu};
-use crate::{device, packages, tools, ui, verify};
+use crate::{device, packages, progress, tools, verify};
 use anyhow::{Result, ensure};
 use std::path::PathBuf;
 
@@ -61,12 +61,12 @@ pub fn machine(paths: &Paths, args: &GuestArgs, recipe: &Recipe) -> Result<Machi
 
 /// Builds the device.
 pub fn device_program(paths: &Paths) -> Result<PathBuf> {
-    ui::step("device (cargo build --release)", || device::build_program(paths, device::PROGRAM))
+    progress::step("device (cargo build --release)", || device::build_program(paths, device::PROGRAM))
 }
 
 /// Builds the guest's driver, unless the kernel has it.
 pub fn module(paths: &Paths, machine: &Machine) -> Result<Option<Module>> {
-    let module = ui::step("guest module", || driver::build(paths, &machine.root, &machine.kernel))?;
+    let module = progress::step("guest module", || driver::build(paths, &machine.root, &machine.kernel))?;
     for warning in module.iter().flat_map(|m| &m.warnings) {
         eprintln!("    {warning}");
     }
@@ -77,8 +77,8 @@ pub fn module(paths: &Paths, machine: &Machine) -> Result<Option<Module>> {
 pub fn programs(paths: &Paths, machine: &Machine) -> Result<Programs> {
     Ok(Programs {
         device: device_program(paths)?,
-        verifier: ui::step("verifier (cargo build --release)", || device::build_program(paths, verify::PROGRAM))?,
-        tools: ui::step("guest programs", || tools::build(paths, &machine.root))?,
+        verifier: progress::step("verifier (cargo build --release)", || device::build_program(paths, verify::PROGRAM))?,
+        tools: progress::step("guest programs", || tools::build(paths, &machine.root))?,
     })
 }
 

@@ -4,10 +4,10 @@
 use crate::case::parse_size;
 use crate::cli::ShellArgs;
 use crate::device::{self, Device};
-use crate::job::Job;
+use crate::job::{Job, Scratch};
 use crate::paths::Paths;
+use crate::setup;
 use crate::vm::{QUEUES, Vm};
-use crate::{driver, setup};
 use anyhow::{Context, Result};
 use std::fs;
 
@@ -18,23 +18,14 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
     if !image.exists() {
         device::make_image(&image, parse_size(&args.size)?)?;
     }
-    let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
-    let tar = scratch.path().join("job.tar");
+    let scratch = Scratch::new()?;
     let terminal = std::env::var("TERM").unwrap_or_default();
     let mut variables = vec![("HOST_TERM".to_owned(), terminal)];
     if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdin()) {
         variables.push(("ROWS".into(), size.ws_row.to_string()));
         variables.push(("COLUMNS".into(), size.ws_col.to_string()));
     }
-    let job = Job {
-        script: None,
-        driver: driver::MODULE,
-        module: prepared.module.as_ref().map(|m| m.file.as_path()),
-        tools: Some(&prepared.programs.tools),
-        variables,
-        state: None,
-    };
-    job.write(paths, &tar)?;
+    Job { variables, ..Job::new(&prepared) }.write(paths, &scratch)?;
     let logs = paths.results("shell");
     fs::create_dir_all(&logs)?;
     let device = Device::start(&device::Options {
@@ -48,9 +39,7 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
     })?;
     println!("image: {}; device log: {}", image.display(), logs.join("device.log").display());
     println!("poweroff, exit or Ctrl-D ends the guest; Ctrl-A X ends QEMU\n");
-    let (disks, results) = ([device.socket.as_path()], scratch.path().join("results.tar"));
-    let vm = Vm::new(&prepared.machine, &disks, &tar, &results);
-    let good = vm.run_on_terminal()?;
+    let good = Vm::new(&prepared.machine, &[device.socket.as_path()], &scratch).run_on_terminal()?;
     device.finish().context("after the guest's end")?;
     println!("the device's counters: {}", logs.join("stats.json").display());
     Ok(good)

@@ -4,10 +4,10 @@
 use crate::case::{self, Case};
 use crate::cli::{Half, TestArgs};
 use crate::paths::Paths;
+use crate::progress::timed;
 use crate::report::Report;
 use crate::run_case::{self, Outcome};
 use crate::setup::{self, Prepared};
-use crate::ui::timed;
 use crate::{compare, driver, guest_root, packages};
 use anyhow::{Result, bail};
 use std::path::Path;

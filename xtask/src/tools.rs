@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use walkdir::{DirEntry, WalkDir};
 
 /// Source files, read into memory so that they can be hashed and written elsewhere.
 pub struct Sources(Vec<(PathBuf, Vec<u8>)>);
@@ -17,26 +18,20 @@ pub struct Sources(Vec<(PathBuf, Vec<u8>)>);
 impl Sources {
     /// Reads a directory tree (empty when it does not exist); hidden files and build products are left out.
     pub fn read(dir: &Path) -> Result<Self> {
+        if !dir.exists() {
+            return Ok(Self(vec![]));
+        }
+        let kept = |entry: &DirEntry| {
+            let product = |e| ["o", "ko", "cmd", "mod", "symvers", "order"].iter().any(|x| e == *x);
+            !entry.file_name().to_string_lossy().starts_with('.') && !entry.path().extension().is_some_and(product)
+        };
+        let entries = WalkDir::new(dir).min_depth(1).into_iter().filter_entry(kept);
         let mut files = vec![];
-        let mut todo = vec![PathBuf::new()];
-        while let Some(sub) = todo.pop() {
-            let Ok(entries) = fs::read_dir(dir.join(&sub)) else { continue };
-            for entry in entries {
-                let entry = entry?;
-                let name = sub.join(entry.file_name());
-                let product = name
-                    .extension()
-                    .is_some_and(|e| ["o", "ko", "cmd", "mod", "symvers", "order"].iter().any(|x| e == *x));
-                if entry.file_name().to_string_lossy().starts_with('.') || product {
-                    continue;
-                }
-                if entry.file_type()?.is_dir() {
-                    todo.push(name);
-                } else {
-                    let text =
-                        fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
-                    files.push((name, text));
-                }
+        for entry in entries {
+            let entry = entry?;
+            if !entry.file_type().is_dir() {
+                let text = fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
+                files.push((entry.path().strip_prefix(dir)?.to_path_buf(), text));
             }
         }
         files.sort();
@@ -78,11 +73,9 @@ pub fn build_in_tree(tree: &Path, sources: &Sources, script: &str, products: &[S
     }
     cache::remove_tree(out)?;
     fs::create_dir_all(out)?;
-    let work = tempfile::Builder::new().prefix("build-").tempdir_in(tree.join("tmp"))?;
+    let work = debian::work_dir(tree)?;
     sources.write(work.path())?;
-    let inside = Path::new("/").join(work.path().strip_prefix(tree)?);
-    let script = format!("cd {}\n{script}\n", inside.display());
-    process::run_logged(&mut debian::in_tree(tree, &script), &out.join("build.log"))?;
+    process::run_logged(&mut debian::in_tree(tree, &work, script)?, &out.join("build.log"))?;
     for product in products {
         fs::copy(work.path().join(product), out.join(product))
             .with_context(|| format!("the build left no {product}"))?;

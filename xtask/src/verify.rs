@@ -43,7 +43,7 @@ fn verdict(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<(
 /// Runs it over an image that must be wrong, and for this reason: in the verifier's own words about a data unit.
 pub fn run_on_broken(program: &Path, image: &Path, results: &Path, dir: &Path, reason: &str) -> Result<()> {
     let (verified, value, log) = verdict(program, image, results, dir)?;
-    ensure!(!verified, "the device is broken, and the verifier has not noticed:\n{}", tail(&log, 15));
+    ensure!(!verified, "the device is broken on purpose, but the verifier has not noticed:\n{}", tail(&log, 15));
     let list = |name: &str| value.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     // Names are encrypted by the guest's kernel: were they wrong, it would be for another reason.
     ensure!(list("wrong_names").is_empty(), "names are wrong, which the device cannot have done:\n{}", tail(&log, 15));

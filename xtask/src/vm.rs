@@ -2,6 +2,7 @@
 //! QEMU's command line, and running it to its end. `qemu/README.md` explains the same lines for use by hand.
 
 use crate::accel::Accelerator;
+use crate::job::Scratch;
 use crate::kills::RECONNECT_MS;
 use crate::process::{Running, open_log};
 use crate::qemu::{GENERIC_DEVICE, Qemu};
@@ -50,7 +51,7 @@ pub struct Vm<'a> {
     pub attach: Attach,
     /// Each device's request queues.
     pub queues: u16,
-    /// Descriptors of each queue; `None`: as QEMU will have it.
+    /// Descriptors of each queue; `None`: QEMU's default.
     pub queue_size: Option<u16>,
     /// Attach each disk behind a root port. The file is the ROM of another device: a guest can put it where it likes.
     pub root_port: Option<&'a Path>,
@@ -58,11 +59,11 @@ pub struct Vm<'a> {
     pub reconnect: bool,
     /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
     pub disks: &'a [&'a Path],
-    /// Where what the guest writes to its port `progress` goes as it comes.
+    /// The file that gets what the guest writes to its port `progress`.
     pub progress: Option<&'a Path>,
     /// A Unix socket that this process listens at, for the guest's port `dialog`.
     pub dialog: Option<&'a Path>,
-    /// Where QEMU listens for its monitor. The guest then has what it takes to get and lose disks and memory while it runs.
+    /// Where QEMU listens for its monitor. The guest then has free slots for disks and memory that are plugged in later.
     pub monitor: Option<&'a Path>,
     /// The job for the guest.
     pub job: &'a Path,
@@ -72,7 +73,7 @@ pub struct Vm<'a> {
 
 impl<'a> Vm<'a> {
     /// The ordinary guest, with these devices attached.
-    pub fn new(machine: &'a Machine, disks: &'a [&'a Path], job: &'a Path, results: &'a Path) -> Self {
+    pub fn new(machine: &'a Machine, disks: &'a [&'a Path], scratch: &'a Scratch) -> Self {
         Self {
             qemu: &machine.qemu,
             accel: machine.accel,
@@ -87,8 +88,8 @@ impl<'a> Vm<'a> {
             progress: None,
             dialog: None,
             monitor: None,
-            job,
-            results,
+            job: &scratch.job,
+            results: &scratch.results,
         }
     }
 
@@ -103,9 +104,9 @@ impl<'a> Vm<'a> {
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
         qemu.args(["-append", append]);
         qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", &self.root));
-        // A second NVMe disk or namespace is out of the question: they are numbered in random order.
+        // There must be no second NVMe disk or namespace: Linux numbers them in random order.
         qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);
-        // A file that can be read, also with a QEMU whose `file` has no `input-path` yet. The guest writes nothing to it.
+        // `pipe` reads a file, too: older QEMUs have no `input-path` for `file`. The guest writes nothing to it.
         qemu.arg("-chardev").arg(option("pipe,id=job,path=", self.job));
         qemu.args(["-device", "virtserialport,chardev=job,name=job"]);
         qemu.arg("-chardev").arg(option("file,id=results,path=", self.results));
@@ -173,8 +174,8 @@ impl<'a> Vm<'a> {
         Running::start(&mut qemu)
     }
 
-    /// As [`Self::start`], then waits for its end. Calls `meanwhile` again and again with its process number. It is killed at
-    /// the time limit, or when `meanwhile` says that it makes no sense to go on.
+    /// As [`Self::start`], then waits until it ends. Calls `meanwhile` with its process ID all the time. Kills it at the time
+    /// limit, or when `meanwhile` breaks.
     pub fn run(
         &self,
         console: &Path,
@@ -182,10 +183,10 @@ impl<'a> Vm<'a> {
         limit: Duration,
         mut meanwhile: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Ended> {
-        let mut guest = self.start(console, log)?;
+        let guest = self.start(console, log)?;
         let end = Instant::now() + limit;
         while Instant::now() < end {
-            if let Some(status) = guest.wait_for(Duration::from_millis(10))? {
+            if let Some(status) = guest.wait_timeout(Duration::from_millis(10))? {
                 return Ok(Ended::with(status));
             }
             if meanwhile(guest.id()).is_break() {
@@ -213,7 +214,7 @@ pub enum Ended {
     Failed(String),
     /// Killed at the time limit.
     TimedOut,
-    /// Killed, as it was of no use any more.
+    /// Killed, because the run had failed already.
     GivenUp,
 }
 

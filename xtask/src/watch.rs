@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the device uses of the host while a guest runs: its private memory, and its CPU time while it should have nothing
-//! to do.
+//! What the device uses of the host while a guest runs: its private memory, and its CPU time while it should be idle.
 
 use anyhow::{Result, bail, ensure};
+use procfs::process::Process;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -35,7 +35,7 @@ impl<'a> Watch<'a> {
         Self { bounds, port, most_memory: 0, lines: 0, since: None, used: vec![] }
     }
 
-    /// Looks at the process. To be called often.
+    /// Looks at the process. Call it often.
     pub fn step(&mut self, process: u32) {
         if self.bounds.memory.is_some() {
             self.most_memory = self.most_memory.max(private_memory(process).unwrap_or(0));
@@ -76,7 +76,7 @@ impl<'a> Watch<'a> {
             );
         }
         if let Some(most) = self.bounds.calm {
-            ensure!(!self.used.is_empty(), "the guest was never calm");
+            ensure!(!self.used.is_empty(), "the guest never wrote calm and over to its port progress");
             if let Some(used) = self.used.iter().find(|used| **used > f64::from(most)) {
                 bail!("the device used {used:.0} % of a CPU while it had nothing to do; {most} % are allowed");
             }
@@ -85,20 +85,15 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Bytes of memory that are not shared, from /proc.
+/// Bytes of memory that are not shared.
 fn private_memory(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+    Some(Process::new(process.cast_signed()).ok()?.status().ok()?.rssanon? << 10)
 }
 
-/// The CPU time of all threads, from /proc.
+/// The CPU time of all threads.
 fn cpu_seconds(process: u32) -> Option<f64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // Behind the name, which may hold anything; utime and stime are the 14th and 15th field of all.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    let stat = Process::new(process.cast_signed()).ok()?.stat().ok()?;
+    Some((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
 #[cfg(test)]

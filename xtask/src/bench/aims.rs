@@ -4,7 +4,7 @@
 use super::client::{Client, Program};
 use super::image::Place;
 use super::results::{Results, Series};
-use super::statistics;
+use crate::measure::statistics;
 use serde_json::{Value, json};
 
 /// Some contenders that differ in settings: the fastest one counts.

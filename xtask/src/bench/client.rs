@@ -4,7 +4,7 @@
 use super::contender::Contender;
 use super::workload::{Task, Workload};
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::Command;
 
@@ -51,8 +51,8 @@ impl Client {
     }
 }
 
-/// What a client measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What a client measured: its output, and a sample of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// Requests completed.
     pub requests: f64,
@@ -65,22 +65,14 @@ pub struct Measured {
     /// CPU seconds of the client.
     pub client_cpu: f64,
     /// Keyslots programmed.
+    #[serde(default)]
     pub programs: f64,
 }
 
 impl Measured {
     /// Parses a client's line.
     pub fn parse(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text.trim()).with_context(|| format!("{text:?} is no JSON"))?;
-        let number = |name: &str| value.get(name).and_then(Value::as_f64).with_context(|| format!("no {name}"));
-        let measured = Self {
-            requests: number("requests")?,
-            bytes: number("bytes")?,
-            seconds: number("seconds")?,
-            server_cpu: number("server_cpu")?,
-            client_cpu: number("client_cpu")?,
-            programs: number("programs").unwrap_or(0.0),
-        };
+        let measured: Self = serde_json::from_str(text).with_context(|| format!("the client said {text:?}"))?;
         ensure!(measured.seconds > 0.0 && measured.requests > 0.0, "nothing was measured: {text}");
         Ok(measured)
     }
@@ -103,14 +95,6 @@ impl Measured {
     /// CPU seconds of the server for 10^9 bytes.
     pub fn cpu_per_gigabyte(&self) -> f64 {
         self.server_cpu / self.bytes * 1e9
-    }
-
-    /// For the report in JSON.
-    pub fn json(&self) -> Value {
-        json!({
-            "requests": self.requests, "bytes": self.bytes, "seconds": self.seconds,
-            "server_cpu": self.server_cpu, "client_cpu": self.client_cpu, "programs": self.programs,
-        })
     }
 }
 

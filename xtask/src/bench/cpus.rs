@@ -23,12 +23,10 @@ pub fn choose() -> (Cpus, Option<String>) {
     };
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
     let Some((server, client, apart)) = pick(&cpus, siblings) else {
-        return (
-            none,
-            Some("there is only one core: server and client take turns on it, which distorts all results".into()),
-        );
+        return (none, Some("there is only one core: server and client share it, which distorts all results".into()));
     };
-    let note = (!apart).then(|| format!("cores {server} and {client} are two threads of one core and slow each other"));
+    let note =
+        (!apart).then(|| format!("cores {server} and {client} are two threads of one core and slow each other down"));
     (Cpus { server: Some(server), client: Some(client) }, note)
 }
 

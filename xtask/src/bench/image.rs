@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The disk images: one that all raw contenders share, and a LUKS one of the same size. All of their blocks exist, for
-//! reading a hole costs less than reading data.
+//! The disk images: one that all raw contenders share, and a LUKS one of the same size. All of their blocks are allocated,
+//! because reading a hole costs less than reading data.
 
 use super::root::Root;
 use crate::process::run_logged;
@@ -34,7 +34,7 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 /// Directories of images are called this and the number of the process that made them.
 const PREFIX: &str = "vubc-bench-";
 const SHARED_MEMORY: &str = "/dev/shm";
-/// Guards nothing here: the disk holds noise.
+/// It protects nothing: the disk holds noise.
 const SECRET: &str = "not-a-secret";
 
 /// qemu-storage-daemon's and qemu-img's option for the LUKS key.
@@ -65,7 +65,7 @@ impl Images {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         let is_tmpfs = statfs(parent).is_ok_and(|s| s.f_type == TMPFS_MAGIC);
         match place {
-            Place::Tmpfs => ensure!(is_tmpfs, "{SHARED_MEMORY} is no tmpfs here; try --image disk"),
+            Place::Tmpfs => ensure!(is_tmpfs, "{SHARED_MEMORY} is not a tmpfs here; try --image disk"),
             Place::Disk => ensure!(
                 !is_tmpfs,
                 "{} is in memory; set CARGO_TARGET_DIR to a directory on a disk or try --image tmpfs",
@@ -111,19 +111,11 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Overwrites a file from `start` on with noise, and has it on the disk before anything is timed.
+/// Overwrites a file with noise from `start` on, and syncs it before anything is timed.
 fn fill(path: &Path, start: u64) -> Result<()> {
     const PIECE: usize = 1 << 20;
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    })
-    .take(PIECE / 8)
-    .flatten()
-    .collect();
+    let mut noise = vec![0; PIECE];
+    fastrand::fill(&mut noise);
     let mut file = File::options().write(true).open(path)?;
     let end = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(start))?;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask bench`: the device beside its peers, on the same images, with the same clients, in one interleaved run.
+//! `cargo xtask bench`: the device and its peers, on the same images, with the same clients, in one interleaved run.
 //!
 //! [`workload`], [`contender`] and [`client`] are the three dimensions; [`plan`] says which of their combinations are
-//! measured, [`run`] measures them in rounds, and the rest is about what came of it.
+//! measured, [`run`] measures them in rounds, and the other modules are about the results.
 
 mod aims;
 mod client;
 mod contender;
 mod cpus;
-pub mod header;
+mod header;
 mod image;
 mod plan;
 mod plot;
@@ -16,16 +16,15 @@ mod results;
 mod root;
 mod run;
 mod server;
-pub mod statistics;
 mod table;
 mod workload;
 
 use crate::case::parse_size;
 use crate::cli::{BenchArgs, BenchImage};
 use crate::device::build_program;
+use crate::measure::header::Header;
 use crate::paths::Paths;
-use crate::process::{command, output};
-use crate::{mirror, packages, setup, ui};
+use crate::{mirror, packages, progress, setup};
 use anyhow::{Context, Result, ensure};
 use contender::Contender;
 use image::{Images, Place};
@@ -46,9 +45,9 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
         _ => Level::Normal,
     };
     let baseline = Contender::named(&args.baseline)
-        .with_context(|| format!("no contender {}; --list --full shows all", args.baseline))?;
+        .with_context(|| format!("there is no contender {}; --list --full lists all", args.baseline))?;
     let groups = plan::groups(level, &args.filter, baseline);
-    ensure!(!groups.is_empty(), "nothing matches --filter; --list --full shows what there is");
+    ensure!(!groups.is_empty(), "nothing matches --filter; --list --full lists what there is");
     if args.list {
         list(&groups);
         return Ok(true);
@@ -59,9 +58,9 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
         Level::Full => (5, 0.5),
     };
     let (rounds, seconds) = (args.rounds.unwrap_or(rounds), args.seconds.unwrap_or(seconds));
-    ensure!((0.02..=600.0).contains(&seconds), "--seconds {seconds} is not from 0.02 to 600");
+    ensure!((0.02..=600.0).contains(&seconds), "--seconds must be from 0.02 to 600");
     let size = parse_size(&args.size)?;
-    ensure!(size >= 16 << 20 && size.is_multiple_of(1 << 20), "--size is in MiB, and at least 16M");
+    ensure!(size >= 16 << 20 && size.is_multiple_of(1 << 20), "--size must be a whole number of MiB, and at least 16M");
     let places: &[Place] = match (args.image, level) {
         (Some(BenchImage::Both), _) | (None, Level::Full) => &[Place::Tmpfs, Place::Disk],
         (Some(BenchImage::Disk), _) => &[Place::Disk],
@@ -71,27 +70,19 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     packages::ensure_all(paths)?;
     let root = root::Root::prepare(paths, mirror::find(args.mirror.as_deref())?.as_ref())?;
     let device = setup::device_program(paths)?;
-    let load = ui::step("load generator (cargo build --release)", || build_program(paths, LOAD))?;
+    let load = progress::step("load generator (cargo build --release)", || build_program(paths, LOAD))?;
     let blkio = root.client(paths)?;
     let out = paths.target.join("bench");
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let (cpus, note) = cpus::choose();
     let how = format!("{rounds} rounds of {seconds} s each, images of {} MiB", size >> 20);
-    let mut header = header::Header::new(&device, &root, &how)?;
-    match (cpus.server, cpus.client) {
-        (Some(s), Some(c)) => header.add("cores", format!("server {s}, client {c}")),
-        _ => header.add("cores", "not pinned".into()),
-    }
-    for note in note.into_iter().chain(header::io_uring_note()) {
-        header.add("note", note);
-    }
+    let header = header::header(&device, &root, &how, cpus, note)?;
     println!("{}", header.text());
 
     let sockets = tempfile::Builder::new().prefix("vubc-bench-").tempdir()?;
     let bench = run::Bench {
         servers: server::Servers {
             device: &device,
-            help: output(command(&device).arg("--help"))?,
             root: &root,
             cpus,
             sockets: sockets.path(),
@@ -105,7 +96,7 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     };
     let mut results = Results::default();
     for place in places {
-        let images = ui::step(&format!("images on {}", place.name()), || {
+        let images = progress::step(&format!("images on {}", place.name()), || {
             Images::make(*place, size, &out, &root, &paths.log("bench-images"))
         });
         match images {
@@ -121,23 +112,24 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     Ok(results.failed.is_empty() && !results.series.is_empty())
 }
 
-fn report(results: &Results, header: &header::Header, baseline: &str, out: &std::path::Path) -> Result<()> {
-    print!("{}{}\n{}", table::tables(results, baseline), aims::table(results), table::not_run(results));
+fn report(results: &Results, header: &Header, baseline: &str, out: &std::path::Path) -> Result<()> {
+    print!("{}{}\n{}", table::text(results, baseline), aims::table(results), table::not_run(results));
     let (json_file, plot_file) = (out.join("bench.json"), out.join("bench.svg"));
     let json = json(results, header, baseline);
     fs::write(&json_file, serde_json::to_string_pretty(&json)? + "\n")
         .with_context(|| format!("cannot write {}", json_file.display()))?;
-    plot::write(results, baseline, header.cpu(), &plot_file)?;
+    let picture = plot::draw(results, baseline, header.get("CPU"))?;
+    fs::write(&plot_file, picture).with_context(|| format!("cannot write {}", plot_file.display()))?;
     println!("written: {}, {}", json_file.display(), plot_file.display());
     Ok(())
 }
 
-fn json(results: &Results, header: &header::Header, baseline: &str) -> Value {
+fn json(results: &Results, header: &Header, baseline: &str) -> Value {
     let series = results.series.iter().map(|s| {
         json!({
             "image": s.place.name(), "workload": s.workload.name, "client": s.client.name(),
             "contender": s.contender.name, "median_iops": s.median(), "ratio": results.ratio(s, baseline),
-            "samples": s.samples.iter().map(client::Measured::json).collect::<Vec<_>>(),
+            "samples": s.samples,
         })
     });
     let not_run = results

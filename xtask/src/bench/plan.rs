@@ -4,6 +4,7 @@
 use super::client::{Client, Program};
 use super::contender::{self, Contender, Kind};
 use super::workload::{self, Level, Task, Workload};
+use crate::measure::takes;
 
 /// Contenders that are compared with each other: the same load from the same client.
 #[derive(Debug, Clone)]
@@ -16,33 +17,10 @@ pub struct Group {
     pub contenders: Vec<&'static Contender>,
 }
 
-/// `WORKLOAD/CONTENDER`, or one word for either.
-struct Filter<'a> {
-    workload: Option<&'a str>,
-    contender: Option<&'a str>,
-    either: Option<&'a str>,
-}
-
-impl<'a> Filter<'a> {
-    fn new(text: &'a str) -> Self {
-        match text.split_once('/') {
-            Some((w, c)) => Self { workload: Some(w), contender: Some(c), either: None },
-            None => Self { workload: None, contender: None, either: Some(text) },
-        }
-    }
-
-    fn takes(&self, workload: &str, contender: &str) -> bool {
-        self.workload.is_none_or(|part| workload.contains(part))
-            && self.contender.is_none_or(|part| contender.contains(part))
-            && self.either.is_none_or(|part| workload.contains(part) || contender.contains(part))
-    }
-}
-
-/// The groups of a run, in the order of the report. The baseline takes part wherever it can, and the load with one key
-/// where key changes are measured, for without them there are no ratios.
+/// The groups of a run, in the order of the report. The baseline takes part wherever it can, and so does the load with one
+/// key where key changes are measured: the ratios need them.
 pub fn groups(level: Level, filters: &[String], baseline: &'static Contender) -> Vec<Group> {
-    let filters: Vec<Filter<'_>> = filters.iter().map(|f| Filter::new(f)).collect();
-    let wanted = |w: &Workload, c: &Contender| filters.is_empty() || filters.iter().any(|f| f.takes(w.name, c.name));
+    let wanted = |w: &Workload, c: &Contender| filters.is_empty() || filters.iter().any(|f| takes(f, w.name, c.name));
     let mut groups: Vec<Group> = vec![];
     for workload in workload::ALL.iter().filter(|w| w.level <= level) {
         for client in Client::ALL {

@@ -4,8 +4,8 @@
 use super::client::{Client, Measured};
 use super::contender::Contender;
 use super::image::Place;
-use super::statistics;
 use super::workload::Workload;
+use crate::measure::statistics;
 
 /// All samples of one contender under one load.
 pub struct Series {
@@ -22,6 +22,11 @@ pub struct Series {
 }
 
 impl Series {
+    /// What was measured, for people.
+    pub fn title(&self) -> String {
+        format!("{} · {} · {}", self.workload.title, self.place.name(), self.client.name())
+    }
+
     /// A number of each sample.
     pub fn values(&self, number: impl Fn(&Measured) -> f64) -> Vec<f64> {
         self.samples.iter().map(number).collect()

@@ -4,9 +4,9 @@
 use crate::debian::{self, BACKPORTS};
 use crate::mirror::Mirror;
 use crate::paths::Paths;
-use crate::process::{command, output};
+use crate::process::output;
 use crate::tools::{self, Sources};
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,6 @@ use std::process::Command;
 const PACKAGES: &[&str] = &["gcc", "libc6-dev", "libblkio-dev"];
 /// qemu-storage-daemon and qemu-img; as new as the QEMU that the guests run on.
 const NEW_PACKAGES: &[&str] = &["qemu-utils"];
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const CLIENT: &str = "blkio-client";
 
 /// An unpacked tree of packages.
@@ -29,18 +28,17 @@ impl Root {
         let include = include.join(",");
         let key = cache::key(&["bench 1", debian::SUITE, &include]);
         let dir = cache::entry(&paths.cache, "bench", &key, |dir| {
-            ui::step("peers from Debian packages (first time only)", || build(paths, dir, mirror, &include))
+            progress::step("peers from Debian packages (first time only)", || {
+                let log = paths.fresh_log("bench-root");
+                debian::make_tree(mirror, debian::SUITE, &debian::small(&include), &dir.join("root"), &log)
+            })
         })?;
         Ok(Self(dir.join("root")))
     }
 
     /// A program of the tree, run with the tree's own libraries.
     pub fn command(&self, program: &Path) -> Command {
-        let libraries = self.0.join(LIBRARIES);
-        let mut command = command(libraries.join("ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(&libraries).arg(program);
-        command.env("QEMU_MODULE_DIR", libraries.join("qemu"));
-        command
+        debian::with_libraries_of(&self.0, program)
     }
 
     /// A program of a package.
@@ -62,24 +60,8 @@ impl Root {
     pub fn versions(&self) -> Result<[(&'static str, String); 2]> {
         let qsd = output(self.packaged("qemu-storage-daemon").arg("--version"))?;
         let qsd = qsd.lines().next().unwrap_or_default().trim_start_matches("qemu-storage-daemon version ").to_owned();
-        let blkio = fs::read_to_string(self.0.join(LIBRARIES).join("pkgconfig/blkio.pc")).unwrap_or_default();
+        let blkio = fs::read_to_string(self.0.join("usr/lib/x86_64-linux-gnu/pkgconfig/blkio.pc")).unwrap_or_default();
         let blkio = blkio.lines().find_map(|l| l.strip_prefix("Version:")).unwrap_or("unknown").trim().to_owned();
         Ok([("qemu-storage-daemon", qsd), ("libblkio", blkio)])
     }
-}
-
-fn build(paths: &Paths, dir: &Path, mirror: Option<&Mirror>, include: &str) -> Result<()> {
-    let log = paths.log("bench-root");
-    let _ = fs::remove_file(&log);
-    let mut args = vec![
-        "--variant=minbase".to_owned(),
-        "--aptopt=Apt::Install-Recommends \"false\"".to_owned(),
-        format!("--include={include}"),
-    ];
-    args.extend(["man", "locale", "doc"].map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")));
-    let tar = dir.join("root.tar");
-    debian::mmdebstrap(mirror, debian::SUITE, &args, &tar, &log)?;
-    debian::unpack(&tar, &dir.join("root"), &log)?;
-    fs::remove_file(&tar)?;
-    Ok(())
 }

@@ -57,7 +57,6 @@ impl Bench<'_> {
                     match self.measure(contender, images, group.workload, group.client) {
                         Ok(measured) => results.add(images.place, group.workload, group.client, contender, measured),
                         Err(error) => {
-                            progress.clear();
                             let what = format!(
                                 "{} on {}, {}, {}: {error:#}",
                                 contender.name,
@@ -65,7 +64,7 @@ impl Bench<'_> {
                                 group.workload.name,
                                 group.client.name()
                             );
-                            eprintln!("FAILED: {what}");
+                            progress.print(&format!("FAILED: {what}"));
                             results.failed.push(what);
                             able.remove(contender.name);
                         }
@@ -74,7 +73,6 @@ impl Bench<'_> {
                 }
             }
         }
-        progress.clear();
     }
 
     /// Starts every contender once and has it write and read; says who cannot take part and why.
@@ -85,13 +83,9 @@ impl Bench<'_> {
             if !seen.insert(contender.name) {
                 continue;
             }
-            if let Some(reason) = self.servers.unable(contender) {
-                results.not_run.push((images.place, contender.name, reason));
-                continue;
-            }
             match self.verify(contender, images) {
                 Ok(()) => drop(able.insert(contender.name)),
-                // A peer may lack what it needs on this machine. This device has said that it can.
+                // A peer may lack what it needs on this machine.
                 Err(error) if matches!(contender.kind, Kind::Qsd { .. }) => {
                     results.not_run.push((images.place, contender.name, format!("{error:#}")));
                 }
@@ -162,13 +156,7 @@ impl Bench<'_> {
 
 fn show(progress: &mut Progress, round: u32, rounds: u32, place: Place, group: &Group, contender: &Contender) {
     let churn = if group.workload.task == Task::Load { "" } else { " (keys)" };
-    progress.note(&format!(
-        "round {round}/{rounds}, {}: {}, {}{churn}, {}, {}{}",
-        progress.step(),
-        place.name(),
-        group.workload.name,
-        contender.name,
-        group.client.name(),
-        progress.left()
-    ));
+    let (workload, client) = (group.workload.name, group.client.name());
+    let (place, contender) = (place.name(), contender.name);
+    progress.begin(format!("round {round}/{rounds}, {place}, {workload}{churn}, {contender}, {client}"));
 }

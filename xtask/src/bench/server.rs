@@ -7,6 +7,7 @@ use super::image::{Images, secret_object};
 use super::root::Root;
 use crate::process::{self, Running, command, open_log};
 use anyhow::{Result, bail};
+use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,8 +21,6 @@ const MEMORY_DISK: u64 = 16 << 20;
 pub struct Servers<'a> {
     /// This device's program.
     pub device: &'a Path,
-    /// Its `--help`.
-    pub help: String,
     /// The peers.
     pub root: &'a Root,
     /// The cores.
@@ -43,20 +42,6 @@ pub struct Server {
 }
 
 impl Servers<'_> {
-    /// Why a contender cannot take part, as far as that can be known without starting it.
-    pub fn unable(&self, contender: &Contender) -> Option<String> {
-        let Kind::Ours { options, memory } = contender.kind else { return None };
-        let mut wanted: Vec<(&str, Option<&str>)> = memory.then_some(("--blk-ram", None)).into_iter().collect();
-        wanted.extend(options.chunks(2).filter_map(|pair| Some((*pair.first()?, pair.get(1).copied()))));
-        wanted.into_iter().find_map(|(option, value)| match help_of(&self.help, option) {
-            None => Some(format!("this build of the device has no {option}")),
-            Some(text) => {
-                let value = value.filter(|v| v.parse::<u64>().is_err())?;
-                (!has_word(&text, value)).then(|| format!("this build of the device has no {option} {value}"))
-            }
-        })
-    }
-
     fn command(&self, contender: &Contender, images: &Images, socket: &Path) -> Command {
         match contender.kind {
             Kind::Qsd { disk, poll_ns } => self.qsd(disk, poll_ns, images, socket),
@@ -79,7 +64,7 @@ impl Servers<'_> {
         let mut program = self.root.packaged("qemu-storage-daemon");
         let poll = poll_ns.map(|ns| format!(",poll-max-ns={ns}")).unwrap_or_default();
         program.args(["--object", &format!("iothread,id=io0{poll}")]);
-        // Another daemon's lock of an image that is being closed must not stop us; nobody else uses these.
+        // The daemon before may still hold its lock while it closes the image; nobody else uses the images.
         let file = |node: &str, path: &Path, aio: &str, direct: bool| {
             let direct = if direct { "on" } else { "off" };
             let path = path.display();
@@ -117,10 +102,10 @@ impl Servers<'_> {
         cpus::pin(&mut program, self.cpus.server);
         let process = Running::start(&mut program)?;
         let pid = process.id();
-        let mut server = Server { process, log, socket, pid };
+        let server = Server { process, log, socket, pid };
         let end = Instant::now() + Duration::from_secs(20);
         while !listens(&server.socket) {
-            if let Some(status) = server.process.ended()? {
+            if let Some(status) = server.process.try_wait()? {
                 bail!("it did not start ({status}): {}", server.last_words());
             }
             if Instant::now() > end {
@@ -139,12 +124,12 @@ impl Server {
     }
 
     /// Ends it; an error when it ended badly or long before.
-    pub fn finish(mut self) -> Result<()> {
-        if let Some(status) = self.process.ended()? {
-            bail!("the server ended on its own ({status}): {}", self.last_words());
+    pub fn finish(self) -> Result<()> {
+        if let Some(status) = self.process.try_wait()? {
+            bail!("the server ended by itself ({status}): {}", self.last_words());
         }
-        self.process.terminate();
-        match self.process.wait_for(Duration::from_secs(10))? {
+        self.process.signal(Signal::TERM)?;
+        match self.process.wait_timeout(Duration::from_secs(10))? {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("the server ended badly ({status}): {}", self.last_words()),
             None => bail!("the server did not end within 10 s of SIGTERM: {}", self.last_words()),
@@ -168,25 +153,6 @@ fn is_listening(table: &str, path: &str) -> bool {
     })
 }
 
-/// The paragraph of an option in clap's help.
-fn help_of(help: &str, option: &str) -> Option<String> {
-    let names = |line: &str| {
-        let line = line.trim_start();
-        line.starts_with('-') && has_word(line.split("  ").next().unwrap_or_default(), option)
-    };
-    let mut lines = help.lines().skip_while(|line| !names(line));
-    let mut text = lines.next()?.to_owned();
-    for line in lines.take_while(|line| !line.trim_start().starts_with('-') || line.trim_start().starts_with("- ")) {
-        text += "\n";
-        text += line;
-    }
-    Some(text)
-}
-
-fn has_word(text: &str, word: &str) -> bool {
-    text.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_')).any(|w| w == word)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,18 +165,5 @@ mod tests {
             0000000000000000: 00000003 00000000 00000000 0001 03 3\n";
         assert!(is_listening(table, "/tmp/a"));
         assert!(!is_listening(table, "/tmp/b") && !is_listening(table, "/tmp"));
-    }
-
-    #[test]
-    fn options_and_values_in_a_help_text() {
-        let help = "Options:\n      --cache <MODE>\n          When writes are durable, see --aio\n\n\
-            \x20         Possible values:\n          - writeback:    After a flush\n          - writethrough: At once\n\n\
-            \x20     --poll-us <N>  How long to poll\n  -h, --help  Print help\n";
-        let cache = help_of(help, "--cache").expect("an option");
-        assert!(has_word(&cache, "writeback") && has_word(&cache, "writethrough") && !has_word(&cache, "none"));
-        assert!(help_of(help, "--poll-us").is_some() && help_of(help, "--poll").is_none());
-        assert!(help_of(help, "--aio").is_none(), "only mentioned");
-        let short = "      --cache <MODE>  When [possible values: writeback, none]\n";
-        assert!(has_word(&help_of(short, "--cache").expect("an option"), "none"));
     }
 }

@@ -3,10 +3,11 @@
 
 use super::client::Measured;
 use super::results::{Results, Series};
-use super::statistics;
+use crate::measure::statistics;
+use crate::measure::table::Table;
 
 /// One table for each load and client.
-pub fn tables(results: &Results, baseline: &str) -> String {
+pub fn text(results: &Results, baseline: &str) -> String {
     let mut text = String::new();
     for group in grouped(results) {
         let Some(first) = group.first() else { continue };
@@ -15,14 +16,17 @@ pub fn tables(results: &Results, baseline: &str) -> String {
             Some(_) => "one key",
             None => baseline,
         };
-        text += &format!("{} · {} · {}\n", first.workload.title, first.place.name(), first.client.name());
         let ratio = format!("x {base}");
-        let head = ["", unit, "min..max", &ratio, "CPU s/M req", "CPU s/GB", "keys/s"];
-        text += &row(head.map(str::to_owned), first.workload.reference().is_some());
-        for series in group {
-            text += &row(columns(results, series, baseline), series.workload.reference().is_some());
-        }
-        text.push('\n');
+        let head = ["contender", unit, "min..max", &ratio, "CPU s/M req", "CPU s/GB", "keys/s"];
+        let columns = if first.workload.reference().is_some() { 7 } else { 6 };
+        let cut = |cells: [String; 7]| cells.into_iter().take(columns).collect();
+        let table = Table {
+            title: first.title(),
+            head: cut(head.map(str::to_owned)),
+            rows: group.iter().map(|series| cut(cells(results, series, baseline))).collect(),
+            numbers: 1,
+        };
+        text += &(table.text() + "\n");
     }
     text
 }
@@ -44,7 +48,7 @@ pub fn grouped(results: &Results) -> Vec<Vec<&Series>> {
     groups
 }
 
-fn columns(results: &Results, series: &Series, baseline: &str) -> [String; 7] {
+fn cells(results: &Results, series: &Series, baseline: &str) -> [String; 7] {
     let throughput = series.workload.is_throughput();
     let values = series.values(|m| if throughput { m.throughput() / 1e9 } else { m.iops() / 1e3 });
     let digits = if throughput { 2 } else { 1 };
@@ -61,14 +65,6 @@ fn columns(results: &Results, series: &Series, baseline: &str) -> [String; 7] {
         cpu(format!("{:.3}", median(Measured::cpu_per_gigabyte))),
         format!("{:.0}", median(|m| m.programs / m.seconds)),
     ]
-}
-
-fn row([name, median, spread, ratio, million, gigabyte, keys]: [String; 7], with_keys: bool) -> String {
-    let mut text = format!("  {name:<20} {median:>8} {spread:>16} {ratio:>16} {million:>12} {gigabyte:>9}");
-    if with_keys {
-        text += &format!(" {keys:>8}");
-    }
-    text.trim_end().to_owned() + "\n"
 }
 
 /// Who did not take part.
@@ -95,7 +91,7 @@ mod tests {
             ("randread-qd32", "ours+4096", 250_000.0),
             ("seqread-qd32", "qsd-uring", 10_000.0),
         ]);
-        let text = tables(&results, "qsd-uring");
+        let text = text(&results, "qsd-uring");
         let ours: Vec<&str> = text.lines().find(|l| l.contains("ours")).unwrap().split_whitespace().collect();
         assert_eq!(ours, ["ours+4096", "250.0", "250.0..250.0", "2.50", "2.00", "0.488"]);
         assert!(text.contains("1.31") && text.contains("GB/s"), "{text}");

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which pictures the report has.
 
-use super::header::Header;
 use super::load::Load;
-use super::plot::{self, Bar, Line};
 use super::results::{Results, Sample, Series};
-use super::table::number;
-use crate::bench::statistics;
+use super::target::How;
+use crate::measure::header::Header;
+use crate::measure::plot::{self, Bar, Colour, Group, Line};
+use crate::measure::statistics;
+use crate::measure::table::number;
 use anyhow::Result;
 
 /// Pictures under one heading.
@@ -91,7 +92,7 @@ fn bars(
                 value: summary.median,
                 range: (summary.min, summary.max),
                 text: text(series, summary.median),
-                colour: plot::colour(series.target.how),
+                colour: colour(series.target.how),
             })
         });
         plot::bars(&load.title(), &bars.collect::<Vec<_>>())
@@ -138,10 +139,22 @@ fn lines(results: &Results, writing: bool, number: &dyn Fn(&Sample) -> f64, leve
                 label: format!("{files} files, {files} keys"),
                 points: group.iter().filter_map(|s| point(&s)).collect(),
                 level: fallback.filter(|_| level).map(|s| s.median(number)),
-                colour: plot::line_colour(at),
+                colour: [plot::ORANGE, plot::BLUE, plot::GREEN, plot::PURPLE][at % 4],
             }
         })
         .collect()
+}
+
+/// The colour of a way to encrypt.
+fn colour(how: How) -> Colour {
+    match how {
+        How::Plain => plot::GREY,
+        How::Native => plot::ORANGE,
+        How::Fallback => plot::BLUE,
+        How::NoInlinecrypt => plot::SKY,
+        How::DmCrypt => plot::GREEN,
+        How::DmInlinecrypt => plot::PURPLE,
+    }
 }
 
 /// One picture that stands alone: all ratios to the file system without encryption or, where only changes of keys were
@@ -157,12 +170,12 @@ pub fn overview(results: &Results, header: &Header) -> Result<String> {
                 value: ratio,
                 range: (ratio, ratio),
                 text: format!("{ratio:.2}  ({} {})", number(speed), load.unit()),
-                colour: plot::colour(series.target.how),
+                colour: colour(series.target.how),
             })
         };
-        (load.title(), group.iter().filter_map(bar).collect::<Vec<_>>())
+        Group { title: load.title(), bars: group.iter().filter_map(bar).collect() }
     });
-    let groups: Vec<_> = groups.filter(|(_, bars)| !bars.is_empty()).collect();
+    let groups: Vec<_> = groups.filter(|group| !group.bars.is_empty()).collect();
     if groups.is_empty()
         && let Some(picture) = churn(results)?.first()
     {
@@ -173,7 +186,7 @@ pub fn overview(results: &Results, header: &Header) -> Result<String> {
         header.get("accelerator"),
         header.get("date").split(' ').next().unwrap_or_default()
     );
-    Ok(plot::alone(&plot::overview("Encryption by the device and by the guest's CPU", &note, &groups)?))
+    Ok(plot::alone(&plot::overview("Encryption by the device and by the guest's CPU", &note, &groups, true)?))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use super::target;
 use crate::device::{self, Device};
 use crate::vm::QUEUES;
 use anyhow::{Context, Result, bail};
+use procfs::process::Process;
+use serde::Serialize;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -27,7 +29,7 @@ const OWN: [&str; 10] = [
 ];
 
 /// What a device has counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Counters {
     /// Encrypted requests.
     pub crypto_requests: u64,
@@ -153,13 +155,10 @@ impl Disk {
 
     /// CPU time that its process has used, in seconds.
     pub fn cpu(&self) -> Result<f64> {
-        let tasks = format!("/proc/{}/task", self.device.pid());
-        let mut nanoseconds = 0;
-        for task in fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))? {
-            // A thread may end meanwhile.
-            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            nanoseconds += time_on_cpu(&text).with_context(|| format!("a schedstat in {tasks} is odd: {text:?}"))?;
-        }
+        // What /proc/PID/stat counts is in hundredths of a second, too coarse for what takes milliseconds. A thread may end
+        // meanwhile.
+        let threads = Process::new(self.device.id().cast_signed())?.tasks()?.flatten();
+        let nanoseconds: u64 = threads.filter_map(|thread| Some(thread.schedstat().ok()?.sum_exec_runtime)).sum();
         Ok(nanoseconds as f64 / 1e9)
     }
 
@@ -171,17 +170,11 @@ impl Disk {
     }
 }
 
-/// The first number of a thread's schedstat (Documentation/scheduler/sched-stats.rst), in nanoseconds: /proc/PID/stat counts
-/// in hundredths of a second, too coarse for what takes milliseconds.
-fn time_on_cpu(schedstat: &str) -> Option<u64> {
-    schedstat.split_whitespace().next()?.parse().ok()
-}
-
 /// The user's options, and what makes the disk the one it is.
 fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     let name = |option: &String| option.split('=').next().unwrap_or_default().to_owned();
     if let Some(own) = user.iter().map(name).find(|o| OWN.contains(&o.as_str())) {
-        bail!("compare sets {own} itself");
+        bail!("compare sets {own} itself; leave it out");
     }
     let mut options = vec![];
     let mut rest = user.iter();
@@ -203,7 +196,7 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     }
     let types = key_types.unwrap_or_else(|| "raw".to_owned());
     if !types.split(',').any(|t| t == "raw") {
-        bail!("--key-types {types}: what is compared has raw keys; add raw");
+        bail!("--key-types {types}: compare uses raw keys; add raw");
     }
     let types = if what == target::Disk::NoRawKeys { "wrapped".to_owned() } else { types };
     options.extend(["--key-types".to_owned(), types]);
@@ -233,12 +226,6 @@ mod tests {
         assert_eq!(Counters::default().hit_rate(), None);
         assert_eq!(before.plus(counted), after);
         assert_eq!(Counters::read(&json!({"requests": {}})), None);
-    }
-
-    #[test]
-    fn cpu_time_of_a_thread() {
-        assert_eq!(time_on_cpu("123456789 4000 17\n"), Some(123_456_789));
-        assert_eq!(time_on_cpu(""), None);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The report for programs: JSON and CSV.
 
-use super::header::Header;
 use super::plan::Plan;
 use super::results::{Results, Sample, Series};
-use crate::bench::statistics;
+use crate::measure::header::Header;
+use crate::measure::statistics;
 use serde_json::{Value, json};
 
 /// Everything.
@@ -27,7 +27,7 @@ pub fn json(plan: &Plan, header: &Header, results: &Results) -> Value {
     };
     let not_run = results.not_run.iter().map(|(target, reason)| json!({ "target": target, "reason": reason }));
     json!({
-        "header": header.lines.iter().map(|(n, v)| (n.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
+        "header": header.json(),
         "warning": header.warning,
         "rounds": plan.rounds,
         "planned": planned.collect::<Vec<_>>(),
@@ -49,22 +49,7 @@ fn series(results: &Results, series: &Series) -> Value {
         "guest_cpu_s_per_gb": series.median(Sample::guest_cpu_per_gb),
         "device_cpu_s_per_gb": series.median(Sample::device_cpu_per_gb),
         "programs_per_s": series.median(Sample::programs), "hit_rate": series.hit_rate(),
-        "samples": series.samples.iter().map(sample).collect::<Vec<_>>(),
-    })
-}
-
-fn sample(sample: &Sample) -> Value {
-    let (counted, counters) = (sample.counted, sample.counters);
-    let latency =
-        counted.latency.map(|l| json!({ "mean_us": l.mean, "p50_us": l.p50, "p95_us": l.p95, "p99_us": l.p99 }));
-    json!({
-        "requests": counted.requests, "bytes": counted.bytes, "seconds": counted.seconds, "latency": latency,
-        "guest_cpu_s": sample.guest_cpu, "device_cpu_s": sample.device_cpu,
-        "device": {
-            "crypto_requests": counters.crypto_requests, "crypto_bytes": counters.crypto_bytes,
-            "plain_bytes": counters.plain_bytes, "encrypted": counters.encrypted, "decrypted": counters.decrypted,
-            "programs": counters.programs, "evicts": counters.evicts, "nokey": counters.nokey,
-        },
+        "samples": series.samples,
     })
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest: booted once, with all disks, and asked for one thing after the other.
+//! The guest: it boots once, with all disks, and then carries out one command after the other.
 
 use super::dialog::{Dialog, Mark};
 use super::disk::{Counters, Disk};
@@ -9,14 +9,12 @@ use super::results::Sample;
 use super::target::{self, Target};
 use super::verdict::{Said, Words};
 use crate::console;
-use crate::driver::MODULE;
-use crate::job::{self, Job};
+use crate::job::{Job, Scratch};
 use crate::paths::Paths;
-use crate::process::{Running, tail};
+use crate::process::{Running, tail, text};
 use crate::setup::Prepared;
 use crate::vm::Vm;
 use anyhow::{Context, Result, bail, ensure};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,10 +36,9 @@ pub struct Guest {
     disks: Vec<Disk>,
     words: Words,
     logs: PathBuf,
-    results: PathBuf,
     /// What the kernel says of the main disk's inline encryption, as `NAME=VALUE` lines.
     pub capabilities: String,
-    _scratch: tempfile::TempDir,
+    scratch: Scratch,
 }
 
 impl Guest {
@@ -53,17 +50,9 @@ impl Guest {
         user: &[String],
         (images, logs): (&Path, &Path),
     ) -> Result<Self> {
-        let scratch = tempfile::Builder::new().prefix("vubc-").tempdir()?;
-        let (tar, results) = (scratch.path().join("job.tar"), scratch.path().join("results.tar"));
-        let job = Job {
-            script: Some(&paths.guest_tests("compare/run.sh")),
-            driver: MODULE,
-            module: prepared.module.as_ref().map(|m| m.file.as_path()),
-            tools: Some(&prepared.programs.tools),
-            variables: vec![],
-            state: None,
-        };
-        job.write(paths, &tar)?;
+        let scratch = Scratch::new()?;
+        let script = Some(paths.guest_tests("compare/run.sh"));
+        Job { script, ..Job::new(prepared) }.write(paths, &scratch)?;
         let parts = |what| plan.targets.iter().filter(|t| t.disk == what).count();
         // All of one size.
         let most = plan.disks().into_iter().map(parts).max().unwrap_or(0) as u64;
@@ -76,11 +65,11 @@ impl Guest {
             .collect::<Result<_>>()?;
         let sockets: Vec<PathBuf> = disks.iter().map(Disk::socket).collect();
         let sockets: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
-        let path = scratch.path().join("dialog");
+        let path = scratch.join("dialog");
         let listener = Dialog::listen(&path)?;
-        let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &tar, &results) };
-        let mut qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
-        let dialog = Dialog::accept(&listener, BOOT, || alive(&mut qemu, logs))
+        let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &scratch) };
+        let qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
+        let dialog = Dialog::accept(&listener, BOOT, || alive(&qemu, logs))
             .with_context(|| format!("the end of the guest's console:\n{}", tail(&logs.join("console.log"), 15)))?;
         let mut guest = Self {
             qemu,
@@ -88,9 +77,8 @@ impl Guest {
             disks,
             words: Words::default(),
             logs: logs.to_path_buf(),
-            results,
             capabilities: String::new(),
-            _scratch: scratch,
+            scratch,
         };
         for what in plan.disks() {
             let text = guest.ask(&format!("disk {} {} {PART_MIB}", what.serial(), parts(what)))?;
@@ -173,24 +161,21 @@ impl Guest {
     pub fn finish(mut self) -> Result<Vec<String>> {
         let mut problems = vec![];
         self.dialog.end()?;
-        match self.qemu.wait_for(POWER_OFF)? {
+        match self.qemu.wait_timeout(POWER_OFF)? {
             None => problems.push("the guest did not power off".to_owned()),
             Some(status) if !status.success() => problems.push(format!("QEMU ended with {status}")),
             Some(_) => {}
         }
         drop(self.qemu);
         let out = self.logs.join("out");
-        if self.results.exists() {
-            job::unpack_results(&self.results, &out)?;
-        }
-        let read = |path: PathBuf| fs::read(path).map(|t| String::from_utf8_lossy(&t).into_owned()).unwrap_or_default();
-        for log in [read(self.logs.join("console.log")), read(out.join("dmesg"))] {
+        self.scratch.unpack_results(&out)?;
+        for log in [text(&self.logs.join("console.log")), text(&out.join("dmesg"))] {
             if let Some(line) = console::trouble(&log) {
                 problems.push(format!("the guest's kernel says: {line}"));
                 break;
             }
         }
-        if read(out.join("status")).trim() != "0" {
+        if text(&out.join("status")).trim() != "0" {
             problems.push(format!("the guest's script failed:\n{}", tail(&out.join("log"), 10)));
         }
         for disk in self.disks {
@@ -201,8 +186,8 @@ impl Guest {
 }
 
 /// An error when QEMU is gone.
-fn alive(qemu: &mut Running, logs: &Path) -> Result<()> {
-    let ended = qemu.ended()?;
+fn alive(qemu: &Running, logs: &Path) -> Result<()> {
+    let ended = qemu.try_wait()?;
     ensure!(
         ended.is_none(),
         "QEMU ended early; the end of the guest's console:\n{}{}",

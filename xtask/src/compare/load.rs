@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the file systems are asked to do.
 
+use serde::Serialize;
 use serde_json::Value;
 
 /// A load of fio on one large file.
@@ -132,7 +133,7 @@ pub fn all() -> impl Iterator<Item = &'static Load> {
 }
 
 /// What a load's program counted.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Counted {
     /// Requests, or files.
     pub requests: f64,
@@ -145,15 +146,19 @@ pub struct Counted {
 }
 
 /// Times of requests, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Latency {
     /// Mean.
+    #[serde(rename = "mean_us")]
     pub mean: f64,
     /// Median.
+    #[serde(rename = "p50_us")]
     pub p50: f64,
     /// 95 %.
+    #[serde(rename = "p95_us")]
     pub p95: f64,
     /// 99 %.
+    #[serde(rename = "p99_us")]
     pub p99: f64,
 }
 

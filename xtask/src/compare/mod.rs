@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask compare`: file systems encrypted by the device beside the same encrypted by the guest's CPU, in one guest,
-//! interleaved, in one report.
+//! `cargo xtask compare`: compares file systems encrypted by the device with the same encrypted by the guest's CPU, in one
+//! guest, interleaved, in one report.
 //!
 //! [`target`] and [`load`] are the two dimensions; [`plan`] says which of their combinations are measured, [`run`] measures
-//! them in rounds in a [`guest`], [`verdict`] says who really encrypted, and the rest makes the report.
+//! them in rounds in a [`guest`], [`verdict`] says who really encrypted, and the other modules make the report.
 
 mod charts;
 mod check;
@@ -14,21 +14,20 @@ mod guest;
 mod header;
 mod load;
 mod plan;
-mod plot;
 mod report;
 mod results;
 mod run;
-mod table;
+mod tables;
 mod target;
 mod verdict;
 
 use crate::cli::CompareArgs;
+use crate::measure::header::Header;
 use crate::paths::Paths;
 use crate::setup::{self, Prepared};
-use crate::{cache, ui};
+use crate::{cache, progress};
 use anyhow::{Context, Result, ensure};
 use guest::Guest;
-use header::Header;
 use plan::Plan;
 use results::Results;
 use std::fs;
@@ -46,7 +45,7 @@ pub fn run(paths: &Paths, args: &CompareArgs) -> Result<bool> {
     let begin = |header: &Header| println!("\n{}", header.text());
     let (results, header, missing) = compare(paths, &prepared, &plan, &args.device, &out, begin)?;
     println!("\n{}", report::text(&results));
-    // Whoever reads the end alone must not miss it.
+    // For those who read only the end.
     if header.warning.is_some() {
         println!("The guest's CPU was emulated: these ratios are not those of real hardware.");
     }
@@ -57,10 +56,10 @@ pub fn run(paths: &Paths, args: &CompareArgs) -> Result<bool> {
 
 fn plan(args: &CompareArgs) -> Result<Plan> {
     if let Some(seconds) = args.seconds {
-        ensure!((0.05..=600.0).contains(&seconds), "--seconds {seconds} is not from 0.05 to 600");
+        ensure!((0.05..=600.0).contains(&seconds), "--seconds must be from 0.05 to 600");
     }
     let plan = Plan::new(args.quick, &args.filter, args.rounds, args.seconds);
-    ensure!(!plan.groups.is_empty(), "nothing matches --filter; --list shows what there is");
+    ensure!(!plan.groups.is_empty(), "nothing matches --filter; --list lists what there is");
     Ok(plan)
 }
 
@@ -96,8 +95,9 @@ fn compare(
     cache::remove_tree(&logs)?;
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let (images, place) = images(plan, out)?;
-    let mut guest = ui::step("guest boot", || Guest::boot(paths, prepared, plan, device, (images.path(), &logs)))?;
-    let header = Header::new(prepared, &guest, plan, place)?;
+    let mut guest =
+        progress::step("guest boot", || Guest::boot(paths, prepared, plan, device, (images.path(), &logs)))?;
+    let header = header::header(prepared, &guest, plan, place)?;
     begin(&header);
     let mut results = Results::default();
     let ran = run::run(&mut guest, plan, &prepared.machine.kernel, &mut results);
@@ -115,7 +115,7 @@ fn compare(
     Ok((results, header, missing))
 }
 
-/// A directory for the images: in memory where there is room, for it is not the host's disk that is compared.
+/// A directory for the images: in memory if there is room, because the host's disk is not what is compared.
 fn images(plan: &Plan, out: &Path) -> Result<(tempfile::TempDir, &'static str)> {
     let memory = PathBuf::from("/dev/shm");
     let used = (plan.targets.len() as u64 * (plan.file_mib + 160)) << 20;

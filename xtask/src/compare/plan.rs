@@ -3,6 +3,7 @@
 
 use super::load::{self, Load};
 use super::target::{self, Disk, Target};
+use crate::measure::takes;
 
 /// A load and the targets that bear it.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a run; the base of each target takes part wherever it does, for without it there are no ratios.
+    /// The plan of a run; the base of each target takes part wherever the target does: the ratios need it.
     pub fn new(quick: bool, filters: &[String], rounds: Option<u32>, seconds: Option<f64>) -> Self {
         let all = target::all(quick);
         let wanted = |load: &Load, target: &Target| {
@@ -91,19 +92,6 @@ impl Plan {
     pub fn bears(&self, target: &Target, what: impl Fn(&Load) -> bool) -> bool {
         self.groups.iter().any(|g| what(g.load) && g.targets.iter().any(|t| self.targets[*t].name == target.name))
     }
-
-    /// How many measurements there are.
-    pub fn measurements(&self) -> usize {
-        self.groups.iter().map(|g| g.targets.len()).sum::<usize>() * self.rounds as usize
-    }
-}
-
-/// `LOAD/TARGET`, or one word for either. A target's name may have a slash of its own.
-fn takes(filter: &str, load: &str, target: &str) -> bool {
-    if load.contains(filter) || target.contains(filter) {
-        return true;
-    }
-    filter.split_once('/').is_some_and(|(l, t)| load.contains(l) && target.contains(t))
 }
 
 /// The order in which the targets have their turn: nobody always comes after the same one, or first.
@@ -130,7 +118,9 @@ mod tests {
     #[test]
     fn a_quick_run_is_a_part_of_the_whole() {
         let (quick, whole) = (plan(true, &[]), plan(false, &[]));
-        assert!(quick.measurements() * 4 < whole.measurements());
+        let measurements =
+            |plan: &Plan| plan.groups.iter().map(|g| g.targets.len()).sum::<usize>() * plan.rounds as usize;
+        assert!(measurements(&quick) * 4 < measurements(&whole));
         assert!(quick.targets.iter().all(|t| whole.targets.contains(t)));
         assert_eq!(quick.disks().len(), 4);
         assert_eq!((quick.key_files(), whole.key_files()), (256, 4096));

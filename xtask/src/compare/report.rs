@@ -3,12 +3,14 @@
 
 use super::charts::{self, Chapter};
 use super::export;
-use super::header::Header;
 use super::plan::Plan;
-use super::plot;
 use super::results::Results;
-use super::table::{self, Table, escape};
+use super::tables;
+use crate::measure::header::Header;
+use crate::measure::plot;
+use crate::measure::table::escape;
 use anyhow::{Context, Result};
+use pulldown_cmark::{Options, Parser};
 use std::fs;
 use std::path::Path;
 
@@ -20,9 +22,10 @@ pub const FILES: [&str; 5] = ["report.html", "report.md", "results.json", "resul
 /// Writes all files of the report.
 pub fn write(plan: &Plan, header: &Header, results: &Results, out: &Path) -> Result<()> {
     let json = serde_json::to_string(&export::json(plan, header, results))? + "\n";
+    let markdown = markdown(header, results);
     let texts = [
-        html(header, results, &charts::chapters(results)?),
-        markdown(header, results),
+        html(&markdown, &charts::chapters(results)?),
+        markdown,
         json,
         export::csv(results),
         charts::overview(results, header)?,
@@ -36,11 +39,11 @@ pub fn write(plan: &Plan, header: &Header, results: &Results, out: &Path) -> Res
 
 /// For the terminal; the header has been printed when the guest was up.
 pub fn text(results: &Results) -> String {
-    let mut text = table::verdicts(results).text() + "\n";
-    for table in table::measurements(results) {
+    let mut text = tables::verdicts(results).text() + "\n";
+    for table in tables::measurements(results) {
         text += &(table.text() + "\n");
     }
-    for line in table::costs(results) {
+    for line in tables::costs(results) {
         text += &format!("{line}\n");
     }
     for (target, reason) in &results.not_run {
@@ -58,20 +61,21 @@ fn markdown(header: &Header, results: &Results) -> String {
         text += &format!("> **Emulated.** {warning}\n\n");
     }
     for failed in &results.failed {
-        text += &format!("> **FAILED:** {failed}\n\n");
+        let words: Vec<&str> = failed.split_whitespace().collect();
+        text += &format!("> **FAILED:** {}\n\n", escape(&words.join(" ")));
     }
     text += "| | |\n| --- | --- |\n";
     for (name, value) in &header.lines {
-        text += &format!("| {name} | {} |\n", value.replace('|', "\\|"));
+        text += &format!("| {} | {} |\n", escape(name), escape(value));
     }
     text += &format!(
-        "\n## Native or fallback\n\n{}\n## Measurements\n\n{EXPLAINED}\n\n",
-        table::verdicts(results).markdown()
+        "\n## Native or fallback\n\n{JUDGED}\n\n{}\n## Measurements\n\n{EXPLAINED}\n\n",
+        tables::verdicts(results).markdown()
     );
-    for table in table::measurements(results) {
+    for table in tables::measurements(results) {
         text += &(table.markdown() + "\n");
     }
-    let costs = table::costs(results);
+    let costs = tables::costs(results);
     if !costs.is_empty() {
         text += &format!("## {CHURN}\n\n");
         text.extend(costs.iter().map(|line| format!("- {line}\n")));
@@ -79,52 +83,35 @@ fn markdown(header: &Header, results: &Results) -> String {
     }
     if !results.not_run.is_empty() {
         text += "## Not run\n\n";
-        text.extend(results.not_run.iter().map(|(target, reason)| format!("- {target}: {reason}\n")));
+        text.extend(
+            results.not_run.iter().map(|(target, reason)| format!("- {}: {}\n", escape(target), escape(reason))),
+        );
     }
     text
 }
 
+const JUDGED: &str = "From what the guest's kernel said when a file system was made, and from what the device counted while it was \
+    measured. If they contradict each other, the run fails.";
 const EXPLAINED: &str = "Medians of all rounds. Ratios (x) are medians of the ratios round by round, to the same file system \
     without encryption or, for changes of keys, to the fallback. CPU time is for 10^9 bytes of the load: all that ran in the guest, \
     and the device's process on the host. A request's key was found in a slot (hit rate) when no program command came with it.";
 
-fn html(header: &Header, results: &Results, chapters: &[Chapter]) -> String {
-    let mut body = format!("<h1>{TITLE}</h1>\n");
-    if let Some(warning) = header.warning {
-        body += &format!("<p class=\"box\"><b>Emulated.</b> {}</p>\n", escape(warning));
+/// A page of the Markdown text, with the pictures before the measurements.
+fn html(markdown: &str, chapters: &[Chapter]) -> String {
+    let mut body = String::new();
+    pulldown_cmark::html::push_html(&mut body, Parser::new_ext(markdown, Options::ENABLE_TABLES));
+    for (way, class) in [("NATIVE", "native"), ("FALLBACK", "fallback"), ("MIXED", "bad")] {
+        body = body.replace(&format!("<td>{way}"), &format!("<td class=\"{class}\">{way}"));
     }
-    for failed in &results.failed {
-        body += &format!("<p class=\"box bad\"><b>FAILED:</b> {}</p>\n", escape(failed));
-    }
-    body += "<dl>\n";
-    for (name, value) in &header.lines {
-        body += &format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value));
-    }
-    body += "</dl>\n<h2>Native or fallback</h2>\n";
-    body += "<p>From what the guest's kernel said when a file system was made, and from what the device counted while it was \
-        measured. If they contradict each other, the run fails.</p>\n";
-    body += &table::verdicts(results).html();
+    body = body.replace("<blockquote>\n<p><strong>FAILED", "<blockquote class=\"bad\">\n<p><strong>FAILED");
+    let mut pictures = String::new();
     for chapter in chapters {
-        body += &format!("<h2>{}</h2>\n<p>{}</p>\n<div class=\"grid\">\n", chapter.title, chapter.words);
-        for picture in &chapter.pictures {
-            body += &format!("<figure>{}</figure>\n", picture.trim());
-        }
-        body += "</div>\n";
+        pictures += &format!("<h2>{}</h2>\n<p>{}</p>\n<div class=\"grid\">\n", chapter.title, chapter.words);
+        pictures.extend(chapter.pictures.iter().map(|picture| format!("<figure>{}</figure>\n", picture.trim())));
+        pictures += "</div>\n";
     }
-    let costs = table::costs(results);
-    if !costs.is_empty() {
-        body += &format!("<h2>{CHURN}</h2>\n<ul>\n");
-        body.extend(costs.iter().map(|line| format!("<li>{}</li>\n", escape(line))));
-        body += "</ul>\n";
-    }
-    body += &format!("<h2>All numbers</h2>\n<p>{EXPLAINED}</p>\n");
-    body.extend(table::measurements(results).iter().map(Table::html));
-    if !results.not_run.is_empty() {
-        body += "<h2>Not run</h2>\n<ul>\n";
-        let line = |(target, reason): &(String, String)| format!("<li>{}: {}</li>\n", escape(target), escape(reason));
-        body.extend(results.not_run.iter().map(line));
-        body += "</ul>\n";
-    }
+    let numbers = "<h2>Measurements</h2>";
+    body = body.replacen(numbers, &(pictures + numbers), 1);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -165,7 +152,7 @@ mod tests {
         let (text, md) = (text(&results), markdown(&header(), &results));
         assert!(text.contains("FAILED: ext4/native") && text.contains("not run: f2fs/plain"));
         assert!(md.contains("**FAILED:** ext4/native"));
-        let html = html(&header(), &results, &[]);
+        let html = html(&md, &[]);
         assert!(html.contains("words &amp; counters") && html.contains("no &lt;f2fs&gt;"));
     }
 }

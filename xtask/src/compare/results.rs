@@ -5,18 +5,23 @@ use super::disk::Counters;
 use super::load::{Counted, Latency, Load};
 use super::target::Target;
 use super::verdict::Verdict;
-use crate::bench::statistics;
+use crate::measure::statistics;
+use serde::Serialize;
 
 /// One measurement.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Sample {
     /// What the load counted.
+    #[serde(flatten)]
     pub counted: Counted,
     /// CPU time of the guest, all CPUs, all that ran on them, in seconds.
+    #[serde(rename = "guest_cpu_s")]
     pub guest_cpu: f64,
     /// CPU time of the device's process on the host, in seconds.
+    #[serde(rename = "device_cpu_s")]
     pub device_cpu: f64,
     /// What the device counted.
+    #[serde(rename = "device")]
     pub counters: Counters,
 }
 

@@ -24,14 +24,13 @@ fn needs_warm_up(load: &Load) -> bool {
 
 /// Measures all of the plan. An error means that the guest is gone.
 pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Results) -> Result<()> {
-    let mut progress = Progress::new(plan.measurements());
-    let said = make(guest, plan, kernel, results, &mut progress);
+    let said = make(guest, plan, kernel, results);
     for group in &plan.groups {
         let able = group.targets.iter().filter(|at| said.contains_key(at)).map(|at| &plan.targets[*at]);
         results.series.extend(able.map(|t| Series { load: group.load, target: t.clone(), samples: vec![] }));
     }
     let warm_up = results.series.iter().filter(|s| needs_warm_up(s.load)).count();
-    progress.restart(results.series.len() * plan.rounds as usize + warm_up);
+    let mut progress = Progress::new(results.series.len() * plan.rounds as usize + warm_up);
     for round in 0..=plan.rounds {
         for group in &plan.groups {
             let seconds = match round.checked_sub(1) {
@@ -52,9 +51,8 @@ pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Result
                         series.into_iter().for_each(|s| s.samples.push(sample));
                     }
                     Err(error) => {
-                        progress.clear();
                         let what = format!("{}, {}: {error:#}", target.name, group.load.name());
-                        eprintln!("FAILED: {what}");
+                        progress.print(&format!("FAILED: {what}"));
                         results.failed.push(what);
                         guest.said()?;
                     }
@@ -63,24 +61,19 @@ pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Result
             }
         }
     }
-    progress.clear();
+    drop(progress);
     judge(guest, plan, &said, results)
 }
 
 /// Makes the targets that can be; says why the others cannot. The result is what fscrypt said of each.
-fn make(
-    guest: &mut Guest,
-    plan: &Plan,
-    kernel: &Kernel,
-    results: &mut Results,
-    progress: &mut Progress,
-) -> BTreeMap<usize, Said> {
+fn make(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Results) -> BTreeMap<usize, Said> {
     let mut order: Vec<usize> = (0..plan.targets.len()).collect();
     order.sort_by_key(|at| plan.targets[*at].setup_order());
+    let mut progress = Progress::new(order.len());
     let mut said = BTreeMap::new();
-    for (done, at) in order.iter().enumerate() {
+    for at in &order {
         let target = &plan.targets[*at];
-        progress.note(&format!("file system {} of {}: {}", done + 1, order.len(), target.name));
+        progress.begin(format!("making the file system {}", target.name));
         let symbols = [Some(target.fs.symbol()), symbol(target.how)];
         let missing = symbols.into_iter().flatten().find(|s| !kernel.has(s));
         let made = match missing {
@@ -97,6 +90,7 @@ fn make(
                 results.not_run.push((target.name.clone(), reason));
             }
         }
+        progress.next();
     }
     said
 }
@@ -133,5 +127,5 @@ fn judge(guest: &mut Guest, plan: &Plan, said: &BTreeMap<usize, Said>, results: 
 
 fn show(progress: &mut Progress, round: u32, rounds: u32, load: &Load, target: &Target) {
     let round = if round == 0 { "warm-up".to_owned() } else { format!("round {round} of {rounds}") };
-    progress.note(&format!("{round}, {}: {}, {}{}", progress.step(), load.name(), target.name, progress.left()));
+    progress.begin(format!("{round}, {}, {}", load.name(), target.name));
 }

@@ -16,7 +16,7 @@ pub enum Way {
     DmCrypt,
     /// Nobody.
     Plain,
-    /// Now this, now that.
+    /// Partly the device, partly the guest.
     Mixed,
 }
 
@@ -106,9 +106,9 @@ pub fn judge(target: &Target, said: &Said, counted: Counters, bytes: f64) -> Ver
     let kernel = if !said.new.is_empty() {
         said.new.join("; ")
     } else if !fscrypt {
-        "nothing, as it must be".to_owned()
+        "nothing, as expected".to_owned()
     } else {
-        "nothing more (it says each once in a boot)".to_owned()
+        "nothing new (it says each only once per boot)".to_owned()
     };
     let problem = contradiction(target, fscrypt, way, said, share).or_else(|| unexpected(target, way));
     Verdict { way, kernel, device, problem }
@@ -142,7 +142,7 @@ fn unexpected(target: &Target, way: Way) -> Option<String> {
         How::Fallback | How::NoInlinecrypt => Way::Fallback,
         How::DmCrypt => Way::DmCrypt,
     };
-    (way != wanted).then(|| format!("it ran as {}, and should have as {}", way.title(), wanted.title()))
+    (way != wanted).then(|| format!("it ran as {}, but should have run as {}", way.title(), wanted.title()))
 }
 
 #[cfg(test)]

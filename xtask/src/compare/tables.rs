@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The report's tables.
+
+use super::load::{Latency, Load};
+use super::results::{Results, Sample, Series};
+use super::verdict::Way;
+use crate::measure::statistics;
+use crate::measure::table::{Table, number};
+
+/// Who encrypted each target, and how that is known.
+pub fn verdicts(results: &Results) -> Table {
+    let rows = results.verdicts.iter().map(|(target, verdict)| {
+        let how = match target.keyslots() {
+            Some(1) => format!("{}, 1 keyslot", target.how.title()),
+            Some(n) => format!("{}, {n} keyslots", target.how.title()),
+            None => target.how.title().to_owned(),
+        };
+        let way = match &verdict.problem {
+            None => verdict.way.title().to_owned(),
+            Some(problem) => format!("{}: WRONG, {problem}", verdict.way.title()),
+        };
+        vec![target.name.clone(), way, how, verdict.kernel.clone(), verdict.device.clone()]
+    });
+    Table {
+        title: "Who encrypted".to_owned(),
+        head: ["target", "ran as", "what", "the kernel said", "the device counted"].map(str::to_owned).to_vec(),
+        rows: rows.collect(),
+        numbers: 5,
+    }
+}
+
+/// One table for each load.
+pub fn measurements(results: &Results) -> Vec<Table> {
+    results
+        .groups()
+        .into_iter()
+        .map(|(load, group)| Table {
+            title: format!("{} ({})", load.title(), load.name()),
+            head: head(load),
+            rows: group.iter().map(|series| row(results, series)).collect(),
+            numbers: 2,
+        })
+        .collect()
+}
+
+fn head(load: &Load) -> Vec<String> {
+    let base = if load.is_churn() { "x fallback" } else { "x plain" };
+    let mut head = vec!["target", "ran as", load.unit(), "min..max", base];
+    if *load != Load::Untar {
+        head.extend(["p50 us", "p95 us", "p99 us"]);
+    }
+    head.extend(["guest CPU s/GB", "device CPU s/GB"]);
+    if load.is_churn() {
+        head.extend(["programs/s", "hit rate"]);
+    }
+    head.into_iter().map(str::to_owned).collect()
+}
+
+fn row(results: &Results, series: &Series) -> Vec<String> {
+    let way = results.verdicts.iter().find(|(t, _)| *t == series.target).map(|(_, v)| v.way);
+    let summary = statistics::summary(&series.speeds());
+    let latency = |which: fn(&Latency) -> f64| series.latency(which).map_or("-".to_owned(), |us| format!("{us:.0}"));
+    let mut row = vec![
+        series.target.name.clone(),
+        way.map_or("?", Way::title).to_owned(),
+        summary.map(|s| number(s.median)).unwrap_or_default(),
+        summary.map(|s| format!("{}..{}", number(s.min), number(s.max))).unwrap_or_default(),
+        results.ratio(series).map_or("-".to_owned(), |r| format!("{r:.2}")),
+    ];
+    if *series.load != Load::Untar {
+        row.extend([latency(|l| l.p50), latency(|l| l.p95), latency(|l| l.p99)]);
+    }
+    row.push(format!("{:.2}", series.median(Sample::guest_cpu_per_gb)));
+    row.push(format!("{:.2}", series.median(Sample::device_cpu_per_gb)));
+    if series.load.is_churn() {
+        row.push(number(series.median(Sample::programs)));
+        row.push(series.hit_rate().map_or("-".to_owned(), |r| format!("{:.1} %", 100.0 * r)));
+    }
+    row
+}
+
+/// What programming a key costs, in a sentence each.
+pub fn costs(results: &Results) -> Vec<String> {
+    [(false, "reads"), (true, "writes")]
+        .iter()
+        .filter_map(|(writing, what)| {
+            let cost = results.cost_of_a_program(*writing)?;
+            Some(format!(
+                "Random {what} of 4 KiB, one after the other: {:.0} us when the key is in a slot, and {:.0} us more for each \
+                 key that is programmed (straight line through {} measurements).",
+                cost.request, cost.program, cost.points
+            ))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::results;
+    use super::*;
+
+    #[test]
+    fn tables_have_a_cell_for_each_column() {
+        let results = results();
+        let tables = measurements(&results);
+        assert_eq!(tables.len(), results.groups().len());
+        for table in tables.iter().chain([&verdicts(&results)]) {
+            assert!(
+                !table.rows.is_empty() && table.rows.iter().all(|r| r.len() == table.head.len()),
+                "{}",
+                table.title
+            );
+            assert_eq!(table.markdown().lines().count(), table.rows.len() + 4);
+            assert_eq!(table.text().lines().count(), table.rows.len() + 2);
+        }
+    }
+}
