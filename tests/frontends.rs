@@ -64,9 +64,8 @@ fn full_eventfds_hold_up_nobody() {
         }
         guest.frontend().get_features().expect("GET_FEATURES");
         // A broken queue has something to say by the other one.
-        let memory = guest.memory.clone();
         let next = guest.rings[0].next_avail;
-        guest.rings[0].set_avail_index(&memory, next.wrapping_add(5000));
+        guest.rings[0].set_avail_index(next.wrapping_add(5000));
         guest.rings[0].kick();
         while guest.stat("events.broken_queue") == 0 {
             std::thread::sleep(Duration::from_millis(1));
@@ -528,10 +527,9 @@ fn the_owner_gives_the_device_up() {
     guest.request(control, &Program::new(0, &key(1), 9).bytes(), 1).assert_only_status(OK);
     guest.frontend().reset_owner().expect("RESET_OWNER");
     guest.frontend().get_features().expect("GET_FEATURES");
-    let memory = guest.memory.clone();
-    guest.rings[0].add(&memory, &write_request(0, &[1; 512]), 1, &Cut::default());
+    guest.rings[0].add(&write_request(0, &[1; 512]), 1, &Cut::default());
     guest.rings[0].kick();
-    guest.rings[0].assert_silent(&memory);
+    guest.rings[0].assert_silent();
     guest.start();
     guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 512]), 1).assert_only_status(NOKEY);
     // VHOST_USER_VRING_NOFD_MASK in SET_VRING_CALL and SET_VRING_ERR.

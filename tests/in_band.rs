@@ -7,8 +7,6 @@ mod common;
 use common::*;
 use proptest::prelude::*;
 use vhost_user_blk_crypto::device::DeviceConfig;
-use vhost_user_blk_crypto::protocol::feature;
-
 const CRYPTO_BITS: u64 = feature::CTRL_VQ | feature::INLINE_ENCRYPTION;
 
 fn options(in_band: bool, accept: u64) -> Options {
@@ -178,19 +176,19 @@ fn commands_in_the_midst_of_requests() {
             } else {
                 crypto_write(number * 256, 0, [0; 4], &plain)
             };
-            sent.push((queue, guest.rings[queue].add(&guest.memory, &request, 1, &Cut::default())));
+            sent.push((queue, guest.rings[queue].add(&request, 1, &Cut::default())));
         }
         guest.rings[0].kick();
         guest.rings[1].kick();
         let mut returned = [Vec::new(), Vec::new()];
         for &(queue, _) in &sent {
-            let (head, used) = guest.rings[queue].wait(&guest.memory);
+            let (head, used) = guest.rings[queue].wait();
             assert_eq!(used, 1);
             returned[queue].push(head);
         }
         for (number, (queue, buffers)) in sent.iter().enumerate() {
             assert!(returned[*queue].contains(&buffers.head));
-            assert_eq!(guest.rings[*queue].read_writable(&guest.memory, buffers), [OK]);
+            assert_eq!(guest.rings[*queue].read_writable(buffers), [OK]);
             guest.rings[*queue].free(buffers);
             if number % 3 != 2 {
                 let image = guest.image_bytes(number as u64 * 256 * 512, plain.len());
@@ -226,7 +224,7 @@ fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     for &step in steps {
         let (readable, writable) = step.request();
         let queue = if matches!(step, Step::Read(_)) { 0 } else { commands };
-        sent.push((step, queue, guest.rings[queue].add(&guest.memory, &readable, writable, &Cut::default())));
+        sent.push((step, queue, guest.rings[queue].add(&readable, writable, &Cut::default())));
         match step {
             Step::Read(_) => {}
             Step::Program(slot, seed) => slots[slot as usize] = Some(seed),
@@ -237,7 +235,7 @@ fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     guest.rings[commands].kick();
     let mut order = Vec::new();
     for &(_, queue, _) in &sent {
-        order.push((queue, guest.rings[queue].wait(&guest.memory).0));
+        order.push((queue, guest.rings[queue].wait().0));
     }
     let is_command = |step: &Step| !matches!(step, Step::Read(_));
     let expected: Vec<_> =
@@ -245,7 +243,7 @@ fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     order.retain(|place| expected.contains(place));
     assert_eq!(order, expected, "{steps:?}");
     for (step, queue, buffers) in &sent {
-        let status = *guest.rings[*queue].read_writable(&guest.memory, buffers).last().expect("a status");
+        let status = *guest.rings[*queue].read_writable(buffers).last().expect("a status");
         assert!(status == OK || !is_command(step) && status == NOKEY, "{step:?}: {status}");
         guest.rings[*queue].free(buffers);
     }

@@ -6,10 +6,10 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod answer;
 pub mod machine;
 pub mod process;
 pub mod ring;
-pub mod wire;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -21,18 +21,19 @@ use std::thread::JoinHandle;
 use scattered_xts::Implementation;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
-use vhost_user_blk_crypto::protocol::feature;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, WorkerConfig};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+pub use answer::Answer;
 pub use ring::{Cut, Ring};
-pub use wire::*;
+pub use test_driver::data::*;
+pub use test_driver::wire::*;
 
 /// Bytes of guest memory. It starts at [`MEMORY_START`], so that low addresses are outside.
 pub const MEMORY_BYTES: u64 = 128 << 20;
@@ -173,14 +174,7 @@ impl Guest {
         }
         .expect("disk");
         let device = Arc::new(Device::new(options.config.clone(), options.wrapping(), disk).expect("device"));
-        let memory_file = memfd();
-        let offset = FileOffset::new(memory_file.try_clone().expect("memfd"), 0);
-        let memory = GuestMemoryMmap::from_ranges_with_files([(
-            GuestAddress(MEMORY_START),
-            MEMORY_BYTES as usize,
-            Some(offset),
-        )])
-        .expect("guest memory");
+        let (memory, memory_file) = guest_memory(MEMORY_BYTES);
         let mut guest = Self {
             device,
             frontend: None,
@@ -293,15 +287,7 @@ impl Guest {
 
     pub fn start_ring(&mut self, index: usize) {
         let ring = &mut self.rings[index];
-        let config = VringConfigData {
-            queue_max_size: self.options.config.queue_size,
-            queue_size: ring.size,
-            flags: 0,
-            desc_table_addr: ring.descriptors - MEMORY_START + USER_BASE,
-            used_ring_addr: ring.used - MEMORY_START + USER_BASE,
-            avail_ring_addr: ring.avail - MEMORY_START + USER_BASE,
-            log_addr: None,
-        };
+        let config = ring.addresses(self.options.config.queue_size, USER_BASE - MEMORY_START);
         ring.kick = EventFd::new(EFD_NONBLOCK).expect("eventfd");
         ring.call = EventFd::new(EFD_NONBLOCK).expect("eventfd");
         ring.err = EventFd::new(EFD_NONBLOCK).expect("eventfd");
@@ -337,14 +323,7 @@ impl Guest {
     }
 
     pub fn request_cut(&mut self, queue: usize, readable: &[u8], writable: usize, cut: &Cut) -> Answer {
-        let ring = &mut self.rings[queue];
-        let buffers = ring.add(&self.memory, readable, writable, cut);
-        ring.kick();
-        let (head, used) = ring.wait(&self.memory);
-        assert_eq!(head, buffers.head, "the device returns the head that it was given");
-        let answer = Answer::new(used, ring.read_writable(&self.memory, &buffers));
-        ring.free(&buffers);
-        answer
+        self.rings[queue].request(readable, writable, cut)
     }
 
     /// RESET_DEVICE, done when this returns.
@@ -416,9 +395,12 @@ impl Drop for Guest {
     }
 }
 
-fn memfd() -> File {
+/// Guest memory from [`MEMORY_START`] on, and what it is in.
+fn guest_memory(bytes: u64) -> (GuestMemoryMmap, File) {
     let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
     let file = File::from(file);
-    file.set_len(MEMORY_BYTES).expect("memfd");
-    file
+    file.set_len(bytes).expect("memfd");
+    let offset = FileOffset::new(file.try_clone().expect("memfd"), 0);
+    let range = (GuestAddress(MEMORY_START), bytes as usize, Some(offset));
+    (GuestMemoryMmap::from_ranges_with_files([range]).expect("guest memory"), file)
 }
