@@ -23,7 +23,7 @@ fn characteristics() -> Vec<u8> {
 
 /// Every type that needs in-band access, as a request that is well-formed otherwise.
 fn crypto_requests() -> Vec<(Vec<u8>, usize)> {
-    let blob = |request_type| ([header(request_type, 0), vec![0; 132]].concat(), 133);
+    let blob = |request_type| (key_blob(request_type, &[]), 133);
     vec![
         (crypto_write(0, 0, [0; 4], &[1; 4096]), 1),
         (crypto_header(CRYPTO_IN, 0, 0, [0; 4]), 4097),

@@ -126,6 +126,19 @@ pub fn evict(slot: u32) -> Vec<u8> {
     bytes
 }
 
+/// A command with a key blob that says that it has so many bytes.
+pub fn key_blob_of_size(request_type: u32, bytes: &[u8], size: u32) -> Vec<u8> {
+    let mut command = header(request_type, 0);
+    command.extend(size.to_le_bytes());
+    command.extend(bytes);
+    command.resize(16 + 132, 0);
+    command
+}
+
+pub fn key_blob(request_type: u32, bytes: &[u8]) -> Vec<u8> {
+    key_blob_of_size(request_type, bytes, bytes.len() as u32)
+}
+
 /// A range of DISCARD, WRITE_ZEROES or SECURE_ERASE.
 pub fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()

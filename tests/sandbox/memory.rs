@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::common::*;
-use crate::program::Device;
+use crate::device::Device;
 use test_driver::WRITE;
 
 /// Threads that serve queues.
@@ -80,7 +80,7 @@ pub fn trials() -> Vec<Trial> {
     let ways: [(&str, &[&str]); 3] =
         [("sync", &["--aio", "sync"]), ("io_uring", &["--aio", "io_uring"]), ("threads", &["--aio", "threads"])];
     ways.map(|(name, options)| {
-        let obstacle = crate::program::obstacle(options);
+        let obstacle = crate::device::obstacle(options);
         super::trial(format!("memory::{name}"), obstacle, || under_a_flood(options))
     })
     .into()
