@@ -46,7 +46,7 @@ impl Load {
                 } else {
                     header(IN, sector)
                 };
-                guest.rings[0].add(&readable, bytes + 1, &Cut::default()).head
+                guest.rings[0].add(&readable, bytes + 1).head
             })
             .collect();
         let mut load = Self { guest, heads, polled };

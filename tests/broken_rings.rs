@@ -33,7 +33,7 @@ fn breaks(what: &str, head: Option<u16>, action: impl FnOnce(&mut Guest)) {
     // Stopped: neither served nor spun on.
     let next = guest.rings[0].next_avail;
     guest.rings[0].set_avail_index(next);
-    let _ = guest.rings[0].add(&write_request(0, &[2; 512]), 1, &Cut::default());
+    let _ = guest.rings[0].add(&write_request(0, &[2; 512]), 1);
     guest.rings[0].kick();
     guest.rings[0].assert_silent();
     assert_eq!(guest.image_bytes(0, 512), [1; 512], "{what}");
@@ -101,7 +101,7 @@ fn a_head_made_available_twice() {
     breaks("twice", None, |guest| {
         // One notification for both: the device has not returned the first when it sees the second.
         let request = header(99, 0);
-        let buffers = guest.rings[0].add(&request, 1, &Cut::default());
+        let buffers = guest.rings[0].add(&request, 1);
         publish(guest, buffers.head);
         guest.rings[0].kick();
         let (head, used) = guest.rings[0].wait();

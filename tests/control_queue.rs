@@ -104,7 +104,7 @@ fn a_pause_changes_no_roles() {
             } else {
                 write_request(queue as u64 * 8, &plain)
             };
-            let buffers = guest.rings[queue].add(&request, 1, &Cut::default());
+            let buffers = guest.rings[queue].add(&request, 1);
             guest.rings[queue].next_avail = place;
             guest.start_ring(queue);
             guest.rings[queue].next_avail = place.wrapping_add(1);

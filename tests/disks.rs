@@ -41,8 +41,7 @@ fn program(guest: &mut Guest, slot: u32, bits: u32) {
 /// Makes all requests available on a queue before the device is told, waits for all, and returns the answers in order.
 fn all_at_once(guest: &mut Guest, queue: usize, requests: &[(Vec<u8>, usize)]) -> Vec<Answer> {
     let ring = &mut guest.rings[queue];
-    let buffers: Vec<_> =
-        requests.iter().map(|(readable, writable)| ring.add(readable, *writable, &Cut::default())).collect();
+    let buffers: Vec<_> = requests.iter().map(|(readable, writable)| ring.add(readable, *writable)).collect();
     ring.kick();
     let mut used: Vec<Option<u32>> = vec![None; buffers.len()];
     for _ in 0..buffers.len() {
@@ -194,8 +193,7 @@ fn a_larger_image() {
             let write = crypto_write(across, 1, [7, 0, 0, 0], &plain);
             guest.request(0, &write, 1).assert_only_status(IOERR);
             let old = (0..20).map(|n| (write_request(n * 8, &pattern(round * 20 + n, 4096)), 1)).collect::<Vec<_>>();
-            let in_flight: Vec<_> =
-                old.iter().map(|(write, _)| guest.rings[0].add(write, 1, &Cut::default())).collect();
+            let in_flight: Vec<_> = old.iter().map(|(write, _)| guest.rings[0].add(write, 1)).collect();
             guest.rings[0].kick();
             let wanted = if round % 2 == 0 || kind == DiskKind::Memory {
                 Some(bytes)
@@ -286,11 +284,11 @@ fn keys_change_between_requests_of_the_same_worker() {
             let buffers: Vec<_> = (0..30u64)
                 .map(|n| {
                     let write = crypto_write(n * 64, 0, [round * 1000 + n, 0, 0, 0], &data);
-                    guest.rings[0].add(&write, 1, &Cut::default())
+                    guest.rings[0].add(&write, 1)
                 })
                 .collect();
             let command = Program::new(0, &key(), 12).bytes();
-            let command = guest.rings[1].add(&command, 1, &Cut::default());
+            let command = guest.rings[1].add(&command, 1);
             guest.rings[0].kick();
             guest.rings[1].kick();
             let ring = &mut guest.rings[1];
@@ -321,7 +319,7 @@ fn stopping_waits_for_the_disk() {
             let count = 40u16;
             for n in 0..u64::from(count) {
                 let write = write_request(n * 128, &data);
-                guest.rings[0].add(&write, 1, &Cut::default());
+                guest.rings[0].add(&write, 1);
             }
             guest.rings[0].kick();
             let next_avail = guest.frontend().get_vring_base(0).expect("GET_VRING_BASE") as u16;

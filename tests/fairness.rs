@@ -44,7 +44,7 @@ fn a_full_queue_does_not_starve_the_others() {
         let flood: Vec<_> = (0..FLOOD)
             .map(|n| {
                 let read = crypto_header(CRYPTO_IN, n % 64 * 8, 0, [n, 0, 0, 0]);
-                guest.rings[full].add(&read, 4097, &Cut::default())
+                guest.rings[full].add(&read, 4097)
             })
             .collect();
         guest.rings[full].kick();
@@ -105,7 +105,7 @@ fn a_long_request_does_not_hold_up_other_queues() {
         for request_type in [CRYPTO_OUT, CRYPTO_IN] {
             let status = add_long(&mut guest, request_type, &plain);
             let used = guest.rings[0].used_index();
-            let short = guest.rings[1].add(&header(IN, 0), 513, &Cut::default());
+            let short = guest.rings[1].add(&header(IN, 0), 513);
             guest.rings[0].kick();
             guest.rings[1].kick();
             assert_eq!(guest.rings[1].wait().0, short.head);

@@ -38,7 +38,7 @@ fn crypto_status(guest: &mut Guest, slot: u32) -> u8 {
 /// Makes a request available; it may not come back.
 fn submit(guest: &mut Guest, queue: usize, readable: &[u8], writable: usize) -> Buffers {
     let ring = &mut guest.rings[queue];
-    let buffers = ring.add(readable, writable, &Cut::default());
+    let buffers = ring.add(readable, writable);
     ring.kick();
     buffers
 }

@@ -20,7 +20,7 @@ fn chains_cut_at_every_byte() {
     for indirect in [false, true] {
         for at in 1..program.len() {
             let cut = Cut { readable: vec![at], writable: vec![], indirect };
-            guest.request_cut(control, &evict(0), 1, &Cut::default()).assert_only_status(OK);
+            guest.request(control, &evict(0), 1).assert_only_status(OK);
             guest.request_cut(control, &program, 1, &cut).assert_only_status(OK);
         }
         for at in 1..write.len() {
@@ -107,7 +107,7 @@ fn every_head_comes_back_once() {
         let mut pending: Vec<_> = (0..count as u64)
             .map(|n| {
                 let request = if n % 2 == 0 { write_request(n, &pattern(n, 512)) } else { header(99, 0) };
-                guest.rings[0].add(&request, 1, &Cut::default())
+                guest.rings[0].add(&request, 1)
             })
             .collect();
         guest.rings[0].kick();
@@ -133,7 +133,7 @@ fn no_notification_is_lost_with_event_idx() {
         for round in 0..2000u64 {
             let old = guest.rings[0].next_avail;
             let request = write_request(round % 100, &pattern(round, 512));
-            let buffers = guest.rings[0].add(&request, 1, &Cut::default());
+            let buffers = guest.rings[0].add(&request, 1);
             if guest.rings[0].device_wants_kick(old) {
                 kicks += 1;
                 guest.rings[0].kick();
@@ -159,7 +159,7 @@ fn no_notification_is_lost_in_a_stream() {
             for _ in 0..=added % 3 {
                 if pending.len() < 16 && added < 30_000 {
                     let old = ring.next_avail;
-                    let buffers = ring.add(&header(FLUSH + 100, 0), 1, &Cut::default());
+                    let buffers = ring.add(&header(FLUSH + 100, 0), 1);
                     pending.insert(buffers.head, buffers);
                     added += 1;
                     if ring.device_wants_kick(old) {
@@ -186,7 +186,7 @@ fn interrupts_come_when_asked_for() {
     let mut guest = Guest::new();
     for round in 0..200u64 {
         let request = write_request(round, &pattern(round, 512));
-        let buffers = guest.rings[0].add(&request, 1, &Cut::default());
+        let buffers = guest.rings[0].add(&request, 1);
         guest.rings[0].kick();
         let deadline = std::time::Instant::now() + ring::PATIENCE;
         while guest.rings[0].call.read().is_err() {

@@ -366,7 +366,7 @@ fn the_owner_gives_the_device_up() {
     guest.request(control, &Program::new(0, &key(1), 9).bytes(), 1).assert_only_status(OK);
     guest.frontend().reset_owner().expect("RESET_OWNER");
     guest.frontend().get_features().expect("GET_FEATURES");
-    guest.rings[0].add(&write_request(0, &[1; 512]), 1, &Cut::default());
+    guest.rings[0].add(&write_request(0, &[1; 512]), 1);
     guest.rings[0].kick();
     guest.rings[0].assert_silent();
     guest.start();

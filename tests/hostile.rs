@@ -130,14 +130,14 @@ fn what_waits_for_the_disk_comes_back_from_a_broken_queue() {
         let good: HashSet<u16> = (0..20)
             .map(|n| {
                 let request = if n % 4 == 0 { header(FLUSH, 0) } else { write_request(n * 8, &[1; 4096]) };
-                guest.rings[0].add(&request, 1, &Cut::default()).head
+                guest.rings[0].add(&request, 1).head
             })
             .collect();
         // A loop, in a descriptor that no request has.
         put(&guest, 0, None, BROKEN, (PLACE, 16, NEXT, BROKEN));
         guest.rings[0].publish(BROKEN);
         // After the broken chain, but taken with it or never.
-        let after = guest.rings[0].add(&header(99, 0), 1, &Cut::default());
+        let after = guest.rings[0].add(&header(99, 0), 1);
         guest.rings[0].kick();
         let mut heads = HashSet::new();
         let until = Instant::now() + ring::PATIENCE;

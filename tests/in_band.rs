@@ -176,7 +176,7 @@ fn commands_in_the_midst_of_requests() {
             } else {
                 crypto_write(number * 256, 0, [0; 4], &plain)
             };
-            sent.push((queue, guest.rings[queue].add(&request, 1, &Cut::default())));
+            sent.push((queue, guest.rings[queue].add(&request, 1)));
         }
         guest.rings[0].kick();
         guest.rings[1].kick();
@@ -224,7 +224,7 @@ fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     for &step in steps {
         let (readable, writable) = step.request();
         let queue = if matches!(step, Step::Read(_)) { 0 } else { commands };
-        sent.push((step, queue, guest.rings[queue].add(&readable, writable, &Cut::default())));
+        sent.push((step, queue, guest.rings[queue].add(&readable, writable)));
         match step {
             Step::Read(_) => {}
             Step::Program(slot, seed) => slots[slot as usize] = Some(seed),

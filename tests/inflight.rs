@@ -190,7 +190,7 @@ fn bad_regions_are_refused() {
         machine.frontend = None;
         machine.connect();
     }
-    let buffers = machine.rings[0].add(&header(FLUSH, 0), 1, &Cut::default());
+    let buffers = machine.rings[0].add(&header(FLUSH, 0), 1);
     machine.rings[0].kick();
     assert_eq!(machine.rings[0].wait(), (buffers.head, 1));
 }

@@ -395,9 +395,9 @@ fn reprogramming_does_not_change_requests_in_flight() {
         program(&mut guest, &Program::new(0, now, 12));
         let queue = round % 2;
         let request = crypto_write(0, 0, [0; 4], &plain);
-        let buffers = guest.rings[queue].add(&request, 1, &Cut::default());
+        let buffers = guest.rings[queue].add(&request, 1);
         let reprogram = Program::new(0, next, 12).bytes();
-        let command = guest.rings[control].add(&reprogram, 1, &Cut::default());
+        let command = guest.rings[control].add(&reprogram, 1);
         guest.rings[queue].kick();
         std::thread::sleep(std::time::Duration::from_micros(100 * round as u64));
         guest.rings[control].kick();
@@ -452,7 +452,7 @@ fn a_command_does_not_wait_for_its_own_worker_behind_a_reset_of_the_engine() {
         let reads: Vec<_> = (0..3)
             .map(|n| {
                 let readable = crypto_header(CRYPTO_IN, n * 2048, 0, [0; 4]);
-                guest.rings[0].add(&readable, (1 << 20) + 1, &Cut::default())
+                guest.rings[0].add(&readable, (1 << 20) + 1)
             })
             .collect();
         guest.rings[0].kick();

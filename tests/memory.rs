@@ -42,7 +42,7 @@ fn use_buffers(guest: &mut Guest, queue: usize, offset: u64, bytes: u64) {
 
 /// A read that a fault holds up.
 fn begin_read(guest: &mut Guest, sector: u64) -> Buffers {
-    let buffers = guest.rings[0].add(&header(IN, sector), 4097, &Cut::default());
+    let buffers = guest.rings[0].add(&header(IN, sector), 4097);
     guest.rings[0].kick();
     let deadline = Instant::now() + PATIENCE;
     while guest.stat("events.fault") == 0 {
@@ -144,7 +144,7 @@ fn a_region_is_removed_under_load() {
         guest.device.faults().clear(None).expect("clear");
         // The other queue knows nothing of it; who uses the removed region all the same breaks his queue.
         exercise(&mut guest, 1, 64);
-        let gone = guest.rings[0].add(&header(IN, 0), 4097, &Cut::default());
+        let gone = guest.rings[0].add(&header(IN, 0), 4097);
         guest.rings[0].kick();
         assert_eq!(guest.rings[0].wait(), (gone.head, 0));
         let deadline = Instant::now() + PATIENCE;
@@ -167,7 +167,7 @@ fn a_region_with_rings_comes_back_in_pieces() {
     let mut guest = lower_half(2);
     for round in 0..3 {
         remove(&mut guest, 0, HALF);
-        let waiting = guest.rings[0].add(&write_request(0, &pattern(round, 4096)), 1, &Cut::default());
+        let waiting = guest.rings[0].add(&write_request(0, &pattern(round, 4096)), 1);
         guest.rings[0].kick();
         guest.rings[0].assert_silent();
         // First the piece without the rings.
@@ -187,7 +187,7 @@ fn a_region_with_rings_comes_back_in_pieces() {
     // A table without the rings, and one with them.
     let upper = guest.region(HALF, HALF);
     guest.frontend().set_mem_table(&[upper]).expect("SET_MEM_TABLE");
-    let waiting = guest.rings[0].add(&write_request(0, &[1; 512]), 1, &Cut::default());
+    let waiting = guest.rings[0].add(&write_request(0, &[1; 512]), 1);
     guest.rings[0].kick();
     guest.rings[0].assert_silent();
     guest.set_memory();
@@ -208,8 +208,7 @@ fn regions_come_and_go_while_requests_pour_in() {
             // It also ends when the other thread has failed.
             while !stop.load(std::sync::atomic::Ordering::Relaxed) && begun.elapsed() < 2 * PATIENCE {
                 round += 1;
-                ring.request(&write_request(1024 + round % 64 * 8, &[1; 4096]), 1, &Cut::default())
-                    .assert_only_status(OK);
+                ring.request(&write_request(1024 + round % 64 * 8, &[1; 4096]), 1).assert_only_status(OK);
             }
         });
         for round in 0..300 {

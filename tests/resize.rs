@@ -322,7 +322,7 @@ fn growing_under_load() {
                     // The last blocks of what the frontend has heard of, one for each queue.
                     let sector = told.load(Ordering::SeqCst) - 16 + queue as u64 * 8;
                     let data = pattern(round, 4096);
-                    let mut request = |readable: &[u8], writable| ring.request(readable, writable, &Cut::default());
+                    let mut request = |readable: &[u8], writable| ring.request(readable, writable);
                     assert_eq!(request(&write_request(sector, &data), 1).status, OK, "sector {sector}");
                     let read = request(&header(IN, sector), 4097);
                     assert!(read.data == data && read.status == OK, "sector {sector}");

@@ -17,7 +17,7 @@ fn stopping_a_queue_drains_it() {
         let data = pattern(1, 64 << 10);
         let mut pending = Vec::new();
         for n in 0..20u64 {
-            pending.push(guest.rings[0].add(&write_request(n * 128, &data), 1, &Cut::default()));
+            pending.push(guest.rings[0].add(&write_request(n * 128, &data), 1));
         }
         guest.rings[0].kick();
         std::thread::sleep(Duration::from_micros(delay * 200));
@@ -49,7 +49,7 @@ fn a_disabled_queue_waits() {
     let mut guest = Guest::new();
     guest.frontend().set_vring_enable(0, false).expect("SET_VRING_ENABLE");
     guest.frontend().get_features().expect("GET_FEATURES");
-    let buffers = guest.rings[0].add(&write_request(0, &[1; 512]), 1, &Cut::default());
+    let buffers = guest.rings[0].add(&write_request(0, &[1; 512]), 1);
     guest.rings[0].assert_silent();
     // Enabling is enough: whether there was a notification before nobody knows.
     guest.frontend().set_vring_enable(0, true).expect("SET_VRING_ENABLE");
@@ -67,7 +67,7 @@ fn disconnect_drains_and_the_next_frontend_is_served() {
         let before = guest.rings[0].used_index();
         for n in 0..4 {
             let request = crypto_write(n * 2048, 0, [0; 4], &data);
-            guest.rings[0].add(&request, 1, &Cut::default());
+            guest.rings[0].add(&request, 1);
         }
         guest.rings[0].kick();
         std::thread::sleep(Duration::from_millis(round));
@@ -112,7 +112,7 @@ fn sessions_leak_no_descriptors_or_threads() {
 fn an_interrupt_that_is_handed_over_late() {
     let mut guest = Guest::new();
     guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
-    let buffers = guest.rings[0].add(&write_request(0, &[1; 512]), 1, &Cut::default());
+    let buffers = guest.rings[0].add(&write_request(0, &[1; 512]), 1);
     let base = guest.rings[0].next_avail - 1;
     let frontend = guest.frontend.as_mut().expect("connected");
     let ring = &mut guest.rings[0];
@@ -139,7 +139,7 @@ fn stopping_drains_before_the_frontend_sees_the_end() {
         let mut guest = Guest::new();
         let data = pattern(round, 1 << 20);
         for n in 0..7 {
-            guest.rings[0].add(&write_request(n * 2048, &data), 1, &Cut::default());
+            guest.rings[0].add(&write_request(n * 2048, &data), 1);
         }
         guest.rings[0].kick();
         std::thread::sleep(Duration::from_micros(round * 300));
@@ -166,7 +166,7 @@ fn memory_changes_under_load() {
             let mut round = 0;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 round += 1;
-                ring.request(&write_request(round % 64 * 8, &[1; 4096]), 1, &Cut::default()).assert_only_status(OK);
+                ring.request(&write_request(round % 64 * 8, &[1; 4096]), 1).assert_only_status(OK);
             }
         });
         for _ in 0..300 {
@@ -226,7 +226,7 @@ fn queues_run_in_parallel() {
     std::thread::scope(|scope| {
         for (slot, ring) in rings.iter_mut().enumerate() {
             scope.spawn(move || {
-                let mut request = |readable: &[u8], writable| ring.request(readable, writable, &Cut::default());
+                let mut request = |readable: &[u8], writable| ring.request(readable, writable);
                 for round in 0..300u64 {
                     let sector = slot as u64 * 4096 + round % 50 * 8;
                     let data = pattern(round, 4096);
@@ -243,7 +243,7 @@ fn queues_run_in_parallel() {
         for round in 0..400u32 {
             let slot = round % 4;
             let command = Program::new(slot, &key(slot.into()), 12).bytes();
-            control_ring.request(&command, 1, &Cut::default()).assert_only_status(OK);
+            control_ring.request(&command, 1).assert_only_status(OK);
         }
     });
     assert_eq!(guest.stat("keyslots.nokey"), 0);

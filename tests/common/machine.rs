@@ -269,7 +269,7 @@ impl Driver {
 
     pub fn send(&mut self, machine: &mut Machine, queue: usize, ask: Ask) {
         let (readable, writable) = Self::bytes(&ask);
-        let buffers = machine.rings[queue].add(&readable, writable, &Cut::default());
+        let buffers = machine.rings[queue].add(&readable, writable);
         machine.rings[queue].kick();
         self.time += 1;
         assert!(self.sent.insert((queue, buffers.head), (ask, buffers, self.time)).is_none());

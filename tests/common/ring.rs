@@ -106,8 +106,12 @@ impl Ring {
         at
     }
 
-    /// Puts a request into memory and makes it available, without notifying.
-    pub fn add(&mut self, readable: &[u8], writable: usize, cut: &Cut) -> Buffers {
+    /// Puts a request into memory and makes it available, one descriptor for each side, without notifying.
+    pub fn add(&mut self, readable: &[u8], writable: usize) -> Buffers {
+        self.add_cut(readable, writable, &Cut::default())
+    }
+
+    pub fn add_cut(&mut self, readable: &[u8], writable: usize, cut: &Cut) -> Buffers {
         let mut pieces = Vec::new();
         let mut rest = readable;
         for &len in cut.readable.iter().chain([&usize::MAX]) {
@@ -193,9 +197,13 @@ impl Ring {
         assert_eq!(self.used_index(), used, "the device served a queue that it must not serve");
     }
 
-    /// One request; waits for it.
-    pub fn request(&mut self, readable: &[u8], writable: usize, cut: &Cut) -> Answer {
-        let buffers = self.add(readable, writable, cut);
+    /// One request, one descriptor for each side; waits for it.
+    pub fn request(&mut self, readable: &[u8], writable: usize) -> Answer {
+        self.request_cut(readable, writable, &Cut::default())
+    }
+
+    pub fn request_cut(&mut self, readable: &[u8], writable: usize, cut: &Cut) -> Answer {
+        let buffers = self.add_cut(readable, writable, cut);
         self.kick();
         let (head, used) = self.wait();
         assert_eq!(head, buffers.head, "the device returns the head that it was given");
