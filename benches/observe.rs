@@ -16,7 +16,6 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use common::*;
 use rustix::event::{PollFd, PollFlags, poll};
-use vm_memory::{Bytes, GuestAddress};
 
 const ROUNDS: usize = 41;
 /// Time of one measurement.
@@ -47,7 +46,7 @@ impl Load {
                 } else {
                     header(IN, sector)
                 };
-                guest.rings[0].add(&guest.memory, &readable, bytes + 1, &Cut::default()).head
+                guest.rings[0].add(&readable, bytes + 1).head
             })
             .collect();
         let mut load = Self { guest, heads, polled };
@@ -57,12 +56,10 @@ impl Load {
 
     fn finish_batch(&mut self) {
         let ring = &mut self.guest.rings[0];
-        let memory = &self.guest.memory;
-        // The last of them is to interrupt (used_event, behind the available ring).
-        let used_event = GuestAddress(ring.avail + 4 + 2 * u64::from(ring.size));
-        memory.write_obj(ring.next_avail.wrapping_sub(1), used_event).expect("ring");
+        // The last of them is to interrupt.
+        ring.set_used_event(ring.next_avail.wrapping_sub(1));
         ring.kick();
-        while ring.used_index(memory) != ring.next_avail {
+        while ring.used_index() != ring.next_avail {
             if self.polled {
                 std::hint::spin_loop();
             } else {
@@ -81,7 +78,7 @@ impl Load {
         let mut batches = 0u32;
         while start.elapsed() < SLICE {
             for at in 0..self.heads.len() {
-                self.guest.rings[0].publish(&self.guest.memory, self.heads[at]);
+                self.guest.rings[0].publish(self.heads[at]);
             }
             self.finish_batch();
             batches += 1;

@@ -10,17 +10,14 @@ mod common;
 use std::hint::black_box;
 
 use common::nanoseconds;
-use vhost_user_blk_crypto::protocol::{CryptoMessage, RequestHeader, feature, request_type};
+use test_driver::wire::{CRYPTO_IN, CRYPTO_OUT, IN, OUT, crypto_header, feature, header};
+use test_driver::{Virtqueue, WRITE};
 use vhost_user_blk_crypto::queue::Chain;
 use vhost_user_blk_crypto::request::{CryptoAccess, Limits, QueueRole, parse};
-use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use zerocopy::IntoBytes;
 
 const QUEUE_SIZE: u16 = 256;
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
 
 const DESCRIPTORS: u64 = 0x1000;
 const AVAIL: u64 = 0x3000;
@@ -32,30 +29,20 @@ const DATA: u64 = 0x10_0000;
 /// A ring in which the chain at descriptor 0 is available: a request of `pieces` pages.
 fn ring(crypto: bool, write: bool, pieces: u16) -> (GuestMemoryMmap, Queue) {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("memory");
-    let request_type = match (write, crypto) {
-        (true, true) => request_type::CRYPTO_OUT,
-        (false, true) => request_type::CRYPTO_IN,
-        (true, false) => request_type::OUT,
-        (false, false) => request_type::IN,
+    let header = match (write, crypto) {
+        (true, true) => crypto_header(CRYPTO_OUT, 8, 1, [0; 4]),
+        (false, true) => crypto_header(CRYPTO_IN, 8, 1, [0; 4]),
+        (true, false) => header(OUT, 8),
+        (false, false) => header(IN, 8),
     };
-    let mut header =
-        RequestHeader { request_type: request_type.into(), sector: 8.into(), ..Default::default() }.as_bytes().to_vec();
-    if crypto {
-        header.extend(CryptoMessage { slot: 1.into(), ..Default::default() }.as_bytes());
-    }
     memory.write_slice(&header, GuestAddress(HEADER)).expect("memory");
     let direction = if write { 0 } else { WRITE };
     // Pages that are not neighbours, as a guest's are.
     let data = (0..pieces).map(|n| (DATA + u64::from(n) * 0x3000, 4096, direction));
     let all: Vec<_> = [(HEADER, header.len() as u32, 0)].into_iter().chain(data).chain([(STATUS, 1, WRITE)]).collect();
-    for (number, &(address, len, flags)) in (0u16..).zip(&all) {
-        let last = usize::from(number) + 1 == all.len();
-        let flags = flags | if last { 0 } else { NEXT };
-        let descriptor = RawDescriptor::from(Descriptor::new(address, len, flags, number + 1));
-        memory.write_obj(descriptor, GuestAddress(DESCRIPTORS + 16 * u64::from(number))).expect("memory");
-    }
-    // Ring entry 0 names descriptor 0.
-    memory.write_obj(1u16, GuestAddress(AVAIL + 2)).expect("memory");
+    let mut driver = Virtqueue::new(memory.clone(), QUEUE_SIZE, [DESCRIPTORS, AVAIL, USED]);
+    driver.write_chain(DESCRIPTORS, |number| number, &all);
+    driver.publish(0);
     let mut queue = Queue::new(QUEUE_SIZE).expect("a queue");
     queue.set_size(QUEUE_SIZE);
     queue.try_set_desc_table_address(GuestAddress(DESCRIPTORS)).expect("aligned");

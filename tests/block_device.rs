@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 
 use common::*;
 use vhost_user_blk_crypto::disk::{Aio, OpenError, OpenOptions, ResizeError};
-use vhost_user_blk_crypto::protocol::feature;
-
 fn block_device() -> PathBuf {
     std::env::var_os("VUBC_BLOCK_DEVICE").expect("VUBC_BLOCK_DEVICE names a block device to overwrite").into()
 }

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::ring::{Descriptor, INDIRECT, NEXT, WRITE};
 use common::*;
+use test_driver::{Descriptor, INDIRECT, NEXT, WRITE};
 use vm_memory::{Bytes, GuestAddress};
 
 const OUTSIDE: u64 = 0x1000; // below guest memory
@@ -17,7 +17,7 @@ fn breaks(what: &str, head: Option<u16>, action: impl FnOnce(&mut Guest)) {
     action(&mut guest);
     guest.rings[0].kick();
     if let Some(head) = head {
-        assert_eq!(guest.rings[0].wait(&guest.memory), (head, 0), "{what}");
+        assert_eq!(guest.rings[0].wait(), (head, 0), "{what}");
     }
     // Reported on the error eventfd.
     let deadline = std::time::Instant::now() + ring::PATIENCE;
@@ -32,10 +32,10 @@ fn breaks(what: &str, head: Option<u16>, action: impl FnOnce(&mut Guest)) {
     assert_eq!(guest.stat("events.broken_queue"), 1, "{what}");
     // Stopped: neither served nor spun on.
     let next = guest.rings[0].next_avail;
-    guest.rings[0].set_avail_index(&guest.memory, next);
-    let _ = guest.rings[0].add(&guest.memory, &write_request(0, &[2; 512]), 1, &Cut::default());
+    guest.rings[0].set_avail_index(next);
+    let _ = guest.rings[0].add(&write_request(0, &[2; 512]), 1);
     guest.rings[0].kick();
-    guest.rings[0].assert_silent(&guest.memory);
+    guest.rings[0].assert_silent();
     assert_eq!(guest.image_bytes(0, 512), [1; 512], "{what}");
     // The other queue and the control queue work.
     guest.request(1, &write_request(8, &[3; 512]), 1).assert_only_status(OK);
@@ -48,12 +48,11 @@ fn breaks(what: &str, head: Option<u16>, action: impl FnOnce(&mut Guest)) {
 
 fn put(guest: &mut Guest, index: u16, address: u64, len: u32, flags: u16, next: u16) {
     let ring = &guest.rings[0];
-    ring.write_descriptor(&guest.memory, ring.descriptors, index, Descriptor { address, len, flags, next });
+    ring.write_descriptor(ring.descriptors, index, Descriptor { address, len, flags, next });
 }
 
 fn publish(guest: &mut Guest, head: u16) {
-    let memory = guest.memory.clone();
-    guest.rings[0].publish(&memory, head);
+    guest.rings[0].publish(head);
 }
 
 #[test]
@@ -102,13 +101,12 @@ fn a_head_made_available_twice() {
     breaks("twice", None, |guest| {
         // One notification for both: the device has not returned the first when it sees the second.
         let request = header(99, 0);
-        let memory = guest.memory.clone();
-        let buffers = guest.rings[0].add(&memory, &request, 1, &Cut::default());
+        let buffers = guest.rings[0].add(&request, 1);
         publish(guest, buffers.head);
         guest.rings[0].kick();
-        let (head, used) = guest.rings[0].wait(&memory);
+        let (head, used) = guest.rings[0].wait();
         assert_eq!((head, used), (buffers.head, 1), "the first is served, once");
-        assert_eq!(guest.rings[0].take_used(&memory), None);
+        assert_eq!(guest.rings[0].take_used(), None);
     });
 }
 
@@ -116,15 +114,15 @@ fn a_head_made_available_twice() {
 fn an_available_index_that_jumps() {
     breaks("jump", None, |guest| {
         let index = guest.rings[0].next_avail.wrapping_add(65);
-        guest.rings[0].set_avail_index(&guest.memory, index);
+        guest.rings[0].set_avail_index(index);
         guest.rings[0].kick();
-        guest.rings[0].assert_silent(&guest.memory);
+        guest.rings[0].assert_silent();
     });
     breaks("backwards", None, |guest| {
         let index = guest.rings[0].next_avail.wrapping_sub(1);
-        guest.rings[0].set_avail_index(&guest.memory, index);
+        guest.rings[0].set_avail_index(index);
         guest.rings[0].kick();
-        guest.rings[0].assert_silent(&guest.memory);
+        guest.rings[0].assert_silent();
     });
 }
 
@@ -154,7 +152,7 @@ fn bad_indirect_tables() {
     }
     breaks("indirect in indirect", Some(2), |guest| {
         let inner = Descriptor { address: table, len: 16, flags: INDIRECT, next: 0 };
-        guest.rings[0].write_descriptor(&guest.memory, table, 0, inner);
+        guest.rings[0].write_descriptor(table, 0, inner);
         put(guest, 2, table, 16, INDIRECT, 0);
         publish(guest, 2);
     });
@@ -162,7 +160,7 @@ fn bad_indirect_tables() {
         for index in 0..300 {
             let flags = if index < 299 { NEXT } else { 0 };
             let entry = Descriptor { address: MEMORY_START, len: 1, flags, next: index + 1 };
-            guest.rings[0].write_descriptor(&guest.memory, table, index, entry);
+            guest.rings[0].write_descriptor(table, index, entry);
         }
         put(guest, 2, table, 300 * 16, INDIRECT, 0);
         publish(guest, 2);
@@ -170,7 +168,7 @@ fn bad_indirect_tables() {
     breaks("a loop in an indirect table", Some(2), |guest| {
         for index in 0..4 {
             let entry = Descriptor { address: MEMORY_START, len: 1, flags: NEXT, next: (index + 1) % 4 };
-            guest.rings[0].write_descriptor(&guest.memory, table, index, entry);
+            guest.rings[0].write_descriptor(table, index, entry);
         }
         put(guest, 2, table, 64, INDIRECT, 0);
         publish(guest, 2);
@@ -200,7 +198,7 @@ fn huge_requests_are_refused_at_once() {
     }
     publish(&mut guest, 0);
     guest.rings[0].kick();
-    assert_eq!(guest.rings[0].wait(&memory), (0, 1));
+    assert_eq!(guest.rings[0].wait(), (0, 1));
     assert_eq!(guest.stat("requests.refused"), 1);
 }
 
@@ -230,7 +228,7 @@ fn headers_that_change_under_the_device() {
         for _ in 0..3000 {
             publish(&mut guest, 0);
             guest.rings[0].kick();
-            let (head, used) = guest.rings[0].wait(&memory);
+            let (head, used) = guest.rings[0].wait();
             assert_eq!(head, 0);
             assert!([1, 4097, 21].contains(&used), "{used}");
         }

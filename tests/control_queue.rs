@@ -7,8 +7,6 @@ mod common;
 use common::*;
 use vhost::VhostBackend;
 use vhost_user_blk_crypto::device::DeviceConfig;
-use vhost_user_blk_crypto::protocol::feature;
-
 const OFFERED: usize = 4;
 
 /// A driver that has not set up its queues yet.
@@ -100,18 +98,18 @@ fn a_pause_changes_no_roles() {
         stop(&mut guest, order);
         let plain = pattern(6, 4096);
         for &queue in order {
-            let (place, memory) = (guest.rings[queue].next_avail, guest.memory.clone());
+            let place = guest.rings[queue].next_avail;
             let request = if queue == control {
                 Program::new(1, &key(1), 12).bytes()
             } else {
                 write_request(queue as u64 * 8, &plain)
             };
-            let buffers = guest.rings[queue].add(&memory, &request, 1, &Cut::default());
+            let buffers = guest.rings[queue].add(&request, 1);
             guest.rings[queue].next_avail = place;
             guest.start_ring(queue);
             guest.rings[queue].next_avail = place.wrapping_add(1);
-            assert_eq!(guest.rings[queue].wait(&memory), (buffers.head, 1));
-            assert_eq!(guest.rings[queue].read_writable(&memory, &buffers), [OK], "queue {queue} of {order:?}");
+            assert_eq!(guest.rings[queue].wait(), (buffers.head, 1));
+            assert_eq!(guest.rings[queue].read_writable(&buffers), [OK], "queue {queue} of {order:?}");
             guest.rings[queue].free(&buffers);
         }
         check(&mut guest, order, control, 5);

@@ -41,26 +41,15 @@ fn program(guest: &mut Guest, slot: u32, bits: u32) {
 /// Makes all requests available on a queue before the device is told, waits for all, and returns the answers in order.
 fn all_at_once(guest: &mut Guest, queue: usize, requests: &[(Vec<u8>, usize)]) -> Vec<Answer> {
     let ring = &mut guest.rings[queue];
-    let buffers: Vec<_> = requests
-        .iter()
-        .map(|(readable, writable)| ring.add(&guest.memory, readable, *writable, &Cut::default()))
-        .collect();
+    let buffers: Vec<_> = requests.iter().map(|(readable, writable)| ring.add(readable, *writable)).collect();
     ring.kick();
     let mut used: Vec<Option<u32>> = vec![None; buffers.len()];
     for _ in 0..buffers.len() {
-        let (head, written) = ring.wait(&guest.memory);
+        let (head, written) = ring.wait();
         let place = buffers.iter().position(|buffers| buffers.head == head).expect("a head of ours");
         assert!(used[place].replace(written).is_none(), "head {head} came back twice");
     }
-    buffers
-        .iter()
-        .zip(used)
-        .map(|(buffers, used)| {
-            let answer = Answer::new(used.expect("used"), ring.read_writable(&guest.memory, buffers));
-            ring.free(buffers);
-            answer
-        })
-        .collect()
+    buffers.iter().zip(used).map(|(buffers, used)| ring.answer(used.expect("used"), buffers)).collect()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -204,8 +193,7 @@ fn a_larger_image() {
             let write = crypto_write(across, 1, [7, 0, 0, 0], &plain);
             guest.request(0, &write, 1).assert_only_status(IOERR);
             let old = (0..20).map(|n| (write_request(n * 8, &pattern(round * 20 + n, 4096)), 1)).collect::<Vec<_>>();
-            let in_flight: Vec<_> =
-                old.iter().map(|(write, _)| guest.rings[0].add(&guest.memory, write, 1, &Cut::default())).collect();
+            let in_flight: Vec<_> = old.iter().map(|(write, _)| guest.rings[0].add(write, 1)).collect();
             guest.rings[0].kick();
             let wanted = if round % 2 == 0 || kind == DiskKind::Memory {
                 Some(bytes)
@@ -221,10 +209,10 @@ fn a_larger_image() {
             let resized = guest.device.resize(wanted).expect("resized");
             assert_eq!((resized.before, resized.bytes), (before, bytes));
             for buffers in &in_flight {
-                guest.rings[0].wait(&guest.memory);
+                guest.rings[0].wait();
                 guest.rings[0].free(buffers);
             }
-            assert!(in_flight.iter().all(|it| guest.rings[0].read_writable(&guest.memory, it) == [OK]), "{kind:?}");
+            assert!(in_flight.iter().all(|it| guest.rings[0].read_writable(it) == [OK]), "{kind:?}");
             assert_eq!(guest.capacity(), bytes);
             let last = bytes / 512 - 8;
             for queue in [1, 0] {
@@ -285,7 +273,7 @@ fn a_truncated_image_gives_errors() {
 fn keys_change_between_requests_of_the_same_worker() {
     for kind in KINDS {
         let mut options = options(kind);
-        options.accept = !vhost_user_blk_crypto::protocol::feature::MQ;
+        options.accept = !feature::MQ;
         options.queues = 1;
         options.workers.workers = 1;
         let mut guest = Guest::with(options);
@@ -296,23 +284,23 @@ fn keys_change_between_requests_of_the_same_worker() {
             let buffers: Vec<_> = (0..30u64)
                 .map(|n| {
                     let write = crypto_write(n * 64, 0, [round * 1000 + n, 0, 0, 0], &data);
-                    guest.rings[0].add(&guest.memory, &write, 1, &Cut::default())
+                    guest.rings[0].add(&write, 1)
                 })
                 .collect();
             let command = Program::new(0, &key(), 12).bytes();
-            let command = guest.rings[1].add(&guest.memory, &command, 1, &Cut::default());
+            let command = guest.rings[1].add(&command, 1);
             guest.rings[0].kick();
             guest.rings[1].kick();
             let ring = &mut guest.rings[1];
-            ring.wait(&guest.memory);
-            assert_eq!(ring.read_writable(&guest.memory, &command), [OK]);
+            ring.wait();
+            assert_eq!(ring.read_writable(&command), [OK]);
             ring.free(&command);
             let ring = &mut guest.rings[0];
             for _ in &buffers {
-                ring.wait(&guest.memory);
+                ring.wait();
             }
             for buffers in &buffers {
-                assert_eq!(ring.read_writable(&guest.memory, buffers), [OK], "{kind:?}");
+                assert_eq!(ring.read_writable(buffers), [OK], "{kind:?}");
                 ring.free(buffers);
             }
         }
@@ -331,11 +319,11 @@ fn stopping_waits_for_the_disk() {
             let count = 40u16;
             for n in 0..u64::from(count) {
                 let write = write_request(n * 128, &data);
-                guest.rings[0].add(&guest.memory, &write, 1, &Cut::default());
+                guest.rings[0].add(&write, 1);
             }
             guest.rings[0].kick();
             let next_avail = guest.frontend().get_vring_base(0).expect("GET_VRING_BASE") as u16;
-            assert_eq!(guest.rings[0].used_index(&guest.memory), next_avail, "{kind:?}");
+            assert_eq!(guest.rings[0].used_index(), next_avail, "{kind:?}");
             guest.restart();
         }
         guest.request(0, &write_request(0, &data), 1).assert_only_status(OK);

@@ -103,11 +103,11 @@ fn a_slow_command_holds_no_request_up() {
     let control = guest.control();
     let start = Instant::now();
     let ring = &mut guest.rings[control];
-    ring.add(&guest.memory, &Program::new(1, &key(1), 12).bytes(), 1, &Cut::default());
+    ring.add(&Program::new(1, &key(1), 12).bytes(), 1);
     ring.kick();
     write_and_compare(&mut guest, 0, 9);
     assert!(start.elapsed() < Duration::from_secs(1), "a request waited for a command: {:?}", start.elapsed());
-    guest.rings[control].wait(&guest.memory);
+    guest.rings[control].wait();
     assert!(start.elapsed() >= Duration::from_secs(1));
 }
 
@@ -122,12 +122,12 @@ fn queues_share_the_throughput_of_the_engine() {
     for queue in [0, 1] {
         for n in 0..2 {
             let sector = (queue * 2 + n) as u64 * 2048;
-            guest.rings[queue].add(&guest.memory, &crypto_write(sector, 0, [0; 4], &data), 1, &Cut::default());
+            guest.rings[queue].add(&crypto_write(sector, 0, [0; 4], &data), 1);
         }
         guest.rings[queue].kick();
     }
     for queue in [0, 0, 1, 1] {
-        guest.rings[queue].wait(&guest.memory);
+        guest.rings[queue].wait();
     }
     let expected = Duration::from_secs_f64(4.0 * data.len() as f64 / 20e6);
     assert!(start.elapsed() >= expected, "{:?}", start.elapsed());

@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::ring::{Descriptor, NEXT, WRITE};
 use common::*;
 use scattered_xts::Implementation;
+use test_driver::WRITE;
 use vhost_user_blk_crypto::device::DeviceConfig;
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::engine::Timing;
@@ -37,7 +37,6 @@ fn a_full_queue_does_not_starve_the_others() {
     // On a disk that answers at once, so that all of them wait for the engine.
     let disk = DiskKind::Memory;
     let mut guest = Guest::with(Options { disk, ring_size: 1024, ..one_worker(config) });
-    let memory = guest.memory.clone();
     let control = guest.control();
     program(&mut guest);
     for (full, other) in [(0, 1), (1, 0)] {
@@ -45,11 +44,11 @@ fn a_full_queue_does_not_starve_the_others() {
         let flood: Vec<_> = (0..FLOOD)
             .map(|n| {
                 let read = crypto_header(CRYPTO_IN, n % 64 * 8, 0, [n, 0, 0, 0]);
-                guest.rings[full].add(&memory, &read, 4097, &Cut::default())
+                guest.rings[full].add(&read, 4097)
             })
             .collect();
         guest.rings[full].kick();
-        let returned = |guest: &Guest| u64::from(guest.rings[full].used_index(&memory).wrapping_sub(start));
+        let returned = |guest: &Guest| u64::from(guest.rings[full].used_index().wrapping_sub(start));
         let deadline = std::time::Instant::now() + ring::PATIENCE;
         // Long enough for the device to have taken all that it takes.
         while returned(&guest) < 64 {
@@ -64,17 +63,17 @@ fn a_full_queue_does_not_starve_the_others() {
         let before = returned(&guest);
         assert!(before < FLOOD - 256, "{before} requests of the full queue came first");
         for _ in &flood {
-            guest.rings[full].wait(&memory);
+            guest.rings[full].wait();
         }
         for buffers in &flood {
-            assert_eq!(guest.rings[full].read_writable(&memory, buffers).last(), Some(&OK));
+            assert_eq!(guest.rings[full].read_writable(buffers).last(), Some(&OK));
             guest.rings[full].free(buffers);
         }
     }
 }
 
 const PIECE: u32 = 3 << 20;
-const PIECES: u16 = 4;
+const PIECES: usize = 4;
 
 /// A request of 12 MiB in queue 0, made from one piece of memory.
 fn add_long(guest: &mut Guest, request_type: u32, plain: &[u8]) -> u64 {
@@ -84,24 +83,19 @@ fn add_long(guest: &mut Guest, request_type: u32, plain: &[u8]) -> u64 {
     let (at, data, status) = (ring.allocate(header.len()), ring.allocate(PIECE as usize), ring.allocate(1));
     memory.write_slice(&header, GuestAddress(at)).expect("header");
     memory.write_slice(plain, GuestAddress(data)).expect("data");
-    let put = |index: u16, address, len, flags: u16| {
-        let descriptor = Descriptor { address, len, flags, next: index + 1 };
-        ring.write_descriptor(&memory, ring.descriptors, index, descriptor);
-    };
-    put(0, at, header.len() as u32, NEXT);
-    let direction = if request_type == CRYPTO_IN { WRITE } else { 0 };
-    (1..=PIECES).for_each(|index| put(index, data, PIECE, NEXT | direction));
-    put(PIECES + 1, status, 1, WRITE);
-    ring.publish(&memory, 0);
+    let piece = (data, PIECE, if request_type == CRYPTO_IN { WRITE } else { 0 });
+    let pieces = [&[(at, header.len() as u32, 0)][..], &[piece; PIECES], &[(status, 1, WRITE)]].concat();
+    ring.write_chain(ring.descriptors, |number| number, &pieces);
+    ring.publish(0);
     status
 }
 
 /// A request that takes the engine long: other queues of the same worker are served meanwhile.
 #[test]
 fn a_long_request_does_not_hold_up_other_queues() {
-    let bytes = u64::from(PIECE) * u64::from(PIECES);
+    let bytes = u64::from(PIECE) * PIECES as u64;
     let plain = pattern(3, PIECE as usize);
-    let expected = openssl_xts(&key(1), 5, 4096, &plain.repeat(PIECES.into()));
+    let expected = openssl_xts(&key(1), 5, 4096, &plain.repeat(PIECES));
     for disk in [DiskKind::Memory, DiskKind::File(Aio::Sync)] {
         let mut config = Options::default().config;
         config.engine.crypto_engine = Implementation::Portable;
@@ -110,14 +104,14 @@ fn a_long_request_does_not_hold_up_other_queues() {
         program(&mut guest);
         for request_type in [CRYPTO_OUT, CRYPTO_IN] {
             let status = add_long(&mut guest, request_type, &plain);
-            let used = guest.rings[0].used_index(&memory);
-            let short = guest.rings[1].add(&memory, &header(IN, 0), 513, &Cut::default());
+            let used = guest.rings[0].used_index();
+            let short = guest.rings[1].add(&header(IN, 0), 513);
             guest.rings[0].kick();
             guest.rings[1].kick();
-            assert_eq!(guest.rings[1].wait(&memory).0, short.head);
-            assert_eq!(guest.rings[0].used_index(&memory), used, "{disk:?}: it was served first");
+            assert_eq!(guest.rings[1].wait().0, short.head);
+            assert_eq!(guest.rings[0].used_index(), used, "{disk:?}: it was served first");
             guest.rings[1].free(&short);
-            let answer = guest.rings[0].wait(&memory);
+            let answer = guest.rings[0].wait();
             let read = u32::from(request_type == CRYPTO_IN) * bytes as u32;
             assert_eq!(answer, (0, read + 1), "{disk:?}");
             assert_eq!(memory.read_obj::<u8>(GuestAddress(status)).expect("status"), OK);
@@ -126,7 +120,7 @@ fn a_long_request_does_not_hold_up_other_queues() {
             }
         }
         // In pieces, as other requests have it.
-        for piece in 0..2 * u64::from(PIECES) {
+        for piece in 0..2 * PIECES as u64 {
             let len = PIECE as usize / 2;
             let dun = 5 + piece * (len as u64 / 4096);
             let sector = piece * (len as u64 / 512);

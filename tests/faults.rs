@@ -38,18 +38,18 @@ fn crypto_status(guest: &mut Guest, slot: u32) -> u8 {
 /// Makes a request available; it may not come back.
 fn submit(guest: &mut Guest, queue: usize, readable: &[u8], writable: usize) -> Buffers {
     let ring = &mut guest.rings[queue];
-    let buffers = ring.add(&guest.memory, readable, writable, &Cut::default());
+    let buffers = ring.add(readable, writable);
     ring.kick();
     buffers
 }
 
 /// The next request that comes back.
 fn next(guest: &mut Guest, queue: usize) -> u16 {
-    guest.rings[queue].wait(&guest.memory).0
+    guest.rings[queue].wait().0
 }
 
 fn status(guest: &Guest, queue: usize, buffers: &Buffers) -> u8 {
-    *guest.rings[queue].read_writable(&guest.memory, buffers).last().expect("a status")
+    *guest.rings[queue].read_writable(buffers).last().expect("a status")
 }
 
 #[test]
@@ -165,12 +165,12 @@ fn stopping_a_queue_ends_delays() {
     add(&guest, "delay=3600s,op=write");
     let begin = Instant::now();
     let delayed = submit(&mut guest, 0, &write_request(0, &pattern(1, 4096)), 1);
-    guest.rings[0].assert_silent(&guest.memory);
+    guest.rings[0].assert_silent();
     guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
     assert_eq!(next(&mut guest, 0), delayed.head);
     assert_eq!(status(&guest, 0, &delayed), OK);
     submit(&mut guest, 1, &write_request(0, &pattern(1, 4096)), 1);
-    guest.rings[1].assert_silent(&guest.memory);
+    guest.rings[1].assert_silent();
     guest.disconnect();
     assert!(begin.elapsed() < Duration::from_secs(30));
 }
@@ -208,7 +208,7 @@ fn short_transfers() {
     let answer = guest.request(0, &header(IN, 0), 4097);
     assert_eq!((answer.status, answer.used), (IOERR, 513));
     assert_eq!(answer.data[..512], mixed[..512]);
-    assert!(answer.data[512..].iter().all(|&byte| byte == ring::FILL));
+    assert!(answer.data[512..].iter().all(|&byte| byte == FILL));
     // A device that does not admit it.
     clear(&guest);
     add(&guest, "short=512,status=ok");
@@ -242,7 +242,7 @@ fn a_stuck_request_goes_on_when_the_fault_is_cleared() {
     add(&guest, "stuck,op=write,sector=0");
     let stuck = submit(&mut guest, 0, &write_request(0, &pattern(1, 4096)), 1);
     assert_eq!(write(&mut guest, 8, 2), OK, "the rest of the queue goes on");
-    guest.rings[0].assert_silent(&guest.memory);
+    guest.rings[0].assert_silent();
     assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
     assert_eq!(program(&mut guest, 0, 1), OK, "commands go on");
     clear(&guest);
@@ -258,7 +258,7 @@ fn a_stuck_queue_can_be_stopped() {
     let writes: Vec<_> = (0..20).map(|i| submit(&mut guest, 0, &write_request(i, &[1; 512]), 1)).collect();
     let control = guest.control();
     let command = submit(&mut guest, control, &Program::new(0, &key(1), 12).bytes(), 1);
-    guest.rings[0].assert_silent(&guest.memory);
+    guest.rings[0].assert_silent();
     // A change of memory waits for what is in flight, too.
     guest.set_memory();
     guest.frontend().get_features().expect("GET_FEATURES");
@@ -272,12 +272,12 @@ fn a_stuck_queue_can_be_stopped() {
     assert_eq!(guest.image_bytes(0, 20 * 512), [0; 20 * 512]);
 
     let read = submit(&mut guest, 1, &header(IN, 0), 513);
-    guest.rings[1].assert_silent(&guest.memory);
+    guest.rings[1].assert_silent();
     guest.frontend().get_vring_base(1).expect("GET_VRING_BASE");
     assert_eq!((next(&mut guest, 1), status(&guest, 1, &read)), (read.head, IOERR));
     // QEMU disables a queue before it stops it.
     let flush = submit(&mut guest, 0, &header(FLUSH, 0), 1);
-    guest.rings[0].assert_silent(&guest.memory);
+    guest.rings[0].assert_silent();
     guest.frontend().set_vring_enable(0, false).expect("SET_VRING_ENABLE");
     guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
     assert_eq!((next(&mut guest, 0), status(&guest, 0, &flush)), (flush.head, IOERR));
@@ -295,7 +295,7 @@ fn more_stuck_requests_than_buffers_all_go_on() {
         let writes: Vec<_> = (0..120)
             .map(|i| submit(&mut guest, (i % 2) as usize, &write_request(8 * i, &pattern(i, 4096)), 1))
             .collect();
-        guest.rings[0].assert_silent(&guest.memory);
+        guest.rings[0].assert_silent();
         clear(&guest);
         for i in 0..writes.len() {
             next(&mut guest, i % 2);
@@ -313,11 +313,11 @@ fn a_reset_ends_what_is_stuck_and_the_device_goes_on() {
     add(&guest, "stuck,op=flush");
     submit(&mut guest, 0, &header(FLUSH, 0), 1);
     submit(&mut guest, 1, &header(FLUSH, 0), 1);
-    guest.rings[0].assert_silent(&guest.memory);
+    guest.rings[0].assert_silent();
     guest.restart();
     assert_eq!(write(&mut guest, 0, 1), OK);
     submit(&mut guest, 0, &header(FLUSH, 0), 1);
-    guest.rings[0].assert_silent(&guest.memory);
+    guest.rings[0].assert_silent();
     guest.disconnect();
 }
 

@@ -20,7 +20,7 @@ fn chains_cut_at_every_byte() {
     for indirect in [false, true] {
         for at in 1..program.len() {
             let cut = Cut { readable: vec![at], writable: vec![], indirect };
-            guest.request_cut(control, &evict(0), 1, &Cut::default()).assert_only_status(OK);
+            guest.request(control, &evict(0), 1).assert_only_status(OK);
             guest.request_cut(control, &program, 1, &cut).assert_only_status(OK);
         }
         for at in 1..write.len() {
@@ -62,7 +62,7 @@ fn requests_that_are_too_short() {
             for room in [1, 513] {
                 let answer = guest.request(queue, &whole[..len], room);
                 assert_eq!((answer.used, answer.status), (0, IOERR), "{len} bytes");
-                assert!(answer.data.iter().all(|&byte| byte == ring::FILL));
+                assert!(answer.data.iter().all(|&byte| byte == FILL));
             }
         }
     }
@@ -107,19 +107,19 @@ fn every_head_comes_back_once() {
         let mut pending: Vec<_> = (0..count as u64)
             .map(|n| {
                 let request = if n % 2 == 0 { write_request(n, &pattern(n, 512)) } else { header(99, 0) };
-                guest.rings[0].add(&guest.memory, &request, 1, &Cut::default())
+                guest.rings[0].add(&request, 1)
             })
             .collect();
         guest.rings[0].kick();
         for _ in 0..count {
-            let (head, used) = guest.rings[0].wait(&guest.memory);
+            let (head, used) = guest.rings[0].wait();
             let at = pending.iter().position(|buffers| buffers.head == head).expect("a head that is pending");
             let buffers = pending.swap_remove(at);
             assert_eq!(used, 1);
             guest.rings[0].free(&buffers);
             served += 1;
         }
-        assert_eq!(guest.rings[0].take_used(&guest.memory), None);
+        assert_eq!(guest.rings[0].take_used(), None);
     }
     assert!(served > 65536 / 16, "{served} requests: more than once around");
 }
@@ -127,19 +127,18 @@ fn every_head_comes_back_once() {
 /// With EVENT_IDX the driver notifies only when the device asks for it, and the device interrupts only when asked.
 #[test]
 fn no_notification_is_lost_with_event_idx() {
-    use vhost_user_blk_crypto::protocol::feature;
     for accept in [ALL_FEATURES, !feature::EVENT_IDX] {
         let mut guest = Guest::with(Options { accept, ..Options::default() });
         let mut kicks = 0;
         for round in 0..2000u64 {
             let old = guest.rings[0].next_avail;
             let request = write_request(round % 100, &pattern(round, 512));
-            let buffers = guest.rings[0].add(&guest.memory, &request, 1, &Cut::default());
-            if guest.rings[0].device_wants_kick(&guest.memory, old) {
+            let buffers = guest.rings[0].add(&request, 1);
+            if guest.rings[0].device_wants_kick(old) {
                 kicks += 1;
                 guest.rings[0].kick();
             }
-            guest.rings[0].wait(&guest.memory);
+            guest.rings[0].wait();
             guest.rings[0].free(&buffers);
         }
         assert!(kicks > 0);
@@ -149,10 +148,8 @@ fn no_notification_is_lost_with_event_idx() {
 /// A driver that adds requests while others are served, and notifies only when the device asks: every one is served.
 #[test]
 fn no_notification_is_lost_in_a_stream() {
-    use vhost_user_blk_crypto::protocol::feature;
     for accept in [ALL_FEATURES, !feature::EVENT_IDX] {
         let mut guest = Guest::with(Options { accept, ..Options::default() });
-        let memory = guest.memory.clone();
         let ring = &mut guest.rings[0];
         let (mut added, mut returned, mut kicks) = (0u64, 0u64, 0u64);
         let mut pending = std::collections::HashMap::new();
@@ -162,16 +159,16 @@ fn no_notification_is_lost_in_a_stream() {
             for _ in 0..=added % 3 {
                 if pending.len() < 16 && added < 30_000 {
                     let old = ring.next_avail;
-                    let buffers = ring.add(&memory, &header(FLUSH + 100, 0), 1, &Cut::default());
+                    let buffers = ring.add(&header(FLUSH + 100, 0), 1);
                     pending.insert(buffers.head, buffers);
                     added += 1;
-                    if ring.device_wants_kick(&memory, old) {
+                    if ring.device_wants_kick(old) {
                         kicks += 1;
                         ring.kick();
                     }
                 }
             }
-            while let Some((head, _)) = ring.take_used(&memory) {
+            while let Some((head, _)) = ring.take_used() {
                 let buffers = pending.remove(&head).expect("a head that is pending");
                 ring.free(&buffers);
                 returned += 1;
@@ -189,14 +186,14 @@ fn interrupts_come_when_asked_for() {
     let mut guest = Guest::new();
     for round in 0..200u64 {
         let request = write_request(round, &pattern(round, 512));
-        let buffers = guest.rings[0].add(&guest.memory, &request, 1, &Cut::default());
+        let buffers = guest.rings[0].add(&request, 1);
         guest.rings[0].kick();
         let deadline = std::time::Instant::now() + ring::PATIENCE;
         while guest.rings[0].call.read().is_err() {
             assert!(std::time::Instant::now() < deadline, "no interrupt");
             std::thread::yield_now();
         }
-        assert!(guest.rings[0].take_used(&guest.memory).is_some());
+        assert!(guest.rings[0].take_used().is_some());
         guest.rings[0].free(&buffers);
     }
 }

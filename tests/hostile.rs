@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::ring::{Descriptor, INDIRECT, NEXT, WRITE};
 use common::*;
+use test_driver::{Descriptor, INDIRECT, NEXT, WRITE};
 use vhost_user_blk_crypto::disk::Aio;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -23,7 +23,7 @@ fn put(guest: &Guest, queue: usize, table: Option<u64>, index: u16, descriptor: 
     let (address, len, flags, next) = descriptor;
     let ring = &guest.rings[queue];
     let table = table.unwrap_or(ring.descriptors);
-    ring.write_descriptor(&guest.memory, table, index, Descriptor { address, len, flags, next });
+    ring.write_descriptor(table, index, Descriptor { address, len, flags, next });
 }
 
 /// All heads of the queue in flight at once, so none was lost: each comes back once. Twice around the ring.
@@ -36,10 +36,10 @@ fn all_heads_work(guest: &mut Guest, queue: usize) {
         put(guest, queue, Some(table), 1, (table + 48, 1, WRITE, 0));
         for head in 0..size {
             put(guest, queue, None, head, (table, 32, INDIRECT, 0));
-            guest.rings[queue].publish(&guest.memory, head);
+            guest.rings[queue].publish(head);
         }
         guest.rings[queue].kick();
-        let returned: HashSet<(u16, u32)> = (0..size).map(|_| guest.rings[queue].wait(&guest.memory)).collect();
+        let returned: HashSet<(u16, u32)> = (0..size).map(|_| guest.rings[queue].wait()).collect();
         let all: HashSet<(u16, u32)> = (0..size).map(|head| (head, 1)).collect();
         assert_eq!(returned, all);
     }
@@ -114,9 +114,9 @@ fn descriptors_of_no_bytes() {
             let next = if index + 1 < chain.len() { NEXT } else { 0 };
             put(&guest, 0, None, index as u16, (address, len, flags | next, index as u16 + 1));
         }
-        guest.rings[0].publish(&guest.memory, 0);
+        guest.rings[0].publish(0);
         guest.rings[0].kick();
-        assert_eq!(guest.rings[0].wait(&guest.memory), (0, 0), "{chain:?}");
+        assert_eq!(guest.rings[0].wait(), (0, 0), "{chain:?}");
     }
     all_heads_work(&mut guest, 0);
 }
@@ -130,19 +130,19 @@ fn what_waits_for_the_disk_comes_back_from_a_broken_queue() {
         let good: HashSet<u16> = (0..20)
             .map(|n| {
                 let request = if n % 4 == 0 { header(FLUSH, 0) } else { write_request(n * 8, &[1; 4096]) };
-                guest.rings[0].add(&guest.memory, &request, 1, &Cut::default()).head
+                guest.rings[0].add(&request, 1).head
             })
             .collect();
         // A loop, in a descriptor that no request has.
         put(&guest, 0, None, BROKEN, (PLACE, 16, NEXT, BROKEN));
-        guest.rings[0].publish(&guest.memory, BROKEN);
+        guest.rings[0].publish(BROKEN);
         // After the broken chain, but taken with it or never.
-        let after = guest.rings[0].add(&guest.memory, &header(99, 0), 1, &Cut::default());
+        let after = guest.rings[0].add(&header(99, 0), 1);
         guest.rings[0].kick();
         let mut heads = HashSet::new();
         let until = Instant::now() + ring::PATIENCE;
         while (!good.is_subset(&heads) || !heads.contains(&BROKEN)) && Instant::now() < until {
-            if let Some((head, used)) = guest.rings[0].take_used(&guest.memory) {
+            if let Some((head, used)) = guest.rings[0].take_used() {
                 assert!(heads.insert(head), "head {head} comes back twice");
                 assert_eq!(used, u32::from(head != BROKEN));
             }
@@ -173,18 +173,18 @@ fn data_over_the_rings() {
         put(&guest, 0, None, 0, (PLACE, 16, NEXT, 1));
         put(&guest, 0, None, 1, data);
         put(&guest, 0, None, 2, (PLACE + 16, 1, WRITE, 0));
-        guest.rings[0].publish(&guest.memory, 0);
+        guest.rings[0].publish(0);
         guest.rings[0].kick();
         // The used index itself may be written over for a moment.
         let until = Instant::now() + ring::PATIENCE;
-        while guest.rings[0].used_index(&guest.memory) != 2 {
+        while guest.rings[0].used_index() != 2 {
             assert!(Instant::now() < until, "{what}: not answered");
         }
-        assert_eq!(guest.rings[0].take_used(&guest.memory).map(|(head, _)| head), Some(0), "{what}");
+        assert_eq!(guest.rings[0].take_used().map(|(head, _)| head), Some(0), "{what}");
         if what == "descriptors" {
-            guest.rings[0].publish(&guest.memory, 1);
+            guest.rings[0].publish(1);
             guest.rings[0].kick();
-            assert_eq!(guest.rings[0].wait(&guest.memory), (1, 0));
+            assert_eq!(guest.rings[0].wait(), (1, 0));
         }
         while breaks && guest.stat("events.broken_queue") == 0 {
             assert!(Instant::now() < until, "{what}: the queue goes on");
@@ -249,10 +249,10 @@ fn race(disk: DiskKind, seed: u64) {
             while guest.stat("events.broken_queue") == broken && Instant::now() < round {
                 let head = random(u64::from(size)) as u16;
                 if in_flight.insert(head) || random(5000) == 0 {
-                    guest.rings[0].publish(&guest.memory, head);
+                    guest.rings[0].publish(head);
                     guest.rings[0].kick();
                 }
-                while let Some((head, _)) = guest.rings[0].take_used(&guest.memory) {
+                while let Some((head, _)) = guest.rings[0].take_used() {
                     in_flight.remove(&head);
                     served += 1;
                 }

@@ -7,8 +7,6 @@ mod common;
 use common::*;
 use proptest::prelude::*;
 use vhost_user_blk_crypto::device::DeviceConfig;
-use vhost_user_blk_crypto::protocol::feature;
-
 const CRYPTO_BITS: u64 = feature::CTRL_VQ | feature::INLINE_ENCRYPTION;
 
 fn options(in_band: bool, accept: u64) -> Options {
@@ -25,7 +23,7 @@ fn characteristics() -> Vec<u8> {
 
 /// Every type that needs in-band access, as a request that is well-formed otherwise.
 fn crypto_requests() -> Vec<(Vec<u8>, usize)> {
-    let blob = |request_type| ([header(request_type, 0), vec![0; 132]].concat(), 133);
+    let blob = |request_type| (key_blob(request_type, &[]), 133);
     vec![
         (crypto_write(0, 0, [0; 4], &[1; 4096]), 1),
         (crypto_header(CRYPTO_IN, 0, 0, [0; 4]), 4097),
@@ -178,19 +176,19 @@ fn commands_in_the_midst_of_requests() {
             } else {
                 crypto_write(number * 256, 0, [0; 4], &plain)
             };
-            sent.push((queue, guest.rings[queue].add(&guest.memory, &request, 1, &Cut::default())));
+            sent.push((queue, guest.rings[queue].add(&request, 1)));
         }
         guest.rings[0].kick();
         guest.rings[1].kick();
         let mut returned = [Vec::new(), Vec::new()];
         for &(queue, _) in &sent {
-            let (head, used) = guest.rings[queue].wait(&guest.memory);
+            let (head, used) = guest.rings[queue].wait();
             assert_eq!(used, 1);
             returned[queue].push(head);
         }
         for (number, (queue, buffers)) in sent.iter().enumerate() {
             assert!(returned[*queue].contains(&buffers.head));
-            assert_eq!(guest.rings[*queue].read_writable(&guest.memory, buffers), [OK]);
+            assert_eq!(guest.rings[*queue].read_writable(buffers), [OK]);
             guest.rings[*queue].free(buffers);
             if number % 3 != 2 {
                 let image = guest.image_bytes(number as u64 * 256 * 512, plain.len());
@@ -226,7 +224,7 @@ fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     for &step in steps {
         let (readable, writable) = step.request();
         let queue = if matches!(step, Step::Read(_)) { 0 } else { commands };
-        sent.push((step, queue, guest.rings[queue].add(&guest.memory, &readable, writable, &Cut::default())));
+        sent.push((step, queue, guest.rings[queue].add(&readable, writable)));
         match step {
             Step::Read(_) => {}
             Step::Program(slot, seed) => slots[slot as usize] = Some(seed),
@@ -237,7 +235,7 @@ fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     guest.rings[commands].kick();
     let mut order = Vec::new();
     for &(_, queue, _) in &sent {
-        order.push((queue, guest.rings[queue].wait(&guest.memory).0));
+        order.push((queue, guest.rings[queue].wait().0));
     }
     let is_command = |step: &Step| !matches!(step, Step::Read(_));
     let expected: Vec<_> =
@@ -245,7 +243,7 @@ fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     order.retain(|place| expected.contains(place));
     assert_eq!(order, expected, "{steps:?}");
     for (step, queue, buffers) in &sent {
-        let status = *guest.rings[*queue].read_writable(&guest.memory, buffers).last().expect("a status");
+        let status = *guest.rings[*queue].read_writable(buffers).last().expect("a status");
         assert!(status == OK || !is_command(step) && status == NOKEY, "{step:?}: {status}");
         guest.rings[*queue].free(buffers);
     }

@@ -125,7 +125,7 @@ fn a_region_for_smaller_rings() {
         }
         for queue in 0..all {
             let used = guest.rings[queue].next_used;
-            guest.rings[queue].assert_silent_from(&guest.memory, used);
+            guest.rings[queue].assert_silent_from(used);
         }
         assert_eq!(guest.stat("events.broken_queue"), 0);
         stop(&mut guest);
@@ -139,7 +139,7 @@ fn a_region_for_smaller_rings() {
     small.start_rings();
     small.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
     for queue in 0..all {
-        small.rings[queue].assert_silent_from(&small.memory, u16::from(queue == 0));
+        small.rings[queue].assert_silent_from(u16::from(queue == 0));
     }
     let mut head = [0; 4];
     file.read_exact_at(&mut head, 8).expect("region");
@@ -190,7 +190,7 @@ fn bad_regions_are_refused() {
         machine.frontend = None;
         machine.connect();
     }
-    let buffers = machine.rings[0].add(&machine.memory, &header(FLUSH, 0), 1, &Cut::default());
+    let buffers = machine.rings[0].add(&header(FLUSH, 0), 1);
     machine.rings[0].kick();
-    assert_eq!(machine.rings[0].wait(&machine.memory), (buffers.head, 1));
+    assert_eq!(machine.rings[0].wait(), (buffers.head, 1));
 }

@@ -7,8 +7,6 @@ mod common;
 use common::*;
 use proptest::prelude::*;
 use vhost::VhostBackend;
-use vhost_user_blk_crypto::protocol::feature;
-
 /// Programs a slot and expects success.
 fn program(guest: &mut Guest, command: &Program) {
     let control = guest.control();
@@ -237,7 +235,7 @@ fn modes_are_reported_as_far_as_there_is_room() {
         let entries = (room / 4).min(2) * 4;
         assert_eq!((answer.status, answer.used as usize), (OK, entries + 1));
         assert_eq!(answer.data[..entries], table[..entries]);
-        assert!(answer.data[entries..].iter().all(|&byte| byte == ring::FILL));
+        assert!(answer.data[entries..].iter().all(|&byte| byte == FILL));
     }
 }
 
@@ -397,16 +395,16 @@ fn reprogramming_does_not_change_requests_in_flight() {
         program(&mut guest, &Program::new(0, now, 12));
         let queue = round % 2;
         let request = crypto_write(0, 0, [0; 4], &plain);
-        let buffers = guest.rings[queue].add(&guest.memory, &request, 1, &Cut::default());
+        let buffers = guest.rings[queue].add(&request, 1);
         let reprogram = Program::new(0, next, 12).bytes();
-        let command = guest.rings[control].add(&guest.memory, &reprogram, 1, &Cut::default());
+        let command = guest.rings[control].add(&reprogram, 1);
         guest.rings[queue].kick();
         std::thread::sleep(std::time::Duration::from_micros(100 * round as u64));
         guest.rings[control].kick();
         for (ring, buffers) in [(queue, buffers), (control, command)] {
-            let (head, used) = guest.rings[ring].wait(&guest.memory);
+            let (head, used) = guest.rings[ring].wait();
             assert_eq!((head, used), (buffers.head, 1));
-            assert_eq!(guest.rings[ring].read_writable(&guest.memory, &buffers), [OK]);
+            assert_eq!(guest.rings[ring].read_writable(&buffers), [OK]);
             guest.rings[ring].free(&buffers);
         }
         let image = guest.image_bytes(0, plain.len());
@@ -454,7 +452,7 @@ fn a_command_does_not_wait_for_its_own_worker_behind_a_reset_of_the_engine() {
         let reads: Vec<_> = (0..3)
             .map(|n| {
                 let readable = crypto_header(CRYPTO_IN, n * 2048, 0, [0; 4]);
-                guest.rings[0].add(&guest.memory, &readable, (1 << 20) + 1, &Cut::default())
+                guest.rings[0].add(&readable, (1 << 20) + 1)
             })
             .collect();
         guest.rings[0].kick();
@@ -464,7 +462,7 @@ fn a_command_does_not_wait_for_its_own_worker_behind_a_reset_of_the_engine() {
         });
         guest.request(control, &Program::new(0, &key(round + 1), 12).bytes(), 1).assert_only_status(OK);
         for _ in &reads {
-            let (head, _) = guest.rings[0].wait(&guest.memory);
+            let (head, _) = guest.rings[0].wait();
             assert!(reads.iter().any(|read| read.head == head));
         }
         reads.iter().for_each(|read| guest.rings[0].free(read));

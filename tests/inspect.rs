@@ -2,18 +2,11 @@
 
 //! `inspect`: pieces of images that OpenSSL has encrypted, looked at with the program itself.
 
-#[path = "common/ring.rs"]
-#[allow(dead_code)]
-mod ring;
-#[path = "common/wire.rs"]
-#[allow(dead_code)]
-mod wire;
-
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
-use wire::{key, openssl_xts, pattern};
+use test_driver::data::{key, openssl_xts, pattern};
 
 /// Bytes of plain image around the encrypted piece.
 const BEFORE: usize = 12345;

@@ -10,17 +10,14 @@ use std::task::{Context, Poll, Waker};
 
 use libtest_mimic::{Arguments, Trial};
 use scattered_xts::{Implementation, KEY_BYTES};
+use test_driver::wire::{OK, Program, feature};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
-use vhost_user_blk_crypto::protocol::{
-    KeyDescriptor, KeyUse, RequestHeader, Status, crypto_mode, feature, key_type, request_type,
-};
 use vhost_user_blk_crypto::queue::Chain;
 use vhost_user_blk_crypto::vhost::VirtioDevice;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use zerocopy::IntoBytes;
 
 use search::{boxed, found, round_keys, wipe};
 
@@ -69,19 +66,7 @@ fn no_key_stays_on_the_stack_of_a_command(implementation: Implementation) {
     let round_keys = round_keys(&boxed(implementation, key));
     #[inline(never)]
     fn lay_out(guest: &GuestMemoryMmap) {
-        let mut bytes = [0; 128];
-        bytes[..64].copy_from_slice(&key());
-        let usage = KeyUse {
-            key_size: 64.into(),
-            crypto_mode: crypto_mode::AES_256_XTS.into(),
-            key_type: key_type::RAW.into(),
-            data_unit_size_bits: 12.into(),
-            dun_bytes: 8.into(),
-        };
-        let header = RequestHeader { request_type: request_type::KEYSLOT_PROGRAM.into(), ..Default::default() };
-        guest.write_slice(header.as_bytes(), GuestAddress(0)).expect("guest memory");
-        let descriptor = KeyDescriptor { slot: 0.into(), bytes, usage };
-        guest.write_slice(descriptor.as_bytes(), GuestAddress(16)).expect("guest memory");
+        guest.write_slice(&Program::new(0, &key(), 12).bytes(), GuestAddress(0)).expect("guest memory");
     }
     lay_out(&guest);
     // What is built here has room that is not filled: what lies there is moved along.
@@ -96,5 +81,5 @@ fn no_key_stays_on_the_stack_of_a_command(implementation: Implementation) {
     let polled = served.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert_eq!(found(&round_keys), 0);
     assert_eq!(polled, Poll::Ready(1));
-    assert_eq!(guest.read_obj::<u8>(GuestAddress(1024)).expect("status"), Status::Ok as u8);
+    assert_eq!(guest.read_obj::<u8>(GuestAddress(1024)).expect("status"), OK);
 }

@@ -13,9 +13,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::machine::{Driver, Machine, random};
-use common::ring::{FILL, PATIENCE, WRITE};
+use common::ring::PATIENCE;
 use common::*;
 use rustix::fs::{MemfdFlags, memfd_create};
+use test_driver::WRITE;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VringConfigData};
@@ -168,9 +169,9 @@ fn lost_buffers(options: &[&str], in_memory: bool) {
         let len = if crypto { 48 } else { 16 };
         let pieces = [(at, len, 0), (data, 64 << 10, if write { 0 } else { WRITE }), (status, 1, WRITE)];
         let ring = &mut guest.rings[0];
-        ring.add_pieces(&guest.memory, &pieces, false);
+        ring.add_pieces(&pieces, false);
         ring.kick();
-        ring.wait(&guest.memory);
+        ring.wait();
         let what = format!("crypto {crypto}, write {write}, {options:?}: {}", program.log());
         assert_eq!(guest.memory.read_obj::<u8>(GuestAddress(status)).expect("status"), IOERR, "{what}");
         program.wait_for(NOT_THERE);
@@ -220,14 +221,14 @@ fn a_key_is_cut_off() {
     guest.memory.write_slice(&[FILL], GuestAddress(status)).expect("status");
     guest.memory_file.set_len(HALF).expect("cut off");
     let pieces = [
-        (at, key.start, 0),
-        (MEMORY_START + HALF, key.len(), 0),
-        (at + key.end as u64, command.len() - key.end, 0),
+        (at, key.start as u32, 0),
+        (MEMORY_START + HALF, key.len() as u32, 0),
+        (at + key.end as u64, (command.len() - key.end) as u32, 0),
         (status, 1, WRITE),
     ];
-    ring.add_pieces(&guest.memory, &pieces, false);
+    ring.add_pieces(&pieces, false);
     ring.kick();
-    ring.wait(&guest.memory);
+    ring.wait();
     assert_eq!(guest.memory.read_obj::<u8>(GuestAddress(status)).expect("status"), IOERR);
     assert_hung_up(&guest, &program);
     program.wait_for(NOT_THERE);
@@ -245,7 +246,7 @@ fn rings_are_cut_off() {
         for bytes in [0, 4096, 8192] {
             let mut guest = program.guest();
             for _ in 0..requests {
-                guest.rings[0].add(&guest.memory, &header(IN, PLAIN), 4097, &Cut::default());
+                guest.rings[0].add(&header(IN, PLAIN), 4097);
             }
             if options == delayed {
                 guest.rings[0].kick();
@@ -311,9 +312,9 @@ fn no_huge_page_is_left() {
         let (head, status) = (ring.allocate(16), ring.allocate(1));
         guest.memory.write_slice(&header(IN, PLAIN), GuestAddress(head)).expect("header");
         let room = region.guest_phys_addr + HUGE + 12345;
-        ring.add_pieces(&guest.memory, &[(head, 16, 0), (room, 4096, WRITE), (status, 1, WRITE)], false);
+        ring.add_pieces(&[(head, 16, 0), (room, 4096, WRITE), (status, 1, WRITE)], false);
         ring.kick();
-        ring.wait(&guest.memory);
+        ring.wait();
         assert_eq!(guest.memory.read_obj::<u8>(GuestAddress(status)).expect("status"), IOERR);
         program.wait_for(NOT_THERE);
         guest.disconnect();

@@ -42,7 +42,7 @@ fn use_buffers(guest: &mut Guest, queue: usize, offset: u64, bytes: u64) {
 
 /// A read that a fault holds up.
 fn begin_read(guest: &mut Guest, sector: u64) -> Buffers {
-    let buffers = guest.rings[0].add(&guest.memory, &header(IN, sector), 4097, &Cut::default());
+    let buffers = guest.rings[0].add(&header(IN, sector), 4097);
     guest.rings[0].kick();
     let deadline = Instant::now() + PATIENCE;
     while guest.stat("events.fault") == 0 {
@@ -53,7 +53,7 @@ fn begin_read(guest: &mut Guest, sector: u64) -> Buffers {
 }
 
 fn assert_read(guest: &Guest, buffers: &Buffers, data: &[u8]) {
-    let bytes = guest.rings[0].read_writable(&guest.memory, buffers);
+    let bytes = guest.rings[0].read_writable(buffers);
     assert!(bytes[..4096] == *data && bytes[4096] == OK, "status {}", bytes[4096]);
 }
 
@@ -89,11 +89,11 @@ fn a_region_is_added_under_load() {
         for (bytes, at) in [(&request[..16], old), (&request[16..], new)] {
             vm_memory::Bytes::write_slice(&guest.memory, bytes, vm_memory::GuestAddress(at)).expect("buffer");
         }
-        let pieces = [(old, 16, 0), (new, 4096, 0), (new + 4096, 1, ring::WRITE)];
-        let split = ring.add_pieces(&guest.memory, &pieces, false);
+        let pieces = [(old, 16, 0), (new, 4096, 0), (new + 4096, 1, test_driver::WRITE)];
+        let split = ring.add_pieces(&pieces, false);
         ring.kick();
-        assert_eq!(ring.wait(&guest.memory), (split.head, 1));
-        assert_eq!(ring.read_writable(&guest.memory, &split), [OK]);
+        assert_eq!(ring.wait(), (split.head, 1));
+        assert_eq!(ring.read_writable(&split), [OK]);
         assert_eq!(guest.image_bytes(64 * 512, 4096), pattern(9, 4096));
         for queue in 0..2 {
             use_buffers(&mut guest, queue, HALF + queue as u64 * (4 << 20), 4 << 20);
@@ -102,18 +102,18 @@ fn a_region_is_added_under_load() {
         // A queue that is started anew, with its ring in memory that is newer still.
         add(&mut guest, HALF + QUARTER, QUARTER);
         guest.frontend().get_vring_base(1).expect("GET_VRING_BASE");
-        let event_idx = guest.features & vhost_user_blk_crypto::protocol::feature::EVENT_IDX != 0;
+        let event_idx = guest.features & feature::EVENT_IDX != 0;
         guest.rings[1] = Ring::new(&guest.memory, MEMORY_START + HALF + QUARTER, 0, 64, event_idx);
         guest.start_ring(1);
         exercise(&mut guest, 1, 512);
         exercise(&mut guest, 0, 256);
         let used = guest.rings[0].next_used;
-        assert_eq!(guest.rings[0].used_index(&guest.memory), used, "the read is still held up");
+        assert_eq!(guest.rings[0].used_index(), used, "the read is still held up");
         assert!(begun.elapsed() < Duration::from_secs(2), "something has waited for the read");
         if fault.starts_with("stuck") {
             guest.device.faults().clear(None).expect("clear");
         }
-        assert_eq!(guest.rings[0].wait(&guest.memory), (read.head, 4097));
+        assert_eq!(guest.rings[0].wait(), (read.head, 4097));
         assert!(fault.starts_with("stuck") || begun.elapsed() > Duration::from_millis(1900), "it came too early");
         assert_read(&guest, &read, &data);
     }
@@ -139,14 +139,14 @@ fn a_region_is_removed_under_load() {
             remove(&mut guest, HALF, HALF);
         }
         assert!(begun.elapsed() < Duration::from_secs(2), "the frontend has waited for the fault");
-        assert_eq!(guest.rings[0].take_used(&guest.memory), Some((read.head, 4097)), "before the reply");
+        assert_eq!(guest.rings[0].take_used(), Some((read.head, 4097)), "before the reply");
         assert_read(&guest, &read, &data);
         guest.device.faults().clear(None).expect("clear");
         // The other queue knows nothing of it; who uses the removed region all the same breaks his queue.
         exercise(&mut guest, 1, 64);
-        let gone = guest.rings[0].add(&guest.memory, &header(IN, 0), 4097, &Cut::default());
+        let gone = guest.rings[0].add(&header(IN, 0), 4097);
         guest.rings[0].kick();
-        assert_eq!(guest.rings[0].wait(&guest.memory), (gone.head, 0));
+        assert_eq!(guest.rings[0].wait(), (gone.head, 0));
         let deadline = Instant::now() + PATIENCE;
         while guest.rings[0].err.read().is_err() {
             assert!(Instant::now() < deadline, "nobody tells of the broken queue");
@@ -167,16 +167,15 @@ fn a_region_with_rings_comes_back_in_pieces() {
     let mut guest = lower_half(2);
     for round in 0..3 {
         remove(&mut guest, 0, HALF);
-        let waiting = guest.rings[0].add(&guest.memory, &write_request(0, &pattern(round, 4096)), 1, &Cut::default());
+        let waiting = guest.rings[0].add(&write_request(0, &pattern(round, 4096)), 1);
         guest.rings[0].kick();
-        let memory = guest.memory.clone();
-        guest.rings[0].assert_silent(&memory);
+        guest.rings[0].assert_silent();
         // First the piece without the rings.
         add(&mut guest, QUARTER + QUARTER / 2, QUARTER / 2);
-        guest.rings[0].assert_silent(&memory);
+        guest.rings[0].assert_silent();
         add(&mut guest, 0, QUARTER + QUARTER / 2);
-        assert_eq!(guest.rings[0].wait(&memory), (waiting.head, 1), "without another notification");
-        assert_eq!(guest.rings[0].read_writable(&memory, &waiting), [OK]);
+        assert_eq!(guest.rings[0].wait(), (waiting.head, 1), "without another notification");
+        assert_eq!(guest.rings[0].read_writable(&waiting), [OK]);
         for queue in 0..2 {
             exercise(&mut guest, queue, 64);
         }
@@ -188,12 +187,11 @@ fn a_region_with_rings_comes_back_in_pieces() {
     // A table without the rings, and one with them.
     let upper = guest.region(HALF, HALF);
     guest.frontend().set_mem_table(&[upper]).expect("SET_MEM_TABLE");
-    let waiting = guest.rings[0].add(&guest.memory, &write_request(0, &[1; 512]), 1, &Cut::default());
+    let waiting = guest.rings[0].add(&write_request(0, &[1; 512]), 1);
     guest.rings[0].kick();
-    let memory = guest.memory.clone();
-    guest.rings[0].assert_silent(&memory);
+    guest.rings[0].assert_silent();
     guest.set_memory();
-    assert_eq!(guest.rings[0].wait(&memory), (waiting.head, 1));
+    assert_eq!(guest.rings[0].wait(), (waiting.head, 1));
     exercise(&mut guest, 1, 64);
 }
 
@@ -203,7 +201,6 @@ fn a_region_with_rings_comes_back_in_pieces() {
 fn regions_come_and_go_while_requests_pour_in() {
     let mut guest = lower_half(1);
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let memory = guest.memory.clone();
     let mut ring = guest.rings.remove(1);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -211,11 +208,7 @@ fn regions_come_and_go_while_requests_pour_in() {
             // It also ends when the other thread has failed.
             while !stop.load(std::sync::atomic::Ordering::Relaxed) && begun.elapsed() < 2 * PATIENCE {
                 round += 1;
-                let buffers = ring.add(&memory, &write_request(1024 + round % 64 * 8, &[1; 4096]), 1, &Cut::default());
-                ring.kick();
-                ring.wait(&memory);
-                assert_eq!(ring.read_writable(&memory, &buffers), [OK]);
-                ring.free(&buffers);
+                ring.request(&write_request(1024 + round % 64 * 8, &[1; 4096]), 1).assert_only_status(OK);
             }
         });
         for round in 0..300 {

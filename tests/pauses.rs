@@ -13,8 +13,6 @@ use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostUserInflight, VhostUserProtocolFeatures};
 use vhost_user_blk_crypto::device::DeviceConfig;
-use vhost_user_blk_crypto::protocol::feature;
-
 /// Request queues of the device; the control virtqueue is the next.
 const QUEUES: usize = 4;
 
@@ -44,11 +42,10 @@ fn probe(guest: &mut Guest, queue: usize, slot: u32) -> u8 {
 
 /// A driver whose indices are this far, without requests.
 fn put_at(guest: &mut Guest, queue: usize, index: u16) {
-    let memory = guest.memory.clone();
     let ring = &mut guest.rings[queue];
     (ring.next_avail, ring.next_used) = (index, index);
-    ring.set_avail_index(&memory, index);
-    ring.set_used_index(&memory, index);
+    ring.set_avail_index(index);
+    ring.set_used_index(index);
 }
 
 /// Stops queues, as a frontend does when the machine is paused and when it is reset.
@@ -345,11 +342,11 @@ fn with_an_in_flight_region() {
         assert_eq!(probe(&mut guest, 0, 0), OK);
         stop(&mut guest, &all);
         for &queue in &all {
-            let (at, memory) = (guest.rings[queue].next_avail, guest.memory.clone());
+            let at = guest.rings[queue].next_avail;
             guest.rings[queue].next_avail = 0;
             guest.start_ring(queue);
             guest.rings[queue].next_avail = at;
-            guest.rings[queue].set_used_index(&memory, at);
+            guest.rings[queue].set_used_index(at);
         }
         assert_eq!(probe(&mut guest, 0, 0), NOKEY, "round {round}");
     }

@@ -5,8 +5,6 @@
 mod common;
 
 use common::*;
-use vhost_user_blk_crypto::protocol::feature;
-
 #[test]
 fn writes_reach_the_image_and_reads_come_from_it() {
     let mut guest = Guest::new();
@@ -36,7 +34,7 @@ fn the_serial_number_has_20_bytes() {
     let answer = guest.request(0, &header(GET_ID, 0), 31);
     assert_eq!(answer.used, 21);
     assert_eq!(answer.data[..20], *b"serial-of-the-test\0\0");
-    assert!(answer.data[20..].iter().all(|&byte| byte == ring::FILL));
+    assert!(answer.data[20..].iter().all(|&byte| byte == FILL));
 }
 
 #[test]

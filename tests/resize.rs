@@ -309,13 +309,12 @@ fn growing_under_load() {
     let mut guest = with(CONFIRMING);
     let (told, _thread) = listen(&mut guest, true);
     told.store(8 * 2048, Ordering::SeqCst);
-    let memory = guest.memory.clone();
     let mut rings = std::mem::take(&mut guest.rings);
     rings.truncate(2);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for (queue, ring) in rings.iter_mut().enumerate() {
-            let (memory, told, stop) = (&memory, &told, &stop);
+            let (told, stop) = (&told, &stop);
             scope.spawn(move || {
                 let mut round = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -323,17 +322,10 @@ fn growing_under_load() {
                     // The last blocks of what the frontend has heard of, one for each queue.
                     let sector = told.load(Ordering::SeqCst) - 16 + queue as u64 * 8;
                     let data = pattern(round, 4096);
-                    let mut exchange = |readable: &[u8], writable| {
-                        let buffers = ring.add(memory, readable, writable, &Cut::default());
-                        ring.kick();
-                        ring.wait(memory);
-                        let bytes = ring.read_writable(memory, &buffers);
-                        ring.free(&buffers);
-                        bytes
-                    };
-                    assert_eq!(exchange(&write_request(sector, &data), 1), [OK], "sector {sector}");
-                    let read = exchange(&header(IN, sector), 4097);
-                    assert!(read[..4096] == data && read[4096] == OK, "sector {sector}");
+                    let mut request = |readable: &[u8], writable| ring.request(readable, writable);
+                    assert_eq!(request(&write_request(sector, &data), 1).status, OK, "sector {sector}");
+                    let read = request(&header(IN, sector), 4097);
+                    assert!(read.data == data && read.status == OK, "sector {sector}");
                 }
             });
         }

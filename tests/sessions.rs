@@ -17,14 +17,14 @@ fn stopping_a_queue_drains_it() {
         let data = pattern(1, 64 << 10);
         let mut pending = Vec::new();
         for n in 0..20u64 {
-            pending.push(guest.rings[0].add(&guest.memory, &write_request(n * 128, &data), 1, &Cut::default()));
+            pending.push(guest.rings[0].add(&write_request(n * 128, &data), 1));
         }
         guest.rings[0].kick();
         std::thread::sleep(Duration::from_micros(delay * 200));
         let base = guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
-        let used = guest.rings[0].used_index(&guest.memory);
+        let used = guest.rings[0].used_index();
         assert_eq!(base, u32::from(used), "taken, but not returned when the frontend was told that the queue stands");
-        guest.rings[0].assert_silent_from(&guest.memory, used);
+        guest.rings[0].assert_silent_from(used);
         for n in 0..20u64 {
             let done = n < u64::from(used);
             assert_eq!(guest.image_bytes(n * 128 * 512, data.len()) == data, done, "request {n} of {used}");
@@ -38,7 +38,7 @@ fn stopping_a_queue_drains_it() {
         guest.rings[0].next_used = next_used;
         guest.rings[0].kick();
         for buffers in pending {
-            let (head, used) = guest.rings[0].wait(&guest.memory);
+            let (head, used) = guest.rings[0].wait();
             assert_eq!((head, used), (buffers.head, 1));
         }
     }
@@ -49,12 +49,11 @@ fn a_disabled_queue_waits() {
     let mut guest = Guest::new();
     guest.frontend().set_vring_enable(0, false).expect("SET_VRING_ENABLE");
     guest.frontend().get_features().expect("GET_FEATURES");
-    let buffers = guest.rings[0].add(&guest.memory, &write_request(0, &[1; 512]), 1, &Cut::default());
-    let memory = guest.memory.clone();
-    guest.rings[0].assert_silent(&memory);
+    let buffers = guest.rings[0].add(&write_request(0, &[1; 512]), 1);
+    guest.rings[0].assert_silent();
     // Enabling is enough: whether there was a notification before nobody knows.
     guest.frontend().set_vring_enable(0, true).expect("SET_VRING_ENABLE");
-    assert_eq!(guest.rings[0].wait(&memory), (buffers.head, 1));
+    assert_eq!(guest.rings[0].wait(), (buffers.head, 1));
 }
 
 /// A frontend that dies: requests taken are finished, the keys are gone, the next one finds a fresh device.
@@ -65,17 +64,17 @@ fn disconnect_drains_and_the_next_frontend_is_served() {
     for round in 0..10u64 {
         guest.request(control, &Program::new(0, &key(round), 12).bytes(), 1).assert_only_status(OK);
         let data = pattern(round, 1 << 20);
-        let before = guest.rings[0].used_index(&guest.memory);
+        let before = guest.rings[0].used_index();
         for n in 0..4 {
             let request = crypto_write(n * 2048, 0, [0; 4], &data);
-            guest.rings[0].add(&guest.memory, &request, 1, &Cut::default());
+            guest.rings[0].add(&request, 1);
         }
         guest.rings[0].kick();
         std::thread::sleep(Duration::from_millis(round));
         guest.disconnect();
         // Every request was either done whole or not begun.
         let expected = openssl_xts(&key(round), 0, 4096, &data);
-        let returned = guest.rings[0].used_index(&guest.memory).wrapping_sub(before);
+        let returned = guest.rings[0].used_index().wrapping_sub(before);
         for n in 0..4u64 {
             let whole = guest.image_bytes(n << 20, data.len()) == expected;
             assert_eq!(whole, n < u64::from(returned), "request {n}, {returned} returned");
@@ -113,7 +112,7 @@ fn sessions_leak_no_descriptors_or_threads() {
 fn an_interrupt_that_is_handed_over_late() {
     let mut guest = Guest::new();
     guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
-    let buffers = guest.rings[0].add(&guest.memory, &write_request(0, &[1; 512]), 1, &Cut::default());
+    let buffers = guest.rings[0].add(&write_request(0, &[1; 512]), 1);
     let base = guest.rings[0].next_avail - 1;
     let frontend = guest.frontend.as_mut().expect("connected");
     let ring = &mut guest.rings[0];
@@ -121,7 +120,7 @@ fn an_interrupt_that_is_handed_over_late() {
     frontend.set_vring_kick(0, &ring.kick).expect("SET_VRING_KICK");
     frontend.set_vring_enable(0, true).expect("SET_VRING_ENABLE");
     ring.kick();
-    let (head, _) = ring.wait(&guest.memory);
+    let (head, _) = ring.wait();
     assert_eq!(head, buffers.head);
     frontend.set_vring_call(0, &ring.call).expect("SET_VRING_CALL");
     let deadline = Instant::now() + ring::PATIENCE;
@@ -140,19 +139,19 @@ fn stopping_drains_before_the_frontend_sees_the_end() {
         let mut guest = Guest::new();
         let data = pattern(round, 1 << 20);
         for n in 0..7 {
-            guest.rings[0].add(&guest.memory, &write_request(n * 2048, &data), 1, &Cut::default());
+            guest.rings[0].add(&write_request(n * 2048, &data), 1);
         }
         guest.rings[0].kick();
         std::thread::sleep(Duration::from_micros(round * 300));
         let mut connection = guest.connection.take().expect("connected");
         guest.stop.request();
         assert_eq!(connection.read(&mut [0; 16]).unwrap_or(0), 0, "the end of the connection");
-        let used = guest.rings[0].used_index(&guest.memory);
+        let used = guest.rings[0].used_index();
         for n in 0..7u64 {
             let done = guest.image_bytes(n << 20, data.len()) == data;
             assert_eq!(done, n < u64::from(used), "request {n}, {used} returned at the end of the connection");
         }
-        guest.rings[0].assert_silent_from(&guest.memory, used);
+        guest.rings[0].assert_silent_from(used);
     }
 }
 
@@ -161,18 +160,13 @@ fn stopping_drains_before_the_frontend_sees_the_end() {
 fn memory_changes_under_load() {
     let mut guest = Guest::new();
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let memory = guest.memory.clone();
     let mut ring = guest.rings.remove(1);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut round = 0;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 round += 1;
-                let buffers = ring.add(&memory, &write_request(round % 64 * 8, &[1; 4096]), 1, &Cut::default());
-                ring.kick();
-                ring.wait(&memory);
-                assert_eq!(ring.read_writable(&memory, &buffers), [OK]);
-                ring.free(&buffers);
+                ring.request(&write_request(round % 64 * 8, &[1; 4096]), 1).assert_only_status(OK);
             }
         });
         for _ in 0..300 {
@@ -227,30 +221,21 @@ fn queues_run_in_parallel() {
     for slot in 0..4 {
         guest.request(control, &Program::new(slot, &key(slot.into()), 12).bytes(), 1).assert_only_status(OK);
     }
-    let memory = guest.memory.clone();
     let mut rings = std::mem::take(&mut guest.rings);
     let mut control_ring = rings.pop().expect("control queue");
     std::thread::scope(|scope| {
         for (slot, ring) in rings.iter_mut().enumerate() {
-            let memory = &memory;
             scope.spawn(move || {
-                let mut exchange = |readable: &[u8], writable| {
-                    let buffers = ring.add(memory, readable, writable, &Cut::default());
-                    ring.kick();
-                    ring.wait(memory);
-                    let bytes = ring.read_writable(memory, &buffers);
-                    ring.free(&buffers);
-                    bytes
-                };
+                let mut request = |readable: &[u8], writable| ring.request(readable, writable);
                 for round in 0..300u64 {
                     let sector = slot as u64 * 4096 + round % 50 * 8;
                     let data = pattern(round, 4096);
                     let dun = [round, 0, 0, 0];
-                    assert_eq!(exchange(&crypto_write(sector, slot as u32, dun, &data), 1), [OK]);
-                    let read = exchange(&crypto_header(CRYPTO_IN, sector, slot as u32, dun), 4097);
-                    assert!(read[..4096] == data && read[4096] == OK, "slot {slot}, round {round}");
-                    let cipher = exchange(&header(IN, sector), 4097);
-                    assert!(cipher[..4096] == openssl_xts(&key(slot as u64), round.into(), 4096, &data));
+                    request(&crypto_write(sector, slot as u32, dun, &data), 1).assert_only_status(OK);
+                    let read = request(&crypto_header(CRYPTO_IN, sector, slot as u32, dun), 4097);
+                    assert!(read.data == data && read.status == OK, "slot {slot}, round {round}");
+                    let cipher = request(&header(IN, sector), 4097);
+                    assert!(cipher.data == openssl_xts(&key(slot as u64), round.into(), 4096, &data));
                 }
             });
         }
@@ -258,11 +243,7 @@ fn queues_run_in_parallel() {
         for round in 0..400u32 {
             let slot = round % 4;
             let command = Program::new(slot, &key(slot.into()), 12).bytes();
-            let buffers = control_ring.add(&memory, &command, 1, &Cut::default());
-            control_ring.kick();
-            control_ring.wait(&memory);
-            assert_eq!(control_ring.read_writable(&memory, &buffers), [OK]);
-            control_ring.free(&buffers);
+            control_ring.request(&command, 1).assert_only_status(OK);
         }
     });
     assert_eq!(guest.stat("keyslots.nokey"), 0);

@@ -6,27 +6,13 @@ mod common;
 
 use common::*;
 
-const DERIVE: u32 = 32;
-const GENERATE: u32 = 33;
-const IMPORT: u32 = 34;
-const PREPARE: u32 = 35;
-
 fn device() -> Guest {
     Guest::with(Options { wrapped_keys: true, ..Options::default() })
 }
 
-/// A command with a key blob of `size` bytes in use.
-fn blob_command(request_type: u32, bytes: &[u8], size: u32) -> Vec<u8> {
-    let mut command = header(request_type, 0);
-    command.extend(size.to_le_bytes());
-    command.extend(bytes);
-    command.resize(16 + 132, 0);
-    command
-}
-
 fn exchange(guest: &mut Guest, request_type: u32, bytes: &[u8], room: usize) -> Answer {
     let control = guest.control();
-    guest.request(control, &blob_command(request_type, bytes, bytes.len() as u32), room + 1)
+    guest.request(control, &key_blob(request_type, bytes), room + 1)
 }
 
 /// A command that returns a blob.
@@ -75,9 +61,9 @@ fn import_prepare_program_and_the_secret() {
     assert_eq!(guest.get_config(99, 1), [3], "raw and wrapped keys");
     for seed in 0..5 {
         let raw = pattern(seed, 32);
-        let long_term = blob(&mut guest, IMPORT, &raw);
-        let ephemeral = blob(&mut guest, PREPARE, &long_term);
-        let secret = exchange(&mut guest, DERIVE, &ephemeral, 32);
+        let long_term = blob(&mut guest, IMPORT_KEY, &raw);
+        let ephemeral = blob(&mut guest, PREPARE_KEY, &long_term);
+        let secret = exchange(&mut guest, DERIVE_SW_SECRET, &ephemeral, 32);
         assert_eq!((secret.status, secret.used, secret.data), (OK, 33, sw_secret(&raw)));
         guest.request(control, &program(1, &ephemeral), 1).assert_only_status(OK);
         let plain = pattern(seed, 8192);
@@ -95,9 +81,9 @@ fn generated_keys_work_and_differ() {
     let mut guest = device();
     let secrets: Vec<_> = (0..3)
         .map(|_| {
-            let long_term = blob(&mut guest, GENERATE, &[]);
-            let ephemeral = blob(&mut guest, PREPARE, &long_term);
-            exchange(&mut guest, DERIVE, &ephemeral, 32).data
+            let long_term = blob(&mut guest, GENERATE_KEY, &[]);
+            let ephemeral = blob(&mut guest, PREPARE_KEY, &long_term);
+            exchange(&mut guest, DERIVE_SW_SECRET, &ephemeral, 32).data
         })
         .collect();
     assert!(secrets[0] != secrets[1] && secrets[1] != secrets[2]);
@@ -108,7 +94,7 @@ fn generated_keys_work_and_differ() {
 fn generate_needs_no_payload() {
     let mut guest = device();
     let control = guest.control();
-    let answer = guest.request(control, &header(GENERATE, 0), 133);
+    let answer = guest.request(control, &header(GENERATE_KEY, 0), 133);
     assert_eq!((answer.status, answer.used), (OK, 133));
 }
 
@@ -116,10 +102,10 @@ fn generate_needs_no_payload() {
 fn bad_blobs_are_errors_and_leave_the_slot_as_it_is() {
     let mut guest = device();
     let control = guest.control();
-    let long_term = blob(&mut guest, GENERATE, &[]);
-    let ephemeral = blob(&mut guest, PREPARE, &long_term);
+    let long_term = blob(&mut guest, GENERATE_KEY, &[]);
+    let ephemeral = blob(&mut guest, PREPARE_KEY, &long_term);
     let mut other = device();
-    let foreign = blob(&mut other, GENERATE, &[]);
+    let foreign = blob(&mut other, GENERATE_KEY, &[]);
     let flipped = |blob: &[u8], at: usize| {
         let mut blob = blob.to_vec();
         blob[at] ^= 0x10;
@@ -137,26 +123,26 @@ fn bad_blobs_are_errors_and_leave_the_slot_as_it_is() {
         vec![],
         vec![0; 128],
     ] {
-        exchange(&mut guest, PREPARE, &bad, 132).assert_only_status(IOERR);
+        exchange(&mut guest, PREPARE_KEY, &bad, 132).assert_only_status(IOERR);
     }
     let write = crypto_write(0, 2, [0; 4], &[1; 4096]);
     guest.request(control, &program(2, &ephemeral), 1).assert_only_status(OK);
     guest.request(0, &write, 1).assert_only_status(OK);
     let ciphertext = guest.image_bytes(0, 4096);
     for bad in [long_term.clone(), foreign, flipped(&ephemeral, 20), ephemeral[..40].to_vec(), vec![0; 64], vec![]] {
-        exchange(&mut guest, DERIVE, &bad, 32).assert_only_status(IOERR);
+        exchange(&mut guest, DERIVE_SW_SECRET, &bad, 32).assert_only_status(IOERR);
         guest.request(control, &program(2, &bad), 1).assert_only_status(IOERR);
         guest.request(0, &write_request(0, &[0; 4096]), 1).assert_only_status(OK);
         guest.request(0, &write, 1).assert_only_status(OK);
         assert_eq!(guest.image_bytes(0, 4096), ciphertext);
     }
     for len in [0, 1, 16, 31, 33, 64, 128] {
-        exchange(&mut guest, IMPORT, &vec![1; len], 132).assert_only_status(IOERR);
+        exchange(&mut guest, IMPORT_KEY, &vec![1; len], 132).assert_only_status(IOERR);
     }
     // A size that the message has no room for.
     for size in [129, 132, 0x8000_0000, u32::MAX] {
-        for request_type in [IMPORT, PREPARE, DERIVE] {
-            guest.request(control, &blob_command(request_type, &long_term, size), 133).assert_only_status(IOERR);
+        for request_type in [IMPORT_KEY, PREPARE_KEY, DERIVE_SW_SECRET] {
+            guest.request(control, &key_blob_of_size(request_type, &long_term, size), 133).assert_only_status(IOERR);
         }
     }
     // A wrapped key does not pass for a raw one, nor a raw one for a wrapped one.
@@ -168,22 +154,22 @@ fn bad_blobs_are_errors_and_leave_the_slot_as_it_is() {
 fn replies_that_do_not_fit_are_not_given() {
     let mut guest = device();
     let control = guest.control();
-    let long_term = blob(&mut guest, GENERATE, &[]);
+    let long_term = blob(&mut guest, GENERATE_KEY, &[]);
     for room in [0, 1, 68, 131] {
-        guest.request(control, &header(GENERATE, 0), room + 1).assert_only_status(IOERR);
-        exchange(&mut guest, IMPORT, &[1; 32], room).assert_only_status(IOERR);
-        exchange(&mut guest, PREPARE, &long_term, room).assert_only_status(IOERR);
+        guest.request(control, &header(GENERATE_KEY, 0), room + 1).assert_only_status(IOERR);
+        exchange(&mut guest, IMPORT_KEY, &[1; 32], room).assert_only_status(IOERR);
+        exchange(&mut guest, PREPARE_KEY, &long_term, room).assert_only_status(IOERR);
     }
-    let ephemeral = blob(&mut guest, PREPARE, &long_term);
-    exchange(&mut guest, DERIVE, &ephemeral, 31).assert_only_status(IOERR);
+    let ephemeral = blob(&mut guest, PREPARE_KEY, &long_term);
+    exchange(&mut guest, DERIVE_SW_SECRET, &ephemeral, 31).assert_only_status(IOERR);
 }
 
 #[test]
 fn commands_that_are_too_short() {
     let mut guest = device();
     let control = guest.control();
-    let whole = blob_command(PREPARE, &[1; 68], 68);
-    for request_type in [IMPORT, PREPARE, DERIVE] {
+    let whole = key_blob_of_size(PREPARE_KEY, &[1; 68], 68);
+    for request_type in [IMPORT_KEY, PREPARE_KEY, DERIVE_SW_SECRET] {
         for len in 16..whole.len() {
             let command = [&header(request_type, 0), &whole[16..len]].concat();
             let answer = guest.request(control, &command, 133);
@@ -200,8 +186,8 @@ fn a_device_for_wrapped_keys_only() {
     let control = guest.control();
     assert_eq!(guest.get_config(99, 1), [2]);
     guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(UNSUPP);
-    let long_term = blob(&mut guest, IMPORT, &[5; 32]);
-    let ephemeral = blob(&mut guest, PREPARE, &long_term);
+    let long_term = blob(&mut guest, IMPORT_KEY, &[5; 32]);
+    let ephemeral = blob(&mut guest, PREPARE_KEY, &long_term);
     guest.request(control, &program(0, &ephemeral), 1).assert_only_status(OK);
 }
 
@@ -210,13 +196,13 @@ fn a_device_for_wrapped_keys_only() {
 fn blobs_outlive_a_reset() {
     let mut guest = device();
     let control = guest.control();
-    let long_term = blob(&mut guest, IMPORT, &[5; 32]);
-    let ephemeral = blob(&mut guest, PREPARE, &long_term);
+    let long_term = blob(&mut guest, IMPORT_KEY, &[5; 32]);
+    let ephemeral = blob(&mut guest, PREPARE_KEY, &long_term);
     guest.restart();
     guest.request(control, &program(0, &ephemeral), 1).assert_only_status(OK);
     guest.disconnect();
     guest.connect();
     guest.start();
     guest.request(control, &program(0, &ephemeral), 1).assert_only_status(OK);
-    blob(&mut guest, PREPARE, &long_term);
+    blob(&mut guest, PREPARE_KEY, &long_term);
 }

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use vm_memory::GuestMemoryMmap;
-
 use crate::layout::Ring;
 
 #[derive(Debug, Default)]
@@ -47,18 +45,18 @@ impl Books {
     }
 
     /// Takes what has come back.
-    pub fn look_at(&mut self, queue: usize, ring: &Ring, memory: &GuestMemoryMmap, is_broken: bool) {
+    pub fn look_at(&mut self, queue: usize, ring: &Ring, is_broken: bool) {
         if self.void {
             return;
         }
         let books = &mut self.queues[queue];
         books.was_broken |= is_broken;
-        let used = ring.used_index(memory);
+        let used = ring.used_index();
         let most: u32 = books.sent.values().sum();
         let came = used.wrapping_sub(books.seen);
         assert!(u32::from(came) <= most, "queue {queue}: {came} came back, {most} were sent");
         while books.seen != used {
-            let (head, _) = ring.used_entry(memory, books.seen);
+            let (head, _) = ring.used_entry(books.seen);
             let left = books.sent.get_mut(&head).filter(|left| **left > 0);
             *left.unwrap_or_else(|| panic!("queue {queue}: head {head} has come back, and was not sent")) -= 1;
             books.seen = books.seen.wrapping_add(1);

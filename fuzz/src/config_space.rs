@@ -4,15 +4,12 @@
 //! change it.
 
 use arbitrary::{Arbitrary, Unstructured};
+use test_driver::wire::config::{BYTES, WRITEBACK};
+use test_driver::wire::feature::CONFIG_WCE;
 use vhost_user_blk_crypto::vhost::VirtioDevice;
 
 use crate::guest::{Cut, Setting, with_guest};
 use crate::wire::{Request, all};
-
-/// Offset of `writeback` (virtio 1.4, 5.2.4).
-const WRITEBACK: usize = 32;
-/// `VIRTIO_BLK_F_CONFIG_WCE`.
-const CONFIG_WCE: u64 = 1 << 11;
 
 #[derive(Debug, Arbitrary)]
 enum Op {
@@ -33,7 +30,7 @@ pub fn run(bytes: &[u8]) {
     let ops = all::<Op>(Unstructured::new(bytes), 50);
     with_guest(Setting::plain(16), |guest| {
         let mut expected = guest.device.config();
-        assert_eq!(expected.len(), 104);
+        assert_eq!(expected.len(), BYTES);
         assert_eq!(expected[WRITEBACK], 1);
         let mut may_change = true;
         for op in ops {

@@ -10,9 +10,12 @@ use std::thread;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use scattered_xts::Implementation;
+use test_driver::data::FILL;
+use test_driver::wire::{IN, OUT, feature, header};
+use test_driver::{Piece, WRITE};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
-use vhost_user_blk_crypto::queue::{InflightRegion, RingAddresses, Vring, region_bytes};
+use vhost_user_blk_crypto::queue::{InflightRegion, Vring, region_bytes};
 use vhost_user_blk_crypto::tasks::Token;
 use vhost_user_blk_crypto::vhost::{Poller, View, VirtioDevice, begin};
 use vhost_user_blk_crypto::wrapped::Wrapping;
@@ -20,7 +23,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::books::Books;
 use crate::disks::DiskKind;
-use crate::layout::{self, Descriptor, FILL, INDIRECT, NEXT, Ring, WRITE};
+use crate::layout::{self, Ring};
 use crate::meddled::{Looked, Meddled, Poke, SlowWorker};
 use crate::patience::Patience;
 use crate::wire::Request;
@@ -35,10 +38,8 @@ pub const QUEUE_SIZE: u16 = 64;
 /// Data units on offer: 512 and 4096 bytes.
 pub const DATA_UNITS: u32 = 0x1200;
 pub const MAX_DUN_BYTES: u8 = 16;
-/// `VIRTIO_BLK_F_CTRL_VQ` and `VIRTIO_BLK_F_INLINE_ENCRYPTION`: a driver without them uses keyslots in-band.
-pub const CRYPTO_BITS: u64 = 3 << 22;
-/// `VIRTIO_F_EVENT_IDX`.
-const EVENT_IDX: u64 = 1 << 29;
+/// A driver without them uses keyslots in-band.
+pub const CRYPTO_BITS: u64 = feature::CTRL_VQ | feature::INLINE_ENCRYPTION;
 /// How a request is cut into descriptors.
 #[derive(Debug, Clone, Default)]
 pub struct Cut {
@@ -168,7 +169,7 @@ impl Guest {
             self.inflight.0.write_all_at(&vec![0; bytes], 0).expect("region");
         }
         self.set_features(setting.features);
-        self.rings = (0..QUEUES).map(|index| Ring::new(index, setting.size)).collect();
+        self.rings = (0..QUEUES).map(|index| layout::ring(&self.memory, index, setting.size)).collect();
         self.books = Books::new(QUEUES);
         self.bases = [0; QUEUES];
         for queue in 0..QUEUES {
@@ -179,21 +180,16 @@ impl Guest {
     /// A reset, then these of the offered features.
     pub fn set_features(&mut self, features: u64) {
         self.device.set_features(features & self.device.features());
-        self.vrings.iter().for_each(|vring| vring.set_event_idx(features & EVENT_IDX != 0));
+        self.vrings.iter().for_each(|vring| vring.set_event_idx(features & feature::EVENT_IDX != 0));
     }
 
     /// Starts a queue where it was stopped.
     pub fn start(&mut self, queue: usize) {
-        let (ring, vring) = (self.rings[queue], &self.vrings[queue]);
+        let (ring, vring) = (&self.rings[queue], &self.vrings[queue]);
         vring.set_kick(None);
         assert!(vring.set_size(ring.size));
         // The driver may have left anything in the used index; a frontend sets the queue up with what is there.
-        let addresses = RingAddresses {
-            descriptor_table: GuestAddress(ring.descriptors()),
-            avail_ring: GuestAddress(ring.avail()),
-            used_ring: GuestAddress(ring.used()),
-        };
-        assert!(vring.set_addresses(&self.memory, addresses));
+        assert!(vring.set_addresses(&self.memory, layout::addresses(ring)));
         vring.set_next_avail(self.bases[queue]);
         assert!(vring.set_log(self.inflight.2.then(|| self.inflight.1.queue(queue)).flatten()));
         vring.set_kick(Some(eventfd()));
@@ -290,7 +286,7 @@ impl Guest {
                     let paused: Vec<_> = vrings.iter().map(|vring| vring.pause()).collect();
                     device.set_features(features & device.features());
                     drop(paused);
-                    vrings.iter().for_each(|vring| vring.set_event_idx(features & EVENT_IDX != 0));
+                    vrings.iter().for_each(|vring| vring.set_event_idx(features & feature::EVENT_IDX != 0));
                     None
                 })
             }
@@ -314,7 +310,7 @@ impl Guest {
     /// The driver takes what has come back: later the used ring may have been overwritten.
     fn look(&mut self) {
         for queue in 0..QUEUES {
-            self.books.look_at(queue, &self.rings[queue], &self.memory, self.device.is_broken(queue));
+            self.books.look_at(queue, &self.rings[queue], self.device.is_broken(queue));
         }
     }
 
@@ -342,65 +338,52 @@ impl Guest {
         layout::poke(&self.memory, readable, &request.readable);
         let room = self.allocate(request.room.into());
         layout::poke(&self.memory, room, &vec![FILL; request.room as usize]);
-        let mut descriptors = Vec::new();
+        let mut pieces = Vec::new();
         let mut lengths = cut.lengths.iter().copied();
         for (mut at, mut left, flags) in [(readable, request.readable.len() as u32, 0), (room, request.room, WRITE)] {
             while left > 0 {
                 let len = lengths.next().unwrap_or(left).min(left);
-                descriptors.push(Descriptor { address: at, len, flags, next: 0 });
+                pieces.push((at, len, flags));
                 at += u64::from(len);
                 left -= len;
             }
         }
-        self.add_chain(queue, head, descriptors, cut.indirect);
+        self.add_chain(queue, head, &pieces, cut.indirect);
         room
     }
 
     /// A request for plain data of `count` times the same piece of memory: long, in little memory.
     pub fn add_long(&mut self, queue: usize, head: u16, write: bool, count: u16, piece: u32) {
-        let header = self.allocate(16);
-        layout::poke(&self.memory, header, &[u8::from(write), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let at = self.allocate(16);
+        layout::poke(&self.memory, at, &header(if write { OUT } else { IN }, 0));
         let data = self.allocate(piece.into());
         let status = self.allocate(1);
         let flags = if write { 0 } else { WRITE };
-        let mut descriptors = vec![Descriptor { address: header, len: 16, flags: 0, next: 0 }];
-        descriptors.extend((0..count).map(|_| Descriptor { address: data, len: piece, flags, next: 0 }));
-        descriptors.push(Descriptor { address: status, len: 1, flags: WRITE, next: 0 });
-        self.add_chain(queue, head, descriptors, true);
+        let pieces = [&[(at, 16, 0)][..], &vec![(data, piece, flags); count.into()], &[(status, 1, WRITE)]].concat();
+        self.add_chain(queue, head, &pieces, true);
     }
 
     /// Writes descriptors, linked in this order, and makes them available.
-    fn add_chain(&mut self, queue: usize, head: u16, descriptors: Vec<Descriptor>, indirect: bool) {
-        let mut ring = self.rings[queue];
-        let size = ring.size;
-        let (table, first) = if indirect { (ring.indirect(head), 0) } else { (ring.descriptors(), head) };
-        let count = descriptors.len();
-        for (number, mut descriptor) in descriptors.into_iter().enumerate() {
-            let place = |number: usize| if indirect { number as u16 } else { (first + number as u16) % size };
-            if number + 1 < count {
-                descriptor.flags |= NEXT;
-                descriptor.next = place(number + 1);
-            }
-            ring.write_descriptor(&self.memory, table, place(number), descriptor);
-        }
+    fn add_chain(&mut self, queue: usize, head: u16, pieces: &[Piece], indirect: bool) {
+        let ring = &mut self.rings[queue];
         if indirect {
-            let whole = Descriptor { address: table, len: 16 * count as u32, flags: INDIRECT, next: 0 };
-            ring.write_descriptor(&self.memory, ring.descriptors(), head, whole);
+            ring.write_indirect(head, layout::indirect(ring, head), pieces);
+        } else {
+            ring.write_chain(ring.descriptors, |number| (head + number) % ring.size, pieces);
         }
         self.books.sent(queue, head);
-        ring.publish(&self.memory, head);
-        self.rings[queue] = ring;
+        ring.publish(head);
     }
 
     /// One request from beginning to end, on a ring in good order. Returns the status and the data before it, and
     /// checks the used ring. The request has room for a status and is not empty.
     pub fn request(&mut self, queue: usize, request: &Request, cut: &Cut) -> (u8, Vec<u8>) {
-        let before = self.rings[queue].used_index(&self.memory);
+        let before = self.rings[queue].used_index();
         let room = self.add(queue, 0, request, cut);
         self.work();
-        let ring = self.rings[queue];
-        assert_eq!(ring.used_index(&self.memory), before.wrapping_add(1), "one head came back");
-        let (head, len) = ring.used_entry(&self.memory, before);
+        let ring = &self.rings[queue];
+        assert_eq!(ring.used_index(), before.wrapping_add(1), "one head came back");
+        let (head, len) = ring.used_entry(before);
         assert_eq!(head, 0);
         assert!(len <= request.room);
         let mut bytes = vec![0; request.room as usize];

@@ -11,11 +11,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use vhost_user_blk_crypto::queue::{Completion, InflightRegion, RingAddresses, Turn, Vring, region_bytes};
+use test_driver::{Descriptor, WRITE};
+use vhost_user_blk_crypto::queue::{Completion, InflightRegion, Turn, Vring, region_bytes};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::guest::eventfd;
-use crate::layout::{Descriptor, INDIRECT, NEXT, Ring, START, WRITE, poke};
+use crate::layout::{self, Ring, START, poke};
 use crate::wire::{all, number};
 
 const MEMORY: usize = 128 << 10;
@@ -66,7 +67,10 @@ impl<'a> Arbitrary<'a> for Op {
                 let at = *u.choose(&[8 << 10, (8 << 10) + 2, 12 << 10, (12 << 10) + 2])?;
                 Self::Ring { at: at + 2 * u.int_in_range(0..=3)?, value: number(u, 70)? as u16 }
             }
-            22 => Self::Descriptor { index: u.int_in_range(0..=63)?, descriptor: u.arbitrary()? },
+            22 => {
+                let (index, (address, len, flags, next)) = (u.int_in_range(0..=63)?, u.arbitrary()?);
+                Self::Descriptor { index, descriptor: Descriptor { address, len, flags, next } }
+            }
             _ => Self::Kill,
         })
     }
@@ -109,7 +113,6 @@ struct World {
     free: BTreeSet<u16>,
     /// Requests in flight, and their descriptors.
     sent: BTreeMap<u16, Vec<u16>>,
-    seen: u16,
     /// Nobody has written where it should not have.
     honest: bool,
     vring: Option<Vring>,
@@ -127,11 +130,11 @@ impl World {
         let region = InflightRegion::map(twin, 0, region_bytes(queues, queue_size), queues, queue_size);
         assert_eq!(region.is_err(), queues == 0 || queue_size == 0);
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(START), MEMORY)]).expect("memory");
-        let mut ring = Ring::new(0, size);
+        let mut ring = layout::ring(&memory, 0, size);
         let start = if input.near_the_end { u16::MAX - input.start % 100 } else { input.start };
-        ring.next_avail = start;
-        ring.set_avail_index(&memory, start);
-        poke(&memory, ring.used() + 2, &start.to_le_bytes());
+        (ring.next_avail, ring.next_used) = (start, start);
+        ring.set_avail_index(start);
+        ring.set_used_index(start);
         Some(Self {
             memory,
             ring,
@@ -141,7 +144,6 @@ impl World {
             queue_size,
             free: (0..size).collect(),
             sent: BTreeMap::new(),
-            seen: start,
             // A larger ring is not tracked, and nothing is promised.
             honest: size <= queue_size,
             vring: None,
@@ -152,13 +154,8 @@ impl World {
     fn start(&mut self) {
         let vring = Vring::new(0, MOST).expect("queue");
         assert!(vring.set_size(self.ring.size));
-        let rings = RingAddresses {
-            descriptor_table: GuestAddress(self.ring.descriptors()),
-            avail_ring: GuestAddress(self.ring.avail()),
-            used_ring: GuestAddress(self.ring.used()),
-        };
-        assert!(vring.set_addresses(&self.memory, rings));
-        vring.set_next_avail(self.ring.used_index(&self.memory));
+        assert!(vring.set_addresses(&self.memory, layout::addresses(&self.ring)));
+        vring.set_next_avail(self.ring.used_index());
         assert!(vring.set_log(self.region.queue(self.queue)));
         vring.set_enabled(true);
         vring.set_kick(Some(eventfd()));
@@ -182,36 +179,28 @@ impl World {
         }
         let own: Vec<u16> = self.free.iter().copied().take(needed.into()).collect();
         let head = own[0];
-        let places: Vec<u16> = if indirect { (0..descriptors).collect() } else { own.clone() };
-        let table = if indirect { self.ring.indirect(head) } else { self.ring.descriptors() };
-        for (number, place) in places.iter().enumerate() {
-            let next = places.get(number + 1).copied();
-            let flags = if next.is_some() { NEXT } else { WRITE };
-            let descriptor = Descriptor { address: START, len: u32::from(head) + 1, flags, next: next.unwrap_or(0) };
-            self.ring.write_descriptor(&self.memory, table, *place, descriptor);
-        }
+        let mut pieces = vec![(START, u32::from(head) + 1, 0); descriptors.into()];
+        pieces.last_mut().expect("a descriptor").2 = WRITE;
         if indirect {
-            let len = 16 * u32::from(descriptors);
-            let whole = Descriptor { address: table, len, flags: INDIRECT, next: 0 };
-            self.ring.write_descriptor(&self.memory, self.ring.descriptors(), head, whole);
+            self.ring.write_indirect(head, layout::indirect(&self.ring, head), &pieces);
+        } else {
+            self.ring.write_chain(self.ring.descriptors, |number| own[usize::from(number)], &pieces);
         }
         self.free.retain(|index| !own.contains(index));
         self.sent.insert(head, own);
-        let mut ring = self.ring;
-        ring.publish(&self.memory, head);
-        self.ring = ring;
+        self.ring.publish(head);
     }
 
     /// The driver takes what has come back: each request once.
     fn reap(&mut self) {
-        let used = self.ring.used_index(&self.memory);
-        while self.honest && self.seen != used {
-            let (head, len) = self.ring.used_entry(&self.memory, self.seen);
+        let used = self.ring.used_index();
+        while self.honest && self.ring.next_used != used {
+            let (head, len) = self.ring.used_entry(self.ring.next_used);
             let head = u16::try_from(head).expect("a head");
             let own = self.sent.remove(&head);
             self.free.extend(own.unwrap_or_else(|| panic!("head {head} has come back, and was not in flight")));
             assert_eq!(len, u32::from(head) + 1, "the length that it was returned with");
-            self.seen = self.seen.wrapping_add(1);
+            self.ring.next_used = self.ring.next_used.wrapping_add(1);
         }
     }
 }
@@ -259,7 +248,7 @@ fn live(world: &mut World, ops: &mut impl Iterator<Item = Op>) -> bool {
             Op::Region { at, bytes } => world.write_region(at, &bytes),
             Op::Ring { at, value } => poke(&world.memory, START + at, &value.to_le_bytes()),
             Op::Descriptor { index, descriptor } => {
-                world.ring.write_descriptor(&world.memory, world.ring.descriptors(), index, descriptor);
+                world.ring.write_descriptor(world.ring.descriptors, index, descriptor);
             }
         }
         world.reap();
@@ -302,11 +291,11 @@ fn take(turn: &Turn<'_>, memory: &GuestMemoryMmap, most: usize, world: &World, h
 }
 
 fn give_back(world: &World, turn: &Turn<'_>, heads: &[u16]) {
-    let before = world.ring.used_index(&world.memory);
+    let before = world.ring.used_index();
     let completions: Vec<_> = heads.iter().map(|&head| Completion { head, written: u32::from(head) + 1 }).collect();
     turn.give_back(&world.memory, &completions);
     if world.honest {
-        assert_eq!(world.ring.used_index(&world.memory), before.wrapping_add(heads.len() as u16));
+        assert_eq!(world.ring.used_index(), before.wrapping_add(heads.len() as u16));
     }
 }
 

@@ -3,11 +3,12 @@
 //! Commands and encrypted requests in any order, beside a model of a few lines that encrypts with OpenSSL.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use openssl::symm::{Cipher, Crypter, Mode};
+use test_driver::data::{FILL, openssl_xts, openssl_xts_decrypt};
+use test_driver::wire::*;
 
 use crate::disks::DiskKind;
 use crate::guest::{CONTROL, CRYPTO_BITS, Cut, DATA_UNITS, Guest, KEYSLOTS, MAX_DUN_BYTES, Setting, with_guest};
-use crate::wire::{IOERR, NOKEY, OK, Program, Request, UNSUPP, all, header, key, number};
+use crate::wire::{Program, Request, all, key, number};
 
 /// Of the smallest disk.
 const SECTORS: u64 = 128;
@@ -121,13 +122,16 @@ impl Model {
             },
         };
         let at = start as usize..start as usize + len;
-        let crypt = |mode, data: &[u8]| key.map_or_else(|| data.to_vec(), |(key, dun)| xts(mode, key, dun, data));
+        let crypt = |xts: fn(&[u8; 64], u128, usize, &[u8]) -> Vec<u8>, data: &[u8]| match key {
+            Some((key, dun)) => xts(&key.key, u128::from(dun[1]) << 64 | u128::from(dun[0]), key.unit, data),
+            None => data.to_vec(),
+        };
         if write {
-            let bytes = crypt(Mode::Encrypt, data);
+            let bytes = crypt(openssl_xts, data);
             self.disk[at].copy_from_slice(&bytes);
             (OK, vec![])
         } else {
-            (OK, crypt(Mode::Decrypt, &self.disk[at]))
+            (OK, crypt(openssl_xts_decrypt, &self.disk[at]))
         }
     }
 }
@@ -151,19 +155,6 @@ fn fits(key: &Key, dun: [u64; 4], len: usize) -> bool {
     carry == 0 && last[key.dun_bytes..].iter().all(|&byte| byte == 0)
 }
 
-fn xts(mode: Mode, key: &Key, dun: [u64; 4], data: &[u8]) -> Vec<u8> {
-    let dun = u128::from(dun[1]) << 64 | u128::from(dun[0]);
-    let unit = |(number, piece): (usize, &[u8])| {
-        let tweak = (dun + number as u128).to_le_bytes();
-        let mut crypter = Crypter::new(Cipher::aes_256_xts(), mode, &key.key, Some(&tweak)).expect("OpenSSL");
-        let mut out = vec![0; piece.len() + 16];
-        let len = crypter.update(piece, &mut out).expect("OpenSSL");
-        out.truncate(len);
-        out
-    };
-    data.chunks(key.unit).enumerate().flat_map(unit).collect()
-}
-
 struct Run<'g> {
     guest: &'g mut Guest,
     model: Model,
@@ -175,15 +166,13 @@ fn check(run: &mut Run<'_>, number: usize, op: &Op, cut: &Cut) {
     let commands = if *in_band { number / 2 % 2 } else { CONTROL };
     match op {
         Op::Program(program) => {
-            let request = Request { readable: [header(30, 0), program.bytes()].concat(), room: 1 };
+            let request = Request { readable: program.command(PROGRAM), room: 1 };
             let expected = model.program(program);
             let (status, _) = guest.request(commands, &request, cut);
             assert!(expected.contains(&status), "{op:?}: {status}, not {expected:?}");
         }
         Op::Evict(slot) => {
-            // Only the slot counts.
-            let request =
-                Request { readable: [header(31, 0), slot.to_le_bytes().into(), vec![0x77; 148]].concat(), room: 1 };
+            let request = Request { readable: evict(*slot), room: 1 };
             let expected = match model.slots.get_mut(*slot as usize) {
                 Some(slot) => {
                     *slot = None;
@@ -195,18 +184,10 @@ fn check(run: &mut Run<'_>, number: usize, op: &Op, cut: &Cut) {
         }
         Op::Transfer { write, sector, len, crypto, seed } => {
             let data: Vec<u8> = (0..*len).map(|i| (i as u8).wrapping_mul(*seed) ^ (i >> 8) as u8).collect();
-            let request_type = match (crypto, write) {
-                (None, false) => 0,
-                (None, true) => 1,
-                (Some(_), true) => 27,
-                (Some(_), false) => 28,
+            let mut readable = match *crypto {
+                None => header(if *write { OUT } else { IN }, *sector),
+                Some((slot, dun)) => crypto_header(if *write { CRYPTO_OUT } else { CRYPTO_IN }, *sector, slot, dun),
             };
-            let mut readable = header(request_type, *sector);
-            if let Some((slot, dun)) = crypto {
-                readable.extend(slot.to_le_bytes());
-                readable.extend([0xa5; 4]);
-                dun.iter().for_each(|word| readable.extend(word.to_le_bytes()));
-            }
             let room = if *write { 1 } else { len + 1 };
             if *write {
                 readable.extend(&data);
@@ -217,7 +198,7 @@ fn check(run: &mut Run<'_>, number: usize, op: &Op, cut: &Cut) {
             if expected == OK && !write {
                 assert!(read == bytes, "{op:?}: wrong data");
             } else {
-                assert!(read.iter().all(|&byte| byte == crate::layout::FILL), "{op:?}: a failed request has written");
+                assert!(read.iter().all(|&byte| byte == FILL), "{op:?}: a failed request has written");
             }
         }
         Op::Reset => {
@@ -239,8 +220,7 @@ pub fn run(bytes: &[u8]) {
     with_guest(Setting { features: features(in_band), disk, ..Setting::plain(32) }, |guest| {
         // The disk may have been written in the run before.
         let sectors = guest.disk as u32 / 512;
-        let range = [&0u64.to_le_bytes()[..], &sectors.to_le_bytes(), &[0; 4]].concat();
-        let request = Request { readable: [header(13, 0), range].concat(), room: 1 };
+        let request = Request { readable: [header(WRITE_ZEROES, 0), range(0, sectors, 0)].concat(), room: 1 };
         assert_eq!(guest.request(0, &request, &Cut::default()).0, OK);
         let model = Model { slots: [None; KEYSLOTS as usize], disk: vec![0; guest.disk as usize] };
         let mut run = Run { guest, model, in_band };

@@ -4,10 +4,11 @@
 //! order, by the rules of the protocol in numbers too large to overflow.
 
 use arbitrary::{Arbitrary, Unstructured};
+use test_driver::wire::GET_CRYPTO_CHARACTERISTICS;
 use vhost_user_blk_crypto::request::{CryptoAccess, Extent, Limits, Parsed, QueueRole, Request as Body, parse};
 
 use crate::guest::{Cut, Guest, Setting, with_guest};
-use crate::wire::{GET_CRYPTO_CHARACTERISTICS, Request, all};
+use crate::wire::{Request, all};
 
 #[derive(Debug, Arbitrary)]
 struct Input {

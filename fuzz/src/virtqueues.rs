@@ -5,12 +5,14 @@
 //! there was room for; who stops a queue does not wait for ever; and a queue that was broken is as good as new after a reset.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
+use test_driver::Descriptor;
+use test_driver::wire::{EVICT, IN, OK, PROGRAM, header};
 
 use crate::disks::DiskKind;
 use crate::guest::{CRYPTO_BITS, Cut, Demand, Guest, QUEUES, Setting, with_guest};
-use crate::layout::{BYTES, Descriptor, START, poke};
+use crate::layout::{self, BYTES, START, poke};
 use crate::meddled::Poke;
-use crate::wire::{OK, Program, Request, all, header, number};
+use crate::wire::{Program, Request, all, number};
 
 /// Faults that need no time.
 const FAULTS: [&str; 12] = [
@@ -209,24 +211,22 @@ fn apply(guest: &mut Guest, op: Op) -> Option<Demand> {
         Op::Commands { queue, head, count, program, evict } => {
             for number in 0..count {
                 let program = Program { slot: program.slot.wrapping_add(number.into()), ..program.clone() };
-                let request_type = if evict >> (number % 8) & 1 == 0 { 30 } else { 31 };
-                let request = Request { readable: [header(request_type, 0), program.bytes()].concat(), room: 1 };
+                let request_type = if evict >> (number % 8) & 1 == 0 { PROGRAM } else { EVICT };
+                let request = Request { readable: program.command(request_type), room: 1 };
                 let cut = Cut { lengths: Vec::new(), indirect: true };
                 guest.add(queue, (head + number) % 64, &request, &cut);
             }
         }
         Op::Descriptor { queue, indirect, index, descriptor } => {
-            let ring = guest.rings[queue];
-            let table = if indirect { ring.indirect(index / 16) } else { ring.descriptors() };
-            ring.write_descriptor(&guest.memory, table, index % 256, descriptor);
+            let ring = &guest.rings[queue];
+            let table = if indirect { layout::indirect(ring, index / 16) } else { ring.descriptors };
+            ring.write_descriptor(table, index % 256, descriptor);
         }
         Op::Publish { queue, head } => {
             guest.books.sent(queue, head);
-            let mut ring = guest.rings[queue];
-            ring.publish(&guest.memory, head);
-            guest.rings[queue] = ring;
+            guest.rings[queue].publish(head);
         }
-        Op::AvailIndex { queue, index } => guest.rings[queue].set_avail_index(&guest.memory, index),
+        Op::AvailIndex { queue, index } => guest.rings[queue].set_avail_index(index),
         Op::Poke { at, bytes } => poke(&guest.memory, at, &bytes),
         Op::Meddle(pokes) => guest.meddle_later(&pokes),
         Op::Region { at, bytes } => guest.poke_region(at, &bytes),
@@ -286,7 +286,7 @@ pub fn run(bytes: &[u8]) {
     });
     // The same device.
     with_guest(Setting { disk: input.disk, ..Setting::plain(16) }, |guest| {
-        let request = Request { readable: header(0, 0), room: 513 };
+        let request = Request { readable: header(IN, 0), room: 513 };
         for queue in [0, 1] {
             assert_eq!(guest.request(queue, &request, &Cut::default()).0, OK);
         }
@@ -297,6 +297,7 @@ pub fn run(bytes: &[u8]) {
 mod tests {
     use super::*;
     use crate::guest::QUEUE_SIZE;
+    use test_driver::wire::GET_ID;
 
     /// Rings of every size that start just before an index wraps around, with batches of every length.
     #[test]
@@ -315,21 +316,22 @@ mod tests {
     fn wrap(guest: &mut Guest, size: u16, start: u16) {
         guest.rings[0].next_avail = start;
         guest.bases[0] = start;
-        poke(&guest.memory, guest.rings[0].used() + 2, &start.to_le_bytes());
+        guest.rings[0].set_used_index(start);
         guest.books.begins_at(0, start);
         guest.start(0);
         let cut = Cut::default();
         let mut used = start;
         for batch in 1..=size / 2 {
             // Two descriptors each, and all with the same content.
-            let rooms: Vec<_> =
-                (0..batch).map(|i| guest.add(0, 2 * i, &Request { readable: header(8, 0), room: 21 }, &cut)).collect();
+            let rooms: Vec<_> = (0..batch)
+                .map(|i| guest.add(0, 2 * i, &Request { readable: header(GET_ID, 0), room: 21 }, &cut))
+                .collect();
             guest.work();
             for (i, _) in rooms.iter().enumerate() {
-                assert_eq!(guest.rings[0].used_entry(&guest.memory, used), (2 * i as u32, 21));
+                assert_eq!(guest.rings[0].used_entry(used), (2 * i as u32, 21));
                 used = used.wrapping_add(1);
             }
-            assert_eq!(guest.rings[0].used_index(&guest.memory), used, "{size} {start} {batch}");
+            assert_eq!(guest.rings[0].used_index(), used, "{size} {start} {batch}");
         }
         assert_eq!(guest.vrings[0].stop().0, used);
     }

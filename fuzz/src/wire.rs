@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests as bytes, mostly sensible, written down from the protocol's text and not with the device's own types.
+//! Requests made of any bytes, mostly sensible ones.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-
-pub const OK: u8 = 0;
-pub const IOERR: u8 = 1;
-pub const UNSUPP: u8 = 2;
-pub const NOKEY: u8 = 0xe0;
-
-/// In-band only.
-pub const GET_CRYPTO_CHARACTERISTICS: u32 = 0x1ce00;
+use test_driver::wire::{self, *};
 
 /// Every type that the device knows, and some that it does not.
 const TYPES: [u32; 20] =
@@ -48,34 +41,32 @@ fn length(u: &mut Unstructured<'_>) -> Result<u32> {
 impl<'a> Arbitrary<'a> for Request {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let request_type = if u.ratio(1, 20)? { u.arbitrary()? } else { *u.choose(&TYPES)? };
-        let mut readable = [&request_type.to_le_bytes()[..], &[0; 4], &number(u, 300)?.to_le_bytes()].concat();
+        let mut readable = header(request_type, number(u, 300)?);
         let mut room = 1;
         match request_type {
-            0 => room += length(u)?,
-            1 => readable.extend(std::iter::repeat_n(u.arbitrary::<u8>()?, length(u)? as usize)),
-            8 => room += u.int_in_range(0..=30)?,
-            11 | 13 | 14 => {
+            IN => room += length(u)?,
+            OUT => readable.extend(std::iter::repeat_n(u.arbitrary::<u8>()?, length(u)? as usize)),
+            GET_ID => room += u.int_in_range(0..=30)?,
+            DISCARD | WRITE_ZEROES | SECURE_ERASE => {
                 for _ in 0..u.int_in_range(0..=4)? {
-                    readable.extend(number(u, 300)?.to_le_bytes());
-                    readable.extend((number(u, 40)? as u32).to_le_bytes());
-                    readable.extend((number(u, 2)? as u32).to_le_bytes());
+                    readable.extend(range(number(u, 300)?, number(u, 40)? as u32, number(u, 2)? as u32));
                 }
             }
-            27 | 28 => {
+            CRYPTO_OUT | CRYPTO_IN => {
                 readable.extend((number(u, 4)? as u32).to_le_bytes());
                 readable.extend([0; 4]);
                 for _ in 0..4 {
                     readable.extend(number(u, 9)?.to_le_bytes());
                 }
                 let len = length(u)?;
-                if request_type == 28 {
+                if request_type == CRYPTO_IN {
                     room += len;
                 } else {
                     readable.extend(std::iter::repeat_n(u.arbitrary::<u8>()?, len as usize));
                 }
             }
-            30 | 31 => readable.extend(Program::arbitrary(u)?.bytes()),
-            29 | 32..=35 | GET_CRYPTO_CHARACTERISTICS => {
+            PROGRAM | EVICT => readable.extend(&Program::arbitrary(u)?.command(request_type)[16..]),
+            GET_CRYPTO_MODES | DERIVE_SW_SECRET..=PREPARE_KEY | GET_CRYPTO_CHARACTERISTICS => {
                 room += u.int_in_range(0..=140)?;
                 let size = *u.choose(&[0u32, 16, 32, 64, 68, 128, 129, u32::MAX])?;
                 readable.extend(size.to_le_bytes());
@@ -131,19 +122,11 @@ impl<'a> Arbitrary<'a> for Program {
 }
 
 impl Program {
-    /// Header and descriptor.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.slot.to_le_bytes().to_vec();
-        bytes.extend(key(self.key));
-        bytes.extend([0; 64]);
-        for word in [self.key_size, self.mode, self.key_type, self.unit_bits, self.dun_bytes] {
-            bytes.extend(word.to_le_bytes());
-        }
-        bytes
+    /// A command of this type.
+    pub fn command(&self, request_type: u32) -> Vec<u8> {
+        let Self { slot, key: number, key_size, mode, key_type, unit_bits, dun_bytes } = *self;
+        let program =
+            wire::Program { key_size, mode, key_type, dun_bytes, ..wire::Program::new(slot, &key(number), unit_bits) };
+        program.command(request_type).into()
     }
-}
-
-/// A header.
-pub fn header(request_type: u32, sector: u64) -> Vec<u8> {
-    [&request_type.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
 }

@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use test_driver::data::Random;
 use vhost::vhost_user::message::{
     VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vhost_user_blk_crypto::protocol::feature;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
+use vm_memory::GuestMemoryMmap;
 
 use super::ring::{Buffers, PATIENCE};
 use super::*;
@@ -44,12 +44,7 @@ impl Machine {
         // On the disk that the build is on, not in memory: there a flush means something.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
         File::create(directory.path().join("image")).expect("image").set_len(BLOCKS * BLOCK as u64).expect("image");
-        let memory_file: File =
-            rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd").into();
-        memory_file.set_len(MEMORY).expect("memfd");
-        let offset = FileOffset::new(memory_file.try_clone().expect("memfd"), 0);
-        let start = GuestAddress(MEMORY_START);
-        let memory = GuestMemoryMmap::from_ranges_with_files([(start, MEMORY as usize, Some(offset))]).expect("memory");
+        let (memory, memory_file) = guest_memory(MEMORY);
         let rings = (0..QUEUES).map(|index| Ring::new(&memory, MEMORY_START, index, RING, true)).collect();
         let mut machine = Self {
             directory,
@@ -115,18 +110,10 @@ impl Machine {
         });
         frontend.set_inflight_fd(wanted, file.as_raw_fd()).expect("SET_INFLIGHT_FD");
         for (index, ring) in self.rings.iter().enumerate() {
-            let config = VringConfigData {
-                queue_max_size: RING,
-                queue_size: RING,
-                flags: 0,
-                desc_table_addr: ring.descriptors - MEMORY_START + USER_BASE,
-                used_ring_addr: ring.used - MEMORY_START + USER_BASE,
-                avail_ring_addr: ring.avail - MEMORY_START + USER_BASE,
-                log_addr: None,
-            };
+            let config = ring.addresses(RING, USER_BASE - MEMORY_START);
             frontend.set_vring_num(index, RING).expect("SET_VRING_NUM");
             // All that is known when GET_VRING_BASE was not answered.
-            frontend.set_vring_base(index, ring.used_index(&self.memory)).expect("SET_VRING_BASE");
+            frontend.set_vring_base(index, ring.used_index()).expect("SET_VRING_BASE");
             frontend.set_vring_addr(index, &config).expect("SET_VRING_ADDR");
             frontend.set_vring_kick(index, &ring.kick).expect("SET_VRING_KICK");
             frontend.set_vring_call(index, &ring.call).expect("SET_VRING_CALL");
@@ -282,7 +269,7 @@ impl Driver {
 
     pub fn send(&mut self, machine: &mut Machine, queue: usize, ask: Ask) {
         let (readable, writable) = Self::bytes(&ask);
-        let buffers = machine.rings[queue].add(&machine.memory, &readable, writable, &Cut::default());
+        let buffers = machine.rings[queue].add(&readable, writable);
         machine.rings[queue].kick();
         self.time += 1;
         assert!(self.sent.insert((queue, buffers.head), (ask, buffers, self.time)).is_none());
@@ -308,10 +295,9 @@ impl Driver {
     }
 
     pub fn reap(&mut self, machine: &mut Machine, queue: usize) {
-        while let Some((head, used)) = machine.rings[queue].take_used(&machine.memory) {
+        while let Some((head, used)) = machine.rings[queue].take_used() {
             let (ask, buffers, sent) = self.sent.remove(&(queue, head)).expect("a request in flight is returned, once");
-            let answer = Answer::new(used, machine.rings[queue].read_writable(&machine.memory, &buffers));
-            machine.rings[queue].free(&buffers);
+            let answer = machine.rings[queue].answer(used, &buffers);
             if answer.status == NOKEY {
                 // The keys went with the program that was killed.
                 self.nokeys += 1;
@@ -340,11 +326,6 @@ impl Driver {
 
 /// Random numbers below a bound.
 pub fn random(seed: u64) -> impl FnMut(u64) -> u64 {
-    let mut state = seed | 1;
-    move |below| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) % below
-    }
+    let mut random = Random::new(seed);
+    move |below| (random.next() >> 11) % below
 }

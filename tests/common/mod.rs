@@ -6,10 +6,11 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod answer;
 pub mod machine;
+mod options;
 pub mod process;
 pub mod ring;
-pub mod wire;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -18,108 +19,26 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use scattered_xts::Implementation;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vhost_user_blk_crypto::device::{Device, DeviceConfig};
-use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
-use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
-use vhost_user_blk_crypto::protocol::feature;
-use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, WorkerConfig};
-use vhost_user_blk_crypto::wrapped::Wrapping;
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
+use vhost_user_blk_crypto::device::Device;
+use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
+use vhost_user_blk_crypto::vhost::{Listen, Server, Stop};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+pub use answer::Answer;
+pub use options::*;
 pub use ring::{Cut, Ring};
-pub use wire::*;
+pub use test_driver::data::*;
+pub use test_driver::wire::*;
 
 /// Bytes of guest memory. It starts at [`MEMORY_START`], so that low addresses are outside.
 pub const MEMORY_BYTES: u64 = 128 << 20;
 pub const MEMORY_START: u64 = 1 << 20;
 /// Where the "frontend" has it mapped, as far as the device knows.
 const USER_BASE: u64 = 0x7000_0000_0000;
-
-/// All that a driver with inline encryption negotiates.
-pub const ALL_FEATURES: u64 = u64::MAX;
-
-pub struct Options {
-    pub config: DeviceConfig,
-    pub image_bytes: u64,
-    /// A block device to use in place of a temporary file.
-    pub block_device: Option<std::path::PathBuf>,
-    pub read_only: bool,
-    /// What the driver accepts of what is offered.
-    pub accept: u64,
-    /// Request queues that the driver uses; with crypto, the control queue is one more.
-    pub queues: usize,
-    pub ring_size: u16,
-    /// What the frontend negotiates of the protocol besides what it must have.
-    pub protocol: VhostUserProtocolFeatures,
-    /// Offer hardware-wrapped keys.
-    pub wrapped_keys: bool,
-    pub disk: DiskKind,
-    pub workers: WorkerConfig,
-    /// Where a device in a process of its own listens, with the same configuration; the device in this process then stands
-    /// idle, on memory.
-    pub socket: Option<std::path::PathBuf>,
-}
-
-/// What the image is and how data gets there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskKind {
-    /// A file, cached.
-    File(Aio),
-    /// A file on a file system in memory.
-    Tmpfs,
-    /// A file, with O_DIRECT.
-    Direct(Aio),
-    /// Memory. The host cannot look at it.
-    Memory,
-}
-
-impl Options {
-    fn wrapping(&self) -> Option<Wrapping> {
-        self.wrapped_keys.then(|| Wrapping::new(None).expect("wrapping keys"))
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            config: DeviceConfig {
-                engine: EngineConfig {
-                    keyslots: 4,
-                    crypto_engine: Implementation::detect(),
-                    raw_keys: true,
-                    data_unit_mask: 0x1fe00,
-                    max_dun_bytes: 16,
-                    logical_block_size: 512,
-                    serial: "serial-of-the-test".into(),
-                    timing: Timing::default(),
-                },
-                num_queues: 2,
-                queue_size: 256,
-                seg_max: 253,
-                physical_block_size: 512,
-                writeback: true,
-                keep_keys_on_reset: false,
-                in_band: false,
-            },
-            image_bytes: 8 << 20,
-            block_device: None,
-            read_only: false,
-            accept: ALL_FEATURES,
-            queues: 2,
-            ring_size: 64,
-            protocol: VhostUserProtocolFeatures::empty(),
-            wrapped_keys: false,
-            disk: DiskKind::File(Aio::Sync),
-            workers: WorkerConfig { workers: 2, ..WorkerConfig::default() },
-            socket: None,
-        }
-    }
-}
 
 /// A device, a connected frontend, and a guest with running queues.
 pub struct Guest {
@@ -173,14 +92,7 @@ impl Guest {
         }
         .expect("disk");
         let device = Arc::new(Device::new(options.config.clone(), options.wrapping(), disk).expect("device"));
-        let memory_file = memfd();
-        let offset = FileOffset::new(memory_file.try_clone().expect("memfd"), 0);
-        let memory = GuestMemoryMmap::from_ranges_with_files([(
-            GuestAddress(MEMORY_START),
-            MEMORY_BYTES as usize,
-            Some(offset),
-        )])
-        .expect("guest memory");
+        let (memory, memory_file) = guest_memory(MEMORY_BYTES);
         let mut guest = Self {
             device,
             frontend: None,
@@ -293,15 +205,7 @@ impl Guest {
 
     pub fn start_ring(&mut self, index: usize) {
         let ring = &mut self.rings[index];
-        let config = VringConfigData {
-            queue_max_size: self.options.config.queue_size,
-            queue_size: ring.size,
-            flags: 0,
-            desc_table_addr: ring.descriptors - MEMORY_START + USER_BASE,
-            used_ring_addr: ring.used - MEMORY_START + USER_BASE,
-            avail_ring_addr: ring.avail - MEMORY_START + USER_BASE,
-            log_addr: None,
-        };
+        let config = ring.addresses(self.options.config.queue_size, USER_BASE - MEMORY_START);
         ring.kick = EventFd::new(EFD_NONBLOCK).expect("eventfd");
         ring.call = EventFd::new(EFD_NONBLOCK).expect("eventfd");
         ring.err = EventFd::new(EFD_NONBLOCK).expect("eventfd");
@@ -333,18 +237,11 @@ impl Guest {
 
     /// One request, cut into one descriptor for each side; waits for it.
     pub fn request(&mut self, queue: usize, readable: &[u8], writable: usize) -> Answer {
-        self.request_cut(queue, readable, writable, &Cut::default())
+        self.rings[queue].request(readable, writable)
     }
 
     pub fn request_cut(&mut self, queue: usize, readable: &[u8], writable: usize, cut: &Cut) -> Answer {
-        let ring = &mut self.rings[queue];
-        let buffers = ring.add(&self.memory, readable, writable, cut);
-        ring.kick();
-        let (head, used) = ring.wait(&self.memory);
-        assert_eq!(head, buffers.head, "the device returns the head that it was given");
-        let answer = Answer::new(used, ring.read_writable(&self.memory, &buffers));
-        ring.free(&buffers);
-        answer
+        self.rings[queue].request_cut(readable, writable, cut)
     }
 
     /// RESET_DEVICE, done when this returns.
@@ -416,9 +313,12 @@ impl Drop for Guest {
     }
 }
 
-fn memfd() -> File {
+/// Guest memory from [`MEMORY_START`] on, and what it is in.
+fn guest_memory(bytes: u64) -> (GuestMemoryMmap, File) {
     let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
     let file = File::from(file);
-    file.set_len(MEMORY_BYTES).expect("memfd");
-    file
+    file.set_len(bytes).expect("memfd");
+    let offset = FileOffset::new(file.try_clone().expect("memfd"), 0);
+    let range = (GuestAddress(MEMORY_START), bytes as usize, Some(offset));
+    (GuestMemoryMmap::from_ranges_with_files([range]).expect("guest memory"), file)
 }

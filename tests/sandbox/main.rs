@@ -7,6 +7,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod device;
 mod inside;
 mod memory;
 mod program;

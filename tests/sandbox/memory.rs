@@ -5,9 +5,9 @@
 use libtest_mimic::Trial;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::common::ring::{Descriptor, INDIRECT, NEXT, WRITE};
 use crate::common::*;
-use crate::program::Device;
+use crate::device::Device;
+use test_driver::WRITE;
 
 /// Threads that serve queues.
 const WORKERS: u64 = 2;
@@ -30,28 +30,19 @@ fn private(device: &Device) -> u64 {
 /// Requests of 7 MiB each, made of pieces of guest memory that all of them share.
 fn flood(guest: &mut Guest, request_type: u32, queue: usize) -> usize {
     let ring = &mut guest.rings[queue];
-    let sizes = [28 << 10; PIECES];
-    let data = ring.allocate(28 << 10);
     let request = [crypto_header(request_type, 0, 2, [1, 0, 0, 0])].concat();
     let header_len = if request_type == IN || request_type == OUT { 16 } else { 56 };
     let header = ring.allocate(header_len);
     guest.memory.write_slice(&request[..header_len], GuestAddress(header)).expect("header");
     let write = if matches!(request_type, IN | CRYPTO_IN) { WRITE } else { 0 };
+    let data = [(ring.allocate(28 << 10), 28 << 10, write); PIECES];
     for head in 0..DEPTH as u16 {
         let status = ring.allocate(1);
         let table = ring.allocate(16 * (PIECES + 2)).next_multiple_of(16);
         ring.allocate(16);
-        let mut place = 0;
-        let mut add = |address, len, flags| {
-            ring.write_descriptor(&guest.memory, table, place, Descriptor { address, len, flags, next: place + 1 });
-            place += 1;
-        };
-        add(header, header_len as u32, NEXT);
-        sizes.iter().for_each(|&len| add(data, len, NEXT | write));
-        add(status, 1, WRITE);
-        let whole = Descriptor { address: table, len: 16 * u32::from(place), flags: INDIRECT, next: 0 };
-        ring.write_descriptor(&guest.memory, ring.descriptors, head, whole);
-        ring.publish(&guest.memory, head);
+        let pieces = [&[(header, header_len as u32, 0)][..], &data, &[(status, 1, WRITE)]].concat();
+        ring.write_indirect(head, table, &pieces);
+        ring.publish(head);
     }
     ring.kick();
     DEPTH
@@ -67,7 +58,7 @@ fn under_a_flood(options: &'static [&str]) {
         let mut left = [0, 1].map(|queue| flood(&mut guest, request_type, queue));
         while left != [0, 0] {
             for queue in [0, 1] {
-                while guest.rings[queue].take_used(&guest.memory).is_some() {
+                while guest.rings[queue].take_used().is_some() {
                     left[queue] -= 1;
                 }
             }
@@ -89,7 +80,7 @@ pub fn trials() -> Vec<Trial> {
     let ways: [(&str, &[&str]); 3] =
         [("sync", &["--aio", "sync"]), ("io_uring", &["--aio", "io_uring"]), ("threads", &["--aio", "threads"])];
     ways.map(|(name, options)| {
-        let obstacle = crate::program::obstacle(options);
+        let obstacle = crate::device::obstacle(options);
         super::trial(format!("memory::{name}"), obstacle, || under_a_flood(options))
     })
     .into()

@@ -10,7 +10,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 use seccompiler::{BpfProgram, TargetArch};
 
-use super::program::{Device, exercise, obstacle};
+use super::device::{Device, exercise, obstacle};
 
 const LIST: &str = include_str!("../data/system-service.txt");
 const UNIT: &str = include_str!("../../systemd/vhost-user-blk-crypto@.service");

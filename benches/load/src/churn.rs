@@ -3,11 +3,12 @@
 //! Many keys on few keyslots, as a guest has it whose every file or extent has a key of its own.
 
 use anyhow::{Context, Result, ensure};
+use test_driver::data::Random;
 
 use crate::Args;
 use crate::clock::{Measured, Window};
 use crate::frontend::Connection;
-use crate::load::{self, Offsets, Random};
+use crate::load::{self, Offsets};
 use crate::memory::Memory;
 use crate::ring;
 use crate::tickets::{self, Crypto, Key};

@@ -6,10 +6,10 @@ use std::hint::black_box;
 
 use anyhow::{Context, Result};
 use scattered_xts::{Dun, Implementation, XtsKey};
+use test_driver::data::Random;
 
 use crate::Args;
 use crate::clock::{Measured, Window};
-use crate::load::Random;
 
 /// Encrypts or decrypts `--block` bytes again and again.
 pub fn run(args: &Args, unit_bits: u32) -> Result<Measured> {

@@ -5,13 +5,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use test_driver::wire::{SECTOR, config, feature};
+use vhost::VhostBackend;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VringConfigData};
-use vhost_user_blk_crypto::protocol::{ConfigSpace, SECTOR_SIZE, feature};
-use zerocopy::{FromZeros, IntoBytes};
 
-use crate::memory::{Memory, RING_SIZE};
+use crate::memory::{Memory, RING_SIZE, USER_SHIFT};
 use crate::ring::Ring;
 
 /// A device that is ready for requests.
@@ -53,44 +52,33 @@ pub fn connect<'m>(socket: &Path, memory: &'m Memory, encrypted: bool) -> Result
     frontend.set_features(features | protocol).context("SET_FEATURES")?;
     frontend.set_mem_table(&[memory.info()]).context("SET_MEM_TABLE")?;
 
-    let config = config(&mut frontend, encrypted)?;
+    let space = config_space(&mut frontend, encrypted)?;
+    let num_queues =
+        space.get(config::NUM_QUEUES..).and_then(|rest| rest.first_chunk()).context("a short configuration")?;
+    let capacity = u64::from_le_bytes(*space.first_chunk().context("a short configuration")?) * SECTOR as u64;
     let mut start = |number: usize, queue: usize| -> Result<Ring<'m>> {
         let ring = Ring::new(memory, number)?;
         start_ring(&mut frontend, &ring, queue).with_context(|| format!("queue {queue} cannot be started"))?;
         Ok(ring)
     };
     let requests = start(0, 0)?;
-    let control = encrypted.then(|| start(1, config.num_queues.get().into())).transpose()?;
-    let capacity = config.capacity.get() * SECTOR_SIZE;
+    let control = encrypted.then(|| start(1, u16::from_le_bytes(*num_queues).into())).transpose()?;
     Ok(Connection { _frontend: frontend, requests, control, capacity })
 }
 
-fn config(frontend: &mut Frontend, encrypted: bool) -> Result<ConfigSpace> {
-    let mut config = ConfigSpace::new_zeroed();
+fn config_space(frontend: &mut Frontend, encrypted: bool) -> Result<Vec<u8>> {
     // Other devices end before the inline-encryption part.
-    let bytes = if encrypted { size_of::<ConfigSpace>() } else { 60 };
+    let bytes = if encrypted { config::BYTES } else { 60 };
     let blank = vec![0; bytes];
     let (_, read) =
         frontend.get_config(0, bytes as u32, VhostUserConfigFlags::empty(), &blank).context("GET_CONFIG")?;
     ensure!(read.len() == bytes, "the device's configuration space has {} bytes, not {bytes}", read.len());
-    if let Some(front) = config.as_mut_bytes().get_mut(..bytes) {
-        front.copy_from_slice(&read);
-    }
-    Ok(config)
+    Ok(read)
 }
 
 fn start_ring(frontend: &mut Frontend, ring: &Ring<'_>, queue: usize) -> Result<()> {
-    let config = VringConfigData {
-        queue_max_size: RING_SIZE,
-        queue_size: RING_SIZE,
-        flags: 0,
-        desc_table_addr: Memory::user_address(ring.descriptors()),
-        used_ring_addr: Memory::user_address(ring.used()),
-        avail_ring_addr: Memory::user_address(ring.avail()),
-        log_addr: None,
-    };
     frontend.set_vring_num(queue, RING_SIZE)?;
-    frontend.set_vring_addr(queue, &config)?;
+    frontend.set_vring_addr(queue, &ring.queue.addresses(RING_SIZE, USER_SHIFT))?;
     frontend.set_vring_base(queue, 0)?;
     frontend.set_vring_call(queue, &ring.call)?;
     frontend.set_vring_kick(queue, &ring.kick)?;

@@ -3,6 +3,7 @@
 //! Requests of one kind, a fixed number in flight.
 
 use anyhow::{Context, Result, ensure};
+use test_driver::data::Random;
 
 use crate::clock::{Measured, Window};
 use crate::frontend::Connection;
@@ -10,31 +11,6 @@ use crate::memory::Memory;
 use crate::ring::{self, Ring};
 use crate::tickets::{self, Crypto, Key};
 use crate::{Args, Operation};
-
-/// A generator of numbers good enough to spread requests (xorshift64).
-pub struct Random(u64);
-
-impl Random {
-    /// The sequence with this number.
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// A key whose halves differ.
-    pub fn key(&mut self) -> Key {
-        let mut key = [0; 64];
-        key.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&self.next().to_le_bytes()));
-        key
-    }
-}
 
 /// Where the next request goes.
 pub struct Offsets {
@@ -140,12 +116,5 @@ mod tests {
         }
         assert_eq!(seen, [true; 3]);
         assert!(Offsets::new(4095, 4096, Operation::Read).is_err());
-    }
-
-    #[test]
-    fn keys_differ() {
-        let mut random = Random::new(9);
-        let (a, b) = (random.key(), random.key());
-        assert!(a != b && a[..32] != a[32..]);
     }
 }

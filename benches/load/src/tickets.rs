@@ -3,12 +3,8 @@
 //! Requests and commands in memory: laid out once for each ticket, then only what differs is written.
 
 use anyhow::{Context, Result, ensure};
-use vhost_user_blk_crypto::protocol::{
-    AES_256_XTS_KEY_BYTES, CryptoMessage, KeyDescriptor, KeyUse, MAX_KEY_BYTES, RequestHeader, SECTOR_SHIFT,
-    crypto_mode, key_type, request_type,
-};
-use vm_memory::VolatileMemory;
-use zerocopy::IntoBytes;
+use test_driver::WRITE;
+use test_driver::wire::{CRYPTO_IN, CRYPTO_OUT, IN, OK, OUT, PROGRAM, Program, SECTOR, crypto_header, header};
 
 use crate::memory::Memory;
 use crate::ring::Ring;
@@ -21,11 +17,11 @@ const CONTROL: usize = 1;
 const NO_STATUS: u8 = 0x7f;
 /// Offset of the sector in the header.
 const SECTOR_AT: u64 = 8;
-/// Offset of the DUN's first word in the crypto message.
-const DUN_AT: u64 = 8;
+/// Offset of the DUN's first word behind the header and the keyslot.
+const DUN_AT: u64 = 24;
 
 /// The bytes of an AES-256-XTS key.
-pub type Key = [u8; AES_256_XTS_KEY_BYTES];
+pub type Key = [u8; 64];
 
 /// How requests are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,60 +41,37 @@ pub fn describe(
     block: u32,
     crypto: Option<Crypto>,
 ) -> Result<()> {
-    let request_type = match (write, crypto.is_some()) {
-        (false, false) => request_type::IN,
-        (true, false) => request_type::OUT,
-        (false, true) => request_type::CRYPTO_IN,
-        (true, true) => request_type::CRYPTO_OUT,
+    let bytes = match crypto {
+        None => header(if write { OUT } else { IN }, 0),
+        Some(crypto) => crypto_header(if write { CRYPTO_OUT } else { CRYPTO_IN }, 0, crypto.slot, [0; 4]),
     };
-    let header = RequestHeader { request_type: request_type.into(), ..Default::default() };
-    let mut bytes = header.as_bytes().to_vec();
-    if let Some(crypto) = crypto {
-        bytes.extend(CryptoMessage { slot: crypto.slot.into(), ..Default::default() }.as_bytes());
-    }
-    let at = Memory::header(REQUESTS, ticket);
-    store(memory, at, &bytes)?;
-    let status = Memory::status(REQUESTS, ticket);
-    ring.describe(ticket, &[(at, bytes.len() as u32, false), (memory.data(ticket), block, !write), (status, 1, true)])
+    let (at, status) = (Memory::header(REQUESTS, ticket), Memory::status(REQUESTS, ticket));
+    memory.write(at, &bytes)?;
+    let data = (memory.data(ticket), block, if write { 0 } else { WRITE });
+    ring.describe(ticket, &[(at, bytes.len() as u32, 0), data, (status, 1, WRITE)])
 }
 
 /// Queues a described request at byte `offset` of the disk. The DUN is the number of the data unit on the disk.
 pub fn submit(memory: &Memory, ring: &mut Ring<'_>, ticket: u16, offset: u64, crypto: Option<Crypto>) -> Result<()> {
-    let region = memory.region();
     let at = Memory::header(REQUESTS, ticket);
-    region.get_ref::<u64>((at + SECTOR_AT) as usize)?.store((offset >> SECTOR_SHIFT).to_le());
+    memory.at(at + SECTOR_AT)?.store((offset / SECTOR as u64).to_le());
     if let Some(crypto) = crypto {
-        let dun = at + size_of::<RequestHeader>() as u64 + DUN_AT;
-        region.get_ref::<u64>(dun as usize)?.store((offset >> crypto.unit_bits).to_le());
+        memory.at(at + DUN_AT)?.store((offset >> crypto.unit_bits).to_le());
     }
-    region.get_ref::<u8>(Memory::status(REQUESTS, ticket) as usize)?.store(NO_STATUS);
-    ring.add(ticket)
+    memory.at(Memory::status(REQUESTS, ticket))?.store(NO_STATUS);
+    ring.add(ticket);
+    Ok(())
 }
 
 /// Lays out a KEYSLOT_PROGRAM command and queues it.
 pub fn program(memory: &Memory, ring: &mut Ring<'_>, ticket: u16, crypto: Crypto, key: &Key) -> Result<()> {
-    let mut bytes = [0; MAX_KEY_BYTES];
-    bytes.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
-    let descriptor = KeyDescriptor {
-        slot: crypto.slot.into(),
-        bytes,
-        usage: KeyUse {
-            key_size: (key.len() as u32).into(),
-            crypto_mode: crypto_mode::AES_256_XTS.into(),
-            key_type: key_type::RAW.into(),
-            data_unit_size_bits: crypto.unit_bits.into(),
-            dun_bytes: 8.into(),
-        },
-    };
-    let header = RequestHeader { request_type: request_type::KEYSLOT_PROGRAM.into(), ..Default::default() };
-    let at = Memory::header(CONTROL, ticket);
-    store(memory, at, header.as_bytes())?;
-    store(memory, at + size_of::<RequestHeader>() as u64, descriptor.as_bytes())?;
-    let status = Memory::status(CONTROL, ticket);
-    memory.region().get_ref::<u8>(status as usize)?.store(NO_STATUS);
-    let len = size_of::<RequestHeader>() + size_of::<KeyDescriptor>();
-    ring.describe(ticket, &[(at, len as u32, false), (status, 1, true)])?;
-    ring.add(ticket)
+    let command = Program::new(crypto.slot, key, crypto.unit_bits).command(PROGRAM);
+    let (at, status) = (Memory::header(CONTROL, ticket), Memory::status(CONTROL, ticket));
+    memory.write(at, &command)?;
+    memory.at(status)?.store(NO_STATUS);
+    ring.describe(ticket, &[(at, command.len() as u32, 0), (status, 1, WRITE)])?;
+    ring.add(ticket);
+    Ok(())
 }
 
 /// An error unless the device has reported success of a request.
@@ -112,14 +85,8 @@ pub fn check_command(memory: &Memory, ticket: u16) -> Result<()> {
 }
 
 fn check_status(memory: &Memory, at: u64) -> Result<()> {
-    let status = memory.region().get_ref::<u8>(at as usize)?.load();
+    let status: u8 = memory.at(at)?.load();
     ensure!(status != NO_STATUS, "the device returned it without a status");
-    ensure!(status == 0, "status {status:#x}");
-    Ok(())
-}
-
-/// Writes bytes into memory.
-pub fn store(memory: &Memory, at: u64, bytes: &[u8]) -> Result<()> {
-    memory.region().get_slice(at as usize, bytes.len())?.copy_from(bytes);
+    ensure!(status == OK, "status {status:#x}");
     Ok(())
 }

@@ -4,15 +4,14 @@
 //! encrypted writes left on the disk is compared with OpenSSL.
 
 use anyhow::{Context, Result, ensure};
-use openssl::symm::{Cipher, Crypter, Mode};
-use vm_memory::VolatileMemory;
+use test_driver::data::{Random, openssl_xts};
 
 use crate::Args;
 use crate::frontend::Connection;
-use crate::load::{self, Offsets, Random};
+use crate::load::{self, Offsets};
 use crate::memory::Memory;
 use crate::ring;
-use crate::tickets::{self, Crypto, Key};
+use crate::tickets::{self, Crypto};
 
 /// Requests that are checked.
 const REQUESTS: usize = 64;
@@ -36,16 +35,16 @@ impl Checker<'_, '_> {
     }
 
     fn write(&mut self, offset: u64, data: &[u8], crypto: Option<Crypto>) -> Result<()> {
-        tickets::store(self.memory, self.memory.data(0), data)?;
+        self.memory.write(self.memory.data(0), data)?;
         self.request(true, offset, crypto)
     }
 
     fn read(&mut self, offset: u64, crypto: Option<Crypto>) -> Result<Vec<u8>> {
         let mut data = vec![0; self.block as usize];
         // What a read leaves alone must not look as if it had been read.
-        tickets::store(self.memory, self.memory.data(0), &data)?;
+        self.memory.write(self.memory.data(0), &data)?;
         self.request(false, offset, crypto)?;
-        self.memory.region().get_slice(self.memory.data(0) as usize, data.len())?.copy_to(&mut data);
+        self.memory.read(self.memory.data(0), &mut data)?;
         Ok(data)
     }
 }
@@ -67,24 +66,10 @@ pub fn run<'m>(args: &Args, unit_bits: Option<u32>, memory: &'m Memory, connecti
         checker.write(offset, &data, crypto)?;
         ensure!(checker.read(offset, crypto)? == data, "what was written at {offset} is not what is read there");
         if let Some(crypto) = crypto {
-            let expected = encrypt(&key, offset >> crypto.unit_bits, 1 << crypto.unit_bits, &data)?;
+            let expected = openssl_xts(&key, (offset >> crypto.unit_bits).into(), 1 << crypto.unit_bits, &data);
             ensure!(checker.read(offset, None)? == expected, "the ciphertext at {offset} is not OpenSSL's");
         }
     }
     println!("{{\"verified\":{REQUESTS}}}");
     Ok(())
-}
-
-/// OpenSSL's AES-256-XTS of data units from number `dun` on.
-fn encrypt(key: &Key, dun: u64, unit: usize, data: &[u8]) -> Result<Vec<u8>> {
-    let mut all = Vec::with_capacity(data.len());
-    for (number, piece) in (u128::from(dun)..).zip(data.chunks(unit)) {
-        let mut crypter =
-            Crypter::new(Cipher::aes_256_xts(), Mode::Encrypt, key, Some(&number.to_le_bytes())).context("OpenSSL")?;
-        let mut out = vec![0; piece.len() + 16];
-        let len = crypter.update(piece, &mut out).context("OpenSSL")?;
-        out.truncate(len);
-        all.extend(out);
-    }
-    Ok(all)
 }

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Data and keys to test with, and what they are encrypted.
+
+use openssl::symm::{Cipher, Crypter, Mode};
+
+/// What room for the device's answer holds before the device writes.
+pub const FILL: u8 = 0xee;
+
+/// Numbers that are random enough to spread requests and to fill memory (xorshift64).
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// The sequence of this number.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next number.
+    #[allow(clippy::should_implement_trait)] // it never ends
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A key with different halves.
+    pub fn key(&mut self) -> [u8; 64] {
+        std::array::from_fn(|_| self.next() as u8)
+    }
+}
+
+/// Bytes that differ from place to place and from seed to seed.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    (0..len).map(|_| random.next() as u8).collect()
+}
+
+/// A key with different halves.
+pub fn key(seed: u64) -> [u8; 64] {
+    Random::new(seed.wrapping_add(1000)).key()
+}
+
+/// OpenSSL's AES-256-XTS over data units, the tweak being the low 128 bits of the DUN.
+pub fn openssl_xts(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
+    xts(Mode::Encrypt, key, dun, unit, data)
+}
+
+/// The other direction.
+pub fn openssl_xts_decrypt(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
+    xts(Mode::Decrypt, key, dun, unit, data)
+}
+
+fn xts(mode: Mode, key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
+    let crypt = |(number, piece): (u128, &[u8])| {
+        let tweak = dun.wrapping_add(number).to_le_bytes();
+        let mut crypter = Crypter::new(Cipher::aes_256_xts(), mode, key, Some(&tweak)).expect("OpenSSL");
+        let mut out = vec![0; piece.len() + 16];
+        let len = crypter.update(piece, &mut out).expect("OpenSSL");
+        out.truncate(len);
+        out
+    };
+    (0..).zip(data.chunks(unit)).flat_map(crypt).collect()
+}
