@@ -16,8 +16,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use vhost_user_blk_crypto::device::{Device, Parsed};
 use vhost_user_blk_crypto::engine::Worker;
 use vhost_user_blk_crypto::queue::{Beginning, Chain};
+use vhost_user_blk_crypto::reactor::Reactor;
 use vhost_user_blk_crypto::tasks::Token;
-use vhost_user_blk_crypto::vhost::{Notifier, VirtioDevice, WorkerPart};
+use vhost_user_blk_crypto::vhost::{Notifier, VirtioDevice};
 use vm_memory::GuestMemoryMmap;
 
 use crate::layout;
@@ -191,7 +192,7 @@ pub struct SlowWorker {
     arrived: RefCell<Vec<Token>>,
 }
 
-impl WorkerPart for SlowWorker {
+impl Reactor for SlowWorker {
     fn room(&self) -> usize {
         self.worker.room()
     }
@@ -200,11 +201,11 @@ impl WorkerPart for SlowWorker {
         self.worker.submit();
     }
 
-    fn completions(&self, tokens: &mut Vec<Token>) {
+    fn poll_completions(&self, tokens: &mut Vec<Token>) {
         let mut arrived = self.arrived.borrow_mut();
         let mut patience = Patience::new();
         loop {
-            self.worker.completions(&mut arrived);
+            self.worker.poll_completions(&mut arrived);
             if self.worker.on_disk() == 0 {
                 break;
             }
@@ -233,12 +234,12 @@ impl WorkerPart for SlowWorker {
         self.worker.before_completion();
     }
 
-    fn holds_back(&self) -> bool {
-        self.worker.holds_back()
+    fn has_held_requests(&self) -> bool {
+        self.worker.has_held_requests()
     }
 
-    fn release(&self, queue: usize) -> bool {
-        self.worker.release(queue)
+    fn drain(&self, queue: usize) -> bool {
+        self.worker.drain(queue)
     }
 
     fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {

@@ -38,7 +38,7 @@ const FEATURES: &[(u64, &str)] = &[
 impl Device {
     /// What the key of a slot was programmed for. The hold on the key is as short as this call.
     fn key_info(&self, slot: usize) -> Option<KeyInfo> {
-        let key = self.engine.keyslots().look_at(u32::try_from(slot).ok()?)?;
+        let key = self.engine.keyslots().peek(u32::try_from(slot).ok()?)?;
         let config = key.key().config;
         let (data_unit_size, dun_bytes) = (1u32.checked_shl(config.data_unit_bits.into())?, config.dun_bytes);
         Some(KeyInfo { generation: key.generation(), mode: MODE, data_unit_size, dun_bytes })

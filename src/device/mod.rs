@@ -12,10 +12,8 @@ mod record;
 mod resize;
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
 
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineConfig, Failure, Io, Worker, check_guest_memory};
@@ -25,7 +23,7 @@ use crate::protocol::{Status, feature};
 use crate::queue::{Beginning, Chain};
 use crate::request::{ControlCommand, CryptoAccess, Limits, Refusal, Request, StatusByte, parse};
 use crate::tasks::Token;
-use crate::vhost::{Notifier, VirtioDevice, WorkerPart};
+use crate::vhost::{Notifier, VirtioDevice};
 use crate::wrapped::Wrapping;
 
 pub use config_space::seg_max;
@@ -192,40 +190,6 @@ impl Device {
         let lost = if self.config.keep_keys_on_reset { 0 } else { self.engine.lose_keys() };
         self.engine.keyslots().set_usable(true);
         lost
-    }
-}
-
-impl WorkerPart for Worker {
-    fn room(&self) -> usize {
-        self.room()
-    }
-
-    fn submit(&self) {
-        self.submit();
-    }
-
-    fn completions(&self, tokens: &mut Vec<Token>) {
-        self.completions(tokens);
-    }
-
-    fn before_completion(&self) {
-        self.before_completion();
-    }
-
-    fn holds_back(&self) -> bool {
-        self.holds_back()
-    }
-
-    fn release(&self, queue: usize) -> bool {
-        self.release(queue)
-    }
-
-    fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
-        self.events(action)
-    }
-
-    fn waker(&self) -> &Waker {
-        self.waker()
     }
 }
 

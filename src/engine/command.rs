@@ -29,11 +29,11 @@ impl Engine {
         command: &ControlCommand<'_>,
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
-        self.fetch_announced(io);
+        self.finish_prefetch(io);
         let turn = io.worker.command_turn(io.token).await;
         io.record.watch.lap(Stage::Other);
         // The keys that this worker keeps would hold it up.
-        io.worker.keys.borrow_mut().release();
+        io.worker.keys.borrow_mut().release_all();
         if let Some(fate) = fate {
             Box::pin(self.lose(io, None, fate.loss)).await;
         }
@@ -50,7 +50,7 @@ impl Engine {
                 if fails {
                     return Err(Failure::Fault);
                 }
-                let evicted = io.worker.for_keyslot(io.token, self.empty_slot(slot)).await?;
+                let evicted = io.worker.wait_for_keyslot(io.token, self.empty_slot(slot)).await?;
                 self.observer.count_evict(slot, evicted == Evicted::Key);
                 self.config.timing.evict
             }
@@ -84,7 +84,7 @@ impl Engine {
             }
             Ok(claim.drained().await)
         };
-        let replaced = io.worker.for_keyslot(io.token, programmed).await;
+        let replaced = io.worker.wait_for_keyslot(io.token, programmed).await;
         self.observer.count_program(slot, replaced.as_ref().ok().map(|&evicted| evicted == Evicted::Key));
         replaced.map(drop)
     }

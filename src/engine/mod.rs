@@ -12,13 +12,13 @@
 mod change;
 mod command;
 mod failure;
+mod faulty;
 mod held;
 mod inline;
 mod io;
 mod pace;
 mod read;
 mod slots;
-mod struck;
 mod timers;
 mod worker;
 mod write;
@@ -136,7 +136,7 @@ impl Engine {
     /// # Errors
     /// When there is no memory, or no way to the disk.
     pub fn worker(&self) -> std::io::Result<Worker> {
-        Worker::new(&self.disk, &self.keyslots, self.observer.lane())
+        Worker::new(&self.disk, &self.keyslots, self.observer.worker_stats())
     }
 
     /// Loses all keys, as in a reset. Waits for requests that use them, so it must not be called by a worker. Returns how many
@@ -163,7 +163,7 @@ impl Engine {
         if self.faults.armed()
             && let Some(fate) = self.fate(io.queue, request)
         {
-            return Box::pin(self.serve_struck(io, request, fate)).await;
+            return Box::pin(self.serve_faulty(io, request, fate)).await;
         }
         self.execute(io, request, None).await
     }

@@ -177,11 +177,11 @@ impl Observer {
 
     fn read_latency(&self) -> Latency {
         let mut sum = Latency { on: self.latency(), ..Latency::default() };
-        for lane in self.lock_lanes().iter().filter_map(|lane| lane.latency.get()) {
-            sum.program.add(&lane.program);
-            sum.crypto.add(&lane.crypto);
-            sum.disk.add(&lane.disk);
-            sum.request.add(&lane.request);
+        for worker in self.lock_workers().iter().filter_map(|worker| worker.latency.get()) {
+            sum.program.add(&worker.program);
+            sum.crypto.add(&worker.crypto);
+            sum.disk.add(&worker.disk);
+            sum.request.add(&worker.request);
         }
         sum
     }

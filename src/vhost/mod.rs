@@ -20,11 +20,10 @@ mod session;
 mod worker;
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::task::Waker;
 use std::time::Duration;
 
 use crate::queue::{Beginning, Chain};
+use crate::reactor::Reactor;
 use crate::tasks::Token;
 
 pub use channel::{Notifier, Told};
@@ -33,30 +32,6 @@ pub use memory::View;
 pub use poller::{Poller, begin};
 pub use serve::{ServeError, Server, Stop};
 pub use session::most_descriptors;
-
-/// What a worker has of the device for itself.
-pub trait WorkerPart: Send {
-    /// How many more chains may be started. While it is 0 there are chains in flight.
-    fn room(&self) -> usize;
-    /// Passes on what was started or polled since the last call.
-    fn submit(&self);
-    /// Adds the chains that can go on. Never waits.
-    fn completions(&self, tokens: &mut Vec<Token>);
-    /// Chains are about to be returned, or the worker is going to rest.
-    fn before_completion(&self);
-    /// Whether it holds chains back at will: those that [`WorkerPart::release`] is about.
-    fn holds_back(&self) -> bool;
-    /// Somebody waits until all chains of a queue have been returned: releases what is held back. Returns whether there is
-    /// anything.
-    fn release(&self, queue: usize) -> bool;
-    /// Gives `action` descriptors that are readable when there are completions.
-    ///
-    /// # Errors
-    /// Those of `action`.
-    fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()>;
-    /// Chains are polled with this.
-    fn waker(&self) -> &Waker;
-}
 
 /// How the worker threads behave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,7 +47,7 @@ pub struct WorkerConfig {
 /// A device behind virtqueues, as the frontend's side sees it.
 pub trait VirtioDevice: Send + Sync + 'static {
     /// One worker's part of the device.
-    type Worker: WorkerPart;
+    type Worker: Reactor;
     /// A chain that has been parsed.
     type Request<'m>;
 

@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{View, VirtioDevice, WorkerPart};
+use super::{View, VirtioDevice};
 use crate::queue::{BATCH, ChainError, Completion, TakenChain, Turn, Vring};
+use crate::reactor::Reactor;
 use crate::tasks::{Tasks, Token};
 
 /// Chains that are done are returned in portions of this many at the most: the driver works on the first ones while
@@ -246,7 +247,7 @@ where
             return false;
         }
         let mut tokens = std::mem::take(&mut self.tokens);
-        self.worker.completions(&mut tokens);
+        self.worker.poll_completions(&mut tokens);
         let progress = !tokens.is_empty();
         for token in tokens.drain(..) {
             self.go_on(token);
@@ -278,11 +279,12 @@ where
         let mut left = false;
         for queue in &mut self.queues {
             // Asking a queue takes its lock; one with chains that nobody holds back goes on until they are done.
-            if queue.in_flight > 0 && !self.worker.holds_back() || queue.turn.as_ref().is_none_or(Turn::goes_on) {
+            if queue.in_flight > 0 && !self.worker.has_held_requests() || queue.turn.as_ref().is_none_or(Turn::goes_on)
+            {
                 continue;
             }
             if queue.in_flight > 0 {
-                left |= self.worker.release(queue.vring.index());
+                left |= self.worker.drain(queue.vring.index());
                 continue;
             }
             // Still at the turn: whoever waits for its end looks after writes that hang.

@@ -182,7 +182,7 @@ fn share(vrings: &[Arc<Vring>], workers: usize) -> Vec<Vec<Arc<Vring>>> {
 
 /// The most descriptors that a session may need at a time: those of the frontend, and of the workers.
 pub fn most_descriptors(queues: usize, workers: usize) -> u64 {
-    // usize to u64 loses nothing. Of a queue the frontend passes three; of a worker see there and at the lanes.
+    // usize to u64 loses nothing. Of a queue the frontend passes three; of a worker see there and at the disk's channels.
     MOST_REGIONS as u64 + 3 * queues as u64 + 8 * workers as u64 + 64
 }
 

@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use super::VirtioDevice;
 use super::memory::View;
 use super::poller::{self, Poller};
 use super::polling::Polling;
-use super::{VirtioDevice, WorkerPart};
 use crate::queue::{Event, STUCK, Vring, drain_event, signal};
+use crate::reactor::Reactor;
 use crate::{sigbus, threads};
 
 /// A running worker.

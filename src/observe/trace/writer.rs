@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::format::{Words, header, is_request, lost, to_bytes, worker};
+use super::format::{Words, header, is_request, lost, to_bytes, worker_entry};
 use super::{MAGIC, TraceStatus};
 use crate::observe::Observer;
-use crate::observe::lane::LaneState;
+use crate::observe::worker_stats::WorkerCounters;
 use crate::threads;
 
 /// How often the rings are emptied.
@@ -49,7 +49,7 @@ struct State {
     /// Requests in the file.
     records: u64,
     dropped: u64,
-    /// What each lane had dropped when that was last told.
+    /// What each worker had dropped when that was last told.
     told: Vec<u64>,
 }
 
@@ -113,11 +113,11 @@ impl Tracer {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64); // until 2554
         file.write_all(&header(now))?;
         // What an earlier trace has left behind is not of this one.
-        let lanes = observer.lanes();
-        for ring in lanes.iter().filter_map(|lane| lane.ring.get()) {
+        let workers = observer.workers();
+        for ring in workers.iter().filter_map(|worker| worker.ring.get()) {
             ring.drain(|_| ());
         }
-        let told = lanes.iter().map(|lane| dropped(lane)).collect();
+        let told = workers.iter().map(|worker| dropped(worker)).collect();
         let output = Output { file, buffer: Vec::with_capacity(PIECE), error: None };
         let state = State { output, records: 0, dropped: 0, told };
         let sink = Arc::new(Sink { stop: AtomicBool::new(false), path: path.to_owned(), state: Mutex::new(state) });
@@ -174,8 +174,8 @@ impl Sink {
     fn drain(&self, observer: &Observer) {
         let mut state = lock(&self.state);
         let worked = state.output.error.is_none();
-        for (number, lane) in observer.lanes().iter().enumerate() {
-            state.drain(number, lane);
+        for (number, worker) in observer.workers().iter().enumerate() {
+            state.drain(number, worker);
         }
         state.output.write();
         if let Some(error) = state.output.error.as_ref().filter(|_| worked) {
@@ -185,8 +185,8 @@ impl Sink {
 }
 
 impl State {
-    fn drain(&mut self, number: usize, lane: &LaneState) {
-        let Some(ring) = lane.ring.get() else { return };
+    fn drain(&mut self, number: usize, worker: &WorkerCounters) {
+        let Some(ring) = worker.ring.get() else { return };
         if self.told.len() <= number {
             self.told.resize(number + 1, 0);
         }
@@ -194,7 +194,7 @@ impl State {
         let mut named = false;
         let mut name = |output: &mut Output| {
             if !std::mem::replace(&mut named, true) {
-                output.add(&worker(lane.number));
+                output.add(&worker_entry(worker.number));
             }
         };
         ring.drain(|record| {
@@ -202,7 +202,7 @@ impl State {
             output.add(record);
             *records += u64::from(is_request(record));
         });
-        let dropped = dropped(lane);
+        let dropped = dropped(worker);
         if let Some(told) = told.get_mut(number)
             && *told != dropped
         {
@@ -232,8 +232,8 @@ impl Output {
     }
 }
 
-fn dropped(lane: &LaneState) -> u64 {
-    lane.ring.get().map_or(0, super::Ring::dropped)
+fn dropped(worker: &WorkerCounters) -> u64 {
+    worker.ring.get().map_or(0, super::TraceRing::dropped)
 }
 
 /// What is there, or a new file for this user only. Of a pipe nobody waits for the other end.
