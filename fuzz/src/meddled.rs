@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use vhost_user_blk_crypto::device::{Device, Parsed};
+use vhost_user_blk_crypto::device::{Device, PendingRequest};
 use vhost_user_blk_crypto::engine::Worker;
 use vhost_user_blk_crypto::queue::{Beginning, Chain};
 use vhost_user_blk_crypto::reactor::Reactor;
@@ -97,12 +97,12 @@ pub struct Looked<'m> {
     place: (usize, u16),
     /// Bytes that the device may write.
     room: u64,
-    parsed: Parsed<'m>,
+    parsed: PendingRequest<'m>,
 }
 
 impl VirtioDevice for Meddled {
     type Worker = SlowWorker;
-    type Request<'m> = Looked<'m>;
+    type PendingRequest<'m> = Looked<'m>;
 
     fn features(&self) -> u64 {
         self.device.features()

@@ -15,7 +15,7 @@ use anyhow::Result;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use serde_json::Value;
 
-use super::client::{Client, Next};
+use super::client::{Client, ClientState};
 use super::{Controlled, Error, MAX_CLIENTS, command};
 use crate::own_path::OwnPath;
 use crate::queue::signal;
@@ -31,11 +31,11 @@ pub struct Listener {
 
 /// A running control socket. Dropping it ends the thread and removes the socket.
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-struct Shared {
+struct ServerState {
     stop: AtomicBool,
     wake: File,
 }
@@ -59,7 +59,7 @@ impl Server {
     /// When the thread cannot be made.
     pub fn start(listener: Listener, device: Arc<dyn Controlled>, about: Value) -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), wake });
+        let shared = Arc::new(ServerState { stop: AtomicBool::new(false), wake });
         let thread = threads::named("control").spawn({
             let shared = Arc::clone(&shared);
             // The socket goes when the thread ends.
@@ -85,7 +85,7 @@ impl Drop for Server {
     }
 }
 
-impl Shared {
+impl ServerState {
     fn run(&self, listener: &UnixListener, device: &dyn Controlled, about: &Value) {
         let answer = |line: &[u8]| command::answer(device, about, line);
         let mut clients: Vec<Client> = Vec::new();
@@ -105,7 +105,7 @@ impl Shared {
                 if flags.is_empty() {
                     return client.deadline().is_none_or(|deadline| now < deadline);
                 }
-                client.serve(answer) == Next::Go && client.answer_lines(&answer) == Next::Go
+                client.serve(answer) == ClientState::Open && client.answer_lines(&answer) == ClientState::Open
             });
             if accept {
                 Self::accept(listener, &mut clients);

@@ -28,7 +28,7 @@ use crate::wrapped::Wrapping;
 
 pub use config_space::seg_max;
 use pause::Phase;
-use resize::Audience;
+use resize::ResizeNotifier;
 
 /// What a device is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -64,7 +64,7 @@ pub struct Device {
     /// The `writeback` field of the configuration space.
     writeback: AtomicBool,
     /// Who is told of a new size.
-    audience: Audience,
+    resize_notifier: ResizeNotifier,
     /// Whether the driver is the one that programmed the keys.
     phase: Mutex<Phase>,
     /// The last of the queues that have been started since all were stopped, or the device was reset.
@@ -91,7 +91,7 @@ fn status(failure: &Failure) -> Status {
 }
 
 /// A chain that has been parsed.
-pub struct Parsed<'m> {
+pub struct PendingRequest<'m> {
     io: Io<'m>,
     request: Result<Request<'m>, Refusal>,
     status: StatusByte<'m>,
@@ -107,8 +107,8 @@ impl Device {
         let observer = Observer::new(queues, slots, config.engine.crypto_engine.name());
         let engine = Engine::new(config.engine.clone(), wrapping, disk, observer)?;
         let (features, writeback) = (AtomicU64::new(0), AtomicBool::new(config.writeback));
-        let (audience, phase, last_queue) = (Audience::default(), Mutex::default(), AtomicUsize::new(0));
-        Ok(Self { config, engine, features, writeback, audience, phase, last_queue })
+        let (resize_notifier, phase, last_queue) = (ResizeNotifier::default(), Mutex::default(), AtomicUsize::new(0));
+        Ok(Self { config, engine, features, writeback, resize_notifier, phase, last_queue })
     }
 
     /// What it was made from.
@@ -195,7 +195,7 @@ impl Device {
 
 impl VirtioDevice for Device {
     type Worker = Worker;
-    type Request<'m> = Parsed<'m>;
+    type PendingRequest<'m> = PendingRequest<'m>;
 
     fn features(&self) -> u64 {
         self.offered_features()
@@ -231,15 +231,15 @@ impl VirtioDevice for Device {
     }
 
     fn connected(&self) {
-        self.audience.set_connected(true);
+        self.resize_notifier.set_connected(true);
     }
 
     fn set_notifier(&self, notifier: Notifier) {
-        self.audience.set_notifier(notifier);
+        self.resize_notifier.set_notifier(notifier);
     }
 
     fn hung_up(&self) {
-        self.audience.set_connected(false);
+        self.resize_notifier.set_connected(false);
     }
 
     fn reset(&self) {
@@ -265,28 +265,28 @@ impl VirtioDevice for Device {
         self.engine.worker()
     }
 
-    fn parse<'m>(&self, worker: &'m Worker, queue: usize, head: u16, chain: Chain<'m>) -> Parsed<'m> {
-        let crate::request::Parsed { mut request, room, status } = parse(chain, self.role(queue), &self.limits());
+    fn parse<'m>(&self, worker: &'m Worker, queue: usize, head: u16, chain: Chain<'m>) -> PendingRequest<'m> {
+        let crate::request::ParsedChain { mut request, room, status } = parse(chain, self.role(queue), &self.limits());
         if let Err(failure) = check_guest_memory() {
             failure.report();
             // What was taken for a chain or a request need not be one.
             request = Err(Refusal { request_type: None, status: self::status(&failure), malformed: false });
         }
-        Parsed { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
+        PendingRequest { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
     }
 
-    fn prefetch(&self, worker: &Worker, parsed: &Parsed<'_>) {
+    fn prefetch(&self, worker: &Worker, parsed: &PendingRequest<'_>) {
         if let Ok(request) = &parsed.request {
             self.engine.prefetch(worker, request);
         }
     }
 
     /// The way of a request, and the one place where it ends.
-    fn serve<'m>(&'m self, token: Token, mut parsed: Parsed<'m>) -> impl Future<Output = u32> {
+    fn serve<'m>(&'m self, token: Token, mut parsed: PendingRequest<'m>) -> impl Future<Output = u32> {
         parsed.io.token = token;
         // By reference, so that the future holds the request once.
         async move {
-            let Parsed { io, request, status: status_byte } = &mut parsed;
+            let PendingRequest { io, request, status: status_byte } = &mut parsed;
             let written = match request {
                 Ok(request) => {
                     io.record.describe(request);
@@ -324,7 +324,7 @@ impl VirtioDevice for Device {
     fn queue_running(&self, queue: usize, running: bool) {
         self.observer().set_queue_running(queue, running);
         if running {
-            self.audience.queue_started();
+            self.resize_notifier.queue_started();
         }
     }
 

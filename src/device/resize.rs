@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Device;
 use crate::control::{FrontendKnows, Resized};
 use crate::disk::ResizeError;
-use crate::vhost::{Notifier, Told};
+use crate::vhost::Notifier;
 
 /// Who has to hear of a new size. Its lock is held while the size changes: nobody connects meanwhile.
 #[derive(Default)]
-pub struct Audience(Mutex<Frontend>);
+pub struct ResizeNotifier(Mutex<Frontend>);
 
 #[derive(Default)]
 struct Frontend {
@@ -21,7 +21,7 @@ struct Frontend {
     missed: bool,
 }
 
-impl Audience {
+impl ResizeNotifier {
     fn with<T>(&self, action: impl FnOnce(&mut Frontend) -> T) -> T {
         action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -41,7 +41,7 @@ impl Audience {
     pub fn queue_started(&self) {
         let missed = self.with(|frontend| std::mem::take(&mut frontend.missed).then(|| frontend.notifier.clone()));
         if let Some(notifier) = missed.flatten() {
-            notifier.config_changed_meanwhile();
+            notifier.send_config_changed();
         }
     }
 }
@@ -54,7 +54,7 @@ impl Device {
     /// When the image cannot have this size, or would shrink with a frontend connected.
     pub fn resize(&self, bytes: Option<u64>) -> Result<Resized, ResizeError> {
         let block = self.config.engine.logical_block_size;
-        let (sizes, connected, notifier) = self.audience.with(|frontend| {
+        let (sizes, connected, notifier) = self.resize_notifier.with(|frontend| {
             let sizes = self.disk().image().resize(bytes, block, !frontend.connected)?;
             frontend.missed |= sizes.0 != sizes.1 && self.observer().running_queues().next().is_none();
             Ok::<_, ResizeError>((sizes, frontend.connected, frontend.notifier.clone()))
@@ -69,7 +69,7 @@ impl Device {
                 (FrontendKnows::NotTold, Some(reason.to_owned()))
             }
             Some(notifier) => match notifier.config_changed() {
-                Ok(Told::Confirmed | Told::Sent) => (FrontendKnows::Told, None),
+                Ok(()) => (FrontendKnows::Told, None),
                 Err(error) => (FrontendKnows::NotTold, Some(error.to_string())),
             },
         };

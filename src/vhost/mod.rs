@@ -7,9 +7,9 @@
 //! This is built on the `vhost` crate's request-handler trait, not on `vhost-user-backend`: that framework cannot serve
 //! a socket that is connected already (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
 
+mod acceptor;
 mod arrival;
-mod callers;
-mod channel;
+mod backend_channel;
 mod listen;
 mod memory;
 mod poller;
@@ -26,7 +26,7 @@ use crate::queue::{Beginning, Chain};
 use crate::reactor::Reactor;
 use crate::tasks::Token;
 
-pub use channel::{Notifier, Told};
+pub use backend_channel::Notifier;
 pub use listen::{Listen, SocketAccess, bind_socket};
 pub use memory::View;
 pub use poller::{Poller, begin};
@@ -49,7 +49,7 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// One worker's part of the device.
     type Worker: Reactor;
     /// A chain that has been parsed.
-    type Request<'m>;
+    type PendingRequest<'m>;
 
     /// Virtio feature bits on offer.
     fn features(&self) -> u64;
@@ -83,12 +83,18 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// When there is no memory, or no way to the disk.
     fn worker(&self) -> io::Result<Self::Worker>;
     /// Parses the chain at `head`. Must not panic, whatever the guest sent.
-    fn parse<'m>(&self, worker: &'m Self::Worker, queue: usize, head: u16, chain: Chain<'m>) -> Self::Request<'m>;
+    fn parse<'m>(
+        &self,
+        worker: &'m Self::Worker,
+        queue: usize,
+        head: u16,
+        chain: Chain<'m>,
+    ) -> Self::PendingRequest<'m>;
     /// It is about to be served, after a few others: what it needs may be fetched.
-    fn prefetch(&self, worker: &Self::Worker, request: &Self::Request<'_>);
+    fn prefetch(&self, worker: &Self::Worker, request: &Self::PendingRequest<'_>);
     /// Serves a chain: the bytes written into it. Must not panic, whatever the guest sent. While it waits, the worker that it was
     /// parsed with names the token as soon as it can go on.
-    fn serve<'m>(&'m self, token: Token, request: Self::Request<'m>) -> impl Future<Output = u32>;
+    fn serve<'m>(&'m self, token: Token, request: Self::PendingRequest<'m>) -> impl Future<Output = u32>;
     /// A queue is started and enabled now, or not any more. May be called again without a change.
     fn queue_running(&self, queue: usize, running: bool);
     /// The driver broke the rules of the ring, so the queue has been retired. Called once each time.

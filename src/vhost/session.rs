@@ -17,10 +17,10 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
-use super::channel::{Given, Notifier};
+use super::backend_channel::{BackendSocket, Notifier};
 use super::memory::{MOST_REGIONS, SharedMemory};
 use super::refusal::{self, refused, unsupported};
-use super::worker::{Worker, WorkerOptions};
+use super::worker::{WorkerOptions, WorkerThread};
 use super::{VirtioDevice, WorkerConfig};
 use vm_memory::GuestMemoryBackend;
 
@@ -36,7 +36,7 @@ pub struct Session<D: VirtioDevice> {
     device: Arc<D>,
     memory: SharedMemory,
     vrings: Vec<Arc<Vring>>,
-    workers: Vec<Worker>,
+    workers: Vec<WorkerThread>,
     owned: bool,
     protocol_features: VhostUserProtocolFeatures,
     /// When to end the session if no other message has come.
@@ -59,7 +59,7 @@ impl<D: VirtioDevice> Session<D> {
             let cpu = config.cpus.get(number % config.cpus.len().max(1)).copied();
             let options = WorkerOptions { name: format!("worker {number}"), poll: config.poll, cpu };
             let (device, connection) = (Arc::clone(&device), Arc::clone(&connection));
-            workers.push(Worker::start(options, device, memory.handle(), vrings, connection)?);
+            workers.push(WorkerThread::start(options, device, memory.handle(), vrings, connection)?);
         }
         device.connected();
         let protocol_features = VhostUserProtocolFeatures::empty();
@@ -70,7 +70,7 @@ impl<D: VirtioDevice> Session<D> {
     ///
     /// # Errors
     /// When the connection is broken.
-    pub fn set_channel(&self, given: Given, connection: &UnixStream) -> io::Result<()> {
+    pub fn set_channel(&self, given: BackendSocket, connection: &UnixStream) -> io::Result<()> {
         let negotiated = |features| self.protocol_features.contains(features);
         let confirms = negotiated(VhostUserProtocolFeatures::REPLY_ACK);
         let wanted = VhostUserProtocolFeatures::BACKEND_REQ;
@@ -113,7 +113,7 @@ impl<D: VirtioDevice> Session<D> {
         }
     }
 
-    fn worker(&self, vring: &Vring) -> Option<&Worker> {
+    fn worker(&self, vring: &Vring) -> Option<&WorkerThread> {
         self.workers.iter().find(|worker| worker.serves(vring.index()))
     }
 
@@ -138,8 +138,8 @@ impl<D: VirtioDevice> Session<D> {
     }
 
     /// Queues whose ring was in no memory may have it now.
-    fn memory_has_come(&self) {
-        self.vrings.iter().for_each(|vring| vring.memory_has_come());
+    fn memory_added(&self) {
+        self.vrings.iter().for_each(|vring| vring.memory_added());
     }
 
     /// Forgets all that the frontend has said, as if it had just connected.
@@ -258,7 +258,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         // What was taken with the old memory is returned before the frontend hears that it may unmap it.
         let _paused = Self::pause(&self.vrings);
         self.memory.replace(regions, files)?;
-        self.memory_has_come();
+        self.memory_added();
         Ok(None)
     }
 
@@ -302,7 +302,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         let next_avail = self.stop(&vring);
         if was_started && !self.vrings.iter().any(|vring| vring.started()) {
             // A paused machine, or a reset by a frontend without RESET_DEVICE. Where the queues begin will tell.
-            self.vrings.iter().for_each(|vring| vring.note_place());
+            self.vrings.iter().for_each(|vring| vring.save_position());
             self.device.stopped();
         }
         Ok(VhostUserVringState::new(index, next_avail.into()))
@@ -325,7 +325,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         self.watch(vring)?;
         // Its in-flight region made no sense. No worker takes a turn at such a queue, so none would count it. Telling the
         // frontend may hang, so that is left to the worker.
-        if vring.newly_retired() {
+        if vring.take_retirement() {
             self.device.queue_broken(vring.index());
             vring.wake();
         }
@@ -404,7 +404,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         Ok(())
     }
 
-    /// Not reached but with a header that came in pieces: see [`channel`](super::channel).
+    /// Not reached but with a header that came in pieces: see [`backend_channel`](super::backend_channel).
     fn set_backend_req_fd(&mut self, _backend: Backend) {}
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
@@ -422,7 +422,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         }
         // Nothing waits for this: requests in flight keep the memory that they have.
         self.memory.add(region, file)?;
-        self.memory_has_come();
+        self.memory_added();
         Ok(None)
     }
 

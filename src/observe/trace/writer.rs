@@ -23,13 +23,13 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// The trace of a device, if there is one.
 #[derive(Debug, Default)]
 pub struct Tracer {
-    trace: Mutex<Option<Trace>>,
+    trace: Mutex<Option<ActiveTrace>>,
     /// Set when files cannot be opened any more: the one that stays open, if any.
     only: OnceLock<Option<(PathBuf, File)>>,
 }
 
 #[derive(Debug)]
-struct Trace {
+struct ActiveTrace {
     sink: Arc<Sink>,
     thread: thread::JoinHandle<()>,
 }
@@ -40,11 +40,11 @@ struct Sink {
     stop: AtomicBool,
     path: PathBuf,
     /// Held while the rings are emptied: there is one reader at a time.
-    state: Mutex<State>,
+    state: Mutex<WriterState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct WriterState {
     output: Output,
     /// Requests in the file.
     records: u64,
@@ -73,7 +73,7 @@ impl Tracer {
             Ok::<_, io::Error>((path.to_owned(), file))
         };
         let file = path.map(open).transpose()?;
-        self.only.set(file).map_err(|_| io::Error::other("the file of traces is settled already"))
+        self.only.set(file).map_err(|_| io::Error::other("the file of traces is chosen already"))
     }
 
     /// Whether there can be a trace into this file, as far as that is known without opening it.
@@ -119,19 +119,19 @@ impl Tracer {
         }
         let told = workers.iter().map(|worker| dropped(worker)).collect();
         let output = Output { file, buffer: Vec::with_capacity(PIECE), error: None };
-        let state = State { output, records: 0, dropped: 0, told };
+        let state = WriterState { output, records: 0, dropped: 0, told };
         let sink = Arc::new(Sink { stop: AtomicBool::new(false), path: path.to_owned(), state: Mutex::new(state) });
         let thread = threads::named("trace").spawn({
             let (sink, observer) = (Arc::clone(&sink), Arc::downgrade(observer));
             move || sink.run(&observer)
         })?;
-        *lock(&self.trace) = Some(Trace { sink, thread });
+        *lock(&self.trace) = Some(ActiveTrace { sink, thread });
         Ok(())
     }
 
     /// Ends the trace; the workers must have been told before.
     pub fn stop(&self, observer: &Observer) -> Option<TraceStatus> {
-        let Trace { sink, thread } = lock(&self.trace).take()?;
+        let ActiveTrace { sink, thread } = lock(&self.trace).take()?;
         sink.stop.store(true, Ordering::Release);
         thread.thread().unpark();
         if thread.join().is_err() {
@@ -165,7 +165,7 @@ impl Sink {
 
     fn status(&self) -> TraceStatus {
         let state = lock(&self.state);
-        let State { records, dropped, output, .. } = &*state;
+        let WriterState { records, dropped, output, .. } = &*state;
         let error = output.error.as_ref().map(io::Error::to_string);
         TraceStatus { file: self.path.clone(), records: *records, dropped: *dropped, error }
     }
@@ -184,7 +184,7 @@ impl Sink {
     }
 }
 
-impl State {
+impl WriterState {
     fn drain(&mut self, number: usize, worker: &WorkerCounters) {
         let Some(ring) = worker.ring.get() else { return };
         if self.told.len() <= number {
