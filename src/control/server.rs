@@ -16,7 +16,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use serde_json::Value;
 
 use super::client::{Client, ClientState};
-use super::{Controlled, Error, MAX_CLIENTS, command};
+use super::{Error, MAX_CLIENTS, command};
+use crate::device::Device;
 use crate::own_path::OwnPath;
 use crate::queue::signal;
 use crate::threads;
@@ -30,7 +31,7 @@ pub struct Listener {
 }
 
 /// A running control socket. Dropping it ends the thread and removes the socket.
-pub struct Server {
+pub struct ControlServer {
     shared: Arc<ServerState>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -52,12 +53,12 @@ impl Listener {
     }
 }
 
-impl Server {
+impl ControlServer {
     /// Starts the thread that answers clients. `about` is added to what `status` says.
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub fn start(listener: Listener, device: Arc<dyn Controlled>, about: Value) -> Result<Self> {
+    pub fn start(listener: Listener, device: Arc<Device>, about: Value) -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
         let shared = Arc::new(ServerState { stop: AtomicBool::new(false), wake });
         let thread = threads::named("control").spawn({
@@ -66,14 +67,14 @@ impl Server {
             move || {
                 // All of it, with the path.
                 let listener = listener;
-                shared.run(&listener.socket, &*device, &about);
+                shared.run(&listener.socket, &device, &about);
             }
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 }
 
-impl Drop for Server {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         signal(&self.shared.wake);
@@ -86,7 +87,7 @@ impl Drop for Server {
 }
 
 impl ServerState {
-    fn run(&self, listener: &UnixListener, device: &dyn Controlled, about: &Value) {
+    fn run(&self, listener: &UnixListener, device: &Device, about: &Value) {
         let answer = |line: &[u8]| command::answer(device, about, line);
         let mut clients: Vec<Client> = Vec::new();
         while !self.stop.load(Ordering::Acquire) {

@@ -6,12 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod config_space;
-mod controlled;
 mod pause;
 mod record;
 mod resize;
+mod status;
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -29,6 +30,8 @@ use crate::wrapped::Wrapping;
 pub use config_space::seg_max;
 use pause::Phase;
 use resize::ResizeNotifier;
+pub use resize::{FrontendKnows, Resized};
+pub use status::{DeviceStatus, EngineStatus, FeatureStatus, ImageStatus, KeyStatus, KeyslotStatus, QueueStatus};
 
 /// What a device is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -150,6 +153,24 @@ impl Device {
     /// The system's; once it has failed, always.
     pub fn flush(&self) -> io::Result<()> {
         self.engine.flush()
+    }
+
+    /// Loses all keys, as an engine that was reset. Returns how many there were, when no request uses them any more.
+    pub fn reset_engine(&self) -> usize {
+        let lost = self.engine.lose_keys();
+        self.observer().count_engine_reset(lost);
+        lost
+    }
+
+    /// Starts a trace into a file, ending the one before.
+    ///
+    /// # Errors
+    /// When the file cannot be had.
+    pub fn start_trace(&self, file: &Path) -> io::Result<()> {
+        if self.disk().image().is_at(file) {
+            return Err(io::Error::other("it is the image; name another file"));
+        }
+        self.observer().start_trace(file)
     }
 
     fn disk(&self) -> &Disk {

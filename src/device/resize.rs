@@ -4,10 +4,39 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::Serialize;
+
 use super::Device;
-use crate::control::{FrontendKnows, Resized};
 use crate::disk::ResizeError;
 use crate::vhost::Notifier;
+
+/// What a resize has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Resized {
+    /// The size now.
+    pub bytes: u64,
+    /// The size before.
+    pub before: u64,
+    /// Whether the frontend knows.
+    pub frontend: FrontendKnows,
+    /// Why it was not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Whether the frontend knows of a new size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrontendKnows {
+    /// It was told, and tells the guest.
+    Told,
+    /// It is connected, and could not be told.
+    NotTold,
+    /// There is none.
+    NotConnected,
+    /// There was nothing to tell: the size is the same.
+    Unchanged,
+}
 
 /// Who has to hear of a new size. Its lock is held while the size changes: nobody connects meanwhile.
 #[derive(Default)]
