@@ -20,7 +20,7 @@ use crate::disk::Disk;
 use crate::engine::{Engine, EngineConfig, Failure, Io, Worker, check_guest_memory};
 use crate::faults::Faults;
 use crate::observe::{Observer, Stats};
-use crate::protocol::{Status, feature};
+use crate::protocol::{AES_256_XTS_KEY_BYTES, Status, feature};
 use crate::queue::{Beginning, Chain};
 use crate::request::{ControlCommand, CryptoAccess, Limits, Refusal, Request, StatusByte, parse};
 use crate::tasks::Token;
@@ -32,6 +32,8 @@ use pause::Phase;
 use resize::ResizeNotifier;
 pub use resize::{FrontendKnows, Resized};
 pub use status::{DeviceStatus, EngineStatus, FeatureStatus, ImageStatus, KeyStatus, KeyslotStatus, QueueStatus};
+
+const _: () = assert!(AES_256_XTS_KEY_BYTES == scattered_xts::KEY_BYTES);
 
 /// What a device is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]

@@ -30,6 +30,11 @@ pub use io_channel::{Aio, IoChannel, IoCompletion, IoDirection, Transfer};
 pub use open::{OpenError, OpenOptions, are_same};
 pub use resize::ResizeError;
 
+/// Bytes of a sector, whatever the logical block size.
+pub const SECTOR_SIZE: u64 = 1 << SECTOR_SHIFT;
+/// Binary logarithm of [`SECTOR_SIZE`].
+pub const SECTOR_SHIFT: u32 = 9;
+
 /// An image and the way to it.
 pub struct Disk {
     image: Arc<Image>,

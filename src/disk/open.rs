@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, major, minor};
 
 use super::Image;
+use super::SECTOR_SIZE;
 use super::mapping::{Mapping, Writing};
-use crate::protocol::SECTOR_SIZE;
 
 /// How to open an image.
 #[derive(Debug, Clone, Copy)]

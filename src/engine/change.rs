@@ -2,9 +2,8 @@
 
 //! Requests that are not data: flushes, discards, zeroes.
 
-use super::{Engine, Failure, Io};
+use super::{Engine, Failure, Io, SERIAL_BYTES};
 use crate::disk::ZeroMode;
-use crate::protocol::ID_BYTES;
 use crate::request::{Extent, Request};
 
 impl Engine {
@@ -14,7 +13,7 @@ impl Engine {
         match request {
             Request::Flush => return self.make_durable(io).await,
             Request::GetId => {
-                let mut id = [0; ID_BYTES];
+                let mut id = [0; SERIAL_BYTES];
                 id.iter_mut().zip(self.config.serial.bytes()).for_each(|(to, from)| *to = from);
                 io.room.write(0, &id);
                 return Ok(());

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::held::{Hold, Released};
 use super::{Engine, Failure, Io};
+use crate::disk::SECTOR_SHIFT;
 use crate::faults::{Fate, Loss, Op, Short, Subject};
 use crate::keyslot::Evicted;
-use crate::protocol::SECTOR_SHIFT;
 use crate::request::{ControlCommand, Extent, Request};
 
 impl Engine {

@@ -42,6 +42,9 @@ pub use worker::Worker;
 /// 4 GiB. A multiple of every data unit size and of the bounce buffers'.
 const TURN: u64 = 1 << 20;
 
+/// The most bytes of a serial number.
+pub const SERIAL_BYTES: usize = 20;
+
 /// What an engine is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct EngineConfig {
@@ -57,7 +60,7 @@ pub struct EngineConfig {
     pub max_dun_bytes: u8,
     /// Bytes of a logical block.
     pub logical_block_size: u32,
-    /// Serial number, at most 20 bytes.
+    /// Serial number, at most [`SERIAL_BYTES`].
     pub serial: String,
     /// How slow the engine is.
     pub timing: Timing,

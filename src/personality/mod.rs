@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Timing;
 
+pub use crate::request::KeyType;
 pub use sizes::{format_data_unit_sizes, parse_data_unit_sizes};
 pub use table::table;
 
@@ -62,16 +63,6 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("one-slot", include_str!("one-slot.toml")),
     ("wide", include_str!("wide.toml")),
 ];
-
-/// A type of key that can be programmed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum KeyType {
-    /// The guest programs keys as they are
-    Raw,
-    /// The guest programs keys that only this device can unwrap
-    Wrapped,
-}
 
 /// What becomes of the keys when the guest's driver resets the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

@@ -17,7 +17,7 @@ use crate::protocol::{CryptoMessage, RequestHeader, SECTOR_SHIFT, Status, featur
 use crate::queue::Chain;
 use crate::segments::{Room, Segments};
 
-pub use control::{ControlCommand, Importing, Programming};
+pub use control::{Capabilities, ControlCommand, Importing, KeyType, Programming, reply_blob, reply_whole};
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::StatusByte;
 
