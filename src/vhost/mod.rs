@@ -12,6 +12,7 @@ mod arrival;
 mod backend_channel;
 mod listen;
 mod memory;
+mod messages;
 mod poller;
 mod polling;
 mod refusal;
