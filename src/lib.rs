@@ -19,7 +19,7 @@
 //! | execute | [`engine`] | a request from its key to the disk, in one function | virtqueues, statuses |
 //! | virtio | [`device`] | features, configuration space; error to status | how requests are executed |
 //!
-//! [`tasks`] has the requests that wait, [`segments`] their bytes in guest memory. [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
+//! [`tasks`] has the requests in flight, [`reactor`] is what their worker asks of the engine, [`segments`] their bytes in guest memory. [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
 
 pub mod control;
 pub mod descriptors;
@@ -35,6 +35,7 @@ mod probe;
 pub mod protocol;
 pub mod queue;
 pub mod ratelimit;
+pub mod reactor;
 pub mod request;
 pub mod sandbox;
 pub mod secret;

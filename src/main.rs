@@ -23,9 +23,9 @@ use cli::{Args, CacheMode, DiscardMode, Invocation, SandboxMode, output};
 use named_files::NamedFiles;
 use notify::Notify;
 use stats_file::StatsFile;
-use vhost_user_blk_crypto::control::{self, Resized};
+use vhost_user_blk_crypto::control;
 use vhost_user_blk_crypto::descriptors;
-use vhost_user_blk_crypto::device::{Device, DeviceConfig};
+use vhost_user_blk_crypto::device::{Device, DeviceConfig, Resized};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
 use vhost_user_blk_crypto::sandbox::Sandbox;
@@ -128,8 +128,8 @@ fn run(args: &Args) -> Result<()> {
         device.observer().start_trace(path).with_context(|| cannot_trace(path))?;
     }
     // Ends last: a client may look at the device until its end.
-    let controlled = Arc::clone(&device) as Arc<dyn control::Controlled>;
-    let _control = control.map(|listener| control::Server::start(listener, controlled, about)).transpose()?;
+    let _control =
+        control.map(|listener| control::ControlServer::start(listener, Arc::clone(&device), about)).transpose()?;
     let handle = signals.handle();
     let watcher = threads::named("signals").spawn({
         let (stop, device) = (Arc::clone(&stop), Arc::clone(&device));

@@ -14,10 +14,8 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::Zeroize;
 
-/// Bytes in a sector, the unit of every sector number on the wire, whatever the logical block size.
-pub const SECTOR_SIZE: u64 = 512;
-/// Binary logarithm of [`SECTOR_SIZE`].
-pub const SECTOR_SHIFT: u32 = 9;
+// Every sector number on the wire is one of such sectors, whatever the logical block size.
+pub use crate::disk::{SECTOR_SHIFT, SECTOR_SIZE};
 
 /// Feature bits of the block device (virtio 1.4, 5.2.3) and of the transport (section 6).
 pub mod feature {
@@ -130,7 +128,7 @@ pub mod key_type {
 }
 
 /// The bytes every GET_ID reply has; shorter serial numbers are padded with zero bytes.
-pub const ID_BYTES: usize = 20;
+pub const ID_BYTES: usize = crate::engine::SERIAL_BYTES;
 /// Room for key bytes in a key descriptor and a key blob.
 pub const MAX_KEY_BYTES: usize = 128;
 /// The most bytes a DUN can have.

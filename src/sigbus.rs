@@ -31,7 +31,7 @@ pub enum Holds {
 
 /// Catches SIGBUS in a mapping as long as it lives. Drop it before the mapping, whose place other memory may take.
 #[derive(Debug)]
-pub struct Watch(&'static Entry);
+pub struct Watch(&'static WatchedRange);
 
 impl Watch {
     /// Watches a mapping.
@@ -45,8 +45,9 @@ impl Watch {
         // The file system's blocks: of hugetlbfs its pages.
         let blocks = region.file_offset().and_then(|file| file.file().metadata().ok()).map(|file| file.blksize());
         let blocks = blocks.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| bytes.is_power_of_two());
-        let free =
-            |entry: &&Entry| entry.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let free = |entry: &&WatchedRange| {
+            entry.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
         let entry = ENTRIES.iter().find(free).ok_or_else(|| io::Error::other("there are too many mappings"))?;
         let start = region.as_ptr() as usize;
         entry.broken.store(false, Ordering::Relaxed);
@@ -61,7 +62,7 @@ impl Watch {
     /// was written went there.
     pub fn is_sound(&self) -> bool {
         // The page of zeroes may be another thread's doing. Whoever has read from it must see the flag, which was set
-        // before: the flag must not be loaded before the data. (For what was written see `Entry::replace`.)
+        // before: the flag must not be loaded before the data. (For what was written see `WatchedRange::replace`.)
         fence(Ordering::Acquire);
         !self.0.broken.load(Ordering::Relaxed)
     }
@@ -87,7 +88,7 @@ pub fn guest_memory_is_sound() -> bool {
 
 /// A range of addresses in which SIGBUS is caught. All fields are atomics because the handler reads them.
 #[derive(Debug)]
-struct Entry {
+struct WatchedRange {
     /// Somebody has this entry.
     taken: AtomicBool,
     /// 0: not set up.
@@ -102,8 +103,8 @@ struct Entry {
 /// All memory regions of a frontend, the images and the rest; tests have many devices.
 const MOST: usize = 2048;
 
-static ENTRIES: [Entry; MOST] = [const {
-    Entry {
+static ENTRIES: [WatchedRange; MOST] = [const {
+    WatchedRange {
         taken: AtomicBool::new(false),
         start: AtomicUsize::new(0),
         end: AtomicUsize::new(0),
@@ -158,7 +159,7 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _contex
     }
 }
 
-impl Entry {
+impl WatchedRange {
     fn has(&self, address: usize) -> bool {
         let start = self.start.load(Ordering::Acquire);
         start != 0 && address >= start && address < self.end.load(Ordering::Relaxed)

@@ -16,11 +16,11 @@ use common::*;
 use scattered_xts::Implementation;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vhost_user_blk_crypto::control::{COMMANDS, Listener, MAX_CLIENTS, MAX_LINE, Server};
+use vhost_user_blk_crypto::control::{COMMANDS, ControlServer, Listener, MAX_CLIENTS, MAX_LINE};
 
 struct Setup {
     guest: Guest,
-    server: Option<Server>,
+    server: Option<ControlServer>,
     directory: TempDir,
 }
 
@@ -31,7 +31,7 @@ impl Setup {
         let device = Arc::clone(&guest.device);
         let about = json!({ "version": "0", "image": { "path": "/image" } });
         let listener = Listener::at_path(&directory.path().join("control")).expect("control socket");
-        let server = Server::start(listener, device, about).expect("control socket");
+        let server = ControlServer::start(listener, device, about).expect("control socket");
         Self { guest, server: Some(server), directory }
     }
 
@@ -265,7 +265,7 @@ fn the_socket_is_private_and_goes_with_the_device() {
     assert_eq!(mode & 0o777, 0o600);
     let again = |path: &std::path::Path| {
         let device = Arc::clone(&setup.guest.device);
-        let started = Listener::at_path(path).and_then(|listener| Server::start(listener, device, Value::Null));
+        let started = Listener::at_path(path).and_then(|listener| ControlServer::start(listener, device, Value::Null));
         started.map(drop).map_err(|error| error.to_string())
     };
     assert!(again(&path).is_err_and(|error| error.contains("another program listens")));

@@ -440,7 +440,6 @@ proptest! {
 /// to finish that request is told to program the same slot.
 #[test]
 fn a_command_does_not_wait_for_its_own_worker_behind_a_reset_of_the_engine() {
-    use vhost_user_blk_crypto::control::Controlled;
     use vhost_user_blk_crypto::disk::Aio;
 
     let mut options = Options { disk: DiskKind::File(Aio::Threads), ..Options::default() };

@@ -18,7 +18,7 @@ use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, Vhos
 use vhost::vhost_user::{
     Frontend, FrontendReqHandler, HandlerResult, VhostUserFrontend, VhostUserFrontendReqHandlerMut,
 };
-use vhost_user_blk_crypto::control::FrontendKnows;
+use vhost_user_blk_crypto::device::FrontendKnows;
 use vhost_user_blk_crypto::disk::{OpenOptions, ResizeError};
 
 const MIB: u64 = 1 << 20;

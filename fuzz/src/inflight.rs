@@ -211,7 +211,7 @@ fn live(world: &mut World, ops: &mut impl Iterator<Item = Op>) -> bool {
     let memory = world.memory.clone();
     let Some(turn) = vring.begin() else {
         // Retired at its start, which is reported once. The next backend is a new one.
-        assert!(vring.newly_retired() && !vring.newly_retired());
+        assert!(vring.take_retirement() && !vring.take_retirement());
         return ops.any(|op| matches!(op, Op::Kill | Op::Restart));
     };
     let mut hand: Vec<u16> = Vec::new();
@@ -267,7 +267,7 @@ fn live(world: &mut World, ops: &mut impl Iterator<Item = Op>) -> bool {
     }
     world.reap();
     if world.honest {
-        assert!(turn.goes_on(), "the queue was retired");
+        assert!(turn.is_running(), "the queue was retired");
         assert!(world.sent.is_empty(), "requests were lost: {:?}", world.sent);
     }
     false
@@ -275,7 +275,7 @@ fn live(world: &mut World, ops: &mut impl Iterator<Item = Op>) -> bool {
 
 fn take(turn: &Turn<'_>, memory: &GuestMemoryMmap, most: usize, world: &World, hand: &mut Vec<u16>) {
     let mut chains = Vec::new();
-    turn.take(memory, most, &mut chains);
+    turn.pop(memory, most, &mut chains);
     assert!(chains.len() <= most);
     for taken in chains {
         assert!(taken.head < world.ring.size, "head {} is not in the ring", taken.head);
@@ -293,7 +293,7 @@ fn take(turn: &Turn<'_>, memory: &GuestMemoryMmap, most: usize, world: &World, h
 fn give_back(world: &World, turn: &Turn<'_>, heads: &[u16]) {
     let before = world.ring.used_index();
     let completions: Vec<_> = heads.iter().map(|&head| Completion { head, written: u32::from(head) + 1 }).collect();
-    turn.give_back(&world.memory, &completions);
+    turn.complete(&world.memory, &completions);
     if world.honest {
         assert_eq!(world.ring.used_index(), before.wrapping_add(heads.len() as u16));
     }

@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use vhost_user_blk_crypto::device::{Device, Parsed};
+use vhost_user_blk_crypto::device::{Device, PendingRequest};
 use vhost_user_blk_crypto::engine::Worker;
 use vhost_user_blk_crypto::queue::{Beginning, Chain};
+use vhost_user_blk_crypto::reactor::Reactor;
 use vhost_user_blk_crypto::tasks::Token;
-use vhost_user_blk_crypto::vhost::{Notifier, VirtioDevice, WorkerPart};
+use vhost_user_blk_crypto::vhost::{Notifier, VirtioDevice};
 use vm_memory::GuestMemoryMmap;
 
 use crate::layout;
@@ -96,12 +97,13 @@ pub struct Looked<'m> {
     place: (usize, u16),
     /// Bytes that the device may write.
     room: u64,
-    parsed: Parsed<'m>,
+    parsed: PendingRequest<'m>,
 }
 
 impl VirtioDevice for Meddled {
     type Worker = SlowWorker;
-    type Request<'m> = Looked<'m>;
+    type PendingRequest<'m> = Looked<'m>;
+    type Prefetch = <Device as VirtioDevice>::Prefetch;
 
     fn features(&self) -> u64 {
         self.device.features()
@@ -151,8 +153,11 @@ impl VirtioDevice for Meddled {
         let room = chain.writable.len();
         Looked { place: (queue, head), room, parsed: self.device.parse(&worker.worker, queue, head, chain) }
     }
-    fn prefetch(&self, worker: &SlowWorker, looked: &Looked<'_>) {
-        self.device.prefetch(&worker.worker, &looked.parsed);
+    fn to_prefetch(&self, looked: &Looked<'_>) -> Self::Prefetch {
+        self.device.to_prefetch(&looked.parsed)
+    }
+    fn prefetch(&self, worker: &SlowWorker, what: Self::Prefetch) {
+        self.device.prefetch(&worker.worker, what);
     }
     async fn serve<'m>(&'m self, token: Token, looked: Looked<'m>) -> u32 {
         let Looked { place, room, parsed } = looked;
@@ -191,7 +196,7 @@ pub struct SlowWorker {
     arrived: RefCell<Vec<Token>>,
 }
 
-impl WorkerPart for SlowWorker {
+impl Reactor for SlowWorker {
     fn room(&self) -> usize {
         self.worker.room()
     }
@@ -200,11 +205,11 @@ impl WorkerPart for SlowWorker {
         self.worker.submit();
     }
 
-    fn completions(&self, tokens: &mut Vec<Token>) {
+    fn poll_completions(&self, tokens: &mut Vec<Token>) {
         let mut arrived = self.arrived.borrow_mut();
         let mut patience = Patience::new();
         loop {
-            self.worker.completions(&mut arrived);
+            self.worker.poll_completions(&mut arrived);
             if self.worker.on_disk() == 0 {
                 break;
             }
@@ -233,12 +238,12 @@ impl WorkerPart for SlowWorker {
         self.worker.before_completion();
     }
 
-    fn holds_back(&self) -> bool {
-        self.worker.holds_back()
+    fn has_held_requests(&self) -> bool {
+        self.worker.has_held_requests()
     }
 
-    fn release(&self, queue: usize) -> bool {
-        self.worker.release(queue)
+    fn drain(&self, queue: usize) -> bool {
+        self.worker.drain(queue)
     }
 
     fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {

@@ -5,7 +5,7 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use test_driver::wire::GET_CRYPTO_CHARACTERISTICS;
-use vhost_user_blk_crypto::request::{CryptoAccess, Extent, Limits, Parsed, QueueRole, Request as Body, parse};
+use vhost_user_blk_crypto::request::{CryptoAccess, Extent, Limits, ParsedChain, QueueRole, Request as Body, parse};
 
 use crate::guest::{Cut, Guest, Setting, with_guest};
 use crate::wire::{Request, all};
@@ -107,12 +107,12 @@ fn parse_on(guest: &mut Guest, request: &Request, cut: &Cut, role: QueueRole, li
     guest.add(0, 0, request, cut);
     let turn = guest.vrings[0].begin().expect("the queue runs");
     let mut chains = Vec::new();
-    turn.take(&guest.memory, 1, &mut chains);
+    turn.pop(&guest.memory, 1, &mut chains);
     assert_eq!(chains.len(), 1);
     for taken in chains {
         let chain = taken.chain.expect("whole");
         assert_eq!((chain.readable.len(), chain.writable.len()), (request.readable.len() as u64, request.room.into()));
-        let Parsed { request: parsed, room, mut status } = parse(chain, role, limits);
+        let ParsedChain { request: parsed, room, mut status } = parse(chain, role, limits);
         let written = match parsed {
             Ok(parsed) => {
                 check(&parsed, &request.readable, request.room, limits, role);
@@ -126,7 +126,7 @@ fn parse_on(guest: &mut Guest, request: &Request, cut: &Cut, role: QueueRole, li
         };
         assert!(written <= request.room.min(1));
         let completion = vhost_user_blk_crypto::queue::Completion { head: taken.head, written };
-        turn.give_back(&guest.memory, &[completion]);
+        turn.complete(&guest.memory, &[completion]);
     }
 }
 

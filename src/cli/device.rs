@@ -254,7 +254,7 @@ impl Args {
             physical >= logical,
             "--physical-block-size {physical} is less than --logical-block-size {logical}; make it at least as large"
         );
-        let largest_unit = 1 << engine.data_unit_mask.ilog2();
+        let largest_unit = 1 << engine.data_unit_sizes.ilog2();
         ensure!(
             largest_unit >= logical,
             "no data unit of the engine holds a logical block of {logical} bytes; add a size from {logical} on to --data-unit-sizes"
@@ -268,15 +268,15 @@ impl Args {
                 keyslots: engine.keyslots,
                 crypto_engine: args.crypto_engine,
                 raw_keys: engine.takes(KeyType::Raw),
-                data_unit_mask: engine.data_unit_mask,
+                data_unit_mask: engine.data_unit_sizes,
                 max_dun_bytes: engine.max_dun_bytes,
                 logical_block_size: logical,
                 serial: engine.serial.clone(),
-                timing: engine.timing,
+                timing: engine.timing(),
             },
             num_queues: engine.queues,
-            queue_size: largest_queue(engine, args.engine.queue_size.is_some()),
-            seg_max: seg_max(engine.queue_depth, args.engine.queue_size.is_some()),
+            queue_size: largest_queue(engine, args.engine.options.queue_depth.is_some()),
+            seg_max: seg_max(engine.queue_depth, args.engine.options.queue_depth.is_some()),
             physical_block_size: physical,
             writeback: args.cache != CacheMode::Writethrough,
             keep_keys_on_reset: engine.keys_on_reset == KeysOnReset::Kept,

@@ -17,7 +17,7 @@ use vhost_user_blk_crypto::observe::trace::Reader;
 use vhost_user_blk_crypto::observe::trace::print::{Form, print};
 
 use crate::cli::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
-use client::Client;
+use client::ControlClient;
 
 pub fn run(args: &CtlArgs) -> Result<ExitCode> {
     match written(args) {
@@ -37,7 +37,7 @@ fn written(args: &CtlArgs) -> Result<()> {
     }
     let path =
         args.control.as_deref().context("which device? give --control PATH, the socket that it was started with")?;
-    let mut client = Client::connect(path)?;
+    let mut client = ControlClient::connect(path)?;
     let (request, show): (Value, fn(&Value) -> String) = match &args.command {
         CtlCommand::Status => (json!({ "command": "status" }), text::status),
         CtlCommand::Stats { format: StatsFormat::Prometheus } => {

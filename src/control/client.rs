@@ -36,9 +36,9 @@ pub struct Client {
 
 /// Whether to go on with a client.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
-    Go,
-    HangUp,
+pub enum ClientState {
+    Open,
+    Closed,
 }
 
 impl Client {
@@ -73,27 +73,27 @@ impl Client {
 
     /// Turns a client away.
     pub fn refuse(&mut self, error: Error) {
-        self.say(&command::reply(Err(error), Value::Null));
+        self.queue_reply(&command::reply(Err(error), Value::Null));
         self.closing = true;
     }
 
     /// Reads, answers and writes as far as that goes without waiting.
-    pub fn serve(&mut self, answer: impl Fn(&[u8]) -> Value) -> Next {
+    pub fn serve(&mut self, answer: impl Fn(&[u8]) -> Value) -> ClientState {
         if !self.reply.is_empty() {
             return self.write();
         }
         let mut chunk = [0; CHUNK];
         match (&self.stream).read(&mut chunk) {
-            Ok(0) => return Next::HangUp,
+            Ok(0) => return ClientState::Closed,
             Ok(count) => self.line.extend_from_slice(chunk.get(..count).unwrap_or_default()),
-            Err(error) if is_transient(&error) => return Next::Go,
-            Err(_) => return Next::HangUp,
+            Err(error) if is_transient(&error) => return ClientState::Open,
+            Err(_) => return ClientState::Closed,
         }
         self.answer_lines(&answer)
     }
 
     /// Answers the lines that are there, one after the other, as long as replies can be sent.
-    pub fn answer_lines(&mut self, answer: &impl Fn(&[u8]) -> Value) -> Next {
+    pub fn answer_lines(&mut self, answer: &impl Fn(&[u8]) -> Value) -> ClientState {
         while self.reply.is_empty() && !self.closing {
             let Some(end) = self.line.iter().position(|&byte| byte == b'\n') else {
                 if self.line.len() >= MAX_LINE {
@@ -101,41 +101,41 @@ impl Client {
                     self.refuse(Error::new("too-long", message));
                     break;
                 }
-                return Next::Go;
+                return ClientState::Open;
             };
             self.asked = true;
             let rest = self.line.split_off(end + 1);
             let line = std::mem::replace(&mut self.line, rest);
             if !line.trim_ascii().is_empty() {
-                self.say(&answer(&line));
-                if self.write() == Next::HangUp {
-                    return Next::HangUp;
+                self.queue_reply(&answer(&line));
+                if self.write() == ClientState::Closed {
+                    return ClientState::Closed;
                 }
             }
         }
         self.write()
     }
 
-    fn say(&mut self, reply: &Value) {
+    fn queue_reply(&mut self, reply: &Value) {
         self.reply.extend(reply.to_string().into_bytes());
         self.reply.push_back(b'\n');
         self.stuck_since = Some(Instant::now());
     }
 
-    fn write(&mut self) -> Next {
+    fn write(&mut self) -> ClientState {
         while !self.reply.is_empty() {
             match (&self.stream).write(self.reply.as_slices().0) {
-                Ok(0) => return Next::HangUp,
+                Ok(0) => return ClientState::Closed,
                 Ok(count) => {
                     self.reply.drain(..count);
                     self.stuck_since = Some(Instant::now());
                 }
-                Err(error) if is_transient(&error) => return Next::Go,
-                Err(_) => return Next::HangUp,
+                Err(error) if is_transient(&error) => return ClientState::Open,
+                Err(_) => return ClientState::Closed,
             }
         }
         self.stuck_since = None;
-        if self.closing { Next::HangUp } else { Next::Go }
+        if self.closing { ClientState::Closed } else { ClientState::Open }
     }
 }
 

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{Controlled, VERSION};
+use super::VERSION;
+use crate::device::Device;
 use crate::observe::prometheus;
 
 /// Why a request was not done: a code for programs, words for people.
@@ -28,12 +29,12 @@ impl Error {
 }
 
 /// What a command does with its arguments.
-type Action = fn(&dyn Controlled, &Value, Map<String, Value>) -> Result<Value, Error>;
+type Handler = fn(&Device, &Value, Map<String, Value>) -> Result<Value, Error>;
 
 /// All commands. Another one needs a line here, a function, and words in `docs/control.md`.
-pub const COMMANDS: &[(&str, Action)] = &[
+pub const COMMANDS: &[(&str, Handler)] = &[
     ("status", |device, about, arguments| {
-        let Nothing {} = parse(arguments)?;
+        let NoParams {} = parse(arguments)?;
         let mut status = value(&device.status())?;
         // What the program knows and the device does not: its version, options, the image's path.
         if let (Value::Object(status), Value::Object(about)) = (&mut status, about) {
@@ -45,7 +46,7 @@ pub const COMMANDS: &[(&str, Action)] = &[
         Ok(status)
     }),
     ("stats", |device, _, arguments| {
-        let Stats { format } = parse(arguments)?;
+        let StatsParams { format } = parse(arguments)?;
         let stats = device.stats();
         match format {
             Format::Json => value(&stats),
@@ -53,35 +54,35 @@ pub const COMMANDS: &[(&str, Action)] = &[
         }
     }),
     ("keyslots", |device, _, arguments| {
-        let Keyslots { all } = parse(arguments)?;
+        let KeyslotsParams { all } = parse(arguments)?;
         let mut slots = device.keyslots();
         slots.retain(|slot| all || slot.key.is_some());
         Ok(json!({ "keyslots": value(&slots)? }))
     }),
     ("latency", |device, _, arguments| {
-        let Switch { on } = parse(arguments)?;
-        device.set_latency(on);
+        let LatencyParams { on } = parse(arguments)?;
+        device.observer().set_latency(on);
         Ok(json!({ "on": on }))
     }),
     ("trace", |device, _, arguments| trace(device, parse(arguments)?)),
     ("fault", |device, _, arguments| fault(device, parse(arguments)?)),
     ("reset-engine", |device, _, arguments| {
-        let Nothing {} = parse(arguments)?;
+        let NoParams {} = parse(arguments)?;
         Ok(json!({ "lost_keys": device.reset_engine() }))
     }),
     ("resize", |device, _, arguments| {
-        let Resize { bytes } = parse(arguments)?;
-        value(&device.resize(bytes).map_err(|message| Error::new("failed", message))?)
+        let ResizeParams { bytes } = parse(arguments)?;
+        value(&device.resize(bytes).map_err(|error| Error::new("failed", error.to_string()))?)
     }),
 ];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct NoParams {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stats {
+struct StatsParams {
     #[serde(default)]
     format: Format,
 }
@@ -96,26 +97,26 @@ enum Format {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Keyslots {
+struct KeyslotsParams {
     #[serde(default)]
     all: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Switch {
+struct LatencyParams {
     on: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Resize {
+struct ResizeParams {
     bytes: Option<u64>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Trace {
+struct TraceParams {
     action: TraceAction,
     file: Option<PathBuf>,
 }
@@ -130,7 +131,7 @@ enum TraceAction {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fault {
+struct FaultParams {
     action: FaultAction,
     spec: Option<String>,
     fault: Option<u64>,
@@ -144,17 +145,21 @@ enum FaultAction {
     Clear,
 }
 
-fn fault(device: &dyn Controlled, Fault { action, spec, fault }: Fault) -> Result<Value, Error> {
+fn fault(device: &Device, FaultParams { action, spec, fault }: FaultParams) -> Result<Value, Error> {
     let wrong = |message: String| Error::new("bad-arguments", message);
     match (action, spec, fault) {
-        (FaultAction::Add, Some(spec), None) => Ok(json!({ "fault": device.add_fault(&spec).map_err(wrong)? })),
-        (FaultAction::List, None, None) => Ok(json!({ "faults": value(&device.faults())? })),
-        (FaultAction::Clear, None, id) => Ok(json!({ "cleared": device.clear_faults(id).map_err(wrong)? })),
+        (FaultAction::Add, Some(spec), None) => {
+            Ok(json!({ "fault": device.faults().add(&spec).map_err(|error| wrong(error.to_string()))? }))
+        }
+        (FaultAction::List, None, None) => Ok(json!({ "faults": value(&device.faults().list())? })),
+        (FaultAction::Clear, None, id) => {
+            Ok(json!({ "cleared": device.faults().clear(id).map_err(|error| wrong(error.to_string()))? }))
+        }
         _ => Err(wrong("fault add takes a \"spec\", fault clear may take a \"fault\", nothing takes both".into())),
     }
 }
 
-fn trace(device: &dyn Controlled, Trace { action, file }: Trace) -> Result<Value, Error> {
+fn trace(device: &Device, TraceParams { action, file }: TraceParams) -> Result<Value, Error> {
     let no_trace = || Error::new("no-trace", "no trace is being written; start one with trace on");
     let status = match (action, file) {
         (TraceAction::On, Some(file)) => {
@@ -162,11 +167,11 @@ fn trace(device: &dyn Controlled, Trace { action, file }: Trace) -> Result<Value
             device.start_trace(&file).map_err(|error| {
                 Error::new("failed", format!("cannot write a trace to {}: {error}", file.display()))
             })?;
-            device.sync_trace()
+            device.observer().sync_trace()
         }
         (TraceAction::On, None) => return Err(Error::new("bad-arguments", "trace on needs a \"file\"")),
-        (TraceAction::Off, None) => device.stop_trace(),
-        (TraceAction::Dump, None) => device.sync_trace(),
+        (TraceAction::Off, None) => device.observer().stop_trace(),
+        (TraceAction::Dump, None) => device.observer().sync_trace(),
         (_, Some(_)) => return Err(Error::new("bad-arguments", "only trace on takes a \"file\"")),
     };
     value(&status.ok_or_else(no_trace)?)
@@ -186,7 +191,7 @@ fn value(result: &impl serde::Serialize) -> Result<Value, Error> {
 }
 
 /// The reply to a line, without its line feed.
-pub(super) fn answer(device: &dyn Controlled, about: &Value, line: &[u8]) -> Value {
+pub(super) fn answer(device: &Device, about: &Value, line: &[u8]) -> Value {
     let mut id = Value::Null;
     let result = request(line, &mut id).and_then(|(action, arguments)| action(device, about, arguments));
     reply(result, id)
@@ -206,7 +211,7 @@ pub(super) fn reply(result: Result<Value, Error>, id: Value) -> Value {
     reply
 }
 
-fn request(line: &[u8], id: &mut Value) -> Result<(Action, Map<String, Value>), Error> {
+fn request(line: &[u8], id: &mut Value) -> Result<(Handler, Map<String, Value>), Error> {
     let mut request: Map<String, Value> = serde_json::from_slice(line)
         .map_err(|error| Error::new("bad-request", format!("not a JSON object: {error}")))?;
     *id = request.remove("id").unwrap_or(Value::Null);

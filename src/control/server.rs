@@ -15,8 +15,9 @@ use anyhow::Result;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use serde_json::Value;
 
-use super::client::{Client, Next};
-use super::{Controlled, Error, MAX_CLIENTS, command};
+use super::client::{Client, ClientState};
+use super::{Error, MAX_CLIENTS, command};
+use crate::device::Device;
 use crate::own_path::OwnPath;
 use crate::queue::signal;
 use crate::threads;
@@ -30,12 +31,12 @@ pub struct Listener {
 }
 
 /// A running control socket. Dropping it ends the thread and removes the socket.
-pub struct Server {
-    shared: Arc<Shared>,
+pub struct ControlServer {
+    shared: Arc<ServerState>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-struct Shared {
+struct ServerState {
     stop: AtomicBool,
     wake: File,
 }
@@ -52,28 +53,28 @@ impl Listener {
     }
 }
 
-impl Server {
+impl ControlServer {
     /// Starts the thread that answers clients. `about` is added to what `status` says.
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub fn start(listener: Listener, device: Arc<dyn Controlled>, about: Value) -> Result<Self> {
+    pub fn start(listener: Listener, device: Arc<Device>, about: Value) -> Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), wake });
+        let shared = Arc::new(ServerState { stop: AtomicBool::new(false), wake });
         let thread = threads::named("control").spawn({
             let shared = Arc::clone(&shared);
             // The socket goes when the thread ends.
             move || {
                 // All of it, with the path.
                 let listener = listener;
-                shared.run(&listener.socket, &*device, &about);
+                shared.run(&listener.socket, &device, &about);
             }
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 }
 
-impl Drop for Server {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         signal(&self.shared.wake);
@@ -85,8 +86,8 @@ impl Drop for Server {
     }
 }
 
-impl Shared {
-    fn run(&self, listener: &UnixListener, device: &dyn Controlled, about: &Value) {
+impl ServerState {
+    fn run(&self, listener: &UnixListener, device: &Device, about: &Value) {
         let answer = |line: &[u8]| command::answer(device, about, line);
         let mut clients: Vec<Client> = Vec::new();
         while !self.stop.load(Ordering::Acquire) {
@@ -105,7 +106,7 @@ impl Shared {
                 if flags.is_empty() {
                     return client.deadline().is_none_or(|deadline| now < deadline);
                 }
-                client.serve(answer) == Next::Go && client.answer_lines(&answer) == Next::Go
+                client.serve(answer) == ClientState::Open && client.answer_lines(&answer) == ClientState::Open
             });
             if accept {
                 Self::accept(listener, &mut clients);

@@ -82,7 +82,7 @@ impl Device {
         space.max_secure_erase_sectors.set(erase_sectors);
         space.max_secure_erase_seg.set(erase_ranges);
         space.secure_erase_sector_alignment.set(block_sectors);
-        space.crypto = self.engine.characteristics();
+        space.crypto = self.engine.capabilities().characteristics();
         space.as_bytes().to_vec()
     }
 

@@ -6,31 +6,34 @@
 #![forbid(unsafe_code)]
 
 mod config_space;
-mod controlled;
 mod pause;
 mod record;
 mod resize;
+mod status;
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
 
 use crate::disk::Disk;
 use crate::engine::{Ahead, Engine, EngineConfig, Failure, Io, Worker, check_guest_memory};
 use crate::faults::Faults;
 use crate::observe::{Observer, Stats};
-use crate::protocol::{Status, feature};
+use crate::protocol::{AES_256_XTS_KEY_BYTES, Status, feature};
 use crate::queue::{Beginning, Chain};
 use crate::request::{ControlCommand, CryptoAccess, Limits, Refusal, Request, StatusByte, parse};
 use crate::tasks::Token;
-use crate::vhost::{Notifier, VirtioDevice, WorkerPart};
+use crate::vhost::{Notifier, VirtioDevice};
 use crate::wrapped::Wrapping;
 
 pub use config_space::seg_max;
 use pause::Phase;
-use resize::Audience;
+use resize::ResizeNotifier;
+pub use resize::{FrontendKnows, Resized};
+pub use status::{DeviceStatus, EngineStatus, FeatureStatus, ImageStatus, KeyStatus, KeyslotStatus, QueueStatus};
+
+const _: () = assert!(AES_256_XTS_KEY_BYTES == scattered_xts::KEY_BYTES);
 
 /// What a device is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -68,7 +71,7 @@ pub struct Device {
     /// It was written by a driver whose queues have not begun.
     chosen_early: AtomicBool,
     /// Who is told of a new size.
-    audience: Audience,
+    resize_notifier: ResizeNotifier,
     /// Whether the driver is the one that programmed the keys.
     phase: Mutex<Phase>,
     /// The last of the queues that have been started since all were stopped, or the device was reset.
@@ -95,7 +98,7 @@ fn status(failure: &Failure) -> Status {
 }
 
 /// A chain that has been parsed.
-pub struct Parsed<'m> {
+pub struct PendingRequest<'m> {
     io: Io<'m>,
     request: Result<Request<'m>, Refusal>,
     status: StatusByte<'m>,
@@ -111,9 +114,9 @@ impl Device {
         let observer = Observer::new(queues, slots, config.engine.crypto_engine.name());
         let engine = Engine::new(config.engine.clone(), wrapping, disk, observer)?;
         let (features, writeback) = (AtomicU64::new(0), AtomicBool::new(config.writeback));
-        let (audience, phase, last_queue) = (Audience::default(), Mutex::default(), AtomicUsize::new(0));
+        let (resize_notifier, phase, last_queue) = (ResizeNotifier::default(), Mutex::default(), AtomicUsize::new(0));
         let chosen_early = AtomicBool::new(false);
-        Ok(Self { config, engine, features, writeback, chosen_early, audience, phase, last_queue })
+        Ok(Self { config, engine, features, writeback, chosen_early, resize_notifier, phase, last_queue })
     }
 
     /// What it was made from.
@@ -157,6 +160,24 @@ impl Device {
         self.engine.flush()
     }
 
+    /// Loses all keys, as an engine that was reset. Returns how many there were, when no request uses them any more.
+    pub fn reset_engine(&self) -> usize {
+        let lost = self.engine.lose_keys();
+        self.observer().count_engine_reset(lost);
+        lost
+    }
+
+    /// Starts a trace into a file, ending the one before.
+    ///
+    /// # Errors
+    /// When the file cannot be had.
+    pub fn start_trace(&self, file: &Path) -> io::Result<()> {
+        if self.disk().image().is_at(file) {
+            return Err(io::Error::other("it is the image; name another file"));
+        }
+        self.observer().start_trace(file)
+    }
+
     fn disk(&self) -> &Disk {
         self.engine.disk()
     }
@@ -198,43 +219,9 @@ impl Device {
     }
 }
 
-impl WorkerPart for Worker {
-    fn room(&self) -> usize {
-        self.room()
-    }
-
-    fn submit(&self) {
-        self.submit();
-    }
-
-    fn completions(&self, tokens: &mut Vec<Token>) {
-        self.completions(tokens);
-    }
-
-    fn before_completion(&self) {
-        self.before_completion();
-    }
-
-    fn holds_back(&self) -> bool {
-        self.holds_back()
-    }
-
-    fn release(&self, queue: usize) -> bool {
-        self.release(queue)
-    }
-
-    fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
-        self.events(action)
-    }
-
-    fn waker(&self) -> &Waker {
-        self.waker()
-    }
-}
-
 impl VirtioDevice for Device {
     type Worker = Worker;
-    type Request<'m> = Parsed<'m>;
+    type PendingRequest<'m> = PendingRequest<'m>;
     type Prefetch = Option<Ahead>;
 
     fn features(&self) -> u64 {
@@ -275,15 +262,15 @@ impl VirtioDevice for Device {
     }
 
     fn connected(&self) {
-        self.audience.set_connected(true);
+        self.resize_notifier.set_connected(true);
     }
 
     fn set_notifier(&self, notifier: Notifier) {
-        self.audience.set_notifier(notifier);
+        self.resize_notifier.set_notifier(notifier);
     }
 
     fn hung_up(&self) {
-        self.audience.set_connected(false);
+        self.resize_notifier.set_connected(false);
     }
 
     fn reset(&self) {
@@ -309,17 +296,17 @@ impl VirtioDevice for Device {
         self.engine.worker()
     }
 
-    fn parse<'m>(&self, worker: &'m Worker, queue: usize, head: u16, chain: Chain<'m>) -> Parsed<'m> {
-        let crate::request::Parsed { mut request, room, status } = parse(chain, self.role(queue), &self.limits());
+    fn parse<'m>(&self, worker: &'m Worker, queue: usize, head: u16, chain: Chain<'m>) -> PendingRequest<'m> {
+        let crate::request::ParsedChain { mut request, room, status } = parse(chain, self.role(queue), &self.limits());
         if let Err(failure) = check_guest_memory() {
             failure.report();
             // What was taken for a chain or a request need not be one.
             request = Err(Refusal { request_type: None, status: self::status(&failure), malformed: false });
         }
-        Parsed { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
+        PendingRequest { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
     }
 
-    fn to_prefetch(&self, parsed: &Parsed<'_>) -> Option<Ahead> {
+    fn to_prefetch(&self, parsed: &PendingRequest<'_>) -> Option<Ahead> {
         parsed.request.as_ref().ok().and_then(Ahead::of)
     }
 
@@ -330,11 +317,11 @@ impl VirtioDevice for Device {
     }
 
     /// The way of a request, and the one place where it ends.
-    fn serve<'m>(&'m self, token: Token, mut parsed: Parsed<'m>) -> impl Future<Output = u32> {
+    fn serve<'m>(&'m self, token: Token, mut parsed: PendingRequest<'m>) -> impl Future<Output = u32> {
         parsed.io.token = token;
         // By reference, so that the future holds the request once.
         async move {
-            let Parsed { io, request, status: status_byte } = &mut parsed;
+            let PendingRequest { io, request, status: status_byte } = &mut parsed;
             let written = match request {
                 Ok(request) => {
                     io.record.describe(request);
@@ -372,7 +359,7 @@ impl VirtioDevice for Device {
     fn queue_running(&self, queue: usize, running: bool) {
         self.observer().set_queue_running(queue, running);
         if running {
-            self.audience.queue_started();
+            self.resize_notifier.queue_started();
         }
     }
 

@@ -4,14 +4,43 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::Serialize;
+
 use super::Device;
-use crate::control::{FrontendKnows, Resized};
 use crate::disk::ResizeError;
-use crate::vhost::{Notifier, Told};
+use crate::vhost::Notifier;
+
+/// What a resize has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Resized {
+    /// The size now.
+    pub bytes: u64,
+    /// The size before.
+    pub before: u64,
+    /// Whether the frontend knows.
+    pub frontend: FrontendKnows,
+    /// Why it was not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Whether the frontend knows of a new size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrontendKnows {
+    /// It was told, and tells the guest.
+    Told,
+    /// It is connected, and could not be told.
+    NotTold,
+    /// There is none.
+    NotConnected,
+    /// There was nothing to tell: the size is the same.
+    Unchanged,
+}
 
 /// Who has to hear of a new size. Its lock is held while the size changes: nobody connects meanwhile.
 #[derive(Default)]
-pub struct Audience(Mutex<Frontend>);
+pub struct ResizeNotifier(Mutex<Frontend>);
 
 #[derive(Default)]
 struct Frontend {
@@ -21,7 +50,7 @@ struct Frontend {
     missed: bool,
 }
 
-impl Audience {
+impl ResizeNotifier {
     fn with<T>(&self, action: impl FnOnce(&mut Frontend) -> T) -> T {
         action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -41,7 +70,7 @@ impl Audience {
     pub fn queue_started(&self) {
         let missed = self.with(|frontend| std::mem::take(&mut frontend.missed).then(|| frontend.notifier.clone()));
         if let Some(notifier) = missed.flatten() {
-            notifier.config_changed_meanwhile();
+            notifier.send_config_changed();
         }
     }
 }
@@ -54,7 +83,7 @@ impl Device {
     /// When the image cannot have this size, or would shrink with a frontend connected.
     pub fn resize(&self, bytes: Option<u64>) -> Result<Resized, ResizeError> {
         let block = self.config.engine.logical_block_size;
-        let (sizes, connected, notifier) = self.audience.with(|frontend| {
+        let (sizes, connected, notifier) = self.resize_notifier.with(|frontend| {
             let sizes = self.disk().image().resize(bytes, block, !frontend.connected)?;
             frontend.missed |= sizes.0 != sizes.1 && self.observer().running_queues().next().is_none();
             Ok::<_, ResizeError>((sizes, frontend.connected, frontend.notifier.clone()))
@@ -69,7 +98,7 @@ impl Device {
                 (FrontendKnows::NotTold, Some(reason.to_owned()))
             }
             Some(notifier) => match notifier.config_changed() {
-                Ok(Told::Confirmed | Told::Sent) => (FrontendKnows::Told, None),
+                Ok(()) => (FrontendKnows::Told, None),
                 Err(error) => (FrontendKnows::NotTold, Some(error.to_string())),
             },
         };

@@ -5,7 +5,7 @@
 //! *Present*: all pages of the block are there, so it can be read in place. To touch a page of a hole would make it: a read would
 //! take the host's memory, and undo a discard.
 //!
-//! *Settled*: it is best written in place, too. Storing into a mapping is several times as fast as `pwrite(2)` - except for the
+//! *Populated*: it is best written in place, too. Storing into a mapping is several times as fast as `pwrite(2)` - except for the
 //! first time, when it costs a page fault. So a block is written by system calls until that has happened twice. Then, if it is
 //! present, its pages are put into the page table at once.
 
@@ -30,7 +30,7 @@ mod state {
     /// It has been written once.
     pub const WRITTEN: u8 = 2;
     /// It is written in place.
-    pub const SETTLED: u8 = 4;
+    pub const POPULATED: u8 = 4;
 }
 
 /// The state of each block of an image.
@@ -54,9 +54,9 @@ impl Blocks {
         self.are(state::PRESENT, offset, len)
     }
 
-    /// Whether all of a range is settled.
-    pub fn are_settled(&self, offset: u64, len: usize) -> bool {
-        self.are(state::SETTLED, offset, len)
+    /// Whether all of a range is populated.
+    pub fn are_populated(&self, offset: u64, len: usize) -> bool {
+        self.are(state::POPULATED, offset, len)
     }
 
     fn are(&self, wanted: u8, offset: u64, len: usize) -> bool {
@@ -66,7 +66,7 @@ impl Blocks {
 
     /// Asks the system whether all pages of a range are there, and remembers it of each block that it is told of. `bytes` gives a
     /// range of the mapping.
-    pub fn look<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) -> bool {
+    pub fn probe<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) -> bool {
         let Some((first, states)) = self.range(offset, len) else { return false };
         let end = offset + len as u64; // it has blocks, so it does not overflow; usize to u64 loses nothing
         let starts = (first * BLOCK..).step_by(AT_ONCE * BLOCK as usize); // 64 KiB
@@ -74,7 +74,7 @@ impl Blocks {
             let len = states.len() as u64 * BLOCK;
             let (from, to) = (start.max(offset), end.min(start + len));
             match bytes(start, len) {
-                Some(whole) => self.look_at(states, &whole, from - start, to - from),
+                Some(whole) => self.probe_blocks(states, &whole, from - start, to - from),
                 // The image ends within the last block. Of that nothing is remembered.
                 None => bytes(from, to - from).is_some_and(|range| is_resident(&range)),
             }
@@ -82,7 +82,7 @@ impl Blocks {
     }
 
     /// Looks at a few whole blocks. Tells whether a range of them is there.
-    fn look_at(&self, states: &[AtomicU8], whole: &VolatileSlice<'_>, from: u64, len: u64) -> bool {
+    fn probe_blocks(&self, states: &[AtomicU8], whole: &VolatileSlice<'_>, from: u64, len: u64) -> bool {
         let losses = self.losses.load(Ordering::SeqCst);
         let Some(resident) = Resident::of(whole) else { return false };
         for (start, state) in (0..).step_by(BLOCK as usize).zip(states) {
@@ -98,12 +98,12 @@ impl Blocks {
     }
 
     /// A range has been written by a system call. `bytes` gives a range of the mapping.
-    pub fn written<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) {
+    pub fn was_written<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) {
         let Some((first, states)) = self.range(offset, len) else { return };
         for (number, state) in (first..).zip(states) {
             // Whoever comes at the same time does the same once more.
             let now = state.load(Ordering::Relaxed);
-            if now & state::SETTLED != 0 {
+            if now & state::POPULATED != 0 {
                 continue;
             }
             if now & state::WRITTEN == 0 {
@@ -111,13 +111,13 @@ impl Blocks {
                 continue;
             }
             let start = number * BLOCK;
-            if now & state::PRESENT != 0 || self.look(start, BLOCK as usize, &bytes) {
+            if now & state::PRESENT != 0 || self.probe(start, BLOCK as usize, &bytes) {
                 if let Some(bytes) = bytes(start, BLOCK) {
-                    touch(&bytes);
+                    populate(&bytes);
                 }
                 // Only if it is still present.
                 let _ = state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
-                    (now & state::PRESENT != 0).then_some(now | state::SETTLED)
+                    (now & state::PRESENT != 0).then_some(now | state::POPULATED)
                 });
             } else {
                 // It is asked again, but not each time.
@@ -148,7 +148,7 @@ impl Blocks {
 /// around in, too, by default the 64 KiB of addresses that it lies in, of which a block touches two at the most. The pages
 /// can be written then: nobody has to be told of the first write, as with other file systems. A store would take a page
 /// fault for each page.
-fn touch(block: &VolatileSlice<'_>) {
+fn populate(block: &VolatileSlice<'_>) {
     let mut byte = [0u8];
     block.copy_to(&mut byte);
     std::hint::black_box(byte);
@@ -163,18 +163,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_beyond_the_image_are_not_settled() {
+    fn ranges_beyond_the_image_are_not_populated() {
         let blocks = Blocks::new(3 * BLOCK + 512).expect("blocks");
-        blocks.states.iter().for_each(|state| state.store(state::SETTLED, Ordering::Relaxed));
-        assert!(blocks.are_settled(0, 4096) && blocks.are_settled(3 * BLOCK, 512));
-        assert!(blocks.are_settled(BLOCK - 512, 1024) && !blocks.are_present(0, 512));
-        assert!(!blocks.are_settled(4 * BLOCK, 512) && !blocks.are_settled(4 * BLOCK - 512, 1024));
-        assert!(!blocks.are_settled(u64::MAX, 1) && !blocks.are_settled(u64::MAX - 511, usize::MAX));
+        blocks.states.iter().for_each(|state| state.store(state::POPULATED, Ordering::Relaxed));
+        assert!(blocks.are_populated(0, 4096) && blocks.are_populated(3 * BLOCK, 512));
+        assert!(blocks.are_populated(BLOCK - 512, 1024) && !blocks.are_present(0, 512));
+        assert!(!blocks.are_populated(4 * BLOCK, 512) && !blocks.are_populated(4 * BLOCK - 512, 1024));
+        assert!(!blocks.are_populated(u64::MAX, 1) && !blocks.are_populated(u64::MAX - 511, usize::MAX));
         blocks.forget(BLOCK, 512);
-        assert!(blocks.are_settled(0, 512) && !blocks.are_settled(BLOCK - 512, 1024));
-        assert!(blocks.are_settled(3 * BLOCK, 512));
+        assert!(blocks.are_populated(0, 512) && !blocks.are_populated(BLOCK - 512, 1024));
+        assert!(blocks.are_populated(3 * BLOCK, 512));
         blocks.forget(3 * BLOCK, u64::MAX);
-        assert!(!blocks.are_settled(3 * BLOCK, 512));
+        assert!(!blocks.are_populated(3 * BLOCK, 512));
         assert!(Blocks::new(LARGEST + 512).is_none());
     }
 }

@@ -93,17 +93,17 @@ impl Pool {
 
     /// A buffer for a transfer of `len` bytes: the size that suits it, or the other one. `None` when all are taken, or
     /// there is no memory.
-    pub fn take(&mut self, len: u64) -> Option<Buffer> {
+    pub fn get(&mut self, len: u64) -> Option<Buffer> {
         // usize to u64 loses nothing
         if len > SMALL as u64 {
-            self.large.take().or_else(|| self.small.take())
+            self.large.get().or_else(|| self.small.get())
         } else {
-            self.small.take().or_else(|| self.large.take())
+            self.small.get().or_else(|| self.large.get())
         }
     }
 
     /// Takes a buffer back.
-    pub fn give_back(&mut self, buffer: Buffer) {
+    pub fn put(&mut self, buffer: Buffer) {
         if buffer.index < SMALL_COUNT { self.small.free.push(buffer) } else { self.large.free.push(buffer) }
     }
 
@@ -148,7 +148,7 @@ impl Class {
         true
     }
 
-    fn take(&mut self) -> Option<Buffer> {
+    fn get(&mut self) -> Option<Buffer> {
         self.free.pop().or_else(|| self.make())
     }
 }
@@ -162,21 +162,21 @@ mod tests {
         let mut pool = Pool::new();
         let all = pool.available();
         assert_eq!(all, SMALL_COUNT + LARGE_COUNT);
-        let first = pool.take(4096).expect("buffer");
+        let first = pool.get(4096).expect("buffer");
         assert_eq!(first.capacity(), SMALL);
         assert_eq!(first.bytes().as_ptr() as usize % 4096, 0);
         let index = first.index();
-        pool.give_back(first);
-        assert_eq!(pool.take(1).map(|buffer| buffer.index()), Some(index));
+        pool.put(first);
+        assert_eq!(pool.get(1).map(|buffer| buffer.index()), Some(index));
         // One is lost on purpose: it was taken and dropped.
-        let mut taken: Vec<_> = std::iter::from_fn(|| pool.take(1 << 20)).collect();
+        let mut taken: Vec<_> = std::iter::from_fn(|| pool.get(1 << 20)).collect();
         assert_eq!((taken.len(), pool.available()), (all - 1, 0));
         let mut indices: Vec<_> = taken.iter().map(Buffer::index).collect();
         indices.sort_unstable();
         indices.dedup();
         assert_eq!(indices.len(), all - 1);
         assert!(taken.iter().take(LARGE_COUNT).all(|buffer| buffer.capacity() == LARGE));
-        taken.drain(..).for_each(|buffer| pool.give_back(buffer));
+        taken.drain(..).for_each(|buffer| pool.put(buffer));
         assert_eq!(pool.available(), all - 1);
         assert!(pool.make_all());
     }

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::lane::{Answer, Transfer};
+use super::io_channel::{IoCompletion, Transfer};
 use super::{Buffer, Image};
 use crate::threads::named;
 
@@ -37,45 +37,45 @@ pub enum Task {
     Action(Action),
 }
 
-/// Who is to be answered: a token, and the mailbox of the lane that it belongs to.
-type To = (usize, Arc<Mailbox>);
+/// Who is to be answered: a token, and the completion_queue of the channel that it belongs to.
+type Recipient = (usize, Arc<CompletionQueue>);
 
 /// What a helper has taken from the lists.
 enum Work {
-    Transfer(Transfer, Buffer, To),
-    Action(Action, To),
+    Transfer(Transfer, Buffer, Recipient),
+    Action(Action, Recipient),
     /// One flush answers all that have asked for one before it begins.
-    Flush(Vec<To>),
+    Flush(Vec<Recipient>),
 }
 
-/// The helpers of an image; any number of lanes use them.
+/// The helpers of an image; any number of channels use them.
 pub struct Helpers {
-    shared: Arc<Shared>,
+    shared: Arc<HelperState>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-struct Shared {
+struct HelperState {
     image: Arc<Image>,
-    state: Mutex<State>,
+    state: Mutex<TaskQueues>,
     work: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    transfers: VecDeque<(Transfer, Buffer, To)>,
-    actions: VecDeque<(Action, To)>,
+struct TaskQueues {
+    transfers: VecDeque<(Transfer, Buffer, Recipient)>,
+    actions: VecDeque<(Action, Recipient)>,
     /// Helpers that carry out actions.
     acting: usize,
     /// Those who wait for the next flush.
-    flushes: Vec<To>,
+    flushes: Vec<Recipient>,
     /// A helper flushes. Another one could only wait for it.
     flushing: bool,
     idle: usize,
     stop: bool,
 }
 
-impl State {
-    fn add(&mut self, task: Task, to: To) {
+impl TaskQueues {
+    fn add(&mut self, task: Task, to: Recipient) {
         match task {
             Task::Transfer(transfer, buffer) => self.transfers.push_back((transfer, buffer, to)),
             Task::Action(action) => self.actions.push_back((action, to)),
@@ -104,10 +104,10 @@ impl State {
     }
 }
 
-/// Where the answers for one lane arrive.
-pub struct Mailbox {
-    answers: Mutex<Vec<(usize, Answer)>>,
-    /// Length of `answers`: looking must be cheap.
+/// where the completions for one channel arrive.
+pub struct CompletionQueue {
+    completions: Mutex<Vec<(usize, IoCompletion)>>,
+    /// Length of `completions`: looking must be cheap.
     arrived: AtomicUsize,
     event: File,
 }
@@ -120,14 +120,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Helpers {
     /// No threads yet.
     pub fn new(image: Arc<Image>) -> Self {
-        let shared = Shared { image, state: Mutex::default(), work: Condvar::new() };
+        let shared = HelperState { image, state: Mutex::default(), work: Condvar::new() };
         Self { shared: Arc::new(shared), threads: Mutex::default() }
     }
 
-    /// Has a helper do something; the answer goes to `mailbox` under `token`.
-    pub fn give(&self, task: Task, token: usize, mailbox: &Arc<Mailbox>) {
+    /// Has a helper do something; the answer goes to `completion_queue` under `token`.
+    pub fn submit(&self, task: Task, token: usize, completion_queue: &Arc<CompletionQueue>) {
         let mut state = lock(&self.shared.state);
-        state.add(task, (token, Arc::clone(mailbox)));
+        state.add(task, (token, Arc::clone(completion_queue)));
         let need_one_more = state.ready() > state.idle;
         drop(state);
         if need_one_more {
@@ -166,7 +166,7 @@ impl Drop for Helpers {
     }
 }
 
-impl Shared {
+impl HelperState {
     /// Works until it is told to stop and nothing is left.
     fn run(&self) {
         let mut state = lock(&self.state);
@@ -194,20 +194,20 @@ impl Shared {
 
     fn carry_out(&self, work: Work) {
         match work {
-            Work::Transfer(transfer, mut buffer, (token, mailbox)) => {
+            Work::Transfer(transfer, mut buffer, (token, completion_queue)) => {
                 let result = transfer.run(&self.image, &mut buffer);
-                mailbox.put(token, Answer { result, buffer: Some(buffer) });
+                completion_queue.post(token, IoCompletion { result, buffer: Some(buffer) });
             }
-            Work::Action(action, (token, mailbox)) => {
+            Work::Action(action, (token, completion_queue)) => {
                 let result = action(&self.image);
                 lock(&self.state).acting -= 1;
-                mailbox.put(token, Answer { result, buffer: None });
+                completion_queue.post(token, IoCompletion { result, buffer: None });
             }
             Work::Flush(all) => {
                 let result = self.image.flush();
                 lock(&self.state).flushing = false;
-                for (token, mailbox) in all {
-                    mailbox.put(token, Answer { result: copy(&result), buffer: None });
+                for (token, completion_queue) in all {
+                    completion_queue.post(token, IoCompletion { result: copy(&result), buffer: None });
                 }
             }
         }
@@ -225,40 +225,40 @@ fn copy(result: &io::Result<()>) -> io::Result<()> {
     }
 }
 
-impl Mailbox {
+impl CompletionQueue {
     /// An empty one.
     ///
     /// # Errors
     /// When an eventfd cannot be had.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
-        Ok(Self { answers: Mutex::default(), arrived: AtomicUsize::new(0), event })
+        Ok(Self { completions: Mutex::default(), arrived: AtomicUsize::new(0), event })
     }
 
-    fn put(&self, token: usize, answer: Answer) {
-        let mut answers = lock(&self.answers);
-        answers.push((token, answer));
-        self.arrived.store(answers.len(), Ordering::Release);
-        if answers.len() == 1 {
+    fn post(&self, token: usize, completion: IoCompletion) {
+        let mut completions = lock(&self.completions);
+        completions.push((token, completion));
+        self.arrived.store(completions.len(), Ordering::Release);
+        if completions.len() == 1 {
             // It cannot fill up: the count is at most 1.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
     }
 
-    /// Moves what has arrived to `answers`.
-    pub fn take(&self, answers: &mut Vec<(usize, Answer)>) {
+    /// Moves what has arrived to `completions`.
+    pub fn drain_into(&self, completions: &mut Vec<(usize, IoCompletion)>) {
         if self.arrived.load(Ordering::Acquire) == 0 {
             return;
         }
-        let mut arrived = lock(&self.answers);
+        let mut arrived = lock(&self.completions);
         self.arrived.store(0, Ordering::Release);
-        answers.append(&mut arrived);
+        completions.append(&mut arrived);
         // Under the lock, so that no signal of a later answer is taken away.
         let _ = rustix::io::read(&self.event, &mut [0; 8]);
     }
 }
 
-impl AsFd for Mailbox {
+impl AsFd for CompletionQueue {
     /// Readable when something has arrived.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()

@@ -116,19 +116,19 @@ impl Image {
     }
 
     /// Whether [`Image::read_in_place`] mostly answers without a system call.
-    pub fn looks_at_no_system(&self) -> bool {
+    pub fn residency_is_cached(&self) -> bool {
         self.mapping.as_ref().is_none_or(Mapping::is_in_memory)
     }
 
     /// The first bytes of what will be read in place, to be fetched.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
-        self.mapping.as_ref()?.will_read(offset, len)
+    pub fn prefetch_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
+        self.mapping.as_ref()?.prefetch_read(offset, len)
     }
 
-    /// Bytes are going to be written in place: see [`Mapping::will_write`].
-    pub fn will_write(&self, offset: u64, len: u64) {
+    /// Bytes are going to be written in place: see [`Mapping::prefetch_write`].
+    pub fn prefetch_write(&self, offset: u64, len: u64) {
         if let Some(mapping) = &self.mapping {
-            mapping.will_write(offset, len);
+            mapping.prefetch_write(offset, len);
         }
     }
 

@@ -32,7 +32,7 @@ pub struct Mapping {
     blocks: Option<Blocks>,
     writable: Writable,
     /// What the system says of the pages is true.
-    honest: OnceLock<bool>,
+    truthful: OnceLock<bool>,
     /// Of the whole file again, when that has become larger: whoever uses this one is not disturbed.
     larger: OnceLock<Box<Mapping>>,
 }
@@ -41,8 +41,8 @@ pub struct Mapping {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writable {
     No,
-    /// The settled blocks.
-    Settled,
+    /// The populated blocks.
+    Populated,
     All,
 }
 
@@ -65,7 +65,7 @@ impl Mapping {
     /// The system's; or there are too many mappings already.
     pub fn new(file: &File, len: u64, writing: Writing) -> io::Result<Self> {
         // It cannot be found out later, in the sandbox.
-        resident::can_be_asked();
+        resident::mincore_is_allowed();
         let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| u64::try_from(system.f_type) == Ok(TMPFS_MAGIC));
         Self::map(file, len, in_memory, writing)
     }
@@ -74,7 +74,7 @@ impl Mapping {
         let blocks = in_memory.then(|| Blocks::new(len)).flatten();
         let writable = match writing {
             Writing::Always => Writable::All,
-            Writing::WhereItPays if blocks.is_some() => Writable::Settled,
+            Writing::WhereItPays if blocks.is_some() => Writable::Populated,
             Writing::Never | Writing::WhereItPays => Writable::No,
         };
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -86,18 +86,20 @@ impl Mapping {
             .build()
             .map_err(io::Error::other)?;
         let watch = Watch::new(&region, Holds::Other)?;
-        let (honest, larger) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { watch, region, in_memory, blocks, writable, honest, larger })
+        let (truthful, larger) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { watch, region, in_memory, blocks, writable, truthful, larger })
     }
 
     /// A range to read, if it can be read without waiting for the storage, as far as the system can tell, and has no hole that
     /// reading would fill. What was read counts only if [`Mapping::is_sound`] afterwards.
     pub fn to_read(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
-        let this = self.with(offset, len)?;
+        let this = self.covering(offset, len)?;
         let range = this.range(offset, len)?;
         let there = match &this.blocks {
-            Some(blocks) => blocks.are_present(offset, len) || this.can_be_asked() && this.look(blocks, offset, len),
-            None => this.can_be_asked() && is_resident(&range),
+            Some(blocks) => {
+                blocks.are_present(offset, len) || this.can_use_mincore() && this.probe(blocks, offset, len)
+            }
+            None => this.can_use_mincore() && is_resident(&range),
         };
         there.then_some(range)
     }
@@ -105,14 +107,14 @@ impl Mapping {
     /// Not often: out of the way of what is known.
     #[cold]
     #[inline(never)]
-    fn look(&self, blocks: &Blocks, offset: u64, len: usize) -> bool {
-        blocks.look(offset, len, self.bytes())
+    fn probe(&self, blocks: &Blocks, offset: u64, len: usize) -> bool {
+        blocks.probe(offset, len, self.bytes())
     }
 
     /// Whether the system can be asked about pages.
-    fn can_be_asked(&self) -> bool {
-        resident::can_be_asked()
-            && *self.honest.get_or_init(|| self.region.file_offset().is_some_and(resident::is_honest))
+    fn can_use_mincore(&self) -> bool {
+        resident::mincore_is_allowed()
+            && *self.truthful.get_or_init(|| self.region.file_offset().is_some_and(resident::mincore_is_truthful))
     }
 
     /// What gives ranges of this mapping.
@@ -123,22 +125,22 @@ impl Mapping {
     /// A range to write, where storing is as good as writing. What was written counts only if [`Mapping::is_sound`]
     /// afterwards.
     pub fn to_write(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
-        let this = self.with(offset, len)?;
+        let this = self.covering(offset, len)?;
         match (this.writable, &this.blocks) {
             (Writable::All, _) => this.range(offset, len),
-            (Writable::Settled, Some(blocks)) if blocks.are_settled(offset, len) => this.range(offset, len),
+            (Writable::Populated, Some(blocks)) if blocks.are_populated(offset, len) => this.range(offset, len),
             _ => None,
         }
     }
 
     /// A range has been written by a system call.
     pub fn was_written(&self, offset: u64, len: usize) {
-        if let Some(this) = self.with(offset, len)
-            && this.writable == Writable::Settled
+        if let Some(this) = self.covering(offset, len)
+            && this.writable == Writable::Populated
             && let Some(blocks) = &this.blocks
-            && this.can_be_asked()
+            && this.can_use_mincore()
         {
-            blocks.written(offset, len, this.bytes());
+            blocks.was_written(offset, len, this.bytes());
         }
     }
 
@@ -154,14 +156,14 @@ impl Mapping {
     }
 
     /// Bytes are going to be read: the first of them, to be fetched.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
-        let len = at_most(len, FETCHED);
-        Some(Prefetch::new(&self.with(offset, len)?.range(offset, len)?))
+    pub fn prefetch_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
+        let len = at_most(len, PREFETCH_BYTES);
+        Some(Prefetch::new(&self.covering(offset, len)?.range(offset, len)?))
     }
 
     /// Bytes are going to be written: the CPU looks up where they lie. To fetch what is there before did not pay, neither for
     /// plain data nor for any engine.
-    pub fn will_write(&self, offset: u64, len: u64) {
+    pub fn prefetch_write(&self, offset: u64, len: u64) {
         if let Some(start) = self.to_write(offset, at_most(len, 1)) {
             Prefetch::first_line(&start);
         }
@@ -175,9 +177,9 @@ impl Mapping {
     }
 
     /// The mapping that has a range: this one, or a larger one.
-    fn with(&self, offset: u64, len: usize) -> Option<&Self> {
+    fn covering(&self, offset: u64, len: usize) -> Option<&Self> {
         let end = usize::try_from(offset).ok()?.checked_add(len)?;
-        if end <= self.region.size() { Some(self) } else { self.larger.get()?.with(offset, len) }
+        if end <= self.region.size() { Some(self) } else { self.larger.get()?.covering(offset, len) }
     }
 
     /// Also covers what the file has up to `len` bytes.
@@ -194,10 +196,10 @@ impl Mapping {
                 // With room for more, so that a file that grows often does not need many. Nobody asks for what is past the
                 // end of the file.
                 let ample = len.max((self.region.size() as u64).saturating_mul(2)); // usize to u64 loses nothing
-                // What is settled there is found out anew.
+                // What is populated there is found out anew.
                 let writing = match self.writable {
                     Writable::No => Writing::Never,
-                    Writable::Settled => Writing::WhereItPays,
+                    Writable::Populated => Writing::WhereItPays,
                     Writable::All => Writing::Always,
                 };
                 let map = |len| Self::map(file, len, self.in_memory, writing);
@@ -221,7 +223,7 @@ impl Mapping {
 }
 
 /// Bytes that are fetched ahead: the rest of a longer request comes by itself, as the CPU notices the pattern.
-const FETCHED: usize = 4096;
+const PREFETCH_BYTES: usize = 4096;
 
 fn at_most(len: u64, most: usize) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX).min(most)
@@ -307,7 +309,7 @@ mod tests {
         assert!(mapping.to_write(0, 64 << 10).is_some() && mapping.to_write(0, 128 << 10).is_none());
         write(0, 128 << 10);
         assert!(mapping.to_write(512, 128 << 10).is_none(), "it is longer than what was written");
-        let range = mapping.to_write(512, (128 << 10) - 512).expect("settled");
+        let range = mapping.to_write(512, (128 << 10) - 512).expect("populated");
         range.copy_from(&[9u8; 4096]);
         let mut bytes = [0; 4096];
         std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, 512).expect("read");
@@ -376,7 +378,7 @@ mod tests {
         // Broken at one end: not used at all any more.
         file.set_len(8192).expect("truncated");
         mapping
-            .with(512 << 10, 512)
+            .covering(512 << 10, 512)
             .and_then(|mapping| mapping.range(512 << 10, 512))
             .expect("sound")
             .copy_to(&mut bytes[..512]);

@@ -2,14 +2,14 @@
 
 //! The disk: offsets and bytes, which may be ciphertext or not. No keys, no DUNs, no virtio.
 //!
-//! [`Image`] is what is there and what can be done with it, here and now. [`Lane`] is one worker's way to it, which
-//! does not wait: [`Buffer`]s go to the disk and come back with an [`Answer`].
+//! [`Image`] is what is there and what can be done with it, here and now. [`IoChannel`] is one worker's way to it, which
+//! does not wait: [`Buffer`]s go to the disk and come back with an [`IoCompletion`].
 
 mod blocks;
 mod buffer;
 mod helpers;
 mod image;
-mod lane;
+mod io_channel;
 mod mapping;
 mod open;
 mod resident;
@@ -26,22 +26,27 @@ use scattered_xts::Prefetch;
 
 pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
-pub use lane::{Aio, Answer, Direction, Lane, Transfer};
+pub use io_channel::{Aio, IoChannel, IoCompletion, IoDirection, Transfer};
 pub use open::{OpenError, OpenOptions, are_same};
 pub use resize::ResizeError;
+
+/// Bytes of a sector, whatever the logical block size.
+pub const SECTOR_SIZE: u64 = 1 << SECTOR_SHIFT;
+/// Binary logarithm of [`SECTOR_SIZE`].
+pub const SECTOR_SHIFT: u32 = 9;
 
 /// An image and the way to it.
 pub struct Disk {
     image: Arc<Image>,
     aio: Aio,
     helpers: helpers::Helpers,
-    rings: Mutex<Rings>,
+    rings: Mutex<IdleRings>,
 }
 
-/// Rings of io_uring that no lane has, each with the buffers that are registered with it.
+/// Rings of io_uring that no channel uses, each with the buffers that are registered with it.
 #[derive(Default)]
-struct Rings {
-    idle: Vec<(buffer::Pool, uring::Ring)>,
+struct IdleRings {
+    idle: Vec<(buffer::Pool, uring::Uring)>,
     /// No more are made.
     complete: bool,
 }
@@ -94,62 +99,62 @@ impl Disk {
     }
 
     /// Bytes are going to be read: where that is done in place, the first of them, to be fetched into the CPU's caches.
-    pub fn will_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
-        if self.aio == Aio::Sync { self.image().will_read(offset, len) } else { None }
+    pub fn prefetch_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
+        if self.aio == Aio::Sync { self.image().prefetch_read(offset, len) } else { None }
     }
 
     /// Bytes are going to be written: where that is done in place, the CPU looks up where they lie.
-    pub fn will_write(&self, offset: u64, len: u64) {
+    pub fn prefetch_write(&self, offset: u64, len: u64) {
         if self.aio == Aio::Sync {
-            self.image().will_write(offset, len);
+            self.image().prefetch_write(offset, len);
         }
     }
 
     /// Moves data between guest memory and the image without a buffer, where that can be done here and now. False:
-    /// use [`Lane::transfer`].
+    /// use [`IoChannel::transfer`].
     ///
     /// # Errors
     /// The system's.
     pub fn transfer_directly(
         &self,
-        direction: Direction,
+        direction: IoDirection,
         offset: u64,
         pieces: &[VolatileSlice<'_>],
     ) -> io::Result<bool> {
         match direction {
             _ if self.aio != Aio::Sync || self.image().is_direct() => Ok(false),
-            Direction::Read => self.image().read_now(offset, pieces),
-            Direction::Write => self.image().write_from(offset, pieces).map(|()| true),
+            IoDirection::Read => self.image().read_now(offset, pieces),
+            IoDirection::Write => self.image().write_from(offset, pieces).map(|()| true),
         }
     }
 
-    /// Makes what so many lanes need of the system and cannot have any more in the sandbox: rings of io_uring. Lanes use them one
-    /// after the other; a lane for which there is none moves data by helper threads.
+    /// Makes the io_uring rings for so many channels, before the sandbox forbids to make any. Channels use them one
+    /// after the other; a channel for which there is none moves data by helper threads.
     ///
     /// # Errors
     /// When there is no memory, or the system refuses a ring.
-    pub fn prepare(&self, lanes: usize) -> io::Result<()> {
+    pub fn prepare(&self, channels: usize) -> io::Result<()> {
         let mut rings = self.rings();
-        while self.aio == Aio::IoUring && rings.idle.len() < lanes {
+        while self.aio == Aio::IoUring && rings.idle.len() < channels {
             rings.idle.push(self.new_ring()?);
         }
         rings.complete = true;
         Ok(())
     }
 
-    fn rings(&self) -> MutexGuard<'_, Rings> {
+    fn rings(&self) -> MutexGuard<'_, IdleRings> {
         // A plain list, which a panic elsewhere cannot leave half-changed.
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn new_ring(&self) -> io::Result<(buffer::Pool, uring::Ring)> {
+    fn new_ring(&self) -> io::Result<(buffer::Pool, uring::Uring)> {
         let mut pool = buffer::Pool::new();
-        let ring = uring::Ring::new(&self.image, &mut pool)?;
+        let ring = uring::Uring::new(&self.image, &mut pool)?;
         Ok((pool, ring))
     }
 
-    /// A ring for a lane. `None`: there is none.
-    fn take_ring(&self) -> io::Result<Option<(buffer::Pool, uring::Ring)>> {
+    /// A ring for a channel. `None`: there is none.
+    fn get_ring(&self) -> io::Result<Option<(buffer::Pool, uring::Uring)>> {
         let mut rings = self.rings();
         match rings.idle.pop() {
             None if !rings.complete => self.new_ring().map(Some),
@@ -157,16 +162,16 @@ impl Disk {
         }
     }
 
-    fn give_back_ring(&self, pool: buffer::Pool, ring: uring::Ring) {
+    fn put_ring(&self, pool: buffer::Pool, ring: uring::Uring) {
         self.rings().idle.push((pool, ring));
     }
 
-    /// A lane for a worker.
+    /// A channel for a worker.
     ///
     /// # Errors
     /// When there is no memory, or the system refuses descriptors or a ring.
-    pub fn lane(self: &Arc<Self>) -> io::Result<Lane> {
-        Lane::new(Arc::clone(self))
+    pub fn io_channel(self: &Arc<Self>) -> io::Result<IoChannel> {
+        IoChannel::new(Arc::clone(self))
     }
 }
 

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, major, minor};
 
 use super::Image;
+use super::SECTOR_SIZE;
 use super::mapping::{Mapping, Writing};
-use crate::protocol::SECTOR_SIZE;
 
 /// How to open an image.
 #[derive(Debug, Clone, Copy)]
@@ -229,9 +229,9 @@ impl Image {
     /// Whether O_DIRECT takes blocks of this size: some file systems and disks need larger ones.
     fn check_alignment(&self, block: u32) -> io::Result<()> {
         let mut pool = super::buffer::Pool::new();
-        let mut buffer = pool.take(block.into()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut buffer = pool.get(block.into()).ok_or(io::ErrorKind::OutOfMemory)?;
         // The last block: its offset is as little aligned as any.
-        let data = super::lane::front_mut(&mut buffer, block as usize)?; // u32 to usize loses nothing
+        let data = super::io_channel::front_mut(&mut buffer, block as usize)?; // u32 to usize loses nothing
         self.read(self.len() - u64::from(block), data)
     }
 }

@@ -36,7 +36,7 @@ impl Resident {
         let start = address & !(page_size - 1);
         let len = address - start + range.len();
         let pages = len.div_ceil(page_size);
-        if pages > MOST_PAGES || !can_be_asked() {
+        if pages > MOST_PAGES || !mincore_is_allowed() {
             return None;
         }
         let mut there = [MaybeUninit::<u8>::uninit(); MOST_PAGES];
@@ -65,7 +65,7 @@ impl Resident {
 
 /// Whether the call can be made: a filter around this process may kill it for that. To be asked for the first time before there is
 /// a sandbox of our own.
-pub(super) fn can_be_asked() -> bool {
+pub(super) fn mincore_is_allowed() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
         // SAFETY: no page is asked for, so nothing is written.
@@ -76,7 +76,7 @@ pub(super) fn can_be_asked() -> bool {
 /// Whether what the system says of a file's pages is true. Of a file that is not ours, and that we may not write, it says that
 /// all are there; so it is asked for one that is not: past the file's end. What we may do when it is asked is what counts: to be
 /// called after capabilities have been dropped.
-pub(super) fn is_honest(file: &FileOffset) -> bool {
+pub(super) fn mincore_is_truthful(file: &FileOffset) -> bool {
     let page_size = rustix::param::page_size();
     let past_the_end = || {
         let end = file.file().metadata().ok()?.len().checked_next_multiple_of(page_size as u64)?; // 64 KiB at the most

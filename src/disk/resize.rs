@@ -8,7 +8,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::sync::atomic::Ordering;
 
 use super::Image;
-use crate::protocol::SECTOR_SIZE;
+use super::SECTOR_SIZE;
 
 /// Why an image keeps its size. The messages say what to do.
 #[derive(Debug, thiserror::Error)]

@@ -79,24 +79,24 @@ fn lanes_share_the_rings_that_were_prepared() {
     let Ok(disk) = Disk::new(image, Some(Aio::IoUring)) else { return };
     let disk = Arc::new(disk);
     disk.prepare(1).expect("a ring");
-    let write = |lane: &mut Lane, offset: u64, byte: u8| {
-        let mut buffer = lane.buffer(4096).expect("buffer");
+    let write = |channel: &mut IoChannel, offset: u64, byte: u8| {
+        let mut buffer = channel.get_buffer(4096).expect("buffer");
         buffer.bytes_mut()[..4096].fill(byte);
-        let transfer = Transfer { direction: Direction::Write, offset, len: 4096 };
-        assert!(lane.transfer(7, transfer, buffer).is_none());
-        lane.submit();
+        let transfer = Transfer { direction: IoDirection::Write, offset, len: 4096 };
+        assert!(channel.transfer(7, transfer, buffer).is_none());
+        channel.submit();
     };
-    let finish = |lane: &mut Lane| {
-        let mut answers = Vec::new();
-        while answers.is_empty() {
-            lane.answers(&mut answers);
+    let finish = |channel: &mut IoChannel| {
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            channel.poll_completions(&mut completions);
         }
-        let (token, answer) = answers.remove(0);
-        assert!(token == 7 && answer.result.is_ok());
-        lane.give_back(answer.buffer.expect("buffer"));
+        let (token, completion) = completions.remove(0);
+        assert!(token == 7 && completion.result.is_ok());
+        channel.put_buffer(completion.buffer.expect("buffer"));
     };
     for round in 0..3 {
-        let (mut first, mut second) = (disk.lane().expect("lane"), disk.lane().expect("lane"));
+        let (mut first, mut second) = (disk.io_channel().expect("channel"), disk.io_channel().expect("channel"));
         // That of the second are the helpers'.
         assert_eq!((first.events().len(), second.events().len()), (2, 1));
         let room = first.room();
@@ -158,27 +158,27 @@ fn an_image_that_was_truncated_gives_errors() {
     assert!(image.read(4096, &mut [0; 512]).is_err());
 }
 
-/// A lane of a disk whose flushes are this.
-fn lane_with(sync: fn(&File) -> io::Result<()>) -> (tempfile::NamedTempFile, Lane) {
+/// A channel of a disk whose flushes are this.
+fn channel_with(sync: fn(&File) -> io::Result<()>) -> (tempfile::NamedTempFile, IoChannel) {
     let (file, mut image) = image(1 << 20);
     image.sync = sync;
-    (file, Arc::new(Disk::new(image, Some(Aio::Threads)).expect("disk")).lane().expect("lane"))
+    (file, Arc::new(Disk::new(image, Some(Aio::Threads)).expect("disk")).io_channel().expect("channel"))
 }
 
 /// Waits for so many answers; their tokens and whether they are good, in order of the tokens.
-fn wait_for(lane: &mut Lane, count: usize) -> Vec<(usize, bool)> {
+fn wait_for(channel: &mut IoChannel, count: usize) -> Vec<(usize, bool)> {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    let mut answers = Vec::new();
-    while answers.len() < count {
-        assert!(std::time::Instant::now() < deadline, "{} of {count} answers", answers.len());
-        lane.answers(&mut answers);
+    let mut completions = Vec::new();
+    while completions.len() < count {
+        assert!(std::time::Instant::now() < deadline, "{} of {count} answers", completions.len());
+        channel.poll_completions(&mut completions);
         std::thread::yield_now();
     }
     let mut found = Vec::new();
-    for (token, Answer { result, buffer }) in answers {
+    for (token, IoCompletion { result, buffer }) in completions {
         found.push((token, result.is_ok()));
         if let Some(buffer) = buffer {
-            lane.give_back(buffer);
+            channel.put_buffer(buffer);
         }
     }
     found.sort_unstable();
@@ -186,11 +186,11 @@ fn wait_for(lane: &mut Lane, count: usize) -> Vec<(usize, bool)> {
 }
 
 /// Begins a read, which must be possible, and waits for it.
-fn read_meanwhile(lane: &mut Lane, token: usize) {
-    let buffer = lane.buffer(4096).expect("buffer");
-    let transfer = Transfer { direction: Direction::Read, offset: 0, len: 4096 };
-    assert!(lane.transfer(token, transfer, buffer).is_none());
-    assert_eq!(wait_for(lane, 1), [(token, true)]);
+fn read_meanwhile(channel: &mut IoChannel, token: usize) {
+    let buffer = channel.get_buffer(4096).expect("buffer");
+    let transfer = Transfer { direction: IoDirection::Read, offset: 0, len: 4096 };
+    assert!(channel.transfer(token, transfer, buffer).is_none());
+    assert_eq!(wait_for(channel, 1), [(token, true)]);
 }
 
 /// However many ask for a flush, one thread does it; reads go on. Those who ask meanwhile wait for another one.
@@ -205,29 +205,29 @@ fn one_flush_answers_all_that_came_before_it() {
         }
         if call == 2 { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
     }
-    let (_file, mut lane) = lane_with(waits);
-    assert!(lane.flush(0).is_none());
+    let (_file, mut channel) = channel_with(waits);
+    assert!(channel.flush(0).is_none());
     while CALLS.load(Ordering::SeqCst) == 0 {
         std::thread::yield_now();
     }
     // The first one has begun, so it does not count for these.
-    (1..100).for_each(|token| assert!(lane.flush(token).is_none()));
-    read_meanwhile(&mut lane, 1000);
+    (1..100).for_each(|token| assert!(channel.flush(token).is_none()));
+    read_meanwhile(&mut channel, 1000);
     assert_eq!(CALLS.load(Ordering::SeqCst), 1);
     ALLOWED.store(1, Ordering::SeqCst);
-    assert_eq!(wait_for(&mut lane, 1), [(0, true)]);
+    assert_eq!(wait_for(&mut channel, 1), [(0, true)]);
     while CALLS.load(Ordering::SeqCst) == 1 {
         std::thread::yield_now();
     }
-    (100..103).for_each(|token| assert!(lane.flush(token).is_none()));
-    read_meanwhile(&mut lane, 1001);
+    (100..103).for_each(|token| assert!(channel.flush(token).is_none()));
+    read_meanwhile(&mut channel, 1001);
     ALLOWED.store(2, Ordering::SeqCst);
-    assert_eq!(wait_for(&mut lane, 99), (1..100).map(|token| (token, true)).collect::<Vec<_>>());
+    assert_eq!(wait_for(&mut channel, 99), (1..100).map(|token| (token, true)).collect::<Vec<_>>());
     // A failure is everybody's, and for good.
     ALLOWED.store(9, Ordering::SeqCst);
-    assert_eq!(wait_for(&mut lane, 3), (100..103).map(|token| (token, false)).collect::<Vec<_>>());
-    assert!(lane.flush(103).is_none());
-    assert_eq!(wait_for(&mut lane, 1), [(103, false)]);
+    assert_eq!(wait_for(&mut channel, 3), (100..103).map(|token| (token, false)).collect::<Vec<_>>());
+    assert!(channel.flush(103).is_none());
+    assert_eq!(wait_for(&mut channel, 1), [(103, false)]);
     assert_eq!(CALLS.load(Ordering::SeqCst), 3);
 }
 
@@ -235,7 +235,7 @@ fn one_flush_answers_all_that_came_before_it() {
 #[test]
 fn changes_that_take_long_leave_threads_for_data() {
     static GO_ON: AtomicU32 = AtomicU32::new(0);
-    let (_file, mut lane) = lane_with(|_| Ok(()));
+    let (_file, mut channel) = channel_with(|_| Ok(()));
     for token in 0..64 {
         let waits = |_: &Image| {
             while GO_ON.load(Ordering::SeqCst) == 0 {
@@ -243,13 +243,13 @@ fn changes_that_take_long_leave_threads_for_data() {
             }
             Ok(())
         };
-        assert!(lane.act(token, 1 << 30, Box::new(waits)).is_none());
+        assert!(channel.run(token, 1 << 30, Box::new(waits)).is_none());
     }
     for round in 0..20 {
-        read_meanwhile(&mut lane, 100 + round);
-        assert!(lane.flush(200 + round).is_none());
-        assert_eq!(wait_for(&mut lane, 1), [(200 + round, true)]);
+        read_meanwhile(&mut channel, 100 + round);
+        assert!(channel.flush(200 + round).is_none());
+        assert_eq!(wait_for(&mut channel, 1), [(200 + round, true)]);
     }
     GO_ON.store(1, Ordering::SeqCst);
-    assert_eq!(wait_for(&mut lane, 64), (0..64).map(|token| (token, true)).collect::<Vec<_>>());
+    assert_eq!(wait_for(&mut channel, 64), (0..64).map(|token| (token, true)).collect::<Vec<_>>());
 }

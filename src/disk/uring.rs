@@ -14,8 +14,8 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slab::Slab;
 
 use super::buffer::{Buffer, Pool};
-use super::lane::{Answer, Direction, Transfer};
-use super::{Image, lane};
+use super::io_channel::{IoCompletion, IoDirection, Transfer};
+use super::{Image, io_channel};
 use crate::probe;
 
 /// Entries of the submission queue: more than there are buffers, so it never runs over.
@@ -27,11 +27,11 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Place of the image among the registered files.
 const IMAGE: types::Fixed = types::Fixed(0);
 
-/// A ring of one lane.
-pub struct Ring {
+/// A ring of one channel.
+pub struct Uring {
     ring: IoUring,
     buffers_are_registered: bool,
-    flights: Slab<Flight>,
+    in_flight: Slab<InFlight>,
     /// Pushed and not submitted.
     unsubmitted: bool,
     /// The kernel does not take what is submitted, and will not.
@@ -41,7 +41,7 @@ pub struct Ring {
 }
 
 /// A transfer that the kernel has, with its buffer: that stays where it is until the kernel is done.
-struct Flight {
+struct InFlight {
     token: usize,
     transfer: Transfer,
     /// Bytes moved so far.
@@ -90,7 +90,7 @@ fn restrict(ring: &IoUring, operations: &[u8], flags: u8) -> io::Result<()> {
     ring.submitter().register_enable_rings()
 }
 
-impl Ring {
+impl Uring {
     /// A ring for `image`, with all buffers of `pool`.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Ring {
             .map(|buffer| libc::iovec { iov_base: buffer.bytes_mut().as_mut_ptr().cast(), iov_len: buffer.capacity() })
             .collect();
         // SAFETY: the addresses are of the pool's buffers, which are written by the kernel only for an operation that
-        // names them, and such an operation owns its buffer (`Flight`). Should a buffer be freed earlier than the ring,
+        // names them, and such an operation owns its buffer (`InFlight`). Should a buffer be freed earlier than the ring,
         // the kernel still holds its pages.
         let registered = unsafe { ring.submitter().register_buffers(&buffers) };
         if let Err(error) = &registered {
@@ -120,11 +120,11 @@ impl Ring {
             false => [opcode::Read::CODE, opcode::Write::CODE],
         };
         restrict(&ring, &operations, FIXED_FILE)?;
-        let flights = Slab::new();
+        let in_flight = Slab::new();
         Ok(Self {
             ring,
             buffers_are_registered,
-            flights,
+            in_flight,
             unsubmitted: false,
             broken: None,
             enter: |ring| ring.submit(),
@@ -132,25 +132,25 @@ impl Ring {
     }
 
     /// Starts a transfer. An answer at once means that it could not be started.
-    pub fn start(&mut self, token: usize, transfer: Transfer, buffer: Buffer) -> Option<Answer> {
+    pub fn queue(&mut self, token: usize, transfer: Transfer, buffer: Buffer) -> Option<IoCompletion> {
         if let Some(error) = self.broken {
-            return Some(Answer { result: Err(io::Error::from_raw_os_error(error)), buffer: Some(buffer) });
+            return Some(IoCompletion { result: Err(io::Error::from_raw_os_error(error)), buffer: Some(buffer) });
         }
         if transfer.len > buffer.capacity() {
-            return Some(Answer { result: Err(io::ErrorKind::InvalidInput.into()), buffer: Some(buffer) });
+            return Some(IoCompletion { result: Err(io::ErrorKind::InvalidInput.into()), buffer: Some(buffer) });
         }
-        let flight = self.flights.insert(Flight { token, transfer, done: 0, buffer });
+        let flight = self.in_flight.insert(InFlight { token, transfer, done: 0, buffer });
         match self.push(flight) {
             Ok(()) => None,
-            Err(error) => self.land(flight, Err(error)).map(|(_, answer)| answer),
+            Err(error) => self.complete(flight, Err(error)).map(|(_, completion)| completion),
         }
     }
 
     /// Queues what is left of a transfer.
     fn push(&mut self, number: usize) -> io::Result<()> {
-        let Some(flight) = self.flights.get_mut(number) else { return Ok(()) };
+        let Some(flight) = self.in_flight.get_mut(number) else { return Ok(()) };
         let entry = flight.entry(self.buffers_are_registered)?.user_data(number as u64); // usize to u64 loses nothing
-        // SAFETY: the entry's buffer is owned by the flight, which stays in `flights` until the kernel has answered,
+        // SAFETY: the entry's buffer is owned by the flight, which stays in `in_flight` until the kernel has answered,
         // and does not move: the bytes are on the heap. The image's file is registered with the ring.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             // Full of entries that were not submitted yet.
@@ -180,7 +180,7 @@ impl Ring {
                     }
                 },
             }
-            if self.flights.len() > left {
+            if self.in_flight.len() > left {
                 return;
             }
             std::thread::sleep(PAUSE);
@@ -188,32 +188,32 @@ impl Ring {
     }
 
     /// Adds what has been answered.
-    pub fn answers(&mut self, answers: &mut Vec<(usize, Answer)>) {
-        if self.flights.is_empty() {
+    pub fn poll_completions(&mut self, completions: &mut Vec<(usize, IoCompletion)>) {
+        if self.in_flight.is_empty() {
             return;
         }
         self.submit();
         while let Some(completion) = self.completion() {
             let Ok(number) = usize::try_from(completion.user_data()) else { continue };
             match self.progress(number, completion.result()) {
-                Ok(true) => answers.extend(self.land(number, Ok(()))),
+                Ok(true) => completions.extend(self.complete(number, Ok(()))),
                 // There is a rest to do.
                 Ok(false) => {
                     if let Err(error) = self.push(number) {
-                        answers.extend(self.land(number, Err(error)));
+                        completions.extend(self.complete(number, Err(error)));
                     }
                 }
-                Err(error) => answers.extend(self.land(number, Err(error))),
+                Err(error) => completions.extend(self.complete(number, Err(error))),
             }
         }
         self.submit();
         if let Some(error) = self.broken
-            && self.flights.len() == self.ring.submission().len()
+            && self.in_flight.len() == self.ring.submission().len()
         {
             // The kernel has none of them, and nothing is submitted any more.
-            let numbers: Vec<_> = self.flights.iter().map(|(number, _)| number).collect();
-            let failed = |number| self.land(number, Err(io::Error::from_raw_os_error(error)));
-            answers.extend(numbers.into_iter().filter_map(failed));
+            let numbers: Vec<_> = self.in_flight.iter().map(|(number, _)| number).collect();
+            let failed = |number| self.complete(number, Err(io::Error::from_raw_os_error(error)));
+            completions.extend(numbers.into_iter().filter_map(failed));
         }
     }
 
@@ -223,12 +223,12 @@ impl Ring {
 
     /// Notes a result of the kernel. True when the transfer is complete.
     fn progress(&mut self, number: usize, result: i32) -> io::Result<bool> {
-        let Some(flight) = self.flights.get_mut(number) else { return Ok(false) };
+        let Some(flight) = self.in_flight.get_mut(number) else { return Ok(false) };
         match usize::try_from(result) {
             Ok(0) => Err(match flight.transfer.direction {
                 // Somebody has truncated the image.
-                Direction::Read => io::ErrorKind::UnexpectedEof.into(),
-                Direction::Write => io::ErrorKind::WriteZero.into(),
+                IoDirection::Read => io::ErrorKind::UnexpectedEof.into(),
+                IoDirection::Write => io::ErrorKind::WriteZero.into(),
             }),
             Ok(moved) => {
                 flight.done = flight.done.saturating_add(moved);
@@ -239,51 +239,51 @@ impl Ring {
         }
     }
 
-    fn land(&mut self, number: usize, result: io::Result<()>) -> Option<(usize, Answer)> {
-        let flight = self.flights.try_remove(number)?;
-        Some((flight.token, Answer { result, buffer: Some(flight.buffer) }))
+    fn complete(&mut self, number: usize, result: io::Result<()>) -> Option<(usize, IoCompletion)> {
+        let flight = self.in_flight.try_remove(number)?;
+        Some((flight.token, IoCompletion { result, buffer: Some(flight.buffer) }))
     }
 }
 
-impl Flight {
+impl InFlight {
     fn entry(&mut self, registered: bool) -> io::Result<squeue::Entry> {
         let Transfer { direction, offset, len } = self.transfer;
         let offset = offset + self.done as u64; // within the image; usize to u64 loses nothing
         let index = self.buffer.index() as u16; // a pool has less than 128
-        let rest = lane::front_mut(&mut self.buffer, len)?.get_mut(self.done..).unwrap_or_default();
+        let rest = io_channel::front_mut(&mut self.buffer, len)?.get_mut(self.done..).unwrap_or_default();
         let (start, len) = (rest.as_mut_ptr(), rest.len() as u32); // a buffer has 256 KiB at the most
         Ok(match (direction, registered) {
-            (Direction::Read, true) => opcode::ReadFixed::new(IMAGE, start, len, index).offset(offset).build(),
-            (Direction::Write, true) => opcode::WriteFixed::new(IMAGE, start, len, index).offset(offset).build(),
-            (Direction::Read, false) => opcode::Read::new(IMAGE, start, len).offset(offset).build(),
-            (Direction::Write, false) => opcode::Write::new(IMAGE, start, len).offset(offset).build(),
+            (IoDirection::Read, true) => opcode::ReadFixed::new(IMAGE, start, len, index).offset(offset).build(),
+            (IoDirection::Write, true) => opcode::WriteFixed::new(IMAGE, start, len, index).offset(offset).build(),
+            (IoDirection::Read, false) => opcode::Read::new(IMAGE, start, len).offset(offset).build(),
+            (IoDirection::Write, false) => opcode::Write::new(IMAGE, start, len).offset(offset).build(),
         })
     }
 }
 
-impl AsFd for Ring {
-    /// Readable when there are answers.
+impl AsFd for Uring {
+    /// Readable when there are completions.
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the ring's descriptor is open as long as the ring lives, which the result borrows.
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 
-impl Ring {
+impl Uring {
     /// Waits for all that is in flight, and adds it. False: some of it the kernel has for good.
-    pub fn finish(&mut self, answers: &mut Vec<(usize, Answer)>) -> bool {
+    pub fn drain(&mut self, completions: &mut Vec<(usize, IoCompletion)>) -> bool {
         // The buffers of what is in flight belong to the kernel until it answers.
-        while !self.flights.is_empty() {
-            self.answers(answers);
-            if self.flights.is_empty() {
+        while !self.in_flight.is_empty() {
+            self.poll_completions(completions);
+            if self.in_flight.is_empty() {
                 break;
             }
             // What was answered meanwhile is answered.
             if let Err(error) = self.ring.submitter().submit_and_wait(1)
                 && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
             {
-                log::error!("io_uring: {error}; giving up {} buffers", self.flights.len());
-                std::mem::forget(std::mem::take(&mut self.flights));
+                log::error!("io_uring: {error}; giving up {} buffers", self.in_flight.len());
+                std::mem::forget(std::mem::take(&mut self.in_flight));
                 return false;
             }
         }
@@ -291,129 +291,13 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl Drop for Uring {
     fn drop(&mut self) {
-        self.finish(&mut Vec::new());
+        self.drain(&mut Vec::new());
         // Else the system keeps the image open, and locked, for a while. It cannot do more than fail.
         let _ = self.ring.submitter().unregister_files();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::os::unix::fs::FileExt;
-
-    use super::*;
-    use crate::disk::OpenOptions;
-
-    fn ring(pool: &mut Pool) -> Option<(std::fs::File, Ring)> {
-        let file = tempfile::NamedTempFile::new().expect("file");
-        file.as_file().set_len(1 << 20).expect("size");
-        let options = OpenOptions { read_only: false, discard: false, direct: false, logical_block_size: 512 };
-        let image = options.open(file.path()).expect("image");
-        // Where it is forbidden, there is nothing to test.
-        probe().ok()?;
-        Some((file.into_file(), Ring::new(&image, pool).expect("ring")))
-    }
-
-    /// Writes by a ring that submits in this way, and compares. Nobody wakes the owner of the ring: it comes back as often as its
-    /// descriptor is readable.
-    fn writes_all(enter: fn(&IoUring) -> io::Result<usize>) {
-        let mut pool = Pool::new();
-        let Some((file, mut ring)) = ring(&mut pool) else { return };
-        ring.enter = enter;
-        for round in 1..4u8 {
-            for token in 0..40usize {
-                let mut buffer = pool.take(4096).expect("buffer");
-                buffer.bytes_mut()[..4096].fill(token as u8 ^ round);
-                let transfer = Transfer { direction: Direction::Write, offset: token as u64 * 4096, len: 4096 };
-                assert!(ring.start(token, transfer, buffer).is_none());
-            }
-            ring.submit();
-            let mut answers = Vec::new();
-            while answers.len() < 40 {
-                let event = &mut [rustix::event::PollFd::new(&ring, rustix::event::PollFlags::IN)];
-                let wait = rustix::time::Timespec { tv_sec: 10, tv_nsec: 0 };
-                assert_eq!(rustix::event::poll(event, Some(&wait)), Ok(1), "{} of 40 are answered", answers.len());
-                ring.answers(&mut answers);
-            }
-            let mut bytes = [0; 4096];
-            for (token, answer) in answers.drain(..) {
-                answer.result.expect("written");
-                pool.give_back(answer.buffer.expect("buffer"));
-                file.read_exact_at(&mut bytes, token as u64 * 4096).expect("read");
-                assert_eq!(bytes, [token as u8 ^ round; 4096]);
-            }
-        }
-    }
-
-    thread_local! {
-        static CALLS: Cell<u32> = const { Cell::new(0) };
-    }
-
-    #[test]
-    fn what_the_kernel_has_not_taken_is_submitted_again() {
-        // SAFETY: the arguments are two numbers, and no signals.
-        writes_all(|ring| unsafe { ring.submitter().enter::<libc::sigset_t>(1, 0, 0, None) });
-        for error in [libc::EAGAIN, libc::EBUSY, libc::EINTR] {
-            CALLS.set(error.unsigned_abs() << 16);
-            writes_all(|ring| {
-                let calls = CALLS.get();
-                CALLS.set(calls + 1);
-                match calls & 7 {
-                    // SAFETY: as above.
-                    6 => unsafe { ring.submitter().enter::<libc::sigset_t>(3, 0, 0, None) },
-                    7 => ring.submit(),
-                    _ => Err(io::Error::from_raw_os_error((calls >> 16) as i32)),
-                }
-            });
-        }
-    }
-
-    #[test]
-    fn a_kernel_that_takes_nothing_any_more_is_an_error() {
-        let mut pool = Pool::new();
-        let Some((_file, mut ring)) = ring(&mut pool) else { return };
-        ring.enter = |_| Err(io::Error::from_raw_os_error(libc::EPERM));
-        let transfer = Transfer { direction: Direction::Read, offset: 0, len: 512 };
-        for token in 0..3 {
-            assert!(ring.start(token, transfer, pool.take(512).expect("buffer")).is_none());
-        }
-        ring.submit();
-        let mut answers = Vec::new();
-        ring.answers(&mut answers);
-        assert_eq!(answers.len(), 3);
-        assert!(answers.iter().all(|(_, answer)| answer.result.is_err()));
-        let answer = ring.start(3, transfer, pool.take(512).expect("buffer")).expect("an answer");
-        assert!(answer.result.is_err());
-    }
-
-    #[test]
-    fn a_ring_can_only_read_and_write_the_image() {
-        let mut pool = Pool::new();
-        let Some((_file, mut ring)) = ring(&mut pool) else { return };
-        let mut bytes = [0u8; 512];
-        let (at, len) = (bytes.as_mut_ptr(), 512);
-        let other = types::Fd(std::io::stdin().as_raw_fd());
-        let path = c"/etc/passwd";
-        let refused = [
-            opcode::Nop::new().build(),
-            opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build(),
-            opcode::Socket::new(libc::AF_UNIX, libc::SOCK_STREAM, 0).build(),
-            opcode::Fsync::new(IMAGE).build(),
-            opcode::ReadFixed::new(other, at, len, 0).build(),
-            opcode::Read::new(other, at, len).build(),
-            opcode::WriteFixed::new(IMAGE, at, len, 0).build().flags(squeue::Flags::IO_LINK),
-        ];
-        for (number, entry) in refused.into_iter().enumerate() {
-            // SAFETY: what the entries name lives until they are answered, which is before the next one.
-            unsafe { ring.ring.submission().push(&entry.user_data(77)) }.expect("room");
-            ring.ring.submit_and_wait(1).expect("submitted");
-            let answer = ring.completion().expect("an answer");
-            assert_eq!(answer.result(), -libc::EACCES, "{number}");
-        }
-        assert!(ring.ring.submitter().register_files(&[0]).is_err());
-        assert!(ring.ring.submitter().register_eventfd(0).is_err());
-    }
-}
+mod tests;

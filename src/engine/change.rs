@@ -2,33 +2,32 @@
 
 //! Requests that are not data: flushes, discards, zeroes.
 
-use super::{Engine, Failure, Io};
+use super::{Engine, Failure, Io, SERIAL_BYTES};
 use crate::disk::ZeroMode;
-use crate::protocol::ID_BYTES;
 use crate::request::{Extent, Request};
 
 impl Engine {
     /// Changes the image other than by data, or says what it is.
     pub(super) async fn change(&self, io: &mut Io<'_>, request: &mut Request<'_>) -> Result<(), Failure> {
-        self.fetch_announced(io);
+        self.finish_prefetch(io);
         match request {
             Request::Flush => return self.make_durable(io).await,
             Request::GetId => {
-                let mut id = [0; ID_BYTES];
+                let mut id = [0; SERIAL_BYTES];
                 id.iter_mut().zip(self.config.serial.bytes()).for_each(|(to, from)| *to = from);
                 io.room.write(0, &id);
                 return Ok(());
             }
             Request::Discard(extents) => {
                 let extents = std::mem::take(extents);
-                io.act(total(&extents), move |image| {
+                io.run(total(&extents), move |image| {
                     extents.iter().try_for_each(|extent| image.discard(extent.offset, extent.len))
                 })
                 .await?;
             }
             Request::SecureErase(extents) => {
                 let extents = std::mem::take(extents);
-                io.act(total(&extents), move |image| {
+                io.run(total(&extents), move |image| {
                     extents.iter().try_for_each(|extent| image.secure_erase(extent.offset, extent.len))
                 })
                 .await?;
@@ -36,7 +35,7 @@ impl Engine {
             Request::WriteZeroes(ranges) => {
                 let ranges = std::mem::take(ranges);
                 let bytes = ranges.iter().fold(0, |sum, range| range.extent.len.saturating_add(sum));
-                io.act(bytes, move |image| {
+                io.run(bytes, move |image| {
                     ranges.iter().try_for_each(|range| {
                         let mode = if range.may_deallocate { ZeroMode::MayDeallocate } else { ZeroMode::Keep };
                         image.write_zeroes(range.extent.offset, range.extent.len, mode)

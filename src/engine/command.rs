@@ -4,21 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use zerocopy::little_endian::U32;
-use zerocopy::{FromZeros, IntoBytes};
-
-use super::{Engine, Failure, Io, check_guest_memory};
+use super::{Engine, EngineConfig, Failure, Io, check_guest_memory};
 use crate::faults::Fate;
 use crate::keyslot::{Claim, Evicted, KeyConfig, NoSuchSlot};
 use crate::observe::Stage;
-use crate::protocol::{AES_256_XTS_KEY_BYTES, CryptoCharacteristics, KeyBlob, KeyUse, crypto_mode, key_type};
-use crate::request::{ControlCommand, Programming};
+use crate::request::{Capabilities, ControlCommand, KeyType, Programming, reply_blob, reply_whole};
 use crate::secret::{COMMAND_STACK, PROGRAM_STACK, with_wiped_stack};
 use crate::segments::Room;
-use crate::wrapped::{Blob, Wrapping};
+use crate::wrapped::Wrapping;
 use scattered_xts::KEY_BYTES;
-
-const _: () = assert!(AES_256_XTS_KEY_BYTES == KEY_BYTES);
 
 impl Engine {
     /// Carries a command out after all commands of this worker that came before, and takes the time that the emulated hardware
@@ -29,11 +23,11 @@ impl Engine {
         command: &ControlCommand<'_>,
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
-        self.fetch_announced(io);
+        self.finish_prefetch(io);
         let turn = io.worker.command_turn(io.token).await;
         io.record.watch.lap(Stage::Other);
         // The keys that this worker keeps would hold it up.
-        io.worker.keys.borrow_mut().release();
+        io.worker.keys.borrow_mut().release_all();
         if let Some(fate) = fate {
             Box::pin(self.lose(io, None, fate.loss)).await;
         }
@@ -50,7 +44,7 @@ impl Engine {
                 if fails {
                     return Err(Failure::Fault);
                 }
-                let evicted = io.worker.for_keyslot(io.token, self.empty_slot(slot)).await?;
+                let evicted = io.worker.wait_for_keyslot(io.token, self.empty_slot(slot)).await?;
                 self.observer.count_evict(slot, evicted == Evicted::Key);
                 self.config.timing.evict
             }
@@ -70,39 +64,38 @@ impl Engine {
     async fn program(&self, io: &mut Io<'_>, programming: &Programming<'_>, fails: bool) -> Result<(), Failure> {
         let slot = programming.slot;
         let programmed = async {
-            let config = self.check(slot, &programming.usage)?;
+            let config = self.check(programming)?;
             let mut claim = self.keyslots.claim(slot).await?;
             if fails {
                 self.empty(claim, slot).await;
                 return Err(Failure::Fault);
             }
             let load = || self.load(&mut claim, programming, config);
-            if programming.usage.key_type.get() == key_type::RAW {
+            if programming.key_type == Some(KeyType::Raw) {
                 with_wiped_stack::<PROGRAM_STACK, _>(load)?;
             } else {
                 with_wiped_stack::<COMMAND_STACK, _>(load)?;
             }
             Ok(claim.drained().await)
         };
-        let replaced = io.worker.for_keyslot(io.token, programmed).await;
+        let replaced = io.worker.wait_for_keyslot(io.token, programmed).await;
         self.observer.count_program(slot, replaced.as_ref().ok().map(|&evicted| evicted == Evicted::Key));
         replaced.map(drop)
     }
 
     /// What a slot is to be programmed for, if the engine offers that.
-    fn check(&self, slot: u32, usage: &KeyUse) -> Result<KeyConfig, Failure> {
+    fn check(&self, programming: &Programming<'_>) -> Result<KeyConfig, Failure> {
+        let Programming { slot, is_aes_256_xts, key_type, data_unit_bits, dun_bytes, .. } = *programming;
         if slot >= u32::from(self.config.keyslots) {
             return Err(NoSuchSlot.into());
         }
-        let offered = match usage.key_type.get() {
-            key_type::RAW => self.config.raw_keys,
-            key_type::HW_WRAPPED => self.wrapping.is_some(),
-            _ => false,
+        let offered = match key_type {
+            Some(KeyType::Raw) => self.config.raw_keys,
+            Some(KeyType::Wrapped) => self.wrapping.is_some(),
+            None => false,
         };
-        let data_unit_bits = usage.data_unit_size_bits.get();
         let unit = 1u32.checked_shl(data_unit_bits).unwrap_or(0);
-        let dun_bytes = usage.dun_bytes.get();
-        if usage.crypto_mode.get() != crypto_mode::AES_256_XTS
+        if !is_aes_256_xts
             || !offered
             || self.config.data_unit_mask & unit == 0
             || dun_bytes > u32::from(self.config.max_dun_bytes)
@@ -120,10 +113,10 @@ impl Engine {
     fn load(&self, claim: &mut Claim<'_>, programming: &Programming<'_>, config: KeyConfig) -> Result<(), Failure> {
         let key = programming.read_key();
         check_guest_memory()?;
-        let bytes = usize::try_from(programming.usage.key_size.get()).ok().and_then(|size| key.get(..size));
+        let bytes = usize::try_from(programming.key_size).ok().and_then(|size| key.get(..size));
         let bytes = bytes.ok_or(Failure::Malformed)?;
         let derived;
-        let key: &[u8; KEY_BYTES] = if programming.usage.key_type.get() == key_type::RAW {
+        let key: &[u8; KEY_BYTES] = if programming.key_type == Some(KeyType::Raw) {
             bytes.try_into().map_err(|_| Failure::Malformed)?
         } else {
             derived = self.wrapping()?.inline_key(bytes)?;
@@ -144,64 +137,36 @@ impl Engine {
     }
 
     /// What the driver is told of the engine.
-    pub fn characteristics(&self) -> CryptoCharacteristics {
-        let raw = if self.config.raw_keys { key_type::CONFIG_RAW } else { 0 };
-        let wrapped = if self.takes_wrapped_keys() { key_type::CONFIG_HW_WRAPPED } else { 0 };
-        CryptoCharacteristics {
-            max_slots: self.config.keyslots.into(),
-            max_dun_bytes: self.config.max_dun_bytes,
-            key_types: raw | wrapped,
-            reserved: 0.into(),
-        }
+    pub fn capabilities(&self) -> Capabilities {
+        let EngineConfig { keyslots, raw_keys, data_unit_mask, max_dun_bytes, .. } = self.config;
+        Capabilities { keyslots, raw_keys, wrapped_keys: self.takes_wrapped_keys(), data_unit_mask, max_dun_bytes }
     }
 
     /// Commands that change no slot.
     fn answer(&self, command: &ControlCommand<'_>, room: &mut Room<'_>) -> Result<(), Failure> {
-        match command {
+        let answered = match command {
             ControlCommand::GetCryptoModes => {
-                let mut modes = [U32::ZERO; crypto_mode::TABLE_LEN];
-                if let Some(mask) = modes.get_mut(crypto_mode::AES_256_XTS as usize) {
-                    mask.set(self.config.data_unit_mask);
-                }
-                // Whole entries only, as many as the reader has room for.
-                let fit = usize::try_from(room.len()).unwrap_or(usize::MAX) / size_of::<U32>();
-                modes.iter().take(fit).enumerate().for_each(|(index, entry)| {
-                    room.write((index * size_of::<U32>()) as u64, entry.as_bytes()); // a few bytes
-                });
-                Ok(())
+                self.capabilities().reply_modes(room);
+                true
             }
-            ControlCommand::GetCharacteristics => write_whole(room, self.characteristics().as_bytes()),
-            ControlCommand::GenerateKey => write_blob(room, &self.wrapping()?.generate()?),
+            ControlCommand::GetCharacteristics => self.capabilities().reply_characteristics(room),
+            ControlCommand::GenerateKey => reply_blob(room, &self.wrapping()?.generate()?),
             ControlCommand::ImportKey(raw) => {
-                write_blob(room, &self.wrapping()?.import(raw.read_key().bytes().ok_or(Failure::Malformed)?)?)
+                reply_blob(room, &self.wrapping()?.import(raw.read_key().bytes().ok_or(Failure::Malformed)?)?)
             }
             ControlCommand::PrepareKey(long_term) => {
-                write_blob(room, &self.wrapping()?.prepare(long_term.bytes().ok_or(Failure::Malformed)?)?)
+                reply_blob(room, &self.wrapping()?.prepare(long_term.bytes().ok_or(Failure::Malformed)?)?)
             }
             ControlCommand::DeriveSwSecret(ephemeral) => {
                 let secret = self.wrapping()?.sw_secret(ephemeral.bytes().ok_or(Failure::Malformed)?)?;
-                write_whole(room, &*secret)
+                reply_whole(room, &*secret)
             }
             // Those are carried out elsewhere.
-            ControlCommand::Program(_) | ControlCommand::Evict { .. } => Err(Failure::Unsupported),
-        }
+            ControlCommand::Program(_) | ControlCommand::Evict { .. } => return Err(Failure::Unsupported),
+        };
+        // An answer that does not fit is not given at all.
+        if answered { Ok(()) } else { Err(Failure::Malformed) }
     }
-}
-
-fn write_blob(room: &mut Room<'_>, blob: &Blob) -> Result<(), Failure> {
-    let mut message = KeyBlob::new_zeroed();
-    message.key_size.set(blob.len() as u32); // 68
-    message.key.iter_mut().zip(blob).for_each(|(to, from)| *to = *from);
-    write_whole(room, message.as_bytes())
-}
-
-/// An answer that does not fit is not given at all.
-fn write_whole(room: &mut Room<'_>, bytes: &[u8]) -> Result<(), Failure> {
-    if room.len() < bytes.len() as u64 {
-        return Err(Failure::Malformed);
-    }
-    room.write(0, bytes);
-    Ok(())
 }
 
 /// In constant time.

@@ -2,7 +2,7 @@
 
 //! Requests that a fault holds back: until a time, until others are held back with them, or until the fault is gone.
 //!
-//! Whoever stops a queue does not wait for them: see [`Held::release`].
+//! Whoever stops a queue does not wait for them: see [`Held::drain`].
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub(super) enum Released {
     Drained,
 }
 
-struct Entry {
+struct HeldRequest {
     token: Token,
     queue: usize,
     hold: Hold,
@@ -43,7 +43,7 @@ struct Entry {
 /// What a worker holds back.
 #[derive(Default)]
 pub(super) struct Held {
-    entries: Vec<Entry>,
+    entries: Vec<HeldRequest>,
     ready: Vec<(Token, Released)>,
     /// When the worker will be awake to look here.
     wake: Option<Instant>,
@@ -55,22 +55,22 @@ impl Held {
     }
 
     pub(super) fn add(&mut self, token: Token, queue: usize, hold: Hold) {
-        self.entries.push(Entry { token, queue, hold, since: Instant::now() });
+        self.entries.push(HeldRequest { token, queue, hold, since: Instant::now() });
         if let Hold::Reorder(window) = hold {
-            let gathered = |entry: &Entry| entry.queue == queue && matches!(entry.hold, Hold::Reorder(_));
+            let gathered = |entry: &HeldRequest| entry.queue == queue && matches!(entry.hold, Hold::Reorder(_));
             if self.entries.iter().filter(|entry| gathered(entry)).count() >= window {
-                self.release_those(Released::Due, gathered);
+                self.release(Released::Due, gathered);
             }
         }
     }
 
     /// Ends the wait of all requests of a queue. Returns whether there were any.
-    pub(super) fn release(&mut self, queue: usize) -> bool {
-        self.release_those(Released::Drained, |entry| entry.queue == queue)
+    pub(super) fn drain(&mut self, queue: usize) -> bool {
+        self.release(Released::Drained, |entry| entry.queue == queue)
     }
 
     /// The last one first.
-    fn release_those(&mut self, how: Released, which: impl Fn(&Entry) -> bool) -> bool {
+    fn release(&mut self, how: Released, which: impl Fn(&HeldRequest) -> bool) -> bool {
         let before = self.ready.len();
         self.ready.extend(self.entries.iter().rev().filter(|entry| which(entry)).map(|entry| (entry.token, how)));
         self.entries.retain(|entry| !which(entry));
@@ -78,11 +78,11 @@ impl Held {
     }
 
     /// Names each request that is not held back any more.
-    pub(super) fn take(&mut self, mut answer: impl FnMut(Token, Released)) {
+    pub(super) fn poll(&mut self, mut name: impl FnMut(Token, Released)) {
         if !self.entries.is_empty() {
             let now = Instant::now();
             // Those that wait for a time, the earliest first.
-            let due = |entry: &Entry| matches!(entry.hold, Hold::Until(due) if due <= now);
+            let due = |entry: &HeldRequest| matches!(entry.hold, Hold::Until(due) if due <= now);
             let mut times: Vec<_> = self.entries.iter().filter(|entry| due(entry)).collect();
             times.sort_by_key(|entry| match entry.hold {
                 Hold::Until(due) => due,
@@ -90,13 +90,13 @@ impl Held {
             });
             self.ready.extend(times.iter().map(|entry| (entry.token, Released::Due)));
             self.entries.retain(|entry| !due(entry));
-            self.release_those(Released::Due, |entry| match entry.hold {
+            self.release(Released::Due, |entry| match entry.hold {
                 Hold::Until(_) => false,
                 Hold::Stuck => now >= entry.since + TICK,
                 Hold::Reorder(_) => now >= entry.since + GATHERING,
             });
         }
-        self.ready.drain(..).for_each(|(token, how)| answer(token, how));
+        self.ready.drain(..).for_each(|(token, how)| name(token, how));
     }
 
     /// The time at which somebody must look here again, if the worker is not known to be awake then.
@@ -122,7 +122,7 @@ mod tests {
 
     fn taken(held: &mut Held) -> Vec<(Token, Released)> {
         let mut taken = Vec::new();
-        held.take(|token, how| taken.push((token, how)));
+        held.poll(|token, how| taken.push((token, how)));
         taken
     }
 
@@ -134,7 +134,7 @@ mod tests {
             held.add(10 + token, 1, Hold::Reorder(4));
         }
         assert_eq!(taken(&mut held), [(2, Released::Due), (1, Released::Due), (0, Released::Due)]);
-        assert!(held.release(1) && !held.release(1));
+        assert!(held.drain(1) && !held.drain(1));
         assert_eq!(taken(&mut held), [(12, Released::Drained), (11, Released::Drained), (10, Released::Drained)]);
         assert!(held.is_empty());
     }
@@ -160,7 +160,7 @@ mod tests {
         held.add(3, 0, Hold::Until(now + Duration::from_secs(60)));
         std::thread::sleep(Duration::from_millis(4));
         assert_eq!(taken(&mut held), [(2, Released::Due), (1, Released::Due)]);
-        assert!(held.release(0));
+        assert!(held.drain(0));
         assert_eq!(taken(&mut held), [(3, Released::Drained)]);
     }
 }

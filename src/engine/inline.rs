@@ -80,31 +80,31 @@ impl Engine {
         match ahead {
             Ahead::Read(Extent { offset, len }) => {
                 // What was announced before, and the engine had no time for.
-                worker.prefetch.take().fetch_rest();
-                worker.prefetch.set(self.disk.will_read(offset, len).unwrap_or_default());
+                worker.prefetch.take().finish();
+                worker.prefetch.set(self.disk.prefetch_read(offset, len).unwrap_or_default());
             }
-            Ahead::Write(Extent { offset, len }) => self.disk.will_write(offset, len),
+            Ahead::Write(Extent { offset, len }) => self.disk.prefetch_write(offset, len),
         }
     }
 
     /// What the engine fetches while it decrypts. Only then it can be done along the way.
-    pub(super) fn announced(&self, io: &Io<'_>, inline: &Inline<'_>) -> Prefetch {
+    pub(super) fn take_prefetch(&self, io: &Io<'_>, inline: &Inline<'_>) -> Prefetch {
         if inline.is_encrypted() {
             return io.worker.prefetch.take();
         }
-        self.fetch_announced(io);
+        self.finish_prefetch(io);
         Prefetch::default()
     }
 
     /// Fetches it now.
-    pub(super) fn fetch_announced(&self, io: &Io<'_>) {
-        io.worker.prefetch.take().fetch_rest();
+    pub(super) fn finish_prefetch(&self, io: &Io<'_>) {
+        io.worker.prefetch.take().finish();
     }
 
     /// Whether data can be moved in place has been found out.
-    pub(super) fn lap_of_looking(&self, io: &mut Io<'_>) {
+    pub(super) fn lap_lookup(&self, io: &mut Io<'_>) {
         // In memory that takes less time than to look at the clock.
-        if !self.disk.image().looks_at_no_system() {
+        if !self.disk.image().residency_is_cached() {
             io.record.watch.lap(Stage::Disk);
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Failure;
 use super::held::{Hold, Released};
-use super::worker::{Answer, Bounce, Worker};
+use super::worker::{BounceBuffer, Wakeup, Worker};
 use crate::disk::{self, Transfer};
 use crate::observe::{Record, Stage};
 use crate::segments::Room;
@@ -43,8 +43,8 @@ impl<'m> Io<'m> {
     /// Waits until a time.
     pub(super) async fn sleep_until(&mut self, due: Instant) {
         if due > Instant::now() {
-            self.worker.timers.borrow_mut().at(self.token, due);
-            self.worker.answer(self.token).await;
+            self.worker.timers.borrow_mut().arm(self.token, due);
+            self.worker.wakeup(self.token).await;
             // Neither our work nor the disk's.
             self.record.watch.lap(Stage::Other);
         }
@@ -53,24 +53,24 @@ impl<'m> Io<'m> {
     /// Waits until a fault does not hold it back any more.
     pub(super) async fn hold(&mut self, hold: Hold) -> Released {
         self.worker.hold(self.token, self.queue, hold);
-        let answer = self.worker.answer(self.token).await;
+        let wakeup = self.worker.wakeup(self.token).await;
         self.record.watch.lap(Stage::Other);
-        match answer {
-            Answer::Held(released) => released,
+        match wakeup {
+            Wakeup::Held(released) => released,
             _ => Released::Due,
         }
     }
 
     /// A bounce buffer for a transfer of `len` bytes, or as many of them as fit.
-    pub(super) async fn buffer(&mut self, len: u64) -> Result<Bounce<'m>, Failure> {
+    pub(super) async fn buffer(&mut self, len: u64) -> Result<BounceBuffer<'m>, Failure> {
         self.worker.buffer(self.token, len).await.ok_or(Failure::NoMemory)
     }
 
     /// Moves data between the front of a bounce buffer and the image.
-    pub(super) async fn transfer(&mut self, transfer: Transfer, bounce: &mut Bounce<'m>) -> Result<(), Failure> {
+    pub(super) async fn transfer(&mut self, transfer: Transfer, bounce: &mut BounceBuffer<'m>) -> Result<(), Failure> {
         let Some(buffer) = bounce.buffer.take() else { return Err(Failure::NoMemory) };
         let begun = self.worker.disk.borrow_mut().transfer(self.token, transfer, buffer);
-        let disk::Answer { result, buffer } = self.disk_answer(begun).await;
+        let disk::IoCompletion { result, buffer } = self.disk_completion(begun).await;
         self.record.watch.lap(Stage::Disk);
         bounce.buffer = buffer;
         Ok(result?)
@@ -84,29 +84,29 @@ impl<'m> Io<'m> {
     /// Makes durable what has been written before.
     pub(super) async fn flush(&mut self) -> Result<(), Failure> {
         let begun = self.worker.disk.borrow_mut().flush(self.token);
-        let answer = self.disk_answer(begun).await;
+        let completion = self.disk_completion(begun).await;
         self.record.watch.lap(Stage::Disk);
-        Ok(answer.result?)
+        Ok(completion.result?)
     }
 
     /// Has something done to `bytes` bytes of the image that may wait.
-    pub(super) async fn act(
+    pub(super) async fn run(
         &mut self,
         bytes: u64,
         action: impl FnOnce(&disk::Image) -> std::io::Result<()> + Send + 'static,
     ) -> Result<(), Failure> {
-        let begun = self.worker.disk.borrow_mut().act(self.token, bytes, Box::new(action));
-        let answer = self.disk_answer(begun).await;
+        let begun = self.worker.disk.borrow_mut().run(self.token, bytes, Box::new(action));
+        let completion = self.disk_completion(begun).await;
         self.record.watch.lap(Stage::Disk);
-        Ok(answer.result?)
+        Ok(completion.result?)
     }
 
-    async fn disk_answer(&self, begun: Option<disk::Answer>) -> disk::Answer {
+    async fn disk_completion(&self, begun: Option<disk::IoCompletion>) -> disk::IoCompletion {
         match begun {
-            Some(answer) => answer,
-            None => match self.worker.answer(self.token).await {
-                Answer::Disk(answer) => answer,
-                _ => disk::Answer { result: Err(std::io::ErrorKind::Interrupted.into()), buffer: None },
+            Some(completion) => completion,
+            None => match self.worker.wakeup(self.token).await {
+                Wakeup::Disk(completion) => completion,
+                _ => disk::IoCompletion { result: Err(std::io::ErrorKind::Interrupted.into()), buffer: None },
             },
         }
     }

@@ -12,13 +12,13 @@
 mod change;
 mod command;
 mod failure;
+mod faulty;
 mod held;
 mod inline;
 mod io;
 mod pace;
 mod read;
 mod slots;
-mod struck;
 mod timers;
 mod worker;
 mod write;
@@ -43,6 +43,9 @@ pub use worker::Worker;
 /// 4 GiB. A multiple of every data unit size and of the bounce buffers'.
 const TURN: u64 = 1 << 20;
 
+/// The most bytes of a serial number.
+pub const SERIAL_BYTES: usize = 20;
+
 /// What an engine is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct EngineConfig {
@@ -58,7 +61,7 @@ pub struct EngineConfig {
     pub max_dun_bytes: u8,
     /// Bytes of a logical block.
     pub logical_block_size: u32,
-    /// Serial number, at most 20 bytes.
+    /// Serial number, at most [`SERIAL_BYTES`].
     pub serial: String,
     /// How slow the engine is.
     pub timing: Timing,
@@ -137,7 +140,7 @@ impl Engine {
     /// # Errors
     /// When there is no memory, or no way to the disk.
     pub fn worker(&self) -> std::io::Result<Worker> {
-        Worker::new(&self.disk, &self.keyslots, self.observer.lane())
+        Worker::new(&self.disk, &self.keyslots, self.observer.worker_stats())
     }
 
     /// Loses all keys, as in a reset. Waits for requests that use them, so it must not be called by a worker. Returns how many
@@ -164,7 +167,7 @@ impl Engine {
         if self.faults.armed()
             && let Some(fate) = self.fate(io.queue, request)
         {
-            return Box::pin(self.serve_struck(io, request, fate)).await;
+            return Box::pin(self.serve_faulty(io, request, fate)).await;
         }
         self.execute(io, request, None).await
     }

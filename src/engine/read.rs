@@ -4,7 +4,7 @@
 
 use super::inline::Inline;
 use super::{Engine, Failure, Io, TURN, check_guest_memory};
-use crate::disk::{Direction, Transfer};
+use crate::disk::{IoDirection, Transfer};
 use crate::faults::Fate;
 use crate::observe::Stage;
 use crate::request::{CryptoTag, Extent};
@@ -34,7 +34,7 @@ impl Engine {
                 let mut bounce = io.buffer(turn - done).await?;
                 let len = bounce.capacity_for(turn - done);
                 // Inside the extent, so it cannot overflow.
-                let transfer = Transfer { direction: Direction::Read, offset: extent.offset + done, len };
+                let transfer = Transfer { direction: IoDirection::Read, offset: extent.offset + done, len };
                 io.record.watch.lap(Stage::Other);
                 io.transfer(transfer, &mut bounce).await?;
                 check_guest_memory()?;
@@ -64,18 +64,18 @@ impl Engine {
     ) -> Result<bool, Failure> {
         let offset = extent.offset + done; // inside the extent
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
-        let prefetch = self.announced(io, inline);
+        let prefetch = self.take_prefetch(io, inline);
         let disk = &*self.disk;
         io.record.watch.lap(Stage::Other);
         let in_place = disk.read_in_place(offset, len);
-        self.lap_of_looking(io);
+        self.lap_lookup(io);
         let moved = match in_place {
             Some(bytes) => io.room.fill(done, bytes.len(), |room| {
                 inline.decrypt(done, bytes, room, prefetch)?;
                 Ok(disk.image().in_place_is_sound())
             }),
             None if inline.is_encrypted() => return Ok(false),
-            None => Ok(io.room.fill(done, bytes, |room| disk.transfer_directly(Direction::Read, offset, room))?),
+            None => Ok(io.room.fill(done, bytes, |room| disk.transfer_directly(IoDirection::Read, offset, room))?),
         };
         io.record.watch.lap(inline.stage());
         moved

@@ -39,15 +39,15 @@ impl Timers {
     }
 
     /// Names `token` at the time `due`.
-    pub(super) fn at(&mut self, token: Token, due: Instant) {
+    pub(super) fn arm(&mut self, token: Token, due: Instant) {
         self.due.push(Reverse((due, token)));
         if self.due.peek().is_some_and(|Reverse((_, first))| *first == token) {
-            self.arm();
+            self.set_alarm();
         }
     }
 
     /// Names each token whose time has come.
-    pub(super) fn take(&mut self, mut name: impl FnMut(Token)) {
+    pub(super) fn poll(&mut self, mut name: impl FnMut(Token)) {
         if self.due.is_empty() {
             return;
         }
@@ -61,11 +61,11 @@ impl Timers {
         }
         if self.due.len() < before {
             // Setting the timer again makes it unreadable, too.
-            self.arm();
+            self.set_alarm();
         }
     }
 
-    fn arm(&mut self) {
+    fn set_alarm(&mut self) {
         let left = self.due.peek().map(|Reverse((due, _))| due.saturating_duration_since(Instant::now()));
         // A timer set to 0 never comes.
         let wait = left.map(|left| left.max(Duration::from_nanos(1))).unwrap_or_default();

@@ -3,7 +3,7 @@
 //! What one worker has of the engine for itself, and what its requests wait for.
 //!
 //! A request that waits has told the worker its [`Token`], and is polled when the worker names that:
-//! - the disk has answered, a time has come, a fault does not hold it back any more: there is an [`Answer`] for it;
+//! - the disk has answered, a time has come, a fault does not hold it back any more: there is a [`Wakeup`] for it;
 //! - a bounce buffer is free, or the command before it has been carried out;
 //! - a keyslot has changed: then all are named that wait for one. Only this comes from other threads, by a [`Waker`].
 
@@ -26,13 +26,14 @@ use super::timers::{NOBODY, Timers};
 use crate::disk::{self, Disk};
 use crate::keyslot::{KeyslotTable, RecentKeys};
 use crate::observe;
+use crate::reactor::Reactor;
 use crate::tasks::Token;
 use scattered_xts::Prefetch;
 
 /// What a request has waited for.
-pub(super) enum Answer {
+pub(super) enum Wakeup {
     /// The disk has done what it was asked.
-    Disk(disk::Answer),
+    Disk(disk::IoCompletion),
     /// The time has come.
     Time,
     /// A fault does not hold it back any more.
@@ -41,10 +42,10 @@ pub(super) enum Answer {
 
 /// One worker's part of the engine: private memory, a way to the disk, and a place to count.
 pub struct Worker {
-    pub(super) disk: RefCell<disk::Lane>,
+    pub(super) disk: RefCell<disk::IoChannel>,
     pub(super) timers: RefCell<Timers>,
     held: RefCell<Held>,
-    pub(super) observe: RefCell<observe::Lane>,
+    pub(super) observe: RefCell<observe::WorkerStats>,
     /// Keys of requests that have been served.
     pub(super) keys: RefCell<RecentKeys>,
     /// Ciphertext has been stored past the caches, and other CPUs may not see it yet.
@@ -53,18 +54,18 @@ pub struct Worker {
     pub(super) prefetch: Cell<Prefetch>,
     pub(super) commands: Commands,
     /// By token.
-    answers: RefCell<Vec<Option<Answer>>>,
+    wakeups: RefCell<Vec<Option<Wakeup>>>,
     /// Bounce buffers in use.
-    bounces: Cell<usize>,
+    bounce_buffers: Cell<usize>,
     /// Those who wait for a bounce buffer.
-    for_buffers: RefCell<VecDeque<Token>>,
+    buffer_waiters: RefCell<VecDeque<Token>>,
     /// Those who wait for a keyslot.
-    for_keyslots: RefCell<Vec<Token>>,
+    keyslot_waiters: RefCell<Vec<Token>>,
     /// Those who can go on, and have no answer.
     ready: RefCell<Vec<Token>>,
-    woken: Arc<Woken>,
+    woken: Arc<WakeEvent>,
     waker: Waker,
-    from_disk: RefCell<Vec<(Token, disk::Answer)>>,
+    from_disk: RefCell<Vec<(Token, disk::IoCompletion)>>,
 }
 
 /// Commands are carried out one after the other, in the order in which they came.
@@ -79,12 +80,12 @@ pub(super) struct Commands {
 pub(super) struct CommandTurn<'w>(&'w Worker);
 
 /// A keyslot has changed.
-struct Woken {
+struct WakeEvent {
     flag: AtomicBool,
     event: File,
 }
 
-impl Wake for Woken {
+impl Wake for WakeEvent {
     fn wake(self: Arc<Self>) {
         if !self.flag.swap(true, Ordering::AcqRel) {
             // It cannot fill up: the flag is cleared before it is read.
@@ -97,11 +98,15 @@ impl Wake for Woken {
 const MOST_COMMANDS: usize = 64;
 
 impl Worker {
-    pub(super) fn new(disk: &Arc<Disk>, keyslots: &Arc<KeyslotTable>, observe: observe::Lane) -> io::Result<Self> {
+    pub(super) fn new(
+        disk: &Arc<Disk>,
+        keyslots: &Arc<KeyslotTable>,
+        observe: observe::WorkerStats,
+    ) -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
-        let woken = Arc::new(Woken { flag: AtomicBool::new(false), event });
+        let woken = Arc::new(WakeEvent { flag: AtomicBool::new(false), event });
         Ok(Self {
-            disk: RefCell::new(disk.lane()?),
+            disk: RefCell::new(disk.io_channel()?),
             timers: RefCell::new(Timers::new()?),
             held: RefCell::default(),
             observe: RefCell::new(observe),
@@ -109,10 +114,10 @@ impl Worker {
             unfenced: Cell::new(false),
             prefetch: Cell::default(),
             commands: Commands::default(),
-            answers: RefCell::default(),
-            bounces: Cell::new(0),
-            for_buffers: RefCell::default(),
-            for_keyslots: RefCell::default(),
+            wakeups: RefCell::default(),
+            bounce_buffers: Cell::new(0),
+            buffer_waiters: RefCell::default(),
+            keyslot_waiters: RefCell::default(),
             ready: RefCell::default(),
             waker: Waker::from(Arc::clone(&woken)),
             woken,
@@ -120,101 +125,25 @@ impl Worker {
         })
     }
 
-    /// How many more requests may be begun. While it is 0 some are under way.
-    pub fn room(&self) -> usize {
-        let commands = self.commands.waiting.borrow().len() + self.for_keyslots.borrow().len();
-        let commands = MOST_COMMANDS.saturating_sub(commands);
-        self.disk.borrow().room().min(self.timers.borrow().room()).min(commands)
-    }
-
-    /// Submits what requests have asked of the disk since the last call.
-    pub fn submit(&self) {
-        self.observe.borrow_mut().all_taken();
-        self.disk.borrow_mut().submit();
-    }
-
-    /// Adds the requests that can go on. Never waits.
-    pub fn completions(&self, tokens: &mut Vec<Token>) {
-        let mut from_disk = self.from_disk.borrow_mut();
-        self.disk.borrow_mut().answers(&mut from_disk);
-        for (token, answer) in from_disk.drain(..) {
-            self.deliver(token, Answer::Disk(answer));
-            tokens.push(token);
-        }
-        self.timers.borrow_mut().take(|token| {
-            if token != NOBODY {
-                self.deliver(token, Answer::Time);
-                tokens.push(token);
-            }
-        });
-        let mut held = self.held.borrow_mut();
-        if !held.is_empty() {
-            held.take(|token, released| {
-                self.deliver(token, Answer::Held(released));
-                tokens.push(token);
-            });
-            self.stay_awake(&mut held);
-        }
-        tokens.append(&mut self.ready.borrow_mut());
-        if self.woken.flag.load(Ordering::Relaxed) {
-            let _ = rustix::io::read(&self.woken.event, &mut [0; 8]);
-            // What has changed before the last call of `wake` is seen by those who are polled now.
-            self.woken.flag.swap(false, Ordering::AcqRel);
-            tokens.append(&mut self.for_keyslots.borrow_mut());
-        }
-    }
-
-    /// Requests are about to be completed, or the worker is going to rest: lets go of keys that are kept for requests to
-    /// come, and lets other CPUs see what has been stored.
-    pub fn before_completion(&self) {
-        self.keys.borrow_mut().release();
-        if self.unfenced.take() {
-            scattered_xts::store_fence();
-        }
-    }
-
-    /// Whether faults hold requests back: those that [`Worker::release`] is about.
-    pub fn holds_back(&self) -> bool {
-        !self.held.borrow().is_empty()
-    }
-
-    /// Somebody waits until all requests of a queue are done: releases those that are held back. Returns whether there were
-    /// any.
-    pub fn release(&self, queue: usize) -> bool {
-        self.held.borrow_mut().release(queue)
-    }
-
     /// Requests that wait for the disk, as far as helper threads carry them out.
     pub fn on_disk(&self) -> usize {
         self.disk.borrow().with_helpers()
     }
 
-    /// Descriptors that are readable when there are [completions](Worker::completions).
-    pub fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
-        self.disk.borrow().events().into_iter().try_for_each(&mut *action)?;
-        action(self.timers.borrow().as_fd())?;
-        action(self.woken.event.as_fd())
-    }
-
-    /// With this, requests must be polled.
-    pub fn waker(&self) -> &Waker {
-        &self.waker
-    }
-
-    fn deliver(&self, token: Token, answer: Answer) {
-        let mut answers = self.answers.borrow_mut();
-        if answers.len() <= token {
-            answers.resize_with(token + 1, || None); // tokens are small
+    fn deliver(&self, token: Token, wakeup: Wakeup) {
+        let mut wakeups = self.wakeups.borrow_mut();
+        if wakeups.len() <= token {
+            wakeups.resize_with(token + 1, || None); // tokens are small
         }
-        if let Some(place) = answers.get_mut(token) {
-            *place = Some(answer);
+        if let Some(place) = wakeups.get_mut(token) {
+            *place = Some(wakeup);
         }
     }
 
     /// Waits for the answer that was asked for under this token.
-    pub(super) async fn answer(&self, token: Token) -> Answer {
-        poll_fn(|_| match self.answers.borrow_mut().get_mut(token).and_then(Option::take) {
-            Some(answer) => Poll::Ready(answer),
+    pub(super) async fn wakeup(&self, token: Token) -> Wakeup {
+        poll_fn(|_| match self.wakeups.borrow_mut().get_mut(token).and_then(Option::take) {
+            Some(wakeup) => Poll::Ready(wakeup),
             None => Poll::Pending,
         })
         .await
@@ -229,7 +158,7 @@ impl Worker {
 
     fn stay_awake(&self, held: &mut Held) {
         if let Some(wake) = held.next_wake() {
-            self.timers.borrow_mut().at(NOBODY, wake);
+            self.timers.borrow_mut().arm(NOBODY, wake);
         }
     }
 
@@ -247,12 +176,12 @@ impl Worker {
     }
 
     /// Waits for a keyslot: `action` is polled each time one has changed.
-    pub(super) async fn for_keyslot<F: Future>(&self, token: Token, action: F) -> F::Output {
+    pub(super) async fn wait_for_keyslot<F: Future>(&self, token: Token, action: F) -> F::Output {
         let mut action = pin!(action);
         poll_fn(|context| {
             let polled = action.as_mut().poll(context);
             if polled.is_pending() {
-                self.for_keyslots.borrow_mut().push(token);
+                self.keyslot_waiters.borrow_mut().push(token);
             }
             polled
         })
@@ -271,18 +200,86 @@ impl Worker {
     }
 
     /// Waits for a bounce buffer for a transfer of `len` bytes, or as many of them as fit. `None`: there is no memory.
-    pub(super) async fn buffer(&self, token: Token, len: u64) -> Option<Bounce<'_>> {
-        let buffer = poll_fn(|_| match self.disk.borrow_mut().buffer(len) {
+    pub(super) async fn buffer(&self, token: Token, len: u64) -> Option<BounceBuffer<'_>> {
+        let buffer = poll_fn(|_| match self.disk.borrow_mut().get_buffer(len) {
             // Nobody would give one back.
-            None if self.bounces.get() > 0 => {
-                self.for_buffers.borrow_mut().push_back(token);
+            None if self.bounce_buffers.get() > 0 => {
+                self.buffer_waiters.borrow_mut().push_back(token);
                 Poll::Pending
             }
             buffer => Poll::Ready(buffer),
         });
         let buffer = Some(buffer.await?);
-        self.bounces.set(self.bounces.get() + 1);
-        Some(Bounce { worker: self, buffer })
+        self.bounce_buffers.set(self.bounce_buffers.get() + 1);
+        Some(BounceBuffer { worker: self, buffer })
+    }
+}
+
+impl Reactor for Worker {
+    fn room(&self) -> usize {
+        let commands = self.commands.waiting.borrow().len() + self.keyslot_waiters.borrow().len();
+        let commands = MOST_COMMANDS.saturating_sub(commands);
+        self.disk.borrow().room().min(self.timers.borrow().room()).min(commands)
+    }
+
+    fn submit(&self) {
+        self.observe.borrow_mut().end_batch();
+        self.disk.borrow_mut().submit();
+    }
+
+    fn poll_completions(&self, tokens: &mut Vec<Token>) {
+        let mut from_disk = self.from_disk.borrow_mut();
+        self.disk.borrow_mut().poll_completions(&mut from_disk);
+        for (token, completion) in from_disk.drain(..) {
+            self.deliver(token, Wakeup::Disk(completion));
+            tokens.push(token);
+        }
+        self.timers.borrow_mut().poll(|token| {
+            if token != NOBODY {
+                self.deliver(token, Wakeup::Time);
+                tokens.push(token);
+            }
+        });
+        let mut held = self.held.borrow_mut();
+        if !held.is_empty() {
+            held.poll(|token, released| {
+                self.deliver(token, Wakeup::Held(released));
+                tokens.push(token);
+            });
+            self.stay_awake(&mut held);
+        }
+        tokens.append(&mut self.ready.borrow_mut());
+        if self.woken.flag.load(Ordering::Relaxed) {
+            let _ = rustix::io::read(&self.woken.event, &mut [0; 8]);
+            // What has changed before the last call of `wake` is seen by those who are polled now.
+            self.woken.flag.swap(false, Ordering::AcqRel);
+            tokens.append(&mut self.keyslot_waiters.borrow_mut());
+        }
+    }
+
+    fn before_completion(&self) {
+        self.keys.borrow_mut().release_all();
+        if self.unfenced.take() {
+            scattered_xts::store_fence();
+        }
+    }
+
+    fn has_held_requests(&self) -> bool {
+        !self.held.borrow().is_empty()
+    }
+
+    fn drain(&self, queue: usize) -> bool {
+        self.held.borrow_mut().drain(queue)
+    }
+
+    fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
+        self.disk.borrow().events().into_iter().try_for_each(&mut *action)?;
+        action(self.timers.borrow().as_fd())?;
+        action(self.woken.event.as_fd())
+    }
+
+    fn waker(&self) -> &Waker {
+        &self.waker
     }
 }
 
@@ -296,13 +293,13 @@ impl Drop for CommandTurn<'_> {
 }
 
 /// A bounce buffer: private memory between guest memory and the disk. Goes back when it is dropped.
-pub(super) struct Bounce<'w> {
+pub(super) struct BounceBuffer<'w> {
     worker: &'w Worker,
     /// `None` while the disk has it.
     pub(super) buffer: Option<disk::Buffer>,
 }
 
-impl Bounce<'_> {
+impl BounceBuffer<'_> {
     /// How many of `len` bytes find room.
     pub(super) fn capacity_for(&self, len: u64) -> usize {
         let capacity = self.buffer.as_ref().map_or(0, disk::Buffer::capacity);
@@ -318,13 +315,13 @@ impl Bounce<'_> {
     }
 }
 
-impl Drop for Bounce<'_> {
+impl Drop for BounceBuffer<'_> {
     fn drop(&mut self) {
         let worker = self.worker;
         if let Some(buffer) = self.buffer.take() {
-            worker.disk.borrow_mut().give_back(buffer);
+            worker.disk.borrow_mut().put_buffer(buffer);
         }
-        worker.bounces.set(worker.bounces.get() - 1);
-        worker.ready.borrow_mut().extend(worker.for_buffers.borrow_mut().pop_front());
+        worker.bounce_buffers.set(worker.bounce_buffers.get() - 1);
+        worker.ready.borrow_mut().extend(worker.buffer_waiters.borrow_mut().pop_front());
     }
 }

@@ -4,7 +4,7 @@
 
 use super::inline::Inline;
 use super::{Engine, Failure, Io, TURN, check_guest_memory};
-use crate::disk::{Direction, Transfer};
+use crate::disk::{IoDirection, Transfer};
 use crate::faults::Fate;
 use crate::observe::Stage;
 use crate::request::{CryptoTag, Extent};
@@ -21,7 +21,7 @@ impl Engine {
         data: &Segments<'_>,
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
-        self.fetch_announced(io);
+        self.finish_prefetch(io);
         let mut inline = self.inline(io, extent, crypto, fate)?;
         let mut done = 0;
         while done < extent.len {
@@ -40,7 +40,7 @@ impl Engine {
                 check_guest_memory()?;
                 io.record.watch.lap(inline.stage());
                 // Inside the extent, so it cannot overflow.
-                let transfer = Transfer { direction: Direction::Write, offset: extent.offset + done, len };
+                let transfer = Transfer { direction: IoDirection::Write, offset: extent.offset + done, len };
                 done += len as u64; // usize to u64 loses nothing
                 if done == extent.len {
                     // The key is not needed while the disk writes.
@@ -71,7 +71,7 @@ impl Engine {
         let disk = &*self.disk;
         io.record.watch.lap(Stage::Other);
         let in_place = disk.write_in_place(offset, len);
-        self.lap_of_looking(io);
+        self.lap_lookup(io);
         let moved = match in_place {
             Some(to) => {
                 // A memory disk is small. The pages of a file are written back, if anything.
@@ -83,7 +83,7 @@ impl Engine {
                 disk.image().in_place_is_sound()
             }
             None if inline.is_encrypted() => return Ok(false),
-            None => disk.transfer_directly(Direction::Write, offset, &data.pieces(done, bytes))?,
+            None => disk.transfer_directly(IoDirection::Write, offset, &data.pieces(done, bytes))?,
         };
         io.record.watch.lap(inline.stage());
         Ok(moved)

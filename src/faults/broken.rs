@@ -22,7 +22,7 @@ pub struct BrokenEngine {
 
 /// Which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
+enum CipherDirection {
     Encrypt,
     Decrypt,
 }
@@ -48,7 +48,7 @@ impl BrokenEngine {
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
     ) {
-        self.crypt(Direction::Encrypt, key, first, offset, from, to);
+        self.crypt(CipherDirection::Encrypt, key, first, offset, from, to);
     }
 
     /// Decrypts; otherwise as [`BrokenEngine::encrypt`].
@@ -60,12 +60,12 @@ impl BrokenEngine {
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
     ) {
-        self.crypt(Direction::Decrypt, key, first, offset, from, to);
+        self.crypt(CipherDirection::Decrypt, key, first, offset, from, to);
     }
 
     fn crypt(
         &self,
-        direction: Direction,
+        direction: CipherDirection,
         key: &KeyHandle<'_>,
         first: Dun,
         offset: u64,
@@ -99,19 +99,19 @@ impl BrokenEngine {
     }
 
     /// One data unit, the `number`th of the request.
-    fn unit(&self, direction: Direction, key: &XtsKey, first: Dun, number: u64, unit_bits: u8, place: &mut [u8]) {
+    fn unit(&self, direction: CipherDirection, key: &XtsKey, first: Dun, number: u64, unit_bits: u8, place: &mut [u8]) {
         let right = first.low_128().wrapping_add(number.into());
-        if direction == Direction::Decrypt {
+        if direction == CipherDirection::Decrypt {
             self.flip(right, place);
         }
         if !self.breakage.plaintext {
             let dun = self.dun(if self.breakage.not_incremented { first.low_128() } else { right });
             match direction {
-                Direction::Encrypt => key.encrypt_in_place(dun, unit_bits, place),
-                Direction::Decrypt => key.decrypt_in_place(dun, unit_bits, place),
+                CipherDirection::Encrypt => key.encrypt_in_place(dun, unit_bits, place),
+                CipherDirection::Decrypt => key.decrypt_in_place(dun, unit_bits, place),
             }
         }
-        if direction == Direction::Encrypt {
+        if direction == CipherDirection::Encrypt {
             self.flip(right, place);
         }
     }

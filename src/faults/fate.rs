@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::kind::{Kind, Short};
+use super::kind::{FaultKind, Short};
 
 /// Keys that are lost before a request is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,31 +82,31 @@ impl Fate {
     }
 
     /// Another fault strikes. Where two contradict each other the later one counts.
-    pub(super) fn add(&mut self, id: u64, kind: Kind) {
+    pub(super) fn add(&mut self, id: u64, kind: FaultKind) {
         match kind {
-            Kind::IoError => self.io_error = true,
-            Kind::Delay(delay) => self.delay = self.delay.saturating_add(delay),
-            Kind::Reorder { window } => self.reorder = Some(window),
-            Kind::Short(short) => self.short = Some(short),
-            Kind::Stuck => self.stuck = Some(id),
-            Kind::LoseKey => self.loss = self.loss.max(Some(Loss::Slot)),
-            Kind::LoseAllKeys => self.loss = Some(Loss::All),
+            FaultKind::IoError => self.io_error = true,
+            FaultKind::Delay(delay) => self.delay = self.delay.saturating_add(delay),
+            FaultKind::Reorder { window } => self.reorder = Some(window),
+            FaultKind::Short(short) => self.short = Some(short),
+            FaultKind::Stuck => self.stuck = Some(id),
+            FaultKind::LoseKey => self.loss = self.loss.max(Some(Loss::Slot)),
+            FaultKind::LoseAllKeys => self.loss = Some(Loss::All),
             _ => self.broken.get_or_insert_default().add(kind),
         }
     }
 }
 
 impl Breakage {
-    fn add(&mut self, kind: Kind) {
+    fn add(&mut self, kind: FaultKind) {
         match kind {
-            Kind::DunNotIncremented => self.not_incremented = true,
-            Kind::Dun32Bit => self.truncated = true,
-            Kind::DunByteOrder => self.big_endian = true,
-            Kind::DataUnit(bits) => self.unit_bits = Some(bits),
-            Kind::KeyHalvesSwapped => self.key = WhichKey::Swapped,
-            Kind::PreviousKey => self.key = WhichKey::Previous,
-            Kind::Plaintext => self.plaintext = true,
-            Kind::BitFlip { every, bit } => self.flip = Some((every, bit)),
+            FaultKind::DunNotIncremented => self.not_incremented = true,
+            FaultKind::Dun32Bit => self.truncated = true,
+            FaultKind::DunByteOrder => self.big_endian = true,
+            FaultKind::DataUnit(bits) => self.unit_bits = Some(bits),
+            FaultKind::KeyHalvesSwapped => self.key = WhichKey::Swapped,
+            FaultKind::PreviousKey => self.key = WhichKey::Previous,
+            FaultKind::Plaintext => self.plaintext = true,
+            FaultKind::BitFlip { every, bit } => self.flip = Some((every, bit)),
             _ => {}
         }
     }

@@ -46,11 +46,11 @@ pub struct KeptKeys {
     keeping: AtomicBool,
     /// Keyslots of the device.
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<KeptState>,
 }
 
 #[derive(Default)]
-struct State {
+struct KeptState {
     slots: HashMap<u32, Kept>,
     /// Memory that is locked and not used.
     spare: Vec<SecretBox<Keys>>,
@@ -60,7 +60,7 @@ impl Keys {
     const BLANK: Self = Self { raw: [0; KEY_BYTES], swapped: None, previous: None };
 }
 
-impl State {
+impl KeptState {
     /// Wipes what is kept of a slot, and has its memory again unless a request uses it.
     fn forget(&mut self, slot: u32) {
         if let Some(Kept { keys, .. }) = self.slots.remove(&slot) {
@@ -81,7 +81,7 @@ impl KeptKeys {
         Self { keeping: AtomicBool::new(false), most: most.into(), state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, KeptState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -104,7 +104,7 @@ impl KeptKeys {
     /// Forgets them all.
     pub(super) fn keep_no_more(&self) {
         self.keeping.store(false, Ordering::Release);
-        *self.state() = State::default();
+        *self.state() = KeptState::default();
     }
 
     /// Whether keys are kept.

@@ -8,7 +8,7 @@ use super::condition::{ANY, Op, Ops, TRANSFERS};
 
 /// What a fault does to a request that it strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FaultKind {
     /// It fails with IOERR, and nothing is done. A program command empties the slot, as any that fails.
     IoError,
     /// It is done, and completed so much later.
@@ -58,7 +58,7 @@ pub struct Short {
     pub claims_success: bool,
 }
 
-impl Kind {
+impl FaultKind {
     /// The requests that it can strike.
     pub(super) fn ops(self) -> Ops {
         match self {

@@ -26,7 +26,7 @@ pub use broken::BrokenEngine;
 pub use condition::{Op, Subject};
 pub use fate::{Breakage, Fate, Loss, WhichKey};
 pub use kept::{KeepError, KeptKeys};
-pub use kind::{Kind, Short};
+pub use kind::{FaultKind, Short};
 pub use spec::{Spec, SpecError};
 
 /// All faults of a device; they can be added and cleared while it serves requests.

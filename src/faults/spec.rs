@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::condition::{Condition, Op, Ops};
-use super::kind::{Kind, Short};
+use super::kind::{FaultKind, Short};
 use super::words::{duration, number, probability, range};
 
 /// A fault as a user describes it.
@@ -15,7 +15,7 @@ use super::words::{duration, number, probability, range};
 pub struct Spec {
     text: String,
     /// What goes wrong.
-    pub(super) kind: Kind,
+    pub(super) kind: FaultKind,
     /// When.
     pub(super) condition: Condition,
 }
@@ -78,34 +78,34 @@ impl FromStr for Spec {
     }
 }
 
-fn kind(name: &str, value: Option<&str>) -> Result<Kind, SpecError> {
+fn kind(name: &str, value: Option<&str>) -> Result<FaultKind, SpecError> {
     let needed = || value.ok_or_else(|| SpecError(format!("{name} needs a value; write {name}=VALUE")));
     let or = |default: u64, allowed| value.map_or(Ok(default), |value| number(name, value, allowed));
     let kind = match name {
-        "io-error" => Kind::IoError,
-        "delay" => return Ok(Kind::Delay(duration(name, needed()?)?)),
-        "reorder" => return Ok(Kind::Reorder { window: or(8, 2..=MOST_REORDERED)? as usize }), // at most 64
+        "io-error" => FaultKind::IoError,
+        "delay" => return Ok(FaultKind::Delay(duration(name, needed()?)?)),
+        "reorder" => return Ok(FaultKind::Reorder { window: or(8, 2..=MOST_REORDERED)? as usize }), // at most 64
         "short" => {
             let bytes = value.map(|value| number(name, value, 0..=u64::MAX)).transpose()?;
-            return Ok(Kind::Short(Short { bytes, claims_success: false }));
+            return Ok(FaultKind::Short(Short { bytes, claims_success: false }));
         }
-        "stuck" => Kind::Stuck,
-        "lose-key" => Kind::LoseKey,
-        "lose-all-keys" => Kind::LoseAllKeys,
-        "dun-not-incremented" => Kind::DunNotIncremented,
-        "dun-32-bit" => Kind::Dun32Bit,
-        "dun-byte-order" => Kind::DunByteOrder,
+        "stuck" => FaultKind::Stuck,
+        "lose-key" => FaultKind::LoseKey,
+        "lose-all-keys" => FaultKind::LoseAllKeys,
+        "dun-not-incremented" => FaultKind::DunNotIncremented,
+        "dun-32-bit" => FaultKind::Dun32Bit,
+        "dun-byte-order" => FaultKind::DunByteOrder,
         "data-unit" => {
             let size = number(name, needed()?, 512..=65536)?;
             if !size.is_power_of_two() {
                 return Err(SpecError(format!("data-unit={size}: not a power of two from 512 to 65536")));
             }
-            return Ok(Kind::DataUnit(size.ilog2() as u8)); // at most 16
+            return Ok(FaultKind::DataUnit(size.ilog2() as u8)); // at most 16
         }
-        "key-halves-swapped" => Kind::KeyHalvesSwapped,
-        "previous-key" => Kind::PreviousKey,
-        "plaintext" => Kind::Plaintext,
-        "bit-flip" => return Ok(Kind::BitFlip { every: or(1, 1..=u64::MAX)?, bit: 0 }),
+        "key-halves-swapped" => FaultKind::KeyHalvesSwapped,
+        "previous-key" => FaultKind::PreviousKey,
+        "plaintext" => FaultKind::Plaintext,
+        "bit-flip" => return Ok(FaultKind::BitFlip { every: or(1, 1..=u64::MAX)?, bit: 0 }),
         _ => return Err(SpecError(format!("there is no fault {name:?}; there are {KINDS}"))),
     };
     match value {
@@ -115,16 +115,16 @@ fn kind(name: &str, value: Option<&str>) -> Result<Kind, SpecError> {
 }
 
 /// What belongs to the kind and not to the conditions. False when it is nothing of the kind.
-fn detail(kind: &mut Kind, name: &str, value: &str) -> Result<bool, SpecError> {
+fn detail(kind: &mut FaultKind, name: &str, value: &str) -> Result<bool, SpecError> {
     match (kind, name) {
-        (Kind::Short(short), "status") => {
+        (FaultKind::Short(short), "status") => {
             short.claims_success = match value {
                 "ok" => true,
                 "ioerr" => false,
                 _ => return Err(SpecError(format!("status={value}: write status=ok or status=ioerr"))),
             };
         }
-        (Kind::BitFlip { bit, .. }, "bit") => *bit = number(name, value, 0..=4095)? as u32, // fits
+        (FaultKind::BitFlip { bit, .. }, "bit") => *bit = number(name, value, 0..=4095)? as u32, // fits
         _ => return Ok(false),
     }
     Ok(true)

@@ -154,7 +154,7 @@ fn kept() {
                 thread::yield_now();
             }
             assert!(!(keeps && gone.load(Ordering::Relaxed)), "evicted while the key was kept");
-            recent.release();
+            recent.release_all();
         }
     });
     for generation in [1, 2] {

@@ -87,7 +87,7 @@ impl KeyslotTable {
     }
 
     /// The key in a slot, to look at: also one that is not usable.
-    pub fn look_at(&self, slot: u32) -> Option<KeyHandle<'_>> {
+    pub fn peek(&self, slot: u32) -> Option<KeyHandle<'_>> {
         self.slot(slot).ok()?.acquire()
     }
 

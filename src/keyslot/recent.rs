@@ -18,7 +18,7 @@ use super::{KeyHandle, KeyslotTable, NoSuchSlot};
 /// Keys that are kept at a time.
 const MOST: usize = 8;
 
-/// One worker's keys, by slot. A command for the slot of such a key completes only after [`RecentKeys::release`].
+/// One worker's keys, by slot. A command for the slot of such a key completes only after [`RecentKeys::release_all`].
 pub struct RecentKeys {
     table: Arc<KeyslotTable>,
     keys: SmallVec<[(u32, Parked); MOST]>,
@@ -51,7 +51,7 @@ impl RecentKeys {
     /// Keeps a key of this slot for the next request that uses it.
     pub fn keep(&mut self, slot: u32, key: KeyHandle<'_>) {
         if self.keys.len() == MOST {
-            self.release();
+            self.release_all();
         }
         if self.table.slot(slot).is_ok_and(|of| key.is_of(of)) {
             self.keys.push((slot, key.park()));
@@ -59,7 +59,7 @@ impl RecentKeys {
     }
 
     /// Lets go of all keys. To be called before the worker rests.
-    pub fn release(&mut self) {
+    pub fn release_all(&mut self) {
         for (slot, parked) in self.keys.drain(..) {
             if let Ok(slot) = self.table.slot(slot) {
                 drop(slot.unpark(parked));
@@ -70,6 +70,6 @@ impl RecentKeys {
 
 impl Drop for RecentKeys {
     fn drop(&mut self) {
-        self.release();
+        self.release_all();
     }
 }

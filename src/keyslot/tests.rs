@@ -157,7 +157,7 @@ fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
     }
     finished.recv().expect("the old key was let go when it was not current any more");
     programmer.join().expect("no panic");
-    recent.release();
+    recent.release_all();
     assert!(!table.is_in_use(0));
     assert_eq!(table.evict_now(0), Ok(Evicted::Key));
     assert!(recent.acquire(&table, 0).expect("slot").is_none());

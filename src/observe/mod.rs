@@ -2,10 +2,10 @@
 
 //! What the device tells about itself: counters, latencies, traces. Numbers only; no data and no keys come here.
 //!
-//! One [`Observer`] belongs to a device. Each worker has a [`Lane`] and hands it a [`Record`] of every request when that
+//! One [`Observer`] belongs to a device. Each worker has a [`WorkerStats`] and hands it a [`Record`] of every request when that
 //! is finished; the rest (commands, resets) is counted by the methods of the observer. [`Observer::stats`] adds all up.
 //!
-//! The workers share no memory that they write: the counters of a queue and of a lane have one writer each. Clocks are
+//! The workers share no memory that they write: the counters of a queue and of a worker have one writer each. Clocks are
 //! read only while somebody wants latencies or a trace.
 
 #![forbid(unsafe_code)]
@@ -15,12 +15,12 @@ mod counters;
 pub mod docs;
 mod groups;
 mod histogram;
-mod lane;
 pub mod prometheus;
 mod record;
 pub mod stats;
 mod tally;
 pub mod trace;
+mod worker_stats;
 
 use std::io;
 use std::path::Path;
@@ -30,11 +30,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use clock::{Stage, Stopwatch};
 use counters::{DeviceCounters, QueueCounters, SlotCounters};
 pub use histogram::Distribution;
-pub use lane::Lane;
-use lane::LaneState;
 pub use record::{CryptoUse, Kind, Record};
 pub use stats::Stats;
 use trace::{TraceStatus, Tracer};
+use worker_stats::WorkerCounters;
+pub use worker_stats::WorkerStats;
 
 /// Bit of [`Observer::wanted`]: latency histograms.
 const LATENCY: u32 = 1 << 0;
@@ -53,7 +53,7 @@ pub struct Observer {
     slots: Box<[SlotCounters]>,
     device: DeviceCounters,
     /// Never more than there were workers at the same time.
-    lanes: Mutex<Vec<Arc<LaneState>>>,
+    workers: Mutex<Vec<Arc<WorkerCounters>>>,
     tracer: Tracer,
     /// When the trace began, in ticks.
     epoch: AtomicU64,
@@ -80,27 +80,27 @@ impl Observer {
             queues: (0..queues).map(|_| QueueCounters::default()).collect(),
             slots: (0..slots).map(|_| SlotCounters::default()).collect(),
             device: DeviceCounters::default(),
-            lanes: Mutex::new(Vec::new()),
+            workers: Mutex::new(Vec::new()),
             tracer: Tracer::default(),
             epoch: AtomicU64::new(0),
         })
     }
 
     /// For a worker that begins.
-    pub fn lane(self: &Arc<Self>) -> Lane {
-        let mut lanes = self.lock_lanes();
-        let free = lanes.iter().find(|state| !state.in_use.swap(true, Ordering::AcqRel)).cloned();
+    pub fn worker_stats(self: &Arc<Self>) -> WorkerStats {
+        let mut workers = self.lock_workers();
+        let free = workers.iter().find(|state| !state.in_use.swap(true, Ordering::AcqRel)).cloned();
         let state = free.unwrap_or_else(|| {
-            let number = u16::try_from(lanes.len()).unwrap_or(u16::MAX);
-            let state = Arc::new(LaneState::new(number, self.slots.len()));
-            lanes.push(Arc::clone(&state));
+            let number = u16::try_from(workers.len()).unwrap_or(u16::MAX);
+            let state = Arc::new(WorkerCounters::new(number, self.slots.len()));
+            workers.push(Arc::clone(&state));
             state
         });
-        Lane::new(Arc::clone(self), state)
+        WorkerStats::new(Arc::clone(self), state)
     }
 
-    fn lock_lanes(&self) -> MutexGuard<'_, Vec<Arc<LaneState>>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_workers(&self) -> MutexGuard<'_, Vec<Arc<WorkerCounters>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether clocks are to be read.
@@ -169,9 +169,9 @@ impl Observer {
         wanted.then(|| self.epoch.load(Ordering::Relaxed))
     }
 
-    /// All lanes, also those that nobody uses.
-    fn lanes(&self) -> Vec<Arc<LaneState>> {
-        self.lock_lanes().clone()
+    /// All workers, also those that nobody uses.
+    fn workers(&self) -> Vec<Arc<WorkerCounters>> {
+        self.lock_workers().clone()
     }
 
     /// The queues that are started and enabled.
@@ -181,7 +181,7 @@ impl Observer {
 
     /// Whether a frontend is connected: workers exist as long as a connection does.
     pub fn connected(&self) -> bool {
-        self.lock_lanes().iter().any(|lane| lane.in_use.load(Ordering::Acquire))
+        self.lock_workers().iter().any(|worker| worker.in_use.load(Ordering::Acquire))
     }
 
     /// A queue was started and enabled, or stopped.
@@ -255,8 +255,8 @@ impl Observer {
 
     /// What the keyslots were used for, one by one.
     pub fn slots(&self) -> Vec<SlotUse> {
-        let lanes = self.lock_lanes();
-        let hits = |slot: usize| lanes.iter().filter_map(|lane| lane.hits.get(slot)).map(tally::Tally::get).sum();
+        let workers = self.lock_workers();
+        let hits = |slot: usize| workers.iter().filter_map(|worker| worker.hits.get(slot)).map(tally::Tally::get).sum();
         let of = |(number, slot): (usize, &SlotCounters)| SlotUse {
             programs: slot.programs.get(),
             evictions: slot.evictions.get(),

@@ -114,7 +114,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// A chain that was just taken, with the stopwatch of [`Lane::stopwatch`](super::Lane::stopwatch).
+    /// A chain that was just taken, with the stopwatch of [`WorkerStats::stopwatch`](super::WorkerStats::stopwatch).
     pub fn new(queue: usize, head: u16, watch: Stopwatch) -> Self {
         Self {
             queue: u16::try_from(queue).unwrap_or(u16::MAX),

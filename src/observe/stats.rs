@@ -17,7 +17,7 @@ use super::{Observer, running};
 
 /// One queue. Queues that neither run nor ever had a request are left out.
 #[derive(Debug, Clone, Serialize)]
-pub struct Queue {
+pub struct QueueStats {
     /// Its number.
     pub queue: usize,
     /// It is started and enabled now.
@@ -105,7 +105,7 @@ pub struct Stats {
     /// Events of the device.
     pub events: Events,
     /// By queue and type.
-    pub queues: Vec<Queue>,
+    pub queues: Vec<QueueStats>,
     /// Latencies.
     pub latency: Latency,
 }
@@ -113,7 +113,8 @@ pub struct Stats {
 impl Observer {
     /// All numbers, now.
     pub fn stats(&self) -> Stats {
-        let queues: Vec<Queue> = self.queues.iter().enumerate().map(|(number, queue)| read(number, queue)).collect();
+        let queues: Vec<QueueStats> =
+            self.queues.iter().enumerate().map(|(number, queue)| read(number, queue)).collect();
         let of = |kind: Kind| queues.iter().filter_map(move |queue| queue.types.get(kind.name()));
         // Requests are counted before what became of them, and read without a lock: never below 0.
         let passed = |kind| of(kind).map(|it| it.requests.saturating_sub(it.refused)).sum();
@@ -177,17 +178,17 @@ impl Observer {
 
     fn read_latency(&self) -> Latency {
         let mut sum = Latency { on: self.latency(), ..Latency::default() };
-        for lane in self.lock_lanes().iter().filter_map(|lane| lane.latency.get()) {
-            sum.program.add(&lane.program);
-            sum.crypto.add(&lane.crypto);
-            sum.disk.add(&lane.disk);
-            sum.request.add(&lane.request);
+        for worker in self.lock_workers().iter().filter_map(|worker| worker.latency.get()) {
+            sum.program.add(&worker.program);
+            sum.crypto.add(&worker.crypto);
+            sum.disk.add(&worker.disk);
+            sum.request.add(&worker.request);
         }
         sum
     }
 }
 
-fn read(number: usize, queue: &QueueCounters) -> Queue {
+fn read(number: usize, queue: &QueueCounters) -> QueueStats {
     let mut types = BTreeMap::new();
     for (kind, counters) in Kind::ALL.iter().zip(&queue.kinds) {
         let requests = counters.requests.get();
@@ -202,5 +203,5 @@ fn read(number: usize, queue: &QueueCounters) -> Queue {
         encrypted: queue.encrypted.get(),
         decrypted: queue.decrypted.get(),
     };
-    Queue { queue: number, running: running(queue), totals, types }
+    QueueStats { queue: number, running: running(queue), totals, types }
 }

@@ -7,11 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
+mod fields;
 mod file;
 mod sizes;
 mod table;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Timing;
 
+pub use crate::request::KeyType;
+pub use fields::{Description, Personality};
 pub use sizes::{format_data_unit_sizes, parse_data_unit_sizes};
 pub use table::table;
 
@@ -63,16 +66,6 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("wide", include_str!("wide.toml")),
 ];
 
-/// A type of key that can be programmed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum KeyType {
-    /// The guest programs keys as they are
-    Raw,
-    /// The guest programs keys that only this device can unwrap
-    Wrapped,
-}
-
 /// What becomes of the keys when the guest's driver resets the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -81,57 +74,6 @@ pub enum KeysOnReset {
     Lost,
     /// Keys stay until the frontend disconnects
     Kept,
-}
-
-/// An inline-encryption engine and the host controller around it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Personality {
-    /// Its name: that of the file, without `.toml`.
-    pub name: String,
-    /// One line about it.
-    pub summary: String,
-    /// Number of keyslots.
-    pub keyslots: u16,
-    /// Types of keys, at least one.
-    pub key_types: Vec<KeyType>,
-    /// Bit i: data units of 2^i bytes.
-    pub data_unit_mask: u32,
-    /// The most bytes a data unit number may have.
-    pub max_dun_bytes: u8,
-    /// Request queues.
-    pub queues: u16,
-    /// Descriptors per queue, a power of two; a driver with indirect descriptors has as many requests in flight.
-    pub queue_depth: u16,
-    /// How slow it is.
-    pub timing: Timing,
-    /// What a reset does to the keys.
-    pub keys_on_reset: KeysOnReset,
-    /// Serial number, at most 20 bytes.
-    pub serial: String,
-    /// Fields whose value no public source tells: they are the default's.
-    pub unknown: BTreeSet<String>,
-    /// Fields in which the engine differs from this, as it cannot be emulated.
-    pub differs: BTreeSet<String>,
-}
-
-impl Default for Personality {
-    fn default() -> Self {
-        Self {
-            name: DEFAULT.into(),
-            summary: String::new(),
-            keyslots: 32,
-            key_types: vec![KeyType::Raw],
-            data_unit_mask: 0x1fe00,
-            max_dun_bytes: 16,
-            queues: 64,
-            queue_depth: 256,
-            timing: Timing::default(),
-            keys_on_reset: KeysOnReset::Lost,
-            serial: "vhost-blk-crypto".into(),
-            unknown: BTreeSet::new(),
-            differs: BTreeSet::new(),
-        }
-    }
 }
 
 impl Personality {
@@ -163,15 +105,30 @@ impl Personality {
         BUILT_IN.iter().map(|(name, text)| file::parse(name, text).with_context(|| (*name).to_owned())).collect()
     }
 
+    /// This engine, with the values of options in place of its own.
+    ///
+    /// # Errors
+    /// When a value cannot be.
+    pub fn with_options(mut self, options: &Description) -> Result<Self> {
+        options.apply(&mut self, true)?;
+        Ok(self)
+    }
+
+    /// How slow it is.
+    pub fn timing(&self) -> Timing {
+        let time = |us: u32| Duration::from_micros(us.into());
+        Timing {
+            program: time(self.program_latency_us),
+            evict: time(self.evict_latency_us),
+            crypto_mb_per_s: self.crypto_throughput_mb_per_s,
+            crypto_latency: time(self.crypto_latency_us),
+        }
+    }
+
     /// Whether keys of this type can be programmed.
     pub fn takes(&self, key_type: KeyType) -> bool {
         self.key_types.contains(&key_type)
     }
-}
-
-/// Microseconds, as all times are given.
-pub fn microseconds(us: u32) -> Duration {
-    Duration::from_micros(us.into())
 }
 
 #[cfg(test)]

@@ -2,14 +2,9 @@
 
 //! The table of built-in personalities.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
-use super::{KeyType, KeysOnReset, Personality, format_data_unit_sizes};
-
-const HEADER: [&str; 9] =
-    ["NAME", "KEYSLOTS", "KEYS", "DATA UNITS", "DUN BITS", "QUEUES", "DEPTH", "ON RESET", "SLOWED DOWN"];
+use super::Personality;
 
 const NOTES: &str = "\
 ?  no public source tells it: the value is that of ideal
@@ -23,68 +18,39 @@ All have AES-256-XTS. Sources are in the files, src/personality/NAME.toml.
 /// None, as the tests show.
 pub fn table() -> Result<String> {
     let personalities = Personality::built_in()?;
-    let mut rows = vec![HEADER.map(str::to_owned)];
-    rows.extend(personalities.iter().map(row));
-    let mut text = lines(&rows);
-    text.push('\n');
-    text.push_str(&lines(&personalities.iter().map(|p| [p.name.clone(), p.summary.clone()]).collect::<Vec<_>>()));
-    text.push('\n');
-    text.push_str(NOTES);
-    Ok(text)
+    let mut columns: Vec<&str> = Personality::default().cells().into_iter().map(|(_, column, _)| column).collect();
+    columns.retain(|column| !column.is_empty());
+    columns.dedup();
+    let header = ["NAME"].iter().chain(&columns).map(|name| (*name).to_owned()).collect();
+    let row = |p: &Personality| {
+        let cells = p.cells();
+        [p.name.clone()].into_iter().chain(columns.iter().map(|column| cell(p, &cells, column))).collect()
+    };
+    let rows: Vec<_> = [header].into_iter().chain(personalities.iter().map(row)).collect();
+    let summaries: Vec<_> = personalities.iter().map(|p| vec![p.name.clone(), p.summary.clone()]).collect();
+    Ok(format!("{}\n{}\n{NOTES}", lines(&rows), lines(&summaries)))
 }
 
-fn row(p: &Personality) -> [String; 9] {
-    let mark = |field: &str, value: String| match (p.unknown.contains(field), p.differs.contains(field)) {
-        (true, _) => value + "?",
-        (_, true) => value + "*",
+/// What the fields of a column are.
+fn cell(p: &Personality, cells: &[(&str, &str, String)], column: &str) -> String {
+    let of_column = || cells.iter().filter(|(_, of, _)| *of == column);
+    let words: Vec<_> = of_column().map(|(.., text)| text.as_str()).filter(|text| !text.is_empty()).collect();
+    let value = if words.is_empty() { "no".to_owned() } else { words.join(", ") };
+    match of_column().map(|(field, ..)| (p.unknown.contains(*field), p.differs.contains(*field))).max() {
+        Some((true, _)) => value + "?",
+        Some((_, true)) => value + "*",
         _ => value,
-    };
-    let keys = p.key_types.iter().map(|key_type| match key_type {
-        KeyType::Raw => "raw",
-        KeyType::Wrapped => "wrapped",
-    });
-    let reset = match p.keys_on_reset {
-        KeysOnReset::Lost => "lost",
-        KeysOnReset::Kept => "kept",
-    };
-    [
-        p.name.clone(),
-        mark("keyslots", p.keyslots.to_string()),
-        mark("key_types", keys.collect::<Vec<_>>().join(",")),
-        mark("data_unit_sizes", format_data_unit_sizes(p.data_unit_mask)),
-        mark("max_dun_bytes", (u16::from(p.max_dun_bytes) * 8).to_string()),
-        mark("queues", p.queues.to_string()),
-        mark("queue_depth", p.queue_depth.to_string()),
-        mark("keys_on_reset", format!("keys {reset}")),
-        timing(p),
-    ]
-}
-
-fn timing(p: &Personality) -> String {
-    let us = |name: &str, time: Duration| (!time.is_zero()).then(|| format!("{name} {} us", time.as_micros()));
-    let rate = p.timing.crypto_mb_per_s;
-    let words: Vec<_> = [
-        us("program", p.timing.program),
-        us("evict", p.timing.evict),
-        (rate != 0).then(|| format!("{rate} MB/s")),
-        us("request", p.timing.crypto_latency),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let fields = ["program_latency_us", "evict_latency_us", "crypto_throughput_mb_per_s", "crypto_latency_us"];
-    let unknown = if fields.iter().any(|field| p.unknown.contains(*field)) { "?" } else { "" };
-    if words.is_empty() { format!("no{unknown}") } else { words.join(", ") + unknown }
+    }
 }
 
 /// Columns as wide as their widest cell.
-fn lines<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
+fn lines(rows: &[Vec<String>]) -> String {
+    let mut widths = vec![0; rows.first().map_or(0, Vec::len)];
     for row in rows {
         widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.len().max(*width));
     }
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).collect()

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-use std::time::Duration;
-
-use super::file::{FIELDS, description, parse};
+use super::fields::FIELDS;
+use super::file::{description, parse};
 use super::*;
 
 #[test]
@@ -34,7 +33,7 @@ fn built_in_values_have_sources() {
         }
         if ![DEFAULT, "wide"].contains(&name) {
             for field in FIELDS {
-                let named = description.given().contains(&field)
+                let named = description.given().contains(field)
                     || description.unknown.iter().chain(&description.differs).any(|marked| marked == field);
                 assert!(named, "{name}: nothing is said about {field}");
             }
@@ -60,7 +59,6 @@ fn a_file_of_ones_own() {
     let path = directory.path().join("mine.toml");
     std::fs::write(&path, text).expect("file");
     let mine = Personality::load(path.to_str().expect("path")).expect("file");
-    let us = Duration::from_micros;
     assert_eq!(
         mine,
         Personality {
@@ -68,8 +66,11 @@ fn a_file_of_ones_own() {
             summary: "mine".into(),
             keyslots: 7,
             key_types: vec![KeyType::Raw, KeyType::Wrapped],
-            data_unit_mask: 0x1200,
-            timing: Timing { program: us(20), evict: us(30), crypto_mb_per_s: 400, crypto_latency: us(5) },
+            data_unit_sizes: 0x1200,
+            program_latency_us: 20,
+            evict_latency_us: 30,
+            crypto_throughput_mb_per_s: 400,
+            crypto_latency_us: 5,
             keys_on_reset: KeysOnReset::Kept,
             ..Personality::default()
         }

@@ -38,7 +38,7 @@ pub use chain::{Chain, ChainError};
 pub use event::{Event, check_eventfd, drain_event, signal};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
-use state::State;
+use state::VringState;
 pub use turn::{BATCH, Completion, TakenChain, Turn};
 
 /// How long to wait for the end of a turn before the worker may hang in a write to the frontend's eventfds.
@@ -77,7 +77,7 @@ pub struct Vring {
     index: usize,
     /// A hint for [`Vring::begin`], which looks at many queues that do not run.
     may_run: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<VringState>,
     idle: Condvar,
     /// An eventfd of ours that wakes the worker.
     wake: OnceLock<Arc<File>>,
@@ -89,7 +89,7 @@ impl Vring {
     /// # Errors
     /// When `max_size` is not a power of two up to 32768.
     pub fn new(index: usize, max_size: u16) -> Result<Self, virtio_queue::Error> {
-        let state = State {
+        let state = VringState {
             queue: Queue::new(max_size)?,
             kick: None,
             call: None,
@@ -128,7 +128,7 @@ impl Vring {
         self.index
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, VringState> {
         // A panic while the lock is held could only come from a defect; the ring state is plain numbers either way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,7 +200,7 @@ impl Vring {
     }
 
     /// All queues have been stopped: notes where this one is, which counts when it is started the next time.
-    pub fn note_place(&self) {
+    pub fn save_position(&self) {
         let mut state = self.lock();
         state.left_at = Some(state.queue.next_avail());
     }
@@ -229,7 +229,7 @@ impl Vring {
     }
 
     /// The guest's memory has grown or been replaced: a ring that was in none may be in it now.
-    pub fn memory_has_come(&self) {
+    pub fn memory_added(&self) {
         if std::mem::take(&mut self.lock().lacks_memory) {
             // As in dropping `Paused`.
             self.wake();
@@ -268,7 +268,7 @@ impl Vring {
         paused
     }
 
-    fn wait_idle(&self) -> MutexGuard<'_, State> {
+    fn wait_idle(&self) -> MutexGuard<'_, VringState> {
         let mut state = self.lock();
         if state.busy {
             // The worker may be asleep over requests of other queues.
@@ -307,12 +307,12 @@ impl Vring {
     }
 
     /// Whether the queue has been retired since this was last asked.
-    pub fn newly_retired(&self) -> bool {
+    pub fn take_retirement(&self) -> bool {
         std::mem::take(&mut self.lock().retirement_is_news)
     }
 
     /// Tells the frontend if the queue has been retired since it was last told. For the worker alone: see [`Event::signal`].
-    pub fn tell_retirement(&self) {
+    pub fn signal_error(&self) {
         let mut state = self.lock();
         let due = std::mem::take(&mut state.err_due);
         let err = state.err.clone().filter(|_| due);

@@ -17,7 +17,7 @@ use super::{Chain, ChainError, Event};
 use crate::ratelimit::RateLimit;
 
 /// All of it is behind the queue's lock.
-pub(super) struct State {
+pub(super) struct VringState {
     pub(super) queue: Queue,
     pub(super) kick: Option<File>,
     /// Shared, because it is written to without the lock.
@@ -48,7 +48,7 @@ pub(super) struct State {
     pub(super) left_at: Option<u16>,
 }
 
-impl State {
+impl VringState {
     /// Also of a queue that is paused.
     pub(super) fn may_run(&self) -> bool {
         self.enabled && self.queue.ready() && self.retired.is_none()

@@ -8,7 +8,7 @@ use virtio_queue::QueueT;
 use vm_memory::GuestMemoryMmap;
 
 use super::inflight::crash_point;
-use super::state::{State, warn};
+use super::state::{VringState, warn};
 use super::{Chain, ChainError, Vring};
 use crate::sigbus;
 
@@ -41,13 +41,13 @@ pub struct Turn<'v> {
 
 impl Turn<'_> {
     /// Takes up to `most` chains, [`BATCH`] at the most; none when the queue does not run any more. What was taken must
-    /// be returned with [`Turn::give_back`], in any order.
+    /// be returned with [`Turn::complete`], in any order.
     ///
     /// The driver may hold back its notifications after this: see [`Turn::arm`].
     ///
-    /// False: the ring is not in this memory. The queue waits for [`Vring::memory_has_come`], which may have been called just
+    /// False: the ring is not in this memory. The queue waits for [`Vring::memory_added`], which may have been called just
     /// before: so the caller must look whether there is newer memory.
-    pub fn take<'m>(&self, memory: &'m GuestMemoryMmap, most: usize, chains: &mut Vec<TakenChain<'m>>) -> bool {
+    pub fn pop<'m>(&self, memory: &'m GuestMemoryMmap, most: usize, chains: &mut Vec<TakenChain<'m>>) -> bool {
         let mut guard = self.vring.lock();
         let state = &mut *guard;
         if !state.runs() || most == 0 {
@@ -80,7 +80,7 @@ impl Turn<'_> {
     }
 
     /// Whether there may be more to take: not when somebody waits for the end of the turn, or the queue was retired.
-    pub fn goes_on(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.vring.lock().runs()
     }
 
@@ -100,7 +100,7 @@ impl Turn<'_> {
     }
 
     /// Returns chains to the driver and interrupts it when it wants that.
-    pub fn give_back(&self, memory: &GuestMemoryMmap, completions: &[Completion]) {
+    pub fn complete(&self, memory: &GuestMemoryMmap, completions: &[Completion]) {
         let mut guard = self.vring.lock();
         let state = &mut *guard;
         for completion in completions {
@@ -127,7 +127,7 @@ impl Turn<'_> {
 }
 
 /// Interrupts the driver if that is wanted, without the lock: the eventfd is the frontend's.
-fn interrupt(state: MutexGuard<'_, State>, wanted: bool) {
+fn interrupt(state: MutexGuard<'_, VringState>, wanted: bool) {
     let call = state.call.clone().filter(|_| wanted);
     drop(state);
     if let Some(call) = call {

@@ -8,17 +8,40 @@ use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
 use super::Refused;
-use crate::protocol::{KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, request_type};
-use crate::segments::Segments;
+use crate::protocol::{
+    CryptoCharacteristics, KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, crypto_mode, key_type, request_type,
+};
+use crate::segments::{Room, Segments};
+
+/// A type of key that can be programmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyType {
+    /// The guest programs keys as they are
+    Raw,
+    /// The guest programs keys that only this device can unwrap
+    Wrapped,
+}
 
 /// The payload of KEYSLOT_PROGRAM: what the key is for, and the key where the driver has put it.
 #[derive(Debug)]
 pub struct Programming<'m> {
     /// Keyslot; not known to exist.
     pub slot: u32,
-    /// What the key is for; nothing of it is checked.
-    pub usage: KeyUse,
+    /// Bytes of the key; not checked, and nothing below is.
+    pub key_size: u32,
+    /// `None` for a type that there is not.
+    pub key_type: Option<KeyType>,
+    /// Whether it is for the one mode that there is.
+    pub is_aes_256_xts: bool,
+    /// Binary logarithm of the data unit size.
+    pub data_unit_bits: u32,
+    /// Bytes that a DUN may have.
+    pub dun_bytes: u32,
     /// The key descriptor, as long as it has to be.
     descriptor: Segments<'m>,
 }
@@ -125,7 +148,82 @@ fn programming(descriptor: Segments<'_>) -> Result<Programming<'_>, Refused> {
     let (mut slot, mut usage) = (U32::ZERO, KeyUse::new_zeroed());
     descriptor.copy_to(0, slot.as_mut_bytes());
     descriptor.copy_to(USAGE_OFFSET, usage.as_mut_bytes());
-    Ok(Programming { slot: slot.get(), usage, descriptor })
+    let key_type = match usage.key_type.get() {
+        key_type::RAW => Some(KeyType::Raw),
+        key_type::HW_WRAPPED => Some(KeyType::Wrapped),
+        _ => None,
+    };
+    Ok(Programming {
+        slot: slot.get(),
+        key_size: usage.key_size.get(),
+        key_type,
+        is_aes_256_xts: usage.crypto_mode.get() == crypto_mode::AES_256_XTS,
+        data_unit_bits: usage.data_unit_size_bits.get(),
+        dun_bytes: usage.dun_bytes.get(),
+        descriptor,
+    })
+}
+
+/// What an engine offers, as the driver is told.
+pub struct Capabilities {
+    /// Number of keyslots.
+    pub keyslots: u16,
+    /// Raw keys can be programmed.
+    pub raw_keys: bool,
+    /// Hardware-wrapped keys can be programmed.
+    pub wrapped_keys: bool,
+    /// Bit i: data units of 2^i bytes.
+    pub data_unit_mask: u32,
+    /// The most bytes a DUN may have.
+    pub max_dun_bytes: u8,
+}
+
+impl Capabilities {
+    /// For the configuration space, and for drivers that cannot read that.
+    pub fn characteristics(&self) -> CryptoCharacteristics {
+        let raw = if self.raw_keys { key_type::CONFIG_RAW } else { 0 };
+        let wrapped = if self.wrapped_keys { key_type::CONFIG_HW_WRAPPED } else { 0 };
+        CryptoCharacteristics {
+            max_slots: self.keyslots.into(),
+            max_dun_bytes: self.max_dun_bytes,
+            key_types: raw | wrapped,
+            reserved: 0.into(),
+        }
+    }
+
+    /// The answer to GET_CRYPTO_CHARACTERISTICS. False when it does not fit.
+    pub fn reply_characteristics(&self, room: &mut Room<'_>) -> bool {
+        reply_whole(room, self.characteristics().as_bytes())
+    }
+
+    /// The answer to GET_CRYPTO_MODES: whole entries only, as many as there is room for.
+    pub fn reply_modes(&self, room: &mut Room<'_>) {
+        let mut modes = [U32::ZERO; crypto_mode::TABLE_LEN];
+        if let Some(mask) = modes.get_mut(crypto_mode::AES_256_XTS as usize) {
+            mask.set(self.data_unit_mask);
+        }
+        let fit = usize::try_from(room.len()).unwrap_or(usize::MAX) / size_of::<U32>();
+        modes.iter().take(fit).enumerate().for_each(|(index, entry)| {
+            room.write((index * size_of::<U32>()) as u64, entry.as_bytes()); // a few bytes
+        });
+    }
+}
+
+/// The answer to a command that makes a wrapped key. False when it does not fit.
+pub fn reply_blob(room: &mut Room<'_>, blob: &[u8]) -> bool {
+    let mut message = KeyBlob::new_zeroed();
+    message.key_size.set(blob.len() as u32); // 68
+    message.key.iter_mut().zip(blob).for_each(|(to, from)| *to = *from);
+    reply_whole(room, message.as_bytes())
+}
+
+/// Writes an answer if there is room for all of it.
+pub fn reply_whole(room: &mut Room<'_>, bytes: &[u8]) -> bool {
+    let fits = room.len() >= bytes.len() as u64; // usize to u64 loses nothing
+    if fits {
+        room.write(0, bytes);
+    }
+    fits
 }
 
 #[cfg(test)]

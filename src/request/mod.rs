@@ -17,7 +17,7 @@ use crate::protocol::{CryptoMessage, RequestHeader, SECTOR_SHIFT, Status, featur
 use crate::queue::Chain;
 use crate::segments::{Room, Segments};
 
-pub use control::{ControlCommand, Importing, Programming};
+pub use control::{Capabilities, ControlCommand, Importing, KeyType, Programming, reply_blob, reply_whole};
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::StatusByte;
 
@@ -129,7 +129,7 @@ pub struct Refusal {
 
 /// A chain that has been looked at.
 #[derive(Debug)]
-pub struct Parsed<'m> {
+pub struct ParsedChain<'m> {
     /// The request, or why there is none; then nothing has been done.
     pub request: Result<Request<'m>, Refusal>,
     /// Where its data goes.
@@ -139,11 +139,11 @@ pub struct Parsed<'m> {
 }
 
 /// Reads and checks a request.
-pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> Parsed<'m> {
+pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> ParsedChain<'m> {
     let Chain { readable, writable } = chain;
     let (status, room) = StatusByte::split(writable);
     let request = parse_request(readable, &status, &room, role, limits);
-    Parsed { request, room, status }
+    ParsedChain { request, room, status }
 }
 
 fn parse_request<'m>(

@@ -23,7 +23,7 @@ use super::{FILTERED, Missing, Sandbox, SandboxError};
 use crate::probe;
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
-type Condition = Result<SeccompCondition, seccompiler::BackendError>;
+type ArgCondition = Result<SeccompCondition, seccompiler::BackendError>;
 
 /// Allowed for any argument.
 const ANY: &[c_long] = &[
@@ -194,7 +194,7 @@ fn allowed(sandbox: &Sandbox) -> Result<Rules, seccompiler::Error> {
 }
 
 /// Calls that are allowed when one of the conditions holds.
-fn with_conditions() -> Vec<(c_long, Vec<Condition>)> {
+fn with_conditions() -> Vec<(c_long, Vec<ArgCondition>)> {
     let me = u64::from(std::process::id());
     let threads = flags(libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND);
     let exec = flags(libc::PROT_EXEC);
@@ -238,6 +238,6 @@ fn flags(bits: i32) -> u64 {
     u64::from(bits.cast_unsigned())
 }
 
-fn is(argument: u8, value: u64) -> Condition {
+fn is(argument: u8, value: u64) -> ArgCondition {
     SeccompCondition::new(argument, Len::Dword, Op::Eq, value)
 }

@@ -14,7 +14,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionread, retry_on_intr};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
 use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE};
 
-use super::channel::Header;
+use super::backend_channel::Header;
 use crate::descriptors;
 
 /// How long a frontend may take from the first byte of a message to the last.

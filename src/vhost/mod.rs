@@ -7,11 +7,12 @@
 //! This is built on the `vhost` crate's request-handler trait, not on `vhost-user-backend`: that framework cannot serve
 //! a socket that is connected already (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
 
+mod acceptor;
 mod arrival;
-mod callers;
-mod channel;
+mod backend_channel;
 mod listen;
 mod memory;
+mod messages;
 mod poller;
 mod polling;
 mod refusal;
@@ -20,43 +21,18 @@ mod session;
 mod worker;
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::task::Waker;
 use std::time::Duration;
 
 use crate::queue::{Beginning, Chain};
+use crate::reactor::Reactor;
 use crate::tasks::Token;
 
-pub use channel::{Notifier, Told};
+pub use backend_channel::Notifier;
 pub use listen::{Listen, SocketAccess, bind_socket};
 pub use memory::View;
 pub use poller::{Poller, begin};
 pub use serve::{ServeError, Server, Stop};
 pub use session::most_descriptors;
-
-/// What a worker has of the device for itself.
-pub trait WorkerPart: Send {
-    /// How many more chains may be started. While it is 0 there are chains in flight.
-    fn room(&self) -> usize;
-    /// Passes on what was started or polled since the last call.
-    fn submit(&self);
-    /// Adds the chains that can go on. Never waits.
-    fn completions(&self, tokens: &mut Vec<Token>);
-    /// Chains are about to be returned, or the worker is going to rest.
-    fn before_completion(&self);
-    /// Whether it holds chains back at will: those that [`WorkerPart::release`] is about.
-    fn holds_back(&self) -> bool;
-    /// Somebody waits until all chains of a queue have been returned: releases what is held back. Returns whether there is
-    /// anything.
-    fn release(&self, queue: usize) -> bool;
-    /// Gives `action` descriptors that are readable when there are completions.
-    ///
-    /// # Errors
-    /// Those of `action`.
-    fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()>;
-    /// Chains are polled with this.
-    fn waker(&self) -> &Waker;
-}
 
 /// How the worker threads behave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,9 +48,9 @@ pub struct WorkerConfig {
 /// A device behind virtqueues, as the frontend's side sees it.
 pub trait VirtioDevice: Send + Sync + 'static {
     /// One worker's part of the device.
-    type Worker: WorkerPart;
+    type Worker: Reactor;
     /// A chain that has been parsed.
-    type Request<'m>;
+    type PendingRequest<'m>;
     /// What a request is going to need, as far as it can be fetched ahead.
     type Prefetch: Copy;
 
@@ -110,14 +86,20 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// When there is no memory, or no way to the disk.
     fn worker(&self) -> io::Result<Self::Worker>;
     /// Parses the chain at `head`. Must not panic, whatever the guest sent.
-    fn parse<'m>(&self, worker: &'m Self::Worker, queue: usize, head: u16, chain: Chain<'m>) -> Self::Request<'m>;
+    fn parse<'m>(
+        &self,
+        worker: &'m Self::Worker,
+        queue: usize,
+        head: u16,
+        chain: Chain<'m>,
+    ) -> Self::PendingRequest<'m>;
     /// What to [prefetch](VirtioDevice::prefetch) for a request.
-    fn to_prefetch(&self, request: &Self::Request<'_>) -> Self::Prefetch;
+    fn to_prefetch(&self, request: &Self::PendingRequest<'_>) -> Self::Prefetch;
     /// A request is about to be served, after a few others: fetches what it needs.
     fn prefetch(&self, worker: &Self::Worker, what: Self::Prefetch);
     /// Serves a chain: the bytes written into it. Must not panic, whatever the guest sent. While it waits, the worker that it was
     /// parsed with names the token as soon as it can go on.
-    fn serve<'m>(&'m self, token: Token, request: Self::Request<'m>) -> impl Future<Output = u32>;
+    fn serve<'m>(&'m self, token: Token, request: Self::PendingRequest<'m>) -> impl Future<Output = u32>;
     /// A queue is started and enabled now, or not any more. May be called again without a change.
     fn queue_running(&self, queue: usize, running: bool);
     /// The driver broke the rules of the ring, so the queue has been retired. Called once each time.

@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{View, VirtioDevice, WorkerPart};
+use super::{View, VirtioDevice};
 use crate::queue::{BATCH, Completion, TakenChain, Turn, Vring};
+use crate::reactor::Reactor;
 use crate::tasks::{Tasks, Token};
 
 /// Chains that are done are returned in portions of this many at the most: the driver works on the first ones while
@@ -63,7 +64,7 @@ pub fn begin(vrings: &[Arc<Vring>]) -> Option<Vec<Option<Turn<'_>>>> {
 impl<'m, D, S, F> Poller<'m, D, S, F>
 where
     D: VirtioDevice,
-    S: Fn(Token, D::Request<'m>) -> F,
+    S: Fn(Token, D::PendingRequest<'m>) -> F,
     F: Future<Output = u32>,
 {
     /// With nothing in flight. The `view` must have been made after the turns began. `serve` is [`VirtioDevice::serve`].
@@ -113,7 +114,7 @@ where
         let mut progress = false;
         let count = self.queues.len();
         for place in (self.first..count).chain(0..self.first) {
-            if self.take(place) {
+            if self.pop_chains(place) {
                 progress = true;
                 if self.worker.room() == 0 {
                     // The others have had to go without. They are looked at before this one when there is room again.
@@ -122,9 +123,9 @@ where
             }
         }
         self.worker.submit();
-        progress |= self.completions();
+        progress |= self.poll_completions();
         self.worker.before_completion();
-        progress | self.leave()
+        progress | self.end_turns()
     }
 
     /// Asks the drivers to notify. True when one has something already.
@@ -137,7 +138,7 @@ where
         self.queues.iter().filter_map(|queue| queue.turn.as_ref()).fold(false, |more, turn| turn.arm(memory) | more)
     }
 
-    fn take(&mut self, place: usize) -> bool {
+    fn pop_chains(&mut self, place: usize) -> bool {
         let room = self.worker.room();
         if room == 0 {
             return false;
@@ -154,11 +155,11 @@ where
         }
         let Some(turn) = &queue.turn else { return false };
         let seen = self.view;
-        if !turn.take(seen.memory(), room, &mut self.chains) {
+        if !turn.pop(seen.memory(), room, &mut self.chains) {
             // It may have been given back between our look at the memory and now.
             self.view = seen.newest();
             if !std::ptr::eq(self.view, seen) {
-                queue.vring.memory_has_come();
+                queue.vring.memory_added();
                 return true;
             }
         }
@@ -203,16 +204,16 @@ where
             if let Some((_, next)) = batch.get(i + AHEAD) {
                 self.device.prefetch(self.worker, *next);
             }
-            self.go_on(*token);
+            self.poll_task(*token);
         }
         batch.clear();
         self.batch = batch;
-        self.give_back(place);
+        self.complete(place);
         progress
     }
 
     /// Serves a chain as far as it goes.
-    fn go_on(&mut self, token: Token) {
+    fn poll_task(&mut self, token: Token) {
         let mut context = Context::from_waker(self.worker.waker());
         if let Poll::Ready(written) = self.tasks.poll(token, &mut context)
             && let Some(&origin) = self.origins.get(token)
@@ -226,59 +227,61 @@ where
         queue.in_flight -= 1;
         queue.done.push(Completion { head, written });
         if queue.done.len() >= PORTION {
-            self.give_back(place);
+            self.complete(place);
         }
     }
 
-    fn completions(&mut self) -> bool {
+    fn poll_completions(&mut self) -> bool {
         if self.is_empty() {
             return false;
         }
         let mut tokens = std::mem::take(&mut self.tokens);
-        self.worker.completions(&mut tokens);
+        self.worker.poll_completions(&mut tokens);
         let progress = !tokens.is_empty();
         for token in tokens.drain(..) {
-            self.go_on(token);
+            self.poll_task(token);
         }
         self.tokens = tokens;
         if progress {
             // What they ask for.
             self.worker.submit();
             for place in 0..self.queues.len() {
-                self.give_back(place);
+                self.complete(place);
             }
         }
         progress
     }
 
-    fn give_back(&mut self, place: usize) {
+    fn complete(&mut self, place: usize) {
         if let Some(queue) = self.queues.get_mut(place)
             && let Some(turn) = &queue.turn
             && !queue.done.is_empty()
         {
             self.worker.before_completion();
-            turn.give_back(self.view.memory(), &queue.done);
+            turn.complete(self.view.memory(), &queue.done);
             queue.done.clear();
         }
     }
 
     /// Ends the turns at queues that do not run any more. Returns whether there was one.
-    fn leave(&mut self) -> bool {
+    fn end_turns(&mut self) -> bool {
         let mut left = false;
         for queue in &mut self.queues {
             // Asking a queue takes its lock; one with chains that nobody holds back goes on until they are done.
-            if queue.in_flight > 0 && !self.worker.holds_back() || queue.turn.as_ref().is_none_or(Turn::goes_on) {
+            if queue.in_flight > 0 && !self.worker.has_held_requests()
+                || queue.turn.as_ref().is_none_or(Turn::is_running)
+            {
                 continue;
             }
             if queue.in_flight > 0 {
-                left |= self.worker.release(queue.vring.index());
+                left |= self.worker.drain(queue.vring.index());
                 continue;
             }
             // Still at the turn: whoever waits for its end looks after writes that hang.
-            if queue.vring.newly_retired() {
+            if queue.vring.take_retirement() {
                 self.device.queue_broken(queue.vring.index());
             }
-            queue.vring.tell_retirement();
+            queue.vring.signal_error();
             queue.turn = None;
             self.turns -= 1;
             left = true;

@@ -8,7 +8,7 @@ use std::io;
 use vhost::vhost_user::message::{FrontendReq, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Error, Result};
 
-use super::channel::Header;
+use super::backend_channel::Header;
 
 const SHARE: &str = "share all of the guest's memory (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on with -machine \
                      ...,memory-backend=mem)";

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostUserError};
 
+use super::acceptor::{Acceptor, FrontendEvent};
 use super::arrival::Connection;
-use super::callers::{Callers, Next};
 use super::session::Session;
-use super::{Listen, VirtioDevice, WorkerConfig, channel, refusal};
+use super::{Listen, VirtioDevice, WorkerConfig, backend_channel, refusal};
 use crate::descriptors::hint;
 use crate::queue::signal;
 
@@ -93,9 +93,9 @@ impl<D: VirtioDevice> Server<D> {
     /// [`ServeError`].
     pub fn run(&self, listen: &Listen, mut disconnected: impl FnMut()) -> Result<(), ServeError> {
         let only_one = self.exit_on_disconnect || matches!(listen, Listen::Connected(_));
-        let mut callers = Callers::new(listen, &self.stop).map_err(ServeError::Accept)?;
-        while let Some(frontend) = callers.frontend().map_err(ServeError::Accept)? {
-            let result = self.session(frontend, &mut callers);
+        let mut acceptor = Acceptor::new(listen, &self.stop).map_err(ServeError::Accept)?;
+        while let Some(frontend) = acceptor.frontend().map_err(ServeError::Accept)? {
+            let result = self.session(frontend, &mut acceptor);
             disconnected();
             if self.stop.requested() {
                 return Ok(());
@@ -110,7 +110,7 @@ impl<D: VirtioDevice> Server<D> {
         Ok(())
     }
 
-    fn session(&self, mut frontend: Connection, callers: &mut Callers<'_>) -> Result<(), ServeError> {
+    fn session(&self, mut frontend: Connection, acceptor: &mut Acceptor<'_>) -> Result<(), ServeError> {
         let for_workers = frontend.stream.try_clone().map_err(ServeError::Accept)?;
         let session = Session::new(Arc::clone(&self.device), &self.workers, for_workers);
         let session = Arc::new(Mutex::new(session.map_err(ServeError::Session)?));
@@ -119,15 +119,15 @@ impl<D: VirtioDevice> Server<D> {
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let result = loop {
             let silence_ends = session.lock().unwrap_or_else(PoisonError::into_inner).silence_ends();
-            let header = match callers.next(&mut frontend, silence_ends) {
-                Ok(Next::Message(header)) => header,
-                Ok(Next::End | Next::Stop) => break Ok(()),
+            let header = match acceptor.next_event(&mut frontend, silence_ends) {
+                Ok(FrontendEvent::Message(header)) => header,
+                Ok(FrontendEvent::End | FrontendEvent::Stop) => break Ok(()),
                 Err(error) => break Err(ServeError::Frontend(error.to_string())),
             };
             let handled = if header.has_channel() {
                 let session = session.lock().unwrap_or_else(PoisonError::into_inner);
                 let set = |given| session.set_channel(given, &frontend.stream).map_err(VhostUserError::SocketBroken);
-                channel::take(&frontend.stream).map_err(VhostUserError::SocketError).and_then(set)
+                backend_channel::receive(&frontend.stream).map_err(VhostUserError::SocketError).and_then(set)
             } else {
                 messages.handle_request()
             };

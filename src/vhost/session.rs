@@ -1,46 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One connection of a frontend: the vhost-user messages (QEMU's docs/interop/vhost-user.rst).
+//! One connection of a frontend: its queues, its memory and the workers that serve them.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use vhost::VhostUserMemoryRegionBase;
-use vhost::vhost_user::message::{
-    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
-    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
-    VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddrFlags, VhostUserVringState,
-};
-use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost::vhost_user::{Error, Result};
 
-use super::channel::{Given, Notifier};
+use super::backend_channel::{BackendSocket, Notifier};
 use super::memory::{MOST_REGIONS, SharedMemory};
-use super::refusal::{self, refused, unsupported};
-use super::worker::{Worker, WorkerOptions};
+use super::refusal;
+use super::worker::{WorkerOptions, WorkerThread};
 use super::{VirtioDevice, WorkerConfig};
-use vm_memory::GuestMemoryBackend;
-
-use crate::protocol::feature;
-use crate::queue::{Event, InflightRegion, Paused, RingAddresses, Vring, check_eventfd, region_bytes};
-use crate::ratelimit::RateLimit;
-
-/// How long a frontend may be silent that was told that reading its configuration space has failed.
-const SILENCE: Duration = Duration::from_secs(2);
+use crate::queue::{Paused, Vring};
 
 /// The state of a connection. Dropping it drains the queues and makes the device forget the frontend.
 pub struct Session<D: VirtioDevice> {
-    device: Arc<D>,
-    memory: SharedMemory,
-    vrings: Vec<Arc<Vring>>,
-    workers: Vec<Worker>,
-    owned: bool,
-    protocol_features: VhostUserProtocolFeatures,
+    pub(super) device: Arc<D>,
+    pub(super) memory: SharedMemory,
+    pub(super) vrings: Vec<Arc<Vring>>,
+    pub(super) workers: Vec<WorkerThread>,
+    pub(super) owned: bool,
+    pub(super) protocol_features: VhostUserProtocolFeatures,
     /// When to end the session if no other message has come.
-    silence_ends: Option<Instant>,
+    pub(super) silence_ends: Option<Instant>,
 }
 
 impl<D: VirtioDevice> Session<D> {
@@ -59,7 +47,7 @@ impl<D: VirtioDevice> Session<D> {
             let cpu = config.cpus.get(number % config.cpus.len().max(1)).copied();
             let options = WorkerOptions { name: format!("worker {number}"), poll: config.poll, cpu };
             let (device, connection) = (Arc::clone(&device), Arc::clone(&connection));
-            workers.push(Worker::start(options, device, memory.handle(), vrings, connection)?);
+            workers.push(WorkerThread::start(options, device, memory.handle(), vrings, connection)?);
         }
         device.connected();
         let protocol_features = VhostUserProtocolFeatures::empty();
@@ -70,7 +58,7 @@ impl<D: VirtioDevice> Session<D> {
     ///
     /// # Errors
     /// When the connection is broken.
-    pub fn set_channel(&self, given: Given, connection: &UnixStream) -> io::Result<()> {
+    pub fn set_channel(&self, given: BackendSocket, connection: &UnixStream) -> io::Result<()> {
         let negotiated = |features| self.protocol_features.contains(features);
         let confirms = negotiated(VhostUserProtocolFeatures::REPLY_ACK);
         let wanted = VhostUserProtocolFeatures::BACKEND_REQ;
@@ -92,14 +80,14 @@ impl<D: VirtioDevice> Session<D> {
         self.silence_ends.take()
     }
 
-    fn vring(&self, index: impl Into<u64>) -> Result<&Arc<Vring>> {
+    pub(super) fn vring(&self, index: impl Into<u64>) -> Result<&Arc<Vring>> {
         let index = index.into();
         let vring = usize::try_from(index).ok().and_then(|index| self.vrings.get(index));
         vring.ok_or_else(|| refusal::no_such_queue(index, self.vrings.len()))
     }
 
     /// Listens to a queue that is ready to run.
-    fn watch(&self, vring: &Vring) -> Result<()> {
+    pub(super) fn watch(&self, vring: &Vring) -> Result<()> {
         self.device.queue_running(vring.index(), vring.with_kick(|_| ()).is_some());
         match self.worker(vring) {
             Some(worker) => worker.watch(vring).map_err(Error::ReqHandlerError),
@@ -107,17 +95,17 @@ impl<D: VirtioDevice> Session<D> {
         }
     }
 
-    fn unwatch(&self, vring: &Vring, kick: Option<&File>) {
+    pub(super) fn unwatch(&self, vring: &Vring, kick: Option<&File>) {
         if let (Some(worker), Some(kick)) = (self.worker(vring), kick) {
             worker.unwatch(kick);
         }
     }
 
-    fn worker(&self, vring: &Vring) -> Option<&Worker> {
+    fn worker(&self, vring: &Vring) -> Option<&WorkerThread> {
         self.workers.iter().find(|worker| worker.serves(vring.index()))
     }
 
-    fn stop(&self, vring: &Vring) -> u16 {
+    pub(super) fn stop(&self, vring: &Vring) -> u16 {
         self.device.queue_running(vring.index(), false);
         let (next_avail, kick) = vring.stop();
         self.unwatch(vring, kick.as_ref());
@@ -138,12 +126,12 @@ impl<D: VirtioDevice> Session<D> {
     }
 
     /// Queues whose ring was in no memory may have it now.
-    fn memory_has_come(&self) {
-        self.vrings.iter().for_each(|vring| vring.memory_has_come());
+    pub(super) fn memory_added(&self) {
+        self.vrings.iter().for_each(|vring| vring.memory_added());
     }
 
     /// Forgets all that the frontend has said, as if it had just connected.
-    fn begin_anew(&mut self) -> Result<()> {
+    pub(super) fn begin_anew(&mut self) -> Result<()> {
         self.stop_all();
         for vring in &self.vrings {
             vring.set_err(None);
@@ -157,7 +145,7 @@ impl<D: VirtioDevice> Session<D> {
     }
 
     /// Keeps all queues idle as long as the result lives.
-    fn pause(vrings: &[Arc<Vring>]) -> Vec<Paused<'_>> {
+    pub(super) fn pause(vrings: &[Arc<Vring>]) -> Vec<Paused<'_>> {
         vrings.iter().map(|vring| vring.pause()).collect()
     }
 }
@@ -182,7 +170,7 @@ fn share(vrings: &[Arc<Vring>], workers: usize) -> Vec<Vec<Arc<Vring>>> {
 
 /// The most descriptors that a session may need at a time: those of the frontend, and of the workers.
 pub fn most_descriptors(queues: usize, workers: usize) -> u64 {
-    // usize to u64 loses nothing. Of a queue the frontend passes three; of a worker see there and at the lanes.
+    // usize to u64 loses nothing. Of a queue the frontend passes three; of a worker see there and at the disk's channels.
     MOST_REGIONS as u64 + 3 * queues as u64 + 8 * workers as u64 + 64
 }
 
@@ -192,298 +180,5 @@ impl<D: VirtioDevice> Drop for Session<D> {
         self.workers.clear();
         self.device.disconnected();
         self.device.hung_up();
-    }
-}
-
-fn event(index: u8, file: Option<File>) -> Result<Option<Arc<Event>>> {
-    file.map(Event::new).transpose().map_err(|error| refusal::no_eventfd(index, &error))
-}
-
-impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
-    fn set_owner(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.owned, true) {
-            // QEMU, whose device was unplugged and plugged again by the same character device.
-            log::info!("the frontend begins anew");
-            self.begin_anew()?;
-        }
-        Ok(())
-    }
-
-    fn reset_owner(&mut self) -> Result<()> {
-        self.owned = false;
-        self.stop_all();
-        self.device.disconnected();
-        Ok(())
-    }
-
-    fn reset_device(&mut self) -> Result<()> {
-        self.stop_all();
-        self.device.reset();
-        Ok(())
-    }
-
-    fn get_features(&mut self) -> Result<u64> {
-        Ok(self.device.features() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
-    }
-
-    fn set_features(&mut self, features: u64) -> Result<()> {
-        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        let unknown = features & !(self.device.features() | protocol);
-        if unknown != 0 {
-            return Err(refusal::features(unknown));
-        }
-        let paused = Self::pause(&self.vrings);
-        self.device.set_features(features & !protocol);
-        drop(paused);
-        for vring in &self.vrings {
-            vring.set_event_idx(features & feature::EVENT_IDX != 0);
-            if features & protocol == 0 {
-                // Without SET_VRING_ENABLE the rings start enabled.
-                vring.set_enabled(true);
-                self.watch(vring)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn set_mem_table(
-        &mut self,
-        regions: &[VhostUserMemoryRegion],
-        files: Vec<File>,
-        postcopy: Option<bool>,
-    ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
-        if postcopy.is_some() {
-            return unsupported("postcopy migration");
-        }
-        // What was taken with the old memory is returned before the frontend hears that it may unmap it.
-        let _paused = Self::pause(&self.vrings);
-        self.memory.replace(regions, files)?;
-        self.memory_has_come();
-        Ok(None)
-    }
-
-    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let vring = self.vring(index)?;
-        let set = u16::try_from(num).is_ok_and(|size| vring.set_size(size));
-        set.then_some(()).ok_or_else(|| refusal::ring_size(index, num, self.device.queue_size()))
-    }
-
-    fn set_vring_addr(
-        &mut self,
-        index: u32,
-        _flags: VhostUserVringAddrFlags,
-        descriptor: u64,
-        used: u64,
-        available: u64,
-        _log: u64,
-    ) -> Result<()> {
-        let (vring, memory) = (self.vring(index)?, self.memory.snapshot());
-        let translate = |address| {
-            let nowhere = |_| refusal::ring_is_nowhere(index, address, memory.num_regions() == 0);
-            self.memory.translate(address).map_err(nowhere)
-        };
-        let addresses = RingAddresses {
-            descriptor_table: translate(descriptor)?,
-            avail_ring: translate(available)?,
-            used_ring: translate(used)?,
-        };
-        vring.set_addresses(&memory, addresses).then_some(()).ok_or_else(|| refusal::ring_is_malformed(index))
-    }
-
-    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        let no_index = |_| refused(format!("queue {index} cannot begin at {base}: indices have 16 bits"));
-        self.vring(index)?.set_next_avail(u16::try_from(base).map_err(no_index)?);
-        Ok(())
-    }
-
-    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
-        let vring = Arc::clone(self.vring(index)?);
-        let was_started = vring.started();
-        let next_avail = self.stop(&vring);
-        if was_started && !self.vrings.iter().any(|vring| vring.started()) {
-            // A paused machine, or a reset by a frontend without RESET_DEVICE. Where the queues begin will tell.
-            self.vrings.iter().for_each(|vring| vring.note_place());
-            self.device.stopped();
-        }
-        Ok(VhostUserVringState::new(index, next_avail.into()))
-    }
-
-    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        let Some(kick) = fd else {
-            return unsupported(
-                "a queue without a notification descriptor (VHOST_USER_VRING_NOFD_MASK), to be polled,",
-            );
-        };
-        check_eventfd(&kick).map_err(|error| refusal::no_eventfd(index, &error))?;
-        let vring = self.vring(index)?;
-        // It may be enabled already.
-        let paused = vring.pause();
-        let (old, beginning) = vring.set_kick(Some(kick));
-        self.device.queue_begins(vring.index(), beginning);
-        drop(paused);
-        self.unwatch(vring, old.as_ref());
-        self.watch(vring)?;
-        // Its in-flight region made no sense. No worker takes a turn at such a queue, so none would count it. Telling the
-        // frontend may hang, so that is left to the worker.
-        if vring.newly_retired() {
-            self.device.queue_broken(vring.index());
-            vring.wake();
-        }
-        Ok(())
-    }
-
-    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.vring(index)?.set_call(event(index, fd)?);
-        Ok(())
-    }
-
-    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.vring(index)?.set_err(event(index, fd)?);
-        Ok(())
-    }
-
-    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::BACKEND_REQ
-            | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
-    }
-
-    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        self.protocol_features = VhostUserProtocolFeatures::from_bits_truncate(features);
-        Ok(())
-    }
-
-    fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(self.vrings.len() as u64) // usize to u64 loses nothing
-    }
-
-    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
-        let vring = self.vring(index)?;
-        vring.with_kick(|kick| {
-            if !enable {
-                self.unwatch(vring, Some(kick));
-            }
-        });
-        vring.set_enabled(enable);
-        self.watch(vring)
-    }
-
-    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        let (Ok(offset), Ok(size)) = (usize::try_from(offset), usize::try_from(size)) else {
-            return Err(Error::InvalidParam);
-        };
-        let config = self.device.config();
-        if offset >= config.len() {
-            static LIMIT: RateLimit = RateLimit::new();
-            if let Some(suppressed) = LIMIT.allow() {
-                log::error!(
-                    "GET_CONFIG: the frontend asks for {size} bytes of the configuration space at {offset:#x}, but that has \
-                     {} bytes and begins at 0 (cloud-hypervisor makes this mistake before 2026: use a newer one) \
-                     ({suppressed} such lines left out before)",
-                    config.len()
-                );
-            }
-            // The session goes on: the answer has a size of 0, which says that this has failed. Frontends that use the
-            // `vhost` crate wait for the rest of it instead, as they start.
-            let waits = !self.vrings.iter().any(|vring| vring.started());
-            self.silence_ends = waits.then(|| Instant::now() + SILENCE);
-            return Err(Error::InvalidParam);
-        }
-        // A reply has the size that was asked for: past the end of the configuration space it holds zeroes.
-        let mut reply: Vec<u8> = config.into_iter().skip(offset).collect();
-        reply.resize(size, 0);
-        Ok(reply)
-    }
-
-    fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
-        self.device.write_config(offset, data);
-        Ok(())
-    }
-
-    /// Not reached but with a header that came in pieces: see [`channel`](super::channel).
-    fn set_backend_req_fd(&mut self, _backend: Backend) {}
-
-    fn get_max_mem_slots(&mut self) -> Result<u64> {
-        Ok(MOST_REGIONS as u64)
-    }
-
-    fn add_mem_region(
-        &mut self,
-        region: &VhostUserSingleMemoryRegion,
-        file: File,
-        postcopy: Option<bool>,
-    ) -> Result<Option<VhostUserMemoryRegionBase>> {
-        if postcopy.is_some() {
-            return unsupported("postcopy migration");
-        }
-        // Nothing waits for this: requests in flight keep the memory that they have.
-        self.memory.add(region, file)?;
-        self.memory_has_come();
-        Ok(None)
-    }
-
-    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        let _paused = Self::pause(&self.vrings);
-        self.memory.remove(region)
-    }
-
-    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        let (queues, size) = (wanted.num_queues, wanted.queue_size);
-        if usize::from(queues) > self.vrings.len() || size > self.device.queue_size() {
-            log::error!(
-                "the frontend wants to track {queues} queues of {size} entries; this device has {} of {} (--num-queues, \
-                 --queue-size)",
-                self.vrings.len(),
-                self.device.queue_size()
-            );
-            return Err(Error::InvalidParam);
-        }
-        let file = InflightRegion::create(queues, size).map_err(Error::ReqHandlerError)?;
-        Ok((VhostUserInflight::new(region_bytes(queues, size), 0, queues, size), file))
-    }
-
-    fn set_inflight_fd(&mut self, given: &VhostUserInflight, file: File) -> Result<()> {
-        let VhostUserInflight { mmap_size, mmap_offset, num_queues, queue_size } = *given;
-        let region = InflightRegion::map(file, mmap_offset, mmap_size, num_queues, queue_size)
-            .map_err(|error| Error::ReqHandlerError(io::Error::other(error)))?;
-        for vring in &self.vrings {
-            if !vring.set_log(region.queue(vring.index())) {
-                return unsupported("another in-flight region for a queue that runs");
-            }
-        }
-        Ok(())
-    }
-
-    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
-        unsupported("a GPU socket")
-    }
-
-    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
-        unsupported("shared objects")
-    }
-
-    fn set_device_state_fd(
-        &mut self,
-        _direction: VhostTransferStateDirection,
-        _phase: VhostTransferStatePhase,
-        _fd: File,
-    ) -> Result<Option<File>> {
-        unsupported("migration")
-    }
-
-    fn check_device_state(&mut self) -> Result<()> {
-        unsupported("migration")
-    }
-
-    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
-        unsupported("shared memory regions")
-    }
-
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        unsupported("migration")
     }
 }

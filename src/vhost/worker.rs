@@ -17,21 +17,22 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use super::VirtioDevice;
 use super::memory::View;
 use super::poller::{self, Poller};
 use super::polling::Polling;
-use super::{VirtioDevice, WorkerPart};
 use crate::queue::{Event, STUCK, Vring, drain_event, signal};
+use crate::reactor::Reactor;
 use crate::{sigbus, threads};
 
 /// A running worker.
-pub struct Worker {
-    shared: Arc<Shared>,
+pub struct WorkerThread {
+    shared: Arc<WorkerState>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 /// What the frontend's thread and the worker's share.
-struct Shared {
+struct WorkerState {
     epoll: OwnedFd,
     wake: Arc<File>,
     stop: AtomicBool,
@@ -58,7 +59,7 @@ pub struct WorkerOptions {
     pub cpu: Option<usize>,
 }
 
-impl Worker {
+impl WorkerThread {
     /// Starts a thread for `vrings`. It ends the reading side of the connection when the session cannot go on.
     ///
     /// # Errors
@@ -70,7 +71,7 @@ impl Worker {
         vrings: Vec<Arc<Vring>>,
         connection: Arc<UnixStream>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WorkerState {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into()),
             stop: AtomicBool::new(false),
@@ -130,7 +131,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for WorkerThread {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         signal(&self.shared.wake);
@@ -160,7 +161,7 @@ fn bind(cpu: usize) {
     }
 }
 
-impl Shared {
+impl WorkerState {
     fn run<D: VirtioDevice>(
         &self,
         device: &D,
@@ -225,7 +226,7 @@ impl Shared {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == WAKE {
                 drain_event(&self.wake);
-                self.vrings.iter().for_each(|vring| vring.tell_retirement());
+                self.vrings.iter().for_each(|vring| vring.signal_error());
             } else if data == COMPLETION {
                 // The poller looks for them anyhow.
             } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
@@ -241,9 +242,9 @@ impl Shared {
     fn give_up<D: VirtioDevice>(&self, device: &D, vring: &Vring) {
         vring.with_kick(|kick| epoll::delete(&self.epoll, kick));
         vring.retire("its notification descriptor is not an eventfd");
-        if vring.newly_retired() {
+        if vring.take_retirement() {
             device.queue_broken(vring.index());
         }
-        vring.tell_retirement();
+        vring.signal_error();
     }
 }

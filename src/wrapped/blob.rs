@@ -31,12 +31,12 @@ pub(super) const BYTES: usize = HEADER + NONCE + KDF_KEY_BYTES + TAG;
 /// What a blob is good for. The two are not interchangeable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Form {
+pub(super) enum BlobForm {
     LongTerm = 1,
     Ephemeral = 2,
 }
 
-impl Form {
+impl BlobForm {
     fn header(self) -> [u8; HEADER] {
         let [a, b, c, d] = MAGIC;
         [a, b, c, d, VERSION, self as u8, 0, 0]
@@ -66,7 +66,7 @@ pub(super) fn random(bytes: &mut [u8]) -> Result<(), WrapError> {
     Ok(())
 }
 
-pub(super) fn wrap(wrapping: &[u8; 32], form: Form, key: &[u8; KDF_KEY_BYTES]) -> Result<Blob, WrapError> {
+pub(super) fn wrap(wrapping: &[u8; 32], form: BlobForm, key: &[u8; KDF_KEY_BYTES]) -> Result<Blob, WrapError> {
     let mut parts = Parts { header: form.header(), nonce: [0; NONCE], key: *key, tag: [0; TAG] };
     if let Err(error) = random(&mut parts.nonce) {
         zeroize::Zeroize::zeroize(&mut parts.key);
@@ -82,7 +82,7 @@ pub(super) fn wrap(wrapping: &[u8; 32], form: Form, key: &[u8; KDF_KEY_BYTES]) -
 
 pub(super) fn unwrap(
     wrapping: &[u8; 32],
-    form: Form,
+    form: BlobForm,
     blob: &[u8],
 ) -> Result<Zeroizing<[u8; KDF_KEY_BYTES]>, WrapError> {
     let blob: &Blob = blob.try_into().map_err(|_| WrapError::BadKey)?;

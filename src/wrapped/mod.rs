@@ -17,7 +17,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::secret::SecretBox;
-use blob::Form;
+use blob::BlobForm;
 use scattered_xts::KEY_BYTES;
 
 pub use file::WrappingKeyError;
@@ -73,7 +73,7 @@ impl Wrapping {
     pub fn generate(&self) -> Result<Blob, WrapError> {
         let mut key = Zeroizing::new([0; KDF_KEY_BYTES]);
         blob::random(&mut *key)?;
-        blob::wrap(&self.long_term, Form::LongTerm, &key)
+        blob::wrap(&self.long_term, BlobForm::LongTerm, &key)
     }
 
     /// A raw key, long-term wrapped.
@@ -81,7 +81,7 @@ impl Wrapping {
     /// # Errors
     /// [`WrapError`]; the key must have [`KDF_KEY_BYTES`] bytes.
     pub fn import(&self, raw: &[u8]) -> Result<Blob, WrapError> {
-        blob::wrap(&self.long_term, Form::LongTerm, raw.try_into().map_err(|_| WrapError::BadKey)?)
+        blob::wrap(&self.long_term, BlobForm::LongTerm, raw.try_into().map_err(|_| WrapError::BadKey)?)
     }
 
     /// A long-term wrapped key, ephemerally wrapped.
@@ -89,8 +89,8 @@ impl Wrapping {
     /// # Errors
     /// [`WrapError`].
     pub fn prepare(&self, long_term: &[u8]) -> Result<Blob, WrapError> {
-        let key = blob::unwrap(&self.long_term, Form::LongTerm, long_term)?;
-        blob::wrap(&self.ephemeral, Form::Ephemeral, &key)
+        let key = blob::unwrap(&self.long_term, BlobForm::LongTerm, long_term)?;
+        blob::wrap(&self.ephemeral, BlobForm::Ephemeral, &key)
     }
 
     /// The inline-encryption key of an ephemerally wrapped key.
@@ -98,7 +98,7 @@ impl Wrapping {
     /// # Errors
     /// [`WrapError::BadKey`].
     pub fn inline_key(&self, ephemeral: &[u8]) -> Result<Zeroizing<[u8; KEY_BYTES]>, WrapError> {
-        Ok(kdf::inline_encryption_key(&*blob::unwrap(&self.ephemeral, Form::Ephemeral, ephemeral)?))
+        Ok(kdf::inline_encryption_key(&*blob::unwrap(&self.ephemeral, BlobForm::Ephemeral, ephemeral)?))
     }
 
     /// The software secret of an ephemerally wrapped key.
@@ -106,7 +106,7 @@ impl Wrapping {
     /// # Errors
     /// [`WrapError::BadKey`].
     pub fn sw_secret(&self, ephemeral: &[u8]) -> Result<Zeroizing<[u8; SW_SECRET_BYTES]>, WrapError> {
-        Ok(kdf::software_secret(&*blob::unwrap(&self.ephemeral, Form::Ephemeral, ephemeral)?))
+        Ok(kdf::software_secret(&*blob::unwrap(&self.ephemeral, BlobForm::Ephemeral, ephemeral)?))
     }
 }
 

@@ -150,7 +150,7 @@ pub(super) fn run<C: Cipher>(
             tweak = advance(tweak, blocks);
         }
     }
-    hints.prefetch.fetch_rest();
+    hints.prefetch.finish();
 }
 
 /// One block with a cut in it.

@@ -25,7 +25,7 @@ impl Prefetch {
     #[inline]
     pub fn new(range: &VolatileSlice<'_>) -> Self {
         let mut this = Self { at: range.ptr_guard().as_ptr().addr(), left: range.len() };
-        this.fetch(LINE);
+        this.advance(LINE);
         this
     }
 
@@ -33,7 +33,7 @@ impl Prefetch {
     /// than the data: in a virtual machine it is a walk through two page tables.
     #[inline]
     pub fn first_line(range: &VolatileSlice<'_>) {
-        fetch_line(range.ptr_guard().as_ptr().addr());
+        prefetch_line(range.ptr_guard().as_ptr().addr());
     }
 
     /// `left` bytes from an address on. Nothing is asked for yet.
@@ -52,10 +52,10 @@ impl Prefetch {
 
     /// Asks for the next `bytes` of the range.
     #[inline(always)]
-    pub fn fetch(&mut self, bytes: usize) {
+    pub fn advance(&mut self, bytes: usize) {
         let bytes = bytes.min(self.left);
         for offset in (0..bytes).step_by(LINE) {
-            fetch_line(self.at.wrapping_add(offset));
+            prefetch_line(self.at.wrapping_add(offset));
         }
         self.at = self.at.wrapping_add(bytes);
         self.left -= bytes;
@@ -63,13 +63,13 @@ impl Prefetch {
 
     /// Asks for the rest of the range.
     #[inline]
-    pub fn fetch_rest(&mut self) {
-        self.fetch(self.left);
+    pub fn finish(&mut self) {
+        self.advance(self.left);
     }
 }
 
 #[inline(always)]
-fn fetch_line(address: usize) {
+fn prefetch_line(address: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -90,13 +90,13 @@ mod tests {
         let slice = VolatileSlice::from(&mut bytes[..]);
         let mut prefetch = Prefetch::new(&slice);
         assert_eq!(prefetch.left, 1000 - LINE);
-        prefetch.fetch(512);
+        prefetch.advance(512);
         assert_eq!(prefetch.left, 1000 - LINE - 512);
-        prefetch.fetch(512);
+        prefetch.advance(512);
         assert_eq!((prefetch.left, prefetch.at), (0, slice.ptr_guard().as_ptr().addr() + 1000));
-        prefetch.fetch(512);
-        prefetch.fetch_rest();
+        prefetch.advance(512);
+        prefetch.finish();
         assert_eq!(prefetch.left, 0);
-        Prefetch::default().fetch_rest();
+        Prefetch::default().finish();
     }
 }

@@ -14,11 +14,11 @@ use vhost_user_blk_crypto::control::VERSION;
 /// How long a device may think: resetting the engine waits for requests in flight.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Client {
+pub struct ControlClient {
     stream: BufReader<UnixStream>,
 }
 
-impl Client {
+impl ControlClient {
     pub fn connect(path: &Path) -> Result<Self> {
         let stream = UnixStream::connect(path)
             .with_context(|| format!("no device answers at {}; was it started with --control?", path.display()))?;

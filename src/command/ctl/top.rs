@@ -12,7 +12,7 @@ use anyhow::Result;
 use rustix::termios::tcgetwinsize;
 use serde_json::{Value, json};
 
-use super::client::Client;
+use super::client::ControlClient;
 use super::text::{list, number, table};
 
 /// Goes to another screen and hides the cursor (ECMA-48, xterm's private modes).
@@ -33,14 +33,14 @@ struct Look {
 }
 
 impl Look {
-    fn take(client: &mut Client) -> Result<Self> {
+    fn take(client: &mut ControlClient) -> Result<Self> {
         let stats = client.ask(&json!({ "command": "stats" }))?;
         let keyslots = client.ask(&json!({ "command": "keyslots" }))?;
         Ok(Self { at: Instant::now(), stats, keyslots })
     }
 }
 
-pub fn run(client: &mut Client, once: bool, interval: f64) -> Result<()> {
+pub fn run(client: &mut ControlClient, once: bool, interval: f64) -> Result<()> {
     let interval = Duration::from_secs_f64(interval);
     let mut out = std::io::stdout();
     let mut before = Look::take(client)?;

@@ -107,7 +107,7 @@ fn flags_of([.., last]: &Words) -> u64 {
 }
 
 /// Stands before the records of a worker.
-pub fn worker(number: u16) -> Words {
+pub fn worker_entry(number: u16) -> Words {
     [0, number.into(), 0, 0, 0, 0, 0, WORKER << 56]
 }
 
@@ -133,7 +133,7 @@ pub struct TraceRecord {
     pub queue: u16,
     pub head: u16,
     /// The worker, numbered from 0.
-    pub lane: u16,
+    pub worker: u16,
     pub request_type: Option<u32>,
     pub sector: u64,
     /// 2^32 - 1 when it is more.
@@ -146,20 +146,20 @@ pub struct TraceRecord {
 
 /// What a trace consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
+pub enum TraceEntry {
     /// A request.
     Request(TraceRecord),
     /// Records that a worker could not hand over in time.
     Lost {
         /// The worker.
-        lane: u16,
+        worker: u16,
         /// How many.
         count: u64,
     },
 }
 
 /// A request from its record and, where there is one, the next. The casts take the low bits on purpose.
-fn decode(record: &Words, more: Option<&Words>, lane: u16) -> TraceRecord {
+fn decode(record: &Words, more: Option<&Words>, worker: u16) -> TraceRecord {
     let [started, sector, generation, a, times, sizes, kind, place] = *record;
     let flags = flags_of(record);
     let (mut total, mut disk, mut dun) = (times & 0xffff_ffff, times >> 32, [a, 0, 0, 0]);
@@ -178,7 +178,7 @@ fn decode(record: &Words, more: Option<&Words>, lane: u16) -> TraceRecord {
         program,
         queue: place as u16,
         head: (place >> 16) as u16,
-        lane,
+        worker,
         request_type,
         sector,
         bytes: (sizes >> 32) as u32,
@@ -195,7 +195,7 @@ pub struct Reader<R> {
     pub realtime: u64,
     record_bytes: usize,
     /// Whose records these are.
-    lane: u16,
+    worker: u16,
 }
 
 impl<R: Read> Reader<R> {
@@ -219,28 +219,28 @@ impl<R: Read> Reader<R> {
         // A later program may write more than this one knows.
         io::copy(&mut input.by_ref().take(header_bytes - HEADER_BYTES as u64), &mut io::sink())?;
         let record_bytes = usize::try_from(record_bytes.min(1 << 16)).unwrap_or(RECORD_BYTES);
-        Ok(Self { input, realtime, record_bytes, lane: 0 })
+        Ok(Self { input, realtime, record_bytes, worker: 0 })
     }
 
     /// The next entry, or `None` at the end. A last record that is not whole is left out: the trace may go on.
     ///
     /// # Errors
     /// The system's.
-    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<TraceEntry>> {
         while let Some(record) = self.next_record()? {
             let [_, number, ..] = record;
             match flags_of(&record) {
-                flags if flags & WORKER != 0 => self.lane = number as u16, // as it was written
-                flags if flags & LOST != 0 => return Ok(Some(Entry::Lost { lane: self.lane, count: number })),
+                flags if flags & WORKER != 0 => self.worker = number as u16, // as it was written
+                flags if flags & LOST != 0 => return Ok(Some(TraceEntry::Lost { worker: self.worker, count: number })),
                 flags if flags & REST != 0 => {} // of nothing
                 flags if flags & MORE != 0 => {
                     let Some(more) = self.next_record()? else { return Ok(None) };
                     if flags_of(&more) & REST == 0 {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "a record of the trace is missing"));
                     }
-                    return Ok(Some(Entry::Request(decode(&record, Some(&more), self.lane))));
+                    return Ok(Some(TraceEntry::Request(decode(&record, Some(&more), self.worker))));
                 }
-                _ => return Ok(Some(Entry::Request(decode(&record, None, self.lane)))),
+                _ => return Ok(Some(TraceEntry::Request(decode(&record, None, self.worker)))),
             }
         }
         Ok(None)
@@ -276,9 +276,9 @@ mod tests {
     /// Written to a file by worker 5, and read again.
     fn read_again(Encoded { record, more }: Encoded) -> TraceRecord {
         let mut file = header(0).to_vec();
-        [Some(worker(5)), Some(record), more].iter().flatten().for_each(|record| file.extend(to_bytes(record)));
+        [Some(worker_entry(5)), Some(record), more].iter().flatten().for_each(|record| file.extend(to_bytes(record)));
         let mut reader = Reader::new(&file[..]).expect("a trace");
-        let Ok(Some(Entry::Request(read))) = reader.next_entry() else { panic!("a request") };
+        let Ok(Some(TraceEntry::Request(read))) = reader.next_entry() else { panic!("a request") };
         assert_eq!(reader.next_entry().expect("a file"), None);
         read
     }
@@ -296,7 +296,7 @@ mod tests {
             let encoded = encode(&record, &times, times.started);
             assert_eq!(encoded.more.is_some(), dun[1] | dun[2] | dun[3] != 0);
             let read = read_again(encoded);
-            assert_eq!((read.queue, read.head, read.lane, read.request_type), (300, 0xabcd, 5, Some(28)));
+            assert_eq!((read.queue, read.head, read.worker, read.request_type), (300, 0xabcd, 5, Some(28)));
             assert_eq!((read.sector, read.bytes, read.key, read.status), (1 << 50, u32::MAX, Some(key), 0xe0));
             assert_eq!((read.started, read.total, read.refused), (0, times.total, false));
         }
@@ -315,13 +315,13 @@ mod tests {
     fn records_that_are_no_requests() {
         let watch = Stopwatch::running_since(clock::ticks());
         let request = encode(&Record::new(1, 2, watch), &watch.stop().expect("running"), 0);
-        let records = [lost(77), worker(3), lost(4), [0, 0, 0, 0, 0, 0, 0, REST << 56], request.record];
+        let records = [lost(77), worker_entry(3), lost(4), [0, 0, 0, 0, 0, 0, 0, REST << 56], request.record];
         let file: Vec<u8> = header(0).into_iter().chain(records.iter().flat_map(to_bytes)).collect();
         let mut reader = Reader::new(&file[..]).expect("a trace");
-        assert_eq!(reader.next_entry().expect("a file"), Some(Entry::Lost { lane: 0, count: 77 }));
-        assert_eq!(reader.next_entry().expect("a file"), Some(Entry::Lost { lane: 3, count: 4 }));
-        let Ok(Some(Entry::Request(read))) = reader.next_entry() else { panic!("a request") };
-        assert_eq!((read.lane, read.queue, read.head), (3, 1, 2));
+        assert_eq!(reader.next_entry().expect("a file"), Some(TraceEntry::Lost { worker: 0, count: 77 }));
+        assert_eq!(reader.next_entry().expect("a file"), Some(TraceEntry::Lost { worker: 3, count: 4 }));
+        let Ok(Some(TraceEntry::Request(read))) = reader.next_entry() else { panic!("a request") };
+        assert_eq!((read.worker, read.queue, read.head), (3, 1, 2));
         assert_eq!(reader.next_entry().expect("a file"), None);
     }
 

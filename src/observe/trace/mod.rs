@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 pub(super) use format::encode;
-pub use format::{Entry, HEADER_BYTES, MAGIC, RECORD_BYTES, Reader, TraceRecord, VERSION};
-pub(super) use ring::Ring;
+pub use format::{HEADER_BYTES, MAGIC, RECORD_BYTES, Reader, TraceEntry, TraceRecord, VERSION};
+pub(super) use ring::TraceRing;
 pub(super) use writer::Tracer;
 
 /// How a trace stands.

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use serde_json::json;
 
-use super::{Entry, Reader, TraceRecord};
+use super::{Reader, TraceEntry, TraceRecord};
 use crate::observe::record::{CryptoUse, Kind};
 
 /// Forms of a trace.
@@ -32,14 +32,16 @@ pub fn print(reader: &mut Reader<impl Read>, form: Form, out: &mut impl Write) -
     while let Some(entry) = reader.next_entry()? {
         number += 1;
         match (form, entry) {
-            (Form::Text, Entry::Request(record)) => text(&record, out)?,
-            (Form::Text, Entry::Lost { lane, count }) => writeln!(out, "-- worker {lane}: {count} records lost --")?,
-            (Form::JsonLines, Entry::Request(record)) => writeln!(out, "{}", json_of(&record))?,
-            (Form::JsonLines, Entry::Lost { lane, count }) => {
-                writeln!(out, "{}", json!({"lost": count, "lane": lane}))?
+            (Form::Text, TraceEntry::Request(record)) => text(&record, out)?,
+            (Form::Text, TraceEntry::Lost { worker, count }) => {
+                writeln!(out, "-- worker {worker}: {count} records lost --")?
             }
-            (Form::Chrome, Entry::Lost { .. }) => {}
-            (Form::Chrome, Entry::Request(record)) => {
+            (Form::JsonLines, TraceEntry::Request(record)) => writeln!(out, "{}", json_of(&record))?,
+            (Form::JsonLines, TraceEntry::Lost { worker, count }) => {
+                writeln!(out, "{}", json!({"lost": count, "lane": worker}))?
+            }
+            (Form::Chrome, TraceEntry::Lost { .. }) => {}
+            (Form::Chrome, TraceEntry::Request(record)) => {
                 if !queues.contains(&record.queue) {
                     queues.push(record.queue);
                     let name = format!("queue {}", record.queue);
@@ -106,7 +108,7 @@ fn json_of(record: &TraceRecord) -> serde_json::Value {
         "time_ns": record.started,
         "queue": record.queue,
         "head": record.head,
-        "lane": record.lane,
+        "lane": record.worker,
         "type": kind(record),
         "type_number": record.request_type,
         "sector": record.sector,
@@ -132,7 +134,7 @@ fn chrome(record: &TraceRecord, number: u64) -> [serde_json::Value; 2] {
     let micros = |nanos: u64| nanos as f64 / 1000.0;
     let event = |phase: &str, at: u64| {
         json!({"ph": phase, "cat": "request", "name": kind(record), "id": number, "pid": record.queue + 1,
-            "tid": record.lane, "ts": micros(at)})
+            "tid": record.worker, "ts": micros(at)})
     };
     let mut begin = event("b", record.started);
     if let Some(begin) = begin.as_object_mut() {

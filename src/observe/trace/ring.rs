@@ -20,7 +20,7 @@ struct Index(AtomicUsize);
 
 /// One writer pushes, one reader drains. The words are plain stores and loads; the indices publish them.
 #[derive(Debug)]
-pub struct Ring {
+pub struct TraceRing {
     words: Box<[AtomicU64]>,
     /// Records pushed ever.
     pushed: Index,
@@ -29,7 +29,7 @@ pub struct Ring {
     dropped: Tally,
 }
 
-impl Default for Ring {
+impl Default for TraceRing {
     fn default() -> Self {
         Self {
             words: (0..CAPACITY * RECORD_WORDS).map(|_| AtomicU64::new(0)).collect(),
@@ -40,7 +40,7 @@ impl Default for Ring {
     }
 }
 
-impl Ring {
+impl TraceRing {
     /// Adds a request, or counts it as dropped when there is no room; for the one writer.
     #[inline]
     pub fn push(&self, Encoded { record, more }: &Encoded) {
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn nothing_is_torn_or_lost_uncounted() {
-        let ring = Ring::default();
+        let ring = TraceRing::default();
         const REQUESTS: u64 = 300_000;
         let (mut seen, mut last) = (0u64, 0);
         std::thread::scope(|scope| {
@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn a_full_ring_drops_and_goes_on() {
-        let ring = Ring::default();
-        let count = |ring: &Ring| {
+        let ring = TraceRing::default();
+        let count = |ring: &TraceRing| {
             let mut count = 0;
             ring.drain(|_| count += 1);
             count

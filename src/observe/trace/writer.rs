@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::format::{Words, header, is_request, lost, to_bytes, worker};
+use super::format::{Words, header, is_request, lost, to_bytes, worker_entry};
 use super::{MAGIC, TraceStatus};
 use crate::observe::Observer;
-use crate::observe::lane::LaneState;
+use crate::observe::worker_stats::WorkerCounters;
 use crate::threads;
 
 /// How often the rings are emptied.
@@ -23,13 +23,13 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// The trace of a device, if there is one.
 #[derive(Debug, Default)]
 pub struct Tracer {
-    trace: Mutex<Option<Trace>>,
+    trace: Mutex<Option<ActiveTrace>>,
     /// Set when files cannot be opened any more: the one that stays open, if any.
     only: OnceLock<Option<(PathBuf, File)>>,
 }
 
 #[derive(Debug)]
-struct Trace {
+struct ActiveTrace {
     sink: Arc<Sink>,
     thread: thread::JoinHandle<()>,
 }
@@ -40,16 +40,16 @@ struct Sink {
     stop: AtomicBool,
     path: PathBuf,
     /// Held while the rings are emptied: there is one reader at a time.
-    state: Mutex<State>,
+    state: Mutex<WriterState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct WriterState {
     output: Output,
     /// Requests in the file.
     records: u64,
     dropped: u64,
-    /// What each lane had dropped when that was last told.
+    /// What each worker had dropped when that was last told.
     told: Vec<u64>,
 }
 
@@ -73,7 +73,7 @@ impl Tracer {
             Ok::<_, io::Error>((path.to_owned(), file))
         };
         let file = path.map(open).transpose()?;
-        self.only.set(file).map_err(|_| io::Error::other("the file of traces is settled already"))
+        self.only.set(file).map_err(|_| io::Error::other("the file of traces is chosen already"))
     }
 
     /// Whether there can be a trace into this file, as far as that is known without opening it.
@@ -113,25 +113,25 @@ impl Tracer {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64); // until 2554
         file.write_all(&header(now))?;
         // What an earlier trace has left behind is not of this one.
-        let lanes = observer.lanes();
-        for ring in lanes.iter().filter_map(|lane| lane.ring.get()) {
+        let workers = observer.workers();
+        for ring in workers.iter().filter_map(|worker| worker.ring.get()) {
             ring.drain(|_| ());
         }
-        let told = lanes.iter().map(|lane| dropped(lane)).collect();
+        let told = workers.iter().map(|worker| dropped(worker)).collect();
         let output = Output { file, buffer: Vec::with_capacity(PIECE), error: None };
-        let state = State { output, records: 0, dropped: 0, told };
+        let state = WriterState { output, records: 0, dropped: 0, told };
         let sink = Arc::new(Sink { stop: AtomicBool::new(false), path: path.to_owned(), state: Mutex::new(state) });
         let thread = threads::named("trace").spawn({
             let (sink, observer) = (Arc::clone(&sink), Arc::downgrade(observer));
             move || sink.run(&observer)
         })?;
-        *lock(&self.trace) = Some(Trace { sink, thread });
+        *lock(&self.trace) = Some(ActiveTrace { sink, thread });
         Ok(())
     }
 
     /// Ends the trace; the workers must have been told before.
     pub fn stop(&self, observer: &Observer) -> Option<TraceStatus> {
-        let Trace { sink, thread } = lock(&self.trace).take()?;
+        let ActiveTrace { sink, thread } = lock(&self.trace).take()?;
         sink.stop.store(true, Ordering::Release);
         thread.thread().unpark();
         if thread.join().is_err() {
@@ -165,7 +165,7 @@ impl Sink {
 
     fn status(&self) -> TraceStatus {
         let state = lock(&self.state);
-        let State { records, dropped, output, .. } = &*state;
+        let WriterState { records, dropped, output, .. } = &*state;
         let error = output.error.as_ref().map(io::Error::to_string);
         TraceStatus { file: self.path.clone(), records: *records, dropped: *dropped, error }
     }
@@ -174,8 +174,8 @@ impl Sink {
     fn drain(&self, observer: &Observer) {
         let mut state = lock(&self.state);
         let worked = state.output.error.is_none();
-        for (number, lane) in observer.lanes().iter().enumerate() {
-            state.drain(number, lane);
+        for (number, worker) in observer.workers().iter().enumerate() {
+            state.drain(number, worker);
         }
         state.output.write();
         if let Some(error) = state.output.error.as_ref().filter(|_| worked) {
@@ -184,9 +184,9 @@ impl Sink {
     }
 }
 
-impl State {
-    fn drain(&mut self, number: usize, lane: &LaneState) {
-        let Some(ring) = lane.ring.get() else { return };
+impl WriterState {
+    fn drain(&mut self, number: usize, worker: &WorkerCounters) {
+        let Some(ring) = worker.ring.get() else { return };
         if self.told.len() <= number {
             self.told.resize(number + 1, 0);
         }
@@ -194,7 +194,7 @@ impl State {
         let mut named = false;
         let mut name = |output: &mut Output| {
             if !std::mem::replace(&mut named, true) {
-                output.add(&worker(lane.number));
+                output.add(&worker_entry(worker.number));
             }
         };
         ring.drain(|record| {
@@ -202,7 +202,7 @@ impl State {
             output.add(record);
             *records += u64::from(is_request(record));
         });
-        let dropped = dropped(lane);
+        let dropped = dropped(worker);
         if let Some(told) = told.get_mut(number)
             && *told != dropped
         {
@@ -232,8 +232,8 @@ impl Output {
     }
 }
 
-fn dropped(lane: &LaneState) -> u64 {
-    lane.ring.get().map_or(0, super::Ring::dropped)
+fn dropped(worker: &WorkerCounters) -> u64 {
+    worker.ring.get().map_or(0, super::TraceRing::dropped)
 }
 
 /// What is there, or a new file for this user only. Of a pipe nobody waits for the other end.

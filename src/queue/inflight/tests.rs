@@ -121,7 +121,7 @@ impl World {
         assert!(vring.set_log(self.region.queue(0)));
         vring.set_enabled(true);
         vring.set_kick(Some(event()));
-        assert!(!vring.newly_retired());
+        assert!(!vring.take_retirement());
         vring
     }
 }
@@ -139,7 +139,7 @@ fn number(taken: &TakenChain<'_>, world: &World) -> u64 {
 fn give_back(turn: &Turn<'_>, world: &World, numbers: &[(u16, u64)]) {
     let completions: Vec<_> =
         numbers.iter().map(|&(head, number)| Completion { head, written: (number % 1000) as u32 }).collect();
-    turn.give_back(&world.memory, &completions);
+    turn.complete(&world.memory, &completions);
 }
 
 /// One step of a backend.
@@ -193,7 +193,7 @@ fn take(
     last: &mut Option<u64>,
 ) {
     let mut chains = Vec::new();
-    turn.take(memory, most, &mut chains);
+    turn.pop(memory, most, &mut chains);
     for taken in &chains {
         let number = number(taken, world);
         assert!(last.replace(number).is_none_or(|before| before < number), "served in another order than sent");
@@ -214,7 +214,7 @@ fn finish(world: &mut World) {
         }
         give_back(&turn, world, &std::mem::take(&mut hand));
     }
-    assert!(turn.goes_on(), "the queue was retired");
+    assert!(turn.is_running(), "the queue was retired");
     world.reap();
     assert!(world.sent.is_empty(), "requests were lost: {:?}", world.sent);
     assert_eq!(world.completed, world.next_request);
@@ -318,14 +318,14 @@ proptest! {
         if let Some(turn) = vring.begin() {
             for most in [1, 3, 8, 8] {
                 let mut chains = Vec::new();
-                turn.take(&world.memory, most, &mut chains);
+                turn.pop(&world.memory, most, &mut chains);
                 prop_assert!(chains.iter().all(|taken| taken.head < SIZE));
                 let heads: Vec<_> = chains.iter().map(|taken| (taken.head, 0)).collect();
                 give_back(&turn, &world, &heads);
                 turn.arm(&world.memory);
             }
         } else {
-            prop_assert!(vring.newly_retired());
+            prop_assert!(vring.take_retirement());
         }
     }
 }
@@ -444,8 +444,8 @@ fn a_queue_with_a_bad_region_is_reported_once() {
         vring.set_kick(Some(event()));
         assert_eq!(vring.begin().is_some(), version == VERSION);
         if looked_at {
-            assert_eq!(vring.newly_retired(), version != VERSION);
-            assert!(!vring.newly_retired());
+            assert_eq!(vring.take_retirement(), version != VERSION);
+            assert!(!vring.take_retirement());
         }
     }
 }
@@ -466,10 +466,10 @@ fn a_region_that_is_cut_off() {
         world.send();
         let turn = vring.begin().expect("the queue runs");
         let mut chains = Vec::new();
-        turn.take(&world.memory, 32, &mut chains);
+        turn.pop(&world.memory, 32, &mut chains);
         let [TakenChain { head, .. }] = chains[..] else { panic!("one was sent: {chains:?}") };
         let written = (world.sent[&head] % 1000) as u32;
-        turn.give_back(&world.memory, &[Completion { head, written }]);
+        turn.complete(&world.memory, &[Completion { head, written }]);
         drop((turn, chains));
         world.reap();
     }
@@ -480,5 +480,5 @@ fn a_region_that_is_cut_off() {
     vring.stop();
     assert!(vring.set_log(world.region.queue(0)));
     vring.set_kick(Some(event()));
-    assert!(vring.begin().is_none() && vring.newly_retired());
+    assert!(vring.begin().is_none() && vring.take_retirement());
 }

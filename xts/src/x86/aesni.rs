@@ -130,7 +130,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
         macro_rules! groups {
             ($($n:literal)*) => {$(
                 while left >= $n {
-                    hints.prefetch.fetch($n * BLOCK_BYTES);
+                    hints.prefetch.advance($n * BLOCK_BYTES);
                     // SAFETY: so many blocks are left of what the caller vouches for.
                     unsafe { group::<ENCRYPT, $n>(keys, &mut tweak, from, to) };
                     (from, to) = (from.wrapping_add($n * BLOCK_BYTES), to.wrapping_add($n * BLOCK_BYTES));

@@ -232,7 +232,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
         let mut tweaks = spread(first);
         let mut left = blocks;
         while left >= GROUP_BLOCKS {
-            hints.prefetch.fetch(GROUP_BLOCKS * BLOCK_BYTES);
+            hints.prefetch.advance(GROUP_BLOCKS * BLOCK_BYTES);
             // SAFETY: so many blocks are left of what the caller vouches for.
             unsafe { group::<ENCRYPT, NONTEMPORAL, GROUP>(keys, &tweaks, from, to) };
             (from, to) = (from.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES), to.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES));

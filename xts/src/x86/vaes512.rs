@@ -355,7 +355,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
         let mut left = blocks;
         macro_rules! group {
             ($veils:ident) => {
-                prefetch.fetch(GROUP_BYTES);
+                prefetch.advance(GROUP_BYTES);
                 if left < GROUP_BLOCKS {
                     // SAFETY: so many blocks are left of what the caller vouches for.
                     unsafe { part::<ENCRYPT>(keys, &derived.ends, &$veils, from, to, left) };

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::arrival::{Arrival, Connection, has_hung_up};
-use super::channel::Header;
+use super::backend_channel::Header;
 use super::{Listen, Stop};
 use crate::descriptors::hint;
 use crate::ratelimit::RateLimit;
@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// What the frontend does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum FrontendEvent {
     /// It has sent a message, and has room for a reply: neither reading nor replying will wait.
     Message(Header),
     /// It has hung up.
@@ -42,7 +42,7 @@ pub enum Next {
 }
 
 /// All connections but the one that is served.
-pub struct Callers<'a> {
+pub struct Acceptor<'a> {
     listener: Option<&'a UnixListener>,
     stop: &'a Stop,
     silent: Vec<Connection>,
@@ -66,7 +66,7 @@ impl Wait {
     }
 }
 
-impl<'a> Callers<'a> {
+impl<'a> Acceptor<'a> {
     /// Nobody has connected so far, unless the only one has.
     ///
     /// # Errors
@@ -132,10 +132,10 @@ impl<'a> Callers<'a> {
     ///
     /// # Errors
     /// When a message of the frontend cannot be read, or none has come in time.
-    pub fn next(&mut self, frontend: &mut Connection, deadline: Option<Instant>) -> io::Result<Next> {
+    pub fn next_event(&mut self, frontend: &mut Connection, deadline: Option<Instant>) -> io::Result<FrontendEvent> {
         loop {
             if self.stop.requested() {
-                return Ok(Next::Stop);
+                return Ok(FrontendEvent::Stop);
             }
             let arrival = frontend.look()?;
             if let Some((caller, _)) = self.latecomer.take_if(|(_, until)| *until <= Instant::now()) {
@@ -146,14 +146,14 @@ impl<'a> Callers<'a> {
                 }
             }
             let mut wait = match arrival {
-                Arrival::Message(header) if has_room(&frontend.stream)? => return Ok(Next::Message(header)),
+                Arrival::Message(header) if has_room(&frontend.stream)? => return Ok(FrontendEvent::Message(header)),
                 Arrival::Message(_) => Wait { flags: PollFlags::OUT, until: None },
                 Arrival::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                     return Err(io::Error::other("it still waits for the rest of a reply that is an error"));
                 }
                 Arrival::Nothing => Wait { flags: PollFlags::IN, until: deadline },
                 Arrival::Part => Wait::pause(),
-                Arrival::End => return Ok(Next::End),
+                Arrival::End => return Ok(FrontendEvent::End),
             };
             wait.until = wait.until.into_iter().chain(self.latecomer.as_ref().map(|(_, until)| *until)).min();
             if self.wait(Some(&frontend.stream), wait)? {

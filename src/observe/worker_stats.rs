@@ -10,11 +10,11 @@ use super::clock::{self, Stage, Stopwatch, Times};
 use super::histogram::Histogram;
 use super::record::Record;
 use super::tally::Tally;
-use super::trace::{Ring, encode};
+use super::trace::{TraceRing, encode};
 
 /// What a worker has written; read by others, and used again when the worker is gone.
 #[derive(Debug)]
-pub(super) struct LaneState {
+pub(super) struct WorkerCounters {
     pub number: u16,
     pub in_use: AtomicBool,
     /// Encrypted requests by keyslot.
@@ -22,7 +22,7 @@ pub(super) struct LaneState {
     /// Made when the first latency is recorded.
     pub latency: OnceLock<Latencies>,
     /// Made when the first record of a trace comes.
-    pub ring: OnceLock<Ring>,
+    pub ring: OnceLock<TraceRing>,
 }
 
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub(super) struct Latencies {
     pub request: Histogram,
 }
 
-impl LaneState {
+impl WorkerCounters {
     pub(super) fn new(number: u16, slots: usize) -> Self {
         Self {
             number,
@@ -45,22 +45,22 @@ impl LaneState {
     }
 }
 
-/// One worker's. Made by [`Observer::lane`]; the worker alone may use it, and alone serves its queues.
+/// One worker's. Made by [`Observer::worker_stats`]; the worker alone may use it, and alone serves its queues.
 #[derive(Debug)]
-pub struct Lane {
+pub struct WorkerStats {
     observer: Arc<Observer>,
-    state: Arc<LaneState>,
+    state: Arc<WorkerCounters>,
     /// When the requests that begin now were taken from their queue, in ticks.
     taken: Option<u64>,
 }
 
-impl Lane {
-    pub(super) fn new(observer: Arc<Observer>, state: Arc<LaneState>) -> Self {
+impl WorkerStats {
+    pub(super) fn new(observer: Arc<Observer>, state: Arc<WorkerCounters>) -> Self {
         Self { observer, state, taken: None }
     }
 
     /// For a request that begins now. It runs, and reads clocks, only while latencies or a trace are wanted. The clock is
-    /// read once for all requests that are taken together: see [`Lane::all_taken`].
+    /// read once for all requests that are taken together: see [`WorkerStats::end_batch`].
     #[inline]
     pub fn stopwatch(&mut self) -> Stopwatch {
         if self.observer.timed() {
@@ -72,7 +72,7 @@ impl Lane {
 
     /// What begins after this was taken later.
     #[inline]
-    pub fn all_taken(&mut self) {
+    pub fn end_batch(&mut self) {
         self.taken = None;
     }
 
@@ -93,7 +93,7 @@ impl Lane {
 
     fn finished_timed(&mut self, record: &Record, times: &Times) {
         if let Some(epoch) = self.observer.trace_epoch() {
-            self.state.ring.get_or_init(Ring::default).push(&encode(record, times, epoch));
+            self.state.ring.get_or_init(TraceRing::default).push(&encode(record, times, epoch));
         }
         if !self.observer.latency() {
             return;
@@ -112,7 +112,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for WorkerStats {
     fn drop(&mut self) {
         // Whoever gets the state next sees what was written here.
         self.state.in_use.store(false, Ordering::Release);

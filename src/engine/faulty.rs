@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::held::{Hold, Released};
 use super::{Engine, Failure, Io};
+use crate::disk::SECTOR_SHIFT;
 use crate::faults::{Fate, Loss, Op, Short, Subject};
 use crate::keyslot::Evicted;
-use crate::protocol::SECTOR_SHIFT;
 use crate::request::{ControlCommand, Extent, Request};
 
 impl Engine {
@@ -53,7 +53,7 @@ impl Engine {
 
     /// Serves a request that faults strike, as [`Engine::serve`] does otherwise.
     #[cold]
-    pub(super) async fn serve_struck(
+    pub(super) async fn serve_faulty(
         &self,
         io: &mut Io<'_>,
         request: &mut Request<'_>,
@@ -97,9 +97,9 @@ impl Engine {
     /// Loses keys, before a request begins that uses `slot`.
     pub(super) async fn lose(&self, io: &Io<'_>, slot: Option<u32>, loss: Option<Loss>) {
         let lost = match (loss, slot) {
-            (Some(Loss::All), _) => io.worker.for_keyslot(io.token, self.empty_all_slots()).await,
+            (Some(Loss::All), _) => io.worker.wait_for_keyslot(io.token, self.empty_all_slots()).await,
             (Some(Loss::Slot), Some(slot)) => {
-                let emptied = io.worker.for_keyslot(io.token, self.empty_slot(slot)).await;
+                let emptied = io.worker.wait_for_keyslot(io.token, self.empty_slot(slot)).await;
                 usize::from(emptied == Ok(Evicted::Key))
             }
             _ => return,

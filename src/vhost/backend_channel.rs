@@ -79,13 +79,13 @@ fn wrong(what: &'static str) -> io::Error {
 }
 
 /// The frontend has sent the socket of its backend channel.
-pub struct Given {
+pub struct BackendSocket {
     /// The socket, if it is one.
     pub socket: io::Result<UnixStream>,
     need_reply: bool,
 }
 
-impl Given {
+impl BackendSocket {
     /// Answers the frontend, if it wants that: whether the socket was taken.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl Given {
 ///
 /// # Errors
 /// When it is broken: the connection cannot be used any more.
-pub fn take(connection: &UnixStream) -> io::Result<Given> {
+pub fn receive(connection: &UnixStream) -> io::Result<BackendSocket> {
     let mut bytes = [0; Header::BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -122,7 +122,7 @@ pub fn take(connection: &UnixStream) -> io::Result<Given> {
         return Err(wrong("a request to set up the backend channel is malformed"));
     }
     let socket = socket.ok_or_else(|| wrong("the backend channel is missing")).and_then(stream);
-    Ok(Given { socket, need_reply: header.flags & NEED_REPLY != 0 })
+    Ok(BackendSocket { socket, need_reply: header.flags & NEED_REPLY != 0 })
 }
 
 /// It must be a connected socket of the right kind: anything else could block or not tell where messages end.
@@ -134,21 +134,12 @@ fn stream(socket: OwnedFd) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// Whether the frontend knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// It has confirmed the message.
-    Confirmed,
-    /// The message was sent; it confirms none.
-    Sent,
-}
-
 /// Tells a frontend by its backend channel that the configuration space has changed.
 pub struct Notifier {
-    channel: Mutex<Channel>,
+    channel: Mutex<BackendChannel>,
 }
 
-struct Channel {
+struct BackendChannel {
     socket: UnixStream,
     /// The frontend confirms messages (VHOST_USER_PROTOCOL_F_REPLY_ACK).
     confirms: bool,
@@ -161,7 +152,7 @@ struct Channel {
 impl Notifier {
     /// With the socket that the frontend gave; `confirms` when VHOST_USER_PROTOCOL_F_REPLY_ACK was negotiated.
     pub fn new(socket: UnixStream, confirms: bool) -> Self {
-        Self { channel: Mutex::new(Channel { socket, confirms, open: 0, broken: false }) }
+        Self { channel: Mutex::new(BackendChannel { socket, confirms, open: 0, broken: false }) }
     }
 
     /// Tells the frontend, and waits for its reply if there is one. The frontend may ask for the configuration space before
@@ -169,14 +160,14 @@ impl Notifier {
     ///
     /// # Errors
     /// When the channel is closed or full, when the frontend refuses, or when it does not reply in time.
-    pub fn config_changed(&self) -> io::Result<Told> {
+    pub fn config_changed(&self) -> io::Result<()> {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         channel.send_config_changed()?;
         channel.wait_for_reply()
     }
 
     /// Tells the frontend and waits for nothing: for the thread that serves its requests.
-    pub fn config_changed_meanwhile(&self) {
+    pub fn send_config_changed(&self) {
         // If somebody is telling it at this moment, that will do.
         if let Ok(mut channel) = self.channel.try_lock()
             && let Err(error) = channel.send_config_changed()
@@ -186,7 +177,7 @@ impl Notifier {
     }
 }
 
-impl Channel {
+impl BackendChannel {
     fn send_config_changed(&mut self) -> io::Result<()> {
         if self.broken {
             return Err(wrong("the backend channel is broken"));
@@ -201,16 +192,16 @@ impl Channel {
         Ok(())
     }
 
-    fn wait_for_reply(&mut self) -> io::Result<Told> {
+    fn wait_for_reply(&mut self) -> io::Result<()> {
         if !self.confirms {
-            return Ok(Told::Sent);
+            return Ok(());
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
             let value = self.read_reply(deadline)?;
             self.open = self.open.saturating_sub(1);
             match (self.open, value) {
-                (0, 0) => return Ok(Told::Confirmed),
+                (0, 0) => return Ok(()),
                 (0, _) => return Err(io::Error::other("it refuses the message")),
                 // The reply to an older message, for which nobody waits any more.
                 _ => {}

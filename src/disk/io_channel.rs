@@ -19,8 +19,8 @@ use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
 use super::buffer::{Buffer, Pool};
-use super::helpers::{Action, Mailbox, Task};
-use super::uring::Ring;
+use super::helpers::{Action, CompletionQueue, Task};
+use super::uring::Uring;
 use super::{Disk, Image};
 
 /// How data is moved.
@@ -47,7 +47,7 @@ impl Aio {
 
 /// Reading or writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum IoDirection {
     /// From the image.
     Read,
     /// To the image.
@@ -58,7 +58,7 @@ pub enum Direction {
 #[derive(Debug, Clone, Copy)]
 pub struct Transfer {
     /// Reading or writing.
-    pub direction: Direction,
+    pub direction: IoDirection,
     /// First byte in the image.
     pub offset: u64,
     /// Bytes; the buffer has room for them.
@@ -69,8 +69,8 @@ impl Transfer {
     /// Moves the data here and now.
     pub(super) fn run(self, image: &Image, buffer: &mut Buffer) -> io::Result<()> {
         match self.direction {
-            Direction::Read => image.read(self.offset, front_mut(buffer, self.len)?),
-            Direction::Write => image.write(self.offset, front(buffer, self.len)?),
+            IoDirection::Read => image.read(self.offset, front_mut(buffer, self.len)?),
+            IoDirection::Write => image.write(self.offset, front(buffer, self.len)?),
         }
     }
 }
@@ -85,8 +85,8 @@ pub(super) fn front_mut(buffer: &mut Buffer, len: usize) -> io::Result<&mut [u8]
 
 /// What came of a request to the disk.
 #[derive(Debug)]
-#[must_use = "the buffer must go back to the lane"]
-pub struct Answer {
+#[must_use = "the buffer must go back to the channel"]
+pub struct IoCompletion {
     /// Whether it worked.
     pub result: io::Result<()>,
     /// The buffer of a transfer.
@@ -94,11 +94,11 @@ pub struct Answer {
 }
 
 /// One worker's way to the image.
-pub struct Lane {
+pub struct IoChannel {
     disk: Arc<Disk>,
     pool: Pool,
-    ring: Option<Ring>,
-    mailbox: Arc<Mailbox>,
+    ring: Option<Uring>,
+    completion_queue: Arc<CompletionQueue>,
     /// Tasks that the helpers have.
     with_helpers: usize,
 }
@@ -106,15 +106,15 @@ pub struct Lane {
 /// Bytes of memory that are changed while a worker waits for it.
 const QUICK: u64 = 1 << 20;
 
-/// The most tasks of a lane that the helpers have.
+/// The most tasks of a channel that the helpers have.
 const MOST_WITH_HELPERS: usize = 256;
 
-impl Lane {
+impl IoChannel {
     pub(super) fn new(disk: Arc<Disk>) -> io::Result<Self> {
-        let mailbox = Arc::new(Mailbox::new()?);
-        let ring = if disk.aio == Aio::IoUring { disk.take_ring()? } else { None };
+        let completion_queue = Arc::new(CompletionQueue::new()?);
+        let ring = if disk.aio == Aio::IoUring { disk.get_ring()? } else { None };
         let (pool, ring) = ring.map_or_else(|| (Pool::new(), None), |(pool, ring)| (pool, Some(ring)));
-        Ok(Self { disk, pool, ring, mailbox, with_helpers: 0 })
+        Ok(Self { disk, pool, ring, completion_queue, with_helpers: 0 })
     }
 
     /// The image.
@@ -123,13 +123,13 @@ impl Lane {
     }
 
     /// A buffer for a transfer of `len` bytes, or as many of them as fit. `None` when all are taken.
-    pub fn buffer(&mut self, len: u64) -> Option<Buffer> {
-        self.pool.take(len)
+    pub fn get_buffer(&mut self, len: u64) -> Option<Buffer> {
+        self.pool.get(len)
     }
 
     /// Takes a buffer back.
-    pub fn give_back(&mut self, buffer: Buffer) {
-        self.pool.give_back(buffer);
+    pub fn put_buffer(&mut self, buffer: Buffer) {
+        self.pool.put(buffer);
     }
 
     /// How many requests may be started that need a buffer or a helper.
@@ -143,20 +143,20 @@ impl Lane {
     }
 
     /// Moves data. `None`: the answer comes later, under `token`.
-    pub fn transfer(&mut self, token: usize, transfer: Transfer, mut buffer: Buffer) -> Option<Answer> {
+    pub fn transfer(&mut self, token: usize, transfer: Transfer, mut buffer: Buffer) -> Option<IoCompletion> {
         if let Some(ring) = &mut self.ring {
-            return ring.start(token, transfer, buffer);
+            return ring.queue(token, transfer, buffer);
         }
         if self.disk.aio == Aio::Sync {
             let result = match transfer.direction {
-                Direction::Read => front_mut(&mut buffer, transfer.len)
+                IoDirection::Read => front_mut(&mut buffer, transfer.len)
                     .and_then(|data| self.image().read_now(transfer.offset, &[VolatileSlice::from(data)])),
-                Direction::Write => transfer.run(self.image(), &mut buffer).map(|()| true),
+                IoDirection::Write => transfer.run(self.image(), &mut buffer).map(|()| true),
             };
             match result {
-                Ok(true) => return Some(Answer { result: Ok(()), buffer: Some(buffer) }),
+                Ok(true) => return Some(IoCompletion { result: Ok(()), buffer: Some(buffer) }),
                 Ok(false) => {}
-                Err(error) => return Some(Answer { result: Err(error), buffer: Some(buffer) }),
+                Err(error) => return Some(IoCompletion { result: Err(error), buffer: Some(buffer) }),
             }
         }
         self.help(token, Task::Transfer(transfer, buffer));
@@ -164,18 +164,18 @@ impl Lane {
     }
 
     /// Makes durable what has been written before. The answer comes under `token`; it has no buffer.
-    pub fn flush(&mut self, token: usize) -> Option<Answer> {
+    pub fn flush(&mut self, token: usize) -> Option<IoCompletion> {
         if self.image().is_in_memory() {
-            return Some(Answer { result: self.image().flush(), buffer: None });
+            return Some(IoCompletion { result: self.image().flush(), buffer: None });
         }
         self.help(token, Task::Flush);
         None
     }
 
     /// Has something done to `bytes` bytes of the image that may wait. The answer comes under `token`; it has no buffer.
-    pub fn act(&mut self, token: usize, bytes: u64, action: Action) -> Option<Answer> {
+    pub fn run(&mut self, token: usize, bytes: u64, action: Action) -> Option<IoCompletion> {
         if self.image().is_in_memory() && bytes <= QUICK {
-            return Some(Answer { result: action(self.image()), buffer: None });
+            return Some(IoCompletion { result: action(self.image()), buffer: None });
         }
         self.help(token, Task::Action(action));
         None
@@ -183,7 +183,7 @@ impl Lane {
 
     fn help(&mut self, token: usize, task: Task) {
         self.with_helpers += 1;
-        self.disk.helpers.give(task, token, &self.mailbox);
+        self.disk.helpers.submit(task, token, &self.completion_queue);
     }
 
     /// Passes on what was started.
@@ -194,30 +194,33 @@ impl Lane {
     }
 
     /// Adds what has been answered. Never waits.
-    pub fn answers(&mut self, answers: &mut Vec<(usize, Answer)>) {
+    pub fn poll_completions(&mut self, completions: &mut Vec<(usize, IoCompletion)>) {
         if let Some(ring) = &mut self.ring {
-            ring.answers(answers);
+            ring.poll_completions(completions);
         }
         if self.with_helpers > 0 {
-            let before = answers.len();
-            self.mailbox.take(answers);
-            self.with_helpers -= answers.len() - before;
+            let before = completions.len();
+            self.completion_queue.drain_into(completions);
+            self.with_helpers -= completions.len() - before;
         }
     }
 
-    /// Descriptors that are readable when there are answers.
+    /// Descriptors that are readable when there are completions.
     pub fn events(&self) -> Vec<BorrowedFd<'_>> {
-        self.ring.iter().map(AsFd::as_fd).chain([self.mailbox.as_fd()]).collect()
+        self.ring.iter().map(AsFd::as_fd).chain([self.completion_queue.as_fd()]).collect()
     }
 }
 
-impl Drop for Lane {
+impl Drop for IoChannel {
     fn drop(&mut self) {
         let Some(mut ring) = self.ring.take() else { return };
-        let mut answers = Vec::new();
-        if ring.finish(&mut answers) {
-            answers.into_iter().filter_map(|(_, answer)| answer.buffer).for_each(|buffer| self.pool.give_back(buffer));
-            self.disk.give_back_ring(std::mem::replace(&mut self.pool, Pool::new()), ring);
+        let mut completions = Vec::new();
+        if ring.drain(&mut completions) {
+            completions
+                .into_iter()
+                .filter_map(|(_, completion)| completion.buffer)
+                .for_each(|buffer| self.pool.put(buffer));
+            self.disk.put_ring(std::mem::replace(&mut self.pool, Pool::new()), ring);
         }
     }
 }

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What the device tells of itself, as `status` and `keyslots` of the control socket print it.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use super::Device;
+use crate::observe::trace::TraceStatus;
+use crate::protocol::feature;
+use crate::request::QueueRole;
+
+/// The name of the one mode there is.
+const MODE: &str = "AES-256-XTS";
+
+const FEATURES: &[(u64, &str)] = &[
+    (feature::SEG_MAX, "SEG_MAX"),
+    (feature::RO, "RO"),
+    (feature::BLK_SIZE, "BLK_SIZE"),
+    (feature::FLUSH, "FLUSH"),
+    (feature::TOPOLOGY, "TOPOLOGY"),
+    (feature::CONFIG_WCE, "CONFIG_WCE"),
+    (feature::MQ, "MQ"),
+    (feature::DISCARD, "DISCARD"),
+    (feature::WRITE_ZEROES, "WRITE_ZEROES"),
+    (feature::SECURE_ERASE, "SECURE_ERASE"),
+    (feature::CTRL_VQ, "CTRL_VQ"),
+    (feature::INLINE_ENCRYPTION, "INLINE_ENCRYPTION"),
+    (feature::INDIRECT_DESC, "INDIRECT_DESC"),
+    (feature::EVENT_IDX, "EVENT_IDX"),
+    (feature::VERSION_1, "VERSION_1"),
+];
+
+/// What the device is, and its state.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceStatus {
+    /// The engine.
+    pub engine: EngineStatus,
+    /// The image.
+    pub image: ImageStatus,
+    /// A frontend is connected.
+    pub connected: bool,
+    /// FeatureStatus that the driver has negotiated.
+    pub features: FeatureStatus,
+    /// Latencies are recorded.
+    pub latency: bool,
+    /// The trace that is being written.
+    pub trace: Option<TraceStatus>,
+    /// All queues that run.
+    pub queues: Vec<QueueStatus>,
+}
+
+/// What the engine offers.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineStatus {
+    /// What encrypts and decrypts, as `--crypto-engine` names it.
+    pub crypto_engine: &'static str,
+    /// Crypto modes.
+    pub modes: Vec<&'static str>,
+    /// Number of keyslots.
+    pub keyslots: u16,
+    /// Slots that hold a key.
+    pub keyslots_in_use: usize,
+    /// `raw`, `wrapped`.
+    pub key_types: Vec<&'static str>,
+    /// Bytes.
+    pub data_unit_sizes: Vec<u32>,
+    /// The most bytes a DUN may have.
+    pub max_dun_bytes: u8,
+}
+
+/// The image.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageStatus {
+    /// Its size.
+    pub bytes: u64,
+    /// There is no file: it is lost when the device ends.
+    pub in_memory: bool,
+    /// How data that is not moved in place gets there, as `--aio` names it.
+    pub aio: &'static str,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Space can be given back.
+    pub discard: bool,
+    /// Bytes of a logical block.
+    pub logical_block_size: u32,
+    /// Completed writes may be in the cache until a flush.
+    pub writeback: bool,
+}
+
+/// Feature bits.
+#[derive(Debug, Clone, Serialize)]
+pub struct FeatureStatus {
+    /// As a number in hexadecimal.
+    pub bits: String,
+    /// Names of those that are known.
+    pub names: Vec<&'static str>,
+}
+
+/// A queue that is started and enabled.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueStatus {
+    /// Its number.
+    pub queue: usize,
+    /// `request` or `control`.
+    pub role: &'static str,
+}
+
+/// What is known of a keyslot. Never a key.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeyslotStatus {
+    /// Its number.
+    pub slot: usize,
+    /// What it holds now; nothing when it is empty.
+    #[serde(flatten)]
+    pub key: Option<KeyStatus>,
+    /// Successful program commands.
+    pub programs: u64,
+    /// Evict commands that found a key.
+    pub evictions: u64,
+    /// Encrypted requests that found a key here.
+    pub hits: u64,
+}
+
+/// What a key was programmed for.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeyStatus {
+    /// Which programming it is; rises with every program command of the device.
+    pub generation: u64,
+    /// Crypto mode.
+    pub mode: &'static str,
+    /// Bytes of a data unit.
+    pub data_unit_size: u32,
+    /// Bytes a DUN may have.
+    pub dun_bytes: u8,
+}
+
+impl Device {
+    /// What the key of a slot was programmed for. The hold on the key is as short as this call.
+    fn key_info(&self, slot: usize) -> Option<KeyStatus> {
+        let key = self.engine.keyslots().peek(u32::try_from(slot).ok()?)?;
+        let config = key.key().config;
+        let (data_unit_size, dun_bytes) = (1u32.checked_shl(config.data_unit_bits.into())?, config.dun_bytes);
+        Some(KeyStatus { generation: key.generation(), mode: MODE, data_unit_size, dun_bytes })
+    }
+
+    fn engine_status(&self) -> EngineStatus {
+        let types = [(self.config.engine.raw_keys, "raw"), (self.engine.takes_wrapped_keys(), "wrapped")];
+        let sizes = (0..u32::BITS).map(|bit| 1 << bit).filter(|size| self.config.engine.data_unit_mask & size != 0);
+        let in_use = |slot: &u16| self.key_info(usize::from(*slot)).is_some();
+        EngineStatus {
+            crypto_engine: self.config.engine.crypto_engine.name(),
+            modes: vec![MODE],
+            keyslots: self.config.engine.keyslots,
+            keyslots_in_use: (0..self.config.engine.keyslots).filter(in_use).count(),
+            key_types: types.into_iter().filter_map(|(offered, name)| offered.then_some(name)).collect(),
+            data_unit_sizes: sizes.collect(),
+            max_dun_bytes: self.config.engine.max_dun_bytes,
+        }
+    }
+
+    /// What the device is, and its state.
+    pub fn status(&self) -> DeviceStatus {
+        let features = self.features.load(Ordering::Acquire);
+        let queue = |queue: usize| match self.role(queue) {
+            QueueRole::Request => QueueStatus { queue, role: "request" },
+            QueueRole::Control | QueueRole::Either => QueueStatus { queue, role: "control" },
+        };
+        DeviceStatus {
+            engine: self.engine_status(),
+            image: ImageStatus {
+                bytes: self.disk().image().len(),
+                in_memory: self.disk().image().is_in_memory(),
+                aio: self.disk().aio().name(),
+                read_only: self.disk().image().read_only(),
+                discard: self.disk().image().can_discard(),
+                logical_block_size: self.config.engine.logical_block_size,
+                writeback: self.writeback.load(Ordering::Acquire),
+            },
+            connected: self.observer().connected(),
+            features: FeatureStatus {
+                bits: format!("{features:#x}"),
+                names: FEATURES.iter().filter(|(bit, _)| features & bit != 0).map(|(_, name)| *name).collect(),
+            },
+            latency: self.observer().latency(),
+            trace: self.observer().trace_status(),
+            queues: self.observer().running_queues().map(queue).collect(),
+        }
+    }
+
+    /// The keyslots, in order.
+    pub fn keyslots(&self) -> Vec<KeyslotStatus> {
+        let slots = self.observer().slots().into_iter().enumerate();
+        slots
+            .map(|(slot, used)| KeyslotStatus {
+                slot,
+                key: self.key_info(slot),
+                programs: used.programs,
+                evictions: used.evictions,
+                hits: used.hits,
+            })
+            .collect()
+    }
+}
