@@ -17,11 +17,12 @@ mod spec;
 mod words;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::lock::lock;
 pub use broken::BrokenEngine;
 pub use condition::{Op, Subject};
 pub use fate::{Breakage, Fate, Loss, WhichKey};
@@ -95,7 +96,7 @@ impl Faults {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// Adds a fault, for requests that come from now on. Returns its number.
