@@ -2,7 +2,7 @@
 
 //! Faults on cue: what goes wrong, for which requests, and when. `docs/faults.md` has the grammar.
 //!
-//! This module decides; it changes no request. `engine/struck.rs` does what a [`Fate`] says, and [`BrokenEngine`] is the
+//! This module decides; it changes no request. `engine/faulty.rs` does what a [`Fate`] says, and [`BrokenEngine`] is the
 //! engine that stands in for the healthy one in a request that meets broken hardware. Without a fault a request costs one
 //! relaxed load of an atomic.
 
