@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::lock::lock;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ impl RateLimit {
 
     /// Whether a line may be logged now; if so, how many were not since the last one.
     pub fn allow(&self) -> Option<u64> {
-        let mut window = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut window = lock(&self.0);
         let now = Instant::now();
         let window = window.get_or_insert(Window { start: now, lines: 0, suppressed: 0 });
         if window.lines >= BURST {

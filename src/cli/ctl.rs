@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use vhost_user_blk_crypto::observe::trace::print::TraceFormat;
 
 /// Ask a running device, or tell it something, by its control socket (the device's option --control).
 #[derive(Debug, Args)]
@@ -116,17 +117,6 @@ pub enum StatsFormat {
     Json,
     /// Prometheus' text format
     Prometheus,
-}
-
-/// `trace dump --format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TraceFormat {
-    /// For people
-    Text,
-    /// A JSON object for each line
-    Jsonl,
-    /// For Chrome's about:tracing and for Perfetto
-    Chrome,
 }
 
 /// On or off.

@@ -15,7 +15,7 @@ pub mod personality;
 
 use clap::{CommandFactory, FromArgMatches, Subcommand};
 
-pub use ctl::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
+pub use ctl::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand};
 pub use device::{Args, CacheMode, DiscardMode, SandboxMode};
 pub use inspect::InspectArgs;
 

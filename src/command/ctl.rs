@@ -14,9 +14,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use vhost_user_blk_crypto::observe::trace::Reader;
-use vhost_user_blk_crypto::observe::trace::print::{Form, print};
+use vhost_user_blk_crypto::observe::trace::print::{TraceFormat, print};
 
-use crate::cli::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand, TraceFormat};
+use crate::cli::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand};
 use client::ControlClient;
 
 pub fn run(args: &CtlArgs) -> Result<ExitCode> {
@@ -97,10 +97,5 @@ fn pretty(reply: &Value) -> String {
 fn dump(path: &Path, format: TraceFormat, out: &mut impl Write) -> Result<()> {
     let file = File::open(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
     let mut reader = Reader::new(BufReader::new(file)).with_context(|| format!("cannot read {}", path.display()))?;
-    let form = match format {
-        TraceFormat::Text => Form::Text,
-        TraceFormat::Jsonl => Form::JsonLines,
-        TraceFormat::Chrome => Form::Chrome,
-    };
-    Ok(print(&mut reader, form, out)?)
+    Ok(print(&mut reader, format, out)?)
 }

@@ -12,14 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use super::client::{Client, ClientState};
 use super::{Error, MAX_CLIENTS, command};
 use crate::device::Device;
+use crate::eventfd;
 use crate::own_path::OwnPath;
-use crate::queue::signal;
 use crate::threads;
 use crate::vhost::{SocketAccess, bind_socket};
 
@@ -59,7 +59,7 @@ impl ControlServer {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(listener: Listener, device: Arc<Device>, about: Value) -> Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
+        let wake = eventfd::new()?;
         let shared = Arc::new(ServerState { stop: AtomicBool::new(false), wake });
         let thread = threads::named("control").spawn({
             let shared = Arc::clone(&shared);
@@ -77,7 +77,7 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        signal(&self.shared.wake);
+        eventfd::signal(&self.shared.wake);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -8,10 +8,11 @@
 //!
 //! Until a queue tells, no request finds a key.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 
 use super::Device;
+use crate::lock::lock;
 use crate::protocol::feature;
 use crate::queue::Beginning;
 use crate::request::QueueRole;
@@ -33,7 +34,7 @@ pub(super) enum Phase {
 impl Device {
     fn phase(&self) -> MutexGuard<'_, Phase> {
         // A plain value.
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.phase)
     }
 
     /// What the driver has negotiated and chosen counts no more.

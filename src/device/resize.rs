@@ -2,12 +2,13 @@
 
 //! Another size of the disk, while it is in use.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
 use super::Device;
 use crate::disk::ResizeError;
+use crate::lock::lock;
 use crate::vhost::Notifier;
 
 /// What a resize has done.
@@ -52,7 +53,7 @@ struct Frontend {
 
 impl ResizeNotifier {
     fn with<T>(&self, action: impl FnOnce(&mut Frontend) -> T) -> T {
-        action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        action(&mut lock(&self.0))
     }
 
     /// Somebody has connected, or hung up.

@@ -144,9 +144,9 @@ impl Blocks {
     }
 }
 
-/// Puts the pages of a block, which are there, into the page table by reading two bytes: tmpfs has a page fault put the pages
-/// around in, too, by default the 64 KiB of addresses that it lies in, of which a block touches two at the most. The pages
-/// can be written then: nobody has to be told of the first write, as with other file systems. A store would take a page
+/// Puts the pages of a block, which are present, into the page table. Reading two bytes is enough: a page fault on tmpfs maps
+/// the pages around it as well (fault-around), by default the aligned 64 KiB of addresses, and a block overlaps two of these
+/// at most. The pages can be written then without another fault, because tmpfs tracks no first write. Storing would take one
 /// fault for each page.
 fn populate(block: &VolatileSlice<'_>) {
     let mut byte = [0u8];

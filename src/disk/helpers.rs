@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::io_channel::{IoCompletion, Transfer};
 use super::{Buffer, Image};
+use crate::eventfd;
+use crate::lock::lock;
 use crate::threads::named;
 
 /// The most threads. They are made when there is work for them and stay.
@@ -110,11 +110,6 @@ pub struct CompletionQueue {
     /// Length of `completions`: looking must be cheap.
     arrived: AtomicUsize,
     event: File,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain lists, which a panic elsewhere cannot leave half-changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Helpers {
@@ -231,7 +226,7 @@ impl CompletionQueue {
     /// # Errors
     /// When an eventfd cannot be had.
     pub fn new() -> io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
+        let event = eventfd::new()?;
         Ok(Self { completions: Mutex::default(), arrived: AtomicUsize::new(0), event })
     }
 
@@ -241,7 +236,7 @@ impl CompletionQueue {
         self.arrived.store(completions.len(), Ordering::Release);
         if completions.len() == 1 {
             // It cannot fill up: the count is at most 1.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+            eventfd::signal(&self.event);
         }
     }
 
@@ -254,7 +249,7 @@ impl CompletionQueue {
         self.arrived.store(0, Ordering::Release);
         completions.append(&mut arrived);
         // Under the lock, so that no signal of a later answer is taken away.
-        let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        eventfd::drain(&self.event);
     }
 }
 

@@ -8,14 +8,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use vm_memory::VolatileSlice;
 
 use super::mapping::Mapping;
 use super::vectored;
+use crate::lock::lock;
 use crate::secret::wipe_signal_stack;
 use scattered_xts::Prefetch;
 
@@ -227,7 +228,7 @@ impl Image {
         if self.read_only {
             return Ok(());
         }
-        let mut failed = self.flush_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = lock(&self.flush_failed);
         if *failed {
             return Err(io::Error::other("an earlier flush has failed"));
         }

@@ -18,12 +18,13 @@ mod uring;
 mod vectored;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_memory::VolatileSlice;
 
 use scattered_xts::Prefetch;
 
+use crate::lock::lock;
 pub use buffer::Buffer;
 pub use image::{Image, ZeroMode};
 pub use io_channel::{Aio, IoChannel, IoCompletion, IoDirection, Transfer};
@@ -144,7 +145,7 @@ impl Disk {
 
     fn rings(&self) -> MutexGuard<'_, IdleRings> {
         // A plain list, which a panic elsewhere cannot leave half-changed.
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.rings)
     }
 
     fn new_ring(&self) -> io::Result<(buffer::Pool, uring::Uring)> {

@@ -73,13 +73,13 @@ impl Ahead {
     }
 }
 
-/// What is fetched ahead.
+/// Prefetching.
 impl Engine {
-    /// A transfer comes soon, after a few others: fetches what it needs, or notes it for the engine to do meanwhile.
+    /// A transfer will be served after a few others: prefetches what it needs, or notes that for the engine to do while it decrypts.
     pub fn prefetch(&self, worker: &Worker, ahead: Ahead) {
         match ahead {
             Ahead::Read(Extent { offset, len }) => {
-                // What was announced before, and the engine had no time for.
+                // What was noted before, and the engine had no time for.
                 worker.prefetch.take().finish();
                 worker.prefetch.set(self.disk.prefetch_read(offset, len).unwrap_or_default());
             }
@@ -87,7 +87,7 @@ impl Engine {
         }
     }
 
-    /// What the engine fetches while it decrypts. Only then it can be done along the way.
+    /// What the engine prefetches while it decrypts. Without decryption, prefetches it now.
     pub(super) fn take_prefetch(&self, io: &Io<'_>, inline: &Inline<'_>) -> Prefetch {
         if inline.is_encrypted() {
             return io.worker.prefetch.take();
@@ -96,12 +96,12 @@ impl Engine {
         Prefetch::default()
     }
 
-    /// Fetches it now.
+    /// Prefetches the rest now.
     pub(super) fn finish_prefetch(&self, io: &Io<'_>) {
         io.worker.prefetch.take().finish();
     }
 
-    /// Whether data can be moved in place has been found out.
+    /// Ends the time of asking whether data can be moved in place.
     pub(super) fn lap_lookup(&self, io: &mut Io<'_>) {
         // In memory that takes less time than to look at the clock.
         if !self.disk.image().residency_is_cached() {

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
 
-use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::VolatileSlice;
 
 use super::held::{Held, Hold, Released};
 use super::timers::{NOBODY, Timers};
 use crate::disk::{self, Disk};
+use crate::eventfd;
 use crate::keyslot::{KeyslotTable, RecentKeys};
 use crate::observe;
 use crate::reactor::Reactor;
@@ -89,7 +89,7 @@ impl Wake for WakeEvent {
     fn wake(self: Arc<Self>) {
         if !self.flag.swap(true, Ordering::AcqRel) {
             // It cannot fill up: the flag is cleared before it is read.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+            eventfd::signal(&self.event);
         }
     }
 }
@@ -103,7 +103,7 @@ impl Worker {
         keyslots: &Arc<KeyslotTable>,
         observe: observe::WorkerStats,
     ) -> io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
+        let event = eventfd::new()?;
         let woken = Arc::new(WakeEvent { flag: AtomicBool::new(false), event });
         Ok(Self {
             disk: RefCell::new(disk.io_channel()?),
@@ -250,7 +250,7 @@ impl Reactor for Worker {
         }
         tokens.append(&mut self.ready.borrow_mut());
         if self.woken.flag.load(Ordering::Relaxed) {
-            let _ = rustix::io::read(&self.woken.event, &mut [0; 8]);
+            eventfd::drain(&self.woken.event);
             // What has changed before the last call of `wake` is seen by those who are polled now.
             self.woken.flag.swap(false, Ordering::AcqRel);
             tokens.append(&mut self.keyslot_waiters.borrow_mut());

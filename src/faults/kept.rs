@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::lock::lock;
 use crate::secret::SecretBox;
 use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
 use zeroize::Zeroize;
@@ -82,7 +83,7 @@ impl KeptKeys {
     }
 
     fn state(&self) -> MutexGuard<'_, KeptState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Begins to keep keys.

@@ -2,7 +2,7 @@
 
 //! Faults on cue: what goes wrong, for which requests, and when. `docs/faults.md` has the grammar.
 //!
-//! This module decides; it changes no request. `engine/struck.rs` does what a [`Fate`] says, and [`BrokenEngine`] is the
+//! This module decides; it changes no request. `engine/faulty.rs` does what a [`Fate`] says, and [`BrokenEngine`] is the
 //! engine that stands in for the healthy one in a request that meets broken hardware. Without a fault a request costs one
 //! relaxed load of an atomic.
 
@@ -17,11 +17,12 @@ mod spec;
 mod words;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::lock::lock;
 pub use broken::BrokenEngine;
 pub use condition::{Op, Subject};
 pub use fate::{Breakage, Fate, Loss, WhichKey};
@@ -95,7 +96,7 @@ impl Faults {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// Adds a fault, for requests that come from now on. Returns its number.

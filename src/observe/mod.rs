@@ -25,8 +25,9 @@ mod worker_stats;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::lock::lock;
 pub use clock::{Stage, Stopwatch};
 use counters::{DeviceCounters, QueueCounters, SlotCounters};
 pub use histogram::Distribution;
@@ -100,7 +101,7 @@ impl Observer {
     }
 
     fn lock_workers(&self) -> MutexGuard<'_, Vec<Arc<WorkerCounters>>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.workers)
     }
 
     /// Whether clocks are to be read.

@@ -5,14 +5,14 @@
 //! They are never set to non-blocking: that would hold for the frontend's side, too.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
-use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::ratelimit::RateLimit;
+use crate::eventfd::{self, is_ready};
+use crate::lock::lock;
 
 /// An eventfd of the frontend that is written to.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Event {
         check_eventfd(&file)?;
         let blocks = !fcntl_getfl(&file)?.contains(OFlags::NONBLOCK);
         let event = Arc::new(Self { file, blocks });
-        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&ALL);
         all.retain(|event| event.strong_count() > 0);
         all.push(Arc::downgrade(&event));
         Ok(event)
@@ -47,16 +47,16 @@ impl Event {
     /// held that such a caller needs.
     pub fn signal(&self) {
         if !self.blocks || is_ready(&self.file, PollFlags::OUT) {
-            signal(&self.file);
+            eventfd::signal(&self.file);
         }
     }
 
     /// Makes room for all who hang in [`Event::signal`]. Never waits. For who waits for a worker, and has waited for long.
     pub fn unblock_all() {
-        let all: Vec<_> = ALL.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
+        let all: Vec<_> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
         for event in all {
             if !is_ready(&event.file, PollFlags::OUT) {
-                drain_event(&event.file);
+                eventfd::drain(&event.file);
             }
         }
     }
@@ -73,39 +73,5 @@ pub fn check_eventfd(file: &File) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not an eventfd"))
-    }
-}
-
-fn is_ready(file: &File, flags: PollFlags) -> bool {
-    poll(&mut [PollFd::new(file, flags)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-}
-
-/// Empties an eventfd without waiting. False when it is none, and would be readable for ever.
-pub fn drain_event(event: &File) -> bool {
-    let mut count = [0; 8];
-    // The flags of the descriptor are not enough: they are the frontend's to change. An offset of -1 means none.
-    let read = rustix::io::preadv2(event, &mut [IoSliceMut::new(&mut count)], u64::MAX, ReadWriteFlags::NOWAIT);
-    let read = match read {
-        // Before Linux 5.8.
-        Err(Errno::OPNOTSUPP) if is_ready(event, PollFlags::IN) => rustix::io::read(event, &mut count),
-        read => read,
-    };
-    // Nothing to read is fine: another reader, or a spurious wake-up.
-    matches!(read, Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP))
-}
-
-/// Adds 1 to an eventfd.
-pub fn signal(event: &File) {
-    match rustix::io::write(event, &1u64.to_ne_bytes()) {
-        Ok(_) => {}
-        // The counter is at its maximum: the other side has not looked for a long time, and will find it readable.
-        Err(Errno::AGAIN) => {}
-        Err(error) => {
-            static LIMIT: RateLimit = RateLimit::new();
-            if let Some(suppressed) = LIMIT.allow() {
-                let error = io::Error::from(error);
-                log::warn!("cannot signal an eventfd: {error} ({suppressed} such lines left out before)");
-            }
-        }
     }
 }

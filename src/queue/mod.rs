@@ -33,9 +33,10 @@ use std::time::Duration;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::sigbus;
+use crate::lock::lock;
+use crate::{eventfd, sigbus};
 pub use chain::{Chain, ChainError};
-pub use event::{Event, check_eventfd, drain_event, signal};
+pub use event::{Event, check_eventfd};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
 use state::VringState;
@@ -119,7 +120,7 @@ impl Vring {
     /// Has the worker look at the queue.
     pub fn wake(&self) {
         if let Some(wake) = self.wake.get() {
-            signal(wake);
+            eventfd::signal(wake);
         }
     }
 
@@ -130,7 +131,7 @@ impl Vring {
 
     fn lock(&self) -> MutexGuard<'_, VringState> {
         // A panic while the lock is held could only come from a defect; the ring state is plain numbers either way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Sets the number of descriptors: a power of two, at most the maximum. False when it is not.

@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +20,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recv, recvmsg, send,
     sockopt,
 };
+
+use crate::lock::lock;
 
 /// VHOST_USER_SET_BACKEND_REQ_FD, a request of the frontend.
 const SET_BACKEND_REQ_FD: u32 = 21;
@@ -161,7 +163,7 @@ impl Notifier {
     /// # Errors
     /// When the channel is closed or full, when the frontend refuses, or when it does not reply in time.
     pub fn config_changed(&self) -> io::Result<()> {
-        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channel = lock(&self.channel);
         channel.send_config_changed()?;
         channel.wait_for_reply()
     }

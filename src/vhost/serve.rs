@@ -6,9 +6,8 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use rustix::event::{EventfdFlags, eventfd};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostUserError};
 
 use super::acceptor::{Acceptor, FrontendEvent};
@@ -16,7 +15,8 @@ use super::arrival::Connection;
 use super::session::Session;
 use super::{Listen, VirtioDevice, WorkerConfig, backend_channel, refusal};
 use crate::descriptors::hint;
-use crate::queue::signal;
+use crate::eventfd;
+use crate::lock::lock;
 
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ impl Stop {
     /// # Errors
     /// When an eventfd cannot be had.
     pub fn new() -> io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into();
+        let event = eventfd::new()?;
         Ok(Self { requested: AtomicBool::new(false), event })
     }
 
@@ -58,7 +58,7 @@ impl Stop {
     /// hand requests to the next backend that are still in flight here.
     pub fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
-        signal(&self.event);
+        eventfd::signal(&self.event);
     }
 
     /// Whether stopping was asked for.
@@ -118,14 +118,14 @@ impl<D: VirtioDevice> Server<D> {
         let stream = frontend.stream.try_clone().map_err(ServeError::Accept)?;
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let result = loop {
-            let silence_ends = session.lock().unwrap_or_else(PoisonError::into_inner).silence_ends();
+            let silence_ends = lock(&session).silence_ends();
             let header = match acceptor.next_event(&mut frontend, silence_ends) {
                 Ok(FrontendEvent::Message(header)) => header,
                 Ok(FrontendEvent::End | FrontendEvent::Stop) => break Ok(()),
                 Err(error) => break Err(ServeError::Frontend(error.to_string())),
             };
             let handled = if header.has_channel() {
-                let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                let session = lock(&session);
                 let set = |given| session.set_channel(given, &frontend.stream).map_err(VhostUserError::SocketBroken);
                 backend_channel::receive(&frontend.stream).map_err(VhostUserError::SocketError).and_then(set)
             } else {
@@ -139,7 +139,7 @@ impl<D: VirtioDevice> Server<D> {
                 Err(error) => break Err(ServeError::Frontend(refusal::explain(header, &error))),
             }
         };
-        let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = lock(&session);
         // Drained while the connection is open, however the session has ended.
         session.stop_all();
         // Whatever it looked like: a worker may have ended the session.

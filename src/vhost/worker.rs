@@ -14,16 +14,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::epoll;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::VirtioDevice;
 use super::memory::View;
 use super::poller::{self, Poller};
 use super::polling::Polling;
-use crate::queue::{Event, STUCK, Vring, drain_event, signal};
+use crate::queue::{Event, STUCK, Vring};
 use crate::reactor::Reactor;
-use crate::{sigbus, threads};
+use crate::{eventfd, sigbus, threads};
 
 /// A running worker.
 pub struct WorkerThread {
@@ -73,7 +73,7 @@ impl WorkerThread {
     ) -> io::Result<Self> {
         let shared = Arc::new(WorkerState {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into()),
+            wake: Arc::new(eventfd::new()?),
             stop: AtomicBool::new(false),
             vrings,
             connection,
@@ -119,7 +119,7 @@ impl WorkerThread {
         });
         if let Some(added) = added {
             added?;
-            signal(&self.shared.wake);
+            eventfd::signal(&self.shared.wake);
         }
         Ok(())
     }
@@ -134,7 +134,7 @@ impl WorkerThread {
 impl Drop for WorkerThread {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        signal(&self.shared.wake);
+        eventfd::signal(&self.shared.wake);
         let Some(thread) = self.thread.take() else { return };
         let asked = Instant::now();
         while !thread.is_finished() {
@@ -225,13 +225,13 @@ impl WorkerState {
         for event in events {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == WAKE {
-                drain_event(&self.wake);
+                eventfd::drain(&self.wake);
                 self.vrings.iter().for_each(|vring| vring.signal_error());
             } else if data == COMPLETION {
                 // The poller looks for them anyhow.
             } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
                 let hung_up = flags.contains(epoll::EventFlags::HUP);
-                if hung_up || vring.with_kick(drain_event) == Some(false) {
+                if hung_up || vring.with_kick(eventfd::drain) == Some(false) {
                     self.give_up(device, vring);
                 }
             }

@@ -4,20 +4,21 @@
 
 use std::io::{self, Read, Write};
 
+use clap::ValueEnum;
 use serde_json::json;
 
 use super::{Reader, TraceEntry, TraceRecord};
 use crate::observe::record::{CryptoUse, Kind};
 
-/// Forms of a trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// A line of text for each request.
+/// `trace dump --format`. Chrome's is the JSON array format, with a process for each queue, in which requests are asynchronous
+/// events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TraceFormat {
+    /// For people
     Text,
-    /// A line of JSON for each request.
-    JsonLines,
-    /// The JSON array format of Chrome's `about:tracing`, which Perfetto reads, too: a process for each queue, in which
-    /// requests are asynchronous events.
+    /// A JSON object for each line
+    Jsonl,
+    /// For Chrome's about:tracing and for Perfetto
     Chrome,
 }
 
@@ -25,23 +26,23 @@ pub enum Form {
 ///
 /// # Errors
 /// The system's.
-pub fn print(reader: &mut Reader<impl Read>, form: Form, out: &mut impl Write) -> io::Result<()> {
+pub fn print(reader: &mut Reader<impl Read>, format: TraceFormat, out: &mut impl Write) -> io::Result<()> {
     let mut separator = "[\n";
     let mut queues = Vec::new();
     let mut number = 0u64;
     while let Some(entry) = reader.next_entry()? {
         number += 1;
-        match (form, entry) {
-            (Form::Text, TraceEntry::Request(record)) => text(&record, out)?,
-            (Form::Text, TraceEntry::Lost { worker, count }) => {
+        match (format, entry) {
+            (TraceFormat::Text, TraceEntry::Request(record)) => text(&record, out)?,
+            (TraceFormat::Text, TraceEntry::Lost { worker, count }) => {
                 writeln!(out, "-- worker {worker}: {count} records lost --")?
             }
-            (Form::JsonLines, TraceEntry::Request(record)) => writeln!(out, "{}", json_of(&record))?,
-            (Form::JsonLines, TraceEntry::Lost { worker, count }) => {
+            (TraceFormat::Jsonl, TraceEntry::Request(record)) => writeln!(out, "{}", json_of(&record))?,
+            (TraceFormat::Jsonl, TraceEntry::Lost { worker, count }) => {
                 writeln!(out, "{}", json!({"lost": count, "lane": worker}))?
             }
-            (Form::Chrome, TraceEntry::Lost { .. }) => {}
-            (Form::Chrome, TraceEntry::Request(record)) => {
+            (TraceFormat::Chrome, TraceEntry::Lost { .. }) => {}
+            (TraceFormat::Chrome, TraceEntry::Request(record)) => {
                 if !queues.contains(&record.queue) {
                     queues.push(record.queue);
                     let name = format!("queue {}", record.queue);
@@ -56,7 +57,7 @@ pub fn print(reader: &mut Reader<impl Read>, form: Form, out: &mut impl Write) -
             }
         }
     }
-    if form == Form::Chrome {
+    if format == TraceFormat::Chrome {
         writeln!(out, "{}\n]", if number == 0 { "[" } else { "" })?;
     }
     Ok(())

@@ -7,12 +7,13 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::format::{Words, header, is_request, lost, to_bytes, worker_entry};
 use super::{MAGIC, TraceStatus};
+use crate::lock::lock;
 use crate::observe::Observer;
 use crate::observe::worker_stats::WorkerCounters;
 use crate::threads;
@@ -260,9 +261,4 @@ fn check(file: &mut File) -> io::Result<bool> {
     }
     file.rewind()?;
     Ok(true)
-}
-
-/// Nothing here is left half-changed by a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
