@@ -245,14 +245,17 @@ fn listen(args: &Args) -> Result<Listen> {
 
 fn banner(args: &Args, disk: &Disk, engine: &Personality, config: &DeviceConfig) -> String {
     format!(
-        "serving {} ({} MiB, {}) with the engine {}: {} keyslots, {} request queues and a control virtqueue of {} \
+        "serving {} ({} MiB, {}) with the engine {}: {}, {} request queues and a control virtqueue of {} \
          entries, AES-256-XTS by {}; attach with\n    \
          -device vhost-user-test-device-pci,chardev=...,virtio-id=2,num_vqs={},vq_size={},config_size=104",
         image_name(args),
         disk.image().len() >> 20,
         if disk.image().is_in_memory() { "in memory" } else { disk.aio().name() },
         engine.name,
-        config.engine.keyslots,
+        match config.engine.keyslots {
+            0 => "no keyslots, keys come with the requests".into(),
+            slots => format!("{slots} keyslots"),
+        },
         config.num_queues,
         engine.queue_depth,
         config.engine.crypto_engine,

@@ -89,6 +89,12 @@ pub mod request_type {
     pub const PREPARE_KEY: u32 = 35;
     /// `GET_CRYPTO_CHARACTERISTICS` *(ours)*: what the configuration space has at offset 96. In-band access only.
     pub const GET_CRYPTO_CHARACTERISTICS: u32 = 0x1ce00;
+    /// `GET_CRYPTO_EXTENSIONS` *(ours)*: which of the two types that follow the device takes, and with what.
+    pub const GET_CRYPTO_EXTENSIONS: u32 = 0x1ce04;
+    /// `CRYPTO_IN_EXT` *(ours)*: read, decrypted by the device, with the extensions that the request names.
+    pub const CRYPTO_IN_EXT: u32 = 0x1ce10;
+    /// `CRYPTO_OUT_EXT` *(ours)*: write, encrypted by the device, with the extensions that the request names.
+    pub const CRYPTO_OUT_EXT: u32 = 0x1ce11;
 }
 
 /// The status byte that ends every request (virtio 1.4, 5.2.6).
@@ -154,10 +160,43 @@ pub struct RequestHeader {
 pub struct CryptoMessage {
     /// Keyslot that holds the key.
     pub slot: U32,
-    /// No meaning.
-    pub unused: [u8; 4],
+    /// Extensions, of the `_EXT` types; else without meaning *(ours)*.
+    pub extensions: Extensions,
     /// Data unit number of the first data unit, least significant word first.
     pub dun: [U64; 4],
+}
+
+/// What CRYPTO_IN_EXT and CRYPTO_OUT_EXT ask for *(ours)*.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Extensions {
+    /// The algorithm of the digests; 0: none.
+    pub digest: u8,
+    /// Bits of [`extension_flag`].
+    pub flags: u8,
+    /// 0.
+    pub reserved: [u8; 2],
+}
+
+/// Bits of [`Extensions::flags`] and [`CryptoExtensions::flags`].
+pub mod extension_flag {
+    /// A [`KeyDescriptor`](super::KeyDescriptor) follows the crypto message; there are no keyslots.
+    pub const KEY: u8 = 1 << 0;
+}
+
+/// The slot that a request names which brings its key along.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Reply of GET_CRYPTO_EXTENSIONS *(ours)*.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct CryptoExtensions {
+    /// Bit i: digests of algorithm i.
+    pub digests: U32,
+    /// Bits of [`extension_flag`].
+    pub flags: U32,
+    /// 0.
+    pub reserved: U64,
 }
 
 /// Payload of KEYSLOT_PROGRAM and KEYSLOT_EVICT (draft). Wiped when dropped; `Debug` shows no key.
@@ -173,7 +212,7 @@ pub struct KeyDescriptor {
 }
 
 /// What a key is for: the end of a [`KeyDescriptor`].
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct KeyUse {
     /// Key bytes in use.
@@ -286,7 +325,7 @@ pub struct ConfigSpace {
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct CryptoCharacteristics {
-    /// Number of keyslots, at least 1.
+    /// Number of keyslots, at least 1. *(ours)* 0: keys come with the requests.
     pub max_slots: U16,
     /// The most bytes a DUN may have, 1 to [`MAX_DUN_BYTES`].
     pub max_dun_bytes: u8,
@@ -309,6 +348,7 @@ mod tests {
         assert_eq!(size_of::<RequestHeader>(), 16);
         assert_eq!(size_of::<CryptoMessage>(), 40);
         assert_eq!(size_of::<KeyDescriptor>(), 152);
+        assert_eq!(size_of::<CryptoExtensions>(), 16);
         assert_eq!(size_of::<KeyBlob>(), 132);
         assert_eq!(size_of::<RangeSegment>(), 16);
         assert_eq!(size_of::<ConfigSpace>(), 104);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! No command leaves a round key on the stack. That holds for optimised code and for all implementations but the portable
+//! No command, and no request that brings its key along, leaves a round key on the stack. That holds for optimised code and for all implementations but the portable
 //! one; xtask runs the test with `--release`.
 
 #[path = "../xts/tests/xts/search.rs"]
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use libtest_mimic::{Arguments, Trial};
 use scattered_xts::{Implementation, KEY_BYTES};
-use test_driver::wire::{OK, Program, feature};
+use test_driver::wire::{CRYPTO_OUT_EXT, KeyedRequest, OK, Program, feature};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
@@ -24,24 +24,34 @@ use search::{boxed, found, round_keys, wipe};
 fn main() {
     let implementations = Implementation::available()
         .filter(|&implementation| !cfg!(debug_assertions) && implementation != Implementation::Portable);
-    let trials = implementations.map(|implementation| {
-        let run = move || {
-            no_key_stays_on_the_stack_of_a_command(implementation);
-            Ok(())
-        };
-        Trial::test(format!("{implementation}::no_key_stays_on_the_stack_of_a_command"), run)
+    let trials = implementations.flat_map(|implementation| {
+        [(Way::Command, "a_command"), (Way::Request, "a_request_with_its_key")].map(|(way, name)| {
+            let run = move || {
+                no_key_stays_on_the_stack(implementation, way);
+                Ok(())
+            };
+            Trial::test(format!("{implementation}::no_key_stays_on_the_stack_of_{name}"), run)
+        })
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+}
+
+/// How a key comes to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Command,
+    Request,
 }
 
 fn key() -> [u8; KEY_BYTES] {
     std::array::from_fn(|i| (i as u8).wrapping_mul(73).wrapping_add(41))
 }
 
-fn no_key_stays_on_the_stack_of_a_command(implementation: Implementation) {
+fn no_key_stays_on_the_stack(implementation: Implementation, way: Way) {
     let config = DeviceConfig {
         engine: EngineConfig {
-            keyslots: 1,
+            cache_unwrapped: true,
+            keyslots: if way == Way::Command { 1 } else { 0 },
             crypto_engine: implementation,
             raw_keys: true,
             data_unit_mask: 0x1000,
@@ -62,24 +72,30 @@ fn no_key_stays_on_the_stack_of_a_command(implementation: Implementation) {
     let disk = Disk::new(options.in_memory(1 << 20).expect("memory"), None).expect("disk");
     let device = Device::new(config, None, disk).expect("device");
     device.set_features(feature::CTRL_VQ | feature::INLINE_ENCRYPTION | feature::VERSION_1);
-    let guest = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
+    let guest = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 8192)]).expect("memory");
     let round_keys = round_keys(&boxed(implementation, key));
     #[inline(never)]
-    fn lay_out(guest: &GuestMemoryMmap) {
-        guest.write_slice(&Program::new(0, &key(), 12).bytes(), GuestAddress(0)).expect("guest memory");
+    fn lay_out(guest: &GuestMemoryMmap, way: Way) {
+        let bytes = match way {
+            Way::Command => Program::new(0, &key(), 12).bytes(),
+            Way::Request => KeyedRequest::new(CRYPTO_OUT_EXT, 0, 0, &key()).bytes(),
+        };
+        guest.write_slice(&bytes, GuestAddress(0)).expect("guest memory");
     }
-    lay_out(&guest);
+    lay_out(&guest, way);
     // What is built here has room that is not filled: what lies there is moved along.
     wipe();
     let worker = device.worker().expect("worker");
-    let descriptors = [Descriptor::new(0, 168, 1, 1), Descriptor::new(1024, 1, 2, 0)];
+    let readable = if way == Way::Command { 168 } else { 208 + 4096 };
+    let descriptors = [Descriptor::new(0, readable, 1, 1), Descriptor::new(8000, 1, 2, 0)];
     let chain = Chain::walk(&guest, descriptors.into_iter(), 16).expect("chain");
     wipe();
     assert_eq!(found(&round_keys), 0, "the test itself leaves round keys");
     // The second queue is the control virtqueue.
-    let mut served = Box::pin(device.serve(0, device.parse(&worker, 1, 0, chain)));
+    let queue = usize::from(way == Way::Command);
+    let mut served = Box::pin(device.serve(0, device.parse(&worker, queue, 0, chain)));
     let polled = served.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert_eq!(found(&round_keys), 0);
     assert_eq!(polled, Poll::Ready(1));
-    assert_eq!(guest.read_obj::<u8>(GuestAddress(1024)).expect("status"), OK);
+    assert_eq!(guest.read_obj::<u8>(GuestAddress(8000)).expect("status"), OK);
 }

@@ -40,7 +40,7 @@ fn a_personality_from_a_file() {
     assert!(text.contains("keys survive a reset"), "{text}");
     let (code, text) = run("summary = \"x\"\nkeyslots = 5000\n");
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("own.toml: keyslots is 5000; allowed is 1 to 4096"), "{text}");
+    assert!(text.contains("own.toml: keyslots is 5000; allowed is 0 to 4096"), "{text}");
     let (code, text) = run("summary = \"x\"\ncrypto_modes = [\"aes-128-cbc-essiv\"]\n");
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("cannot be emulated"), "{text}");

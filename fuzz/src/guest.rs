@@ -119,6 +119,7 @@ impl Guest {
         let config = DeviceConfig {
             engine: EngineConfig {
                 keyslots: KEYSLOTS,
+                cache_unwrapped: true,
                 crypto_engine: Implementation::detect(),
                 raw_keys: true,
                 data_unit_mask: DATA_UNITS,

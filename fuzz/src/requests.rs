@@ -4,8 +4,10 @@
 //! order, by the rules of the protocol in numbers too large to overflow.
 
 use arbitrary::{Arbitrary, Unstructured};
-use test_driver::wire::GET_CRYPTO_CHARACTERISTICS;
-use vhost_user_blk_crypto::request::{CryptoAccess, Extent, Limits, ParsedChain, QueueRole, Request as Body, parse};
+use test_driver::wire::{CRYPTO_IN_EXT, CRYPTO_OUT_EXT, GET_CRYPTO_CHARACTERISTICS, GET_CRYPTO_EXTENSIONS, NO_SLOT};
+use vhost_user_blk_crypto::request::{
+    CryptoAccess, CryptoTag, Extent, KeySource, Limits, ParsedChain, QueueRole, Request as Body, parse,
+};
 
 use crate::guest::{Cut, Guest, Setting, with_guest};
 use crate::wire::{Request, all};
@@ -53,19 +55,26 @@ fn check(request: &Body<'_>, bytes: &[u8], room: u32, limits: &Limits, role: Que
         (QueueRole::Request | QueueRole::Either, false) => {}
     }
     match request {
-        Body::Read { extent, crypto } => {
-            assert_eq!(request_type, if crypto.is_some() { 28 } else { 0 });
+        Body::Read { extent, crypto, .. } => {
+            assert!(if crypto.is_some() { [28, CRYPTO_IN_EXT].contains(&request_type) } else { request_type == 0 });
             assert_eq!(extent.len, u64::from(room) - 1);
             check_extent(extent, limits);
         }
-        Body::Write { extent, crypto, data } => {
-            let header = if crypto.is_some() { 56 } else { 16 };
-            assert_eq!(request_type, if crypto.is_some() { 27 } else { 1 });
-            assert_eq!(extent.len, bytes.len() as u64 - header);
-            assert_eq!(data.len(), extent.len);
-            let mut copy = vec![0; bytes.len()];
-            let len = data.copy_to(0, &mut copy);
-            assert_eq!(&copy[..len], &bytes[header as usize..]);
+        Body::Write { extent, crypto, payload } => {
+            assert!(if crypto.is_some() { [27, CRYPTO_OUT_EXT].contains(&request_type) } else { request_type == 1 });
+            let header = match crypto {
+                None => 16,
+                Some(CryptoTag { key: KeySource::Slot(_), .. }) => 56,
+                Some(CryptoTag { key: KeySource::Request(_), .. }) => 56 + 152,
+            };
+            assert_eq!(extent.len, (bytes.len() - header) as u64);
+            let pieces = payload.data(0, usize::MAX);
+            let copy = pieces.iter().flat_map(|piece| {
+                let mut copy = vec![0; piece.len()];
+                piece.copy_to(&mut copy);
+                copy
+            });
+            assert!(copy.eq(bytes[header..].iter().copied()));
             check_extent(extent, limits);
             writes(limits);
         }
@@ -88,12 +97,21 @@ fn check(request: &Body<'_>, bytes: &[u8], room: u32, limits: &Limits, role: Que
         }
         Body::Control(_) => {
             let in_band = request_type == GET_CRYPTO_CHARACTERISTICS && role == QueueRole::Request;
-            assert!((29..=35).contains(&request_type) || in_band);
+            assert!((29..=35).contains(&request_type) || request_type == GET_CRYPTO_EXTENSIONS || in_band);
         }
     }
     if let Body::Read { crypto: Some(tag), .. } | Body::Write { crypto: Some(tag), .. } = request {
         assert_ne!(limits.crypto, CryptoAccess::None, "encryption was not negotiated");
-        assert_eq!(Some(tag.slot), word(16));
+        match tag.key {
+            KeySource::Slot(slot) => assert_eq!(Some(slot), word(16)),
+            KeySource::Request(key) => {
+                assert_eq!(
+                    (word(16), word(56), bytes[20..24].to_vec()),
+                    (Some(NO_SLOT), Some(NO_SLOT), vec![0, 1, 0, 0])
+                );
+                assert_eq!(Some(key.key_size), word(56 + 132));
+            }
+        }
         let words: Vec<u8> = tag.dun.iter().flat_map(|word| word.to_le_bytes()).collect();
         assert_eq!(words, bytes[24..56]);
     }

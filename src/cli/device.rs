@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
+use super::ctl::Switch;
 use scattered_xts::Implementation;
 use vhost_user_blk_crypto::device::{DeviceConfig, seg_max};
 use vhost_user_blk_crypto::disk::Aio;
@@ -67,6 +68,10 @@ pub struct Args {
     /// File of the long-term wrapping key, made when missing [default: a fresh key, lost at exit]
     #[arg(long, value_name = "FILE")]
     pub wrapping_key_file: Option<PathBuf>,
+
+    /// Without keyslots: keep hardware-wrapped keys unwrapped for a second, for more requests that bring them along
+    #[arg(long, value_name = "ON|OFF", default_value = "on")]
+    pub cache_unwrapped: Switch,
 
     /// Let a driver behind a frontend that does not pass inline encryption on (QEMU's vhost-user-blk-pci) use keyslots
     /// by commands on its request queues
@@ -266,6 +271,7 @@ impl Args {
         Ok(DeviceConfig {
             engine: EngineConfig {
                 keyslots: engine.keyslots,
+                cache_unwrapped: args.cache_unwrapped == Switch::On,
                 crypto_engine: args.crypto_engine,
                 raw_keys: engine.takes(KeyType::Raw),
                 data_unit_mask: engine.data_unit_sizes,

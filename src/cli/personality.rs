@@ -97,7 +97,7 @@ mod tests {
         let error = |line: &str| resolve(line).expect_err("must be refused").to_string();
         assert!(error("--queue-size 100").contains("take 128"));
         assert!(error("--serial 123456789012345678901").contains("20"));
-        assert!(error("--keyslots 0").contains("1..=4096"));
+        assert!(error("--keyslots 4097").contains("0..=4096"));
         assert!(error("--max-dun-bytes 33").contains("1..=32"));
         assert!(error("--key-types x").contains("wrapped"));
         assert!(error("--keys-on-reset x").contains("kept"));

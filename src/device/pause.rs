@@ -42,6 +42,7 @@ impl Device {
         *self.phase() = Phase::Running;
         self.features.store(0, Ordering::Release);
         self.last_queue.store(0, Ordering::Release);
+        self.engine.forget_unwrapped();
         self.forget_choices();
     }
 
@@ -78,6 +79,7 @@ impl Device {
         *phase = Phase::Stopped;
         self.chosen_early.store(false, Ordering::Release);
         self.last_queue.store(0, Ordering::Release);
+        self.engine.forget_unwrapped();
         self.engine.keyslots().set_usable(self.config.keep_keys_on_reset);
     }
 

@@ -10,10 +10,16 @@ impl Record {
     /// Fills in what a request is.
     pub(super) fn describe(&mut self, request: &Request<'_>) {
         let (request_type, extent) = match request {
-            Request::Read { extent, crypto: None } => (request_type::IN, Some(*extent)),
-            Request::Read { extent, crypto: Some(_) } => (request_type::CRYPTO_IN, Some(*extent)),
+            Request::Read { extent, crypto: None, .. } => (request_type::IN, Some(*extent)),
+            Request::Read { extent, crypto: Some(tag), .. } => (
+                if tag.slot().is_some() { request_type::CRYPTO_IN } else { request_type::CRYPTO_IN_EXT },
+                Some(*extent),
+            ),
             Request::Write { extent, crypto: None, .. } => (request_type::OUT, Some(*extent)),
-            Request::Write { extent, crypto: Some(_), .. } => (request_type::CRYPTO_OUT, Some(*extent)),
+            Request::Write { extent, crypto: Some(tag), .. } => (
+                if tag.slot().is_some() { request_type::CRYPTO_OUT } else { request_type::CRYPTO_OUT_EXT },
+                Some(*extent),
+            ),
             Request::Flush => (request_type::FLUSH, None),
             Request::GetId => (request_type::GET_ID, None),
             Request::Discard(extents) => (request_type::DISCARD, sum(extents.iter().copied())),
@@ -58,6 +64,7 @@ fn command_type(command: &ControlCommand<'_>) -> u32 {
     match command {
         ControlCommand::GetCryptoModes => request_type::GET_CRYPTO_MODES,
         ControlCommand::GetCharacteristics => request_type::GET_CRYPTO_CHARACTERISTICS,
+        ControlCommand::GetExtensions => request_type::GET_CRYPTO_EXTENSIONS,
         ControlCommand::Program(_) => request_type::KEYSLOT_PROGRAM,
         ControlCommand::Evict { .. } => request_type::KEYSLOT_EVICT,
         ControlCommand::DeriveSwSecret(_) => request_type::DERIVE_SW_SECRET,

@@ -8,7 +8,9 @@ use super::{Engine, EngineConfig, Failure, Io, check_guest_memory};
 use crate::faults::Fate;
 use crate::keyslot::{Claim, Evicted, KeyConfig, NoSuchSlot};
 use crate::observe::Stage;
-use crate::request::{Capabilities, ControlCommand, KeyType, Programming, reply_blob, reply_whole};
+use crate::request::{
+    Capabilities, ControlCommand, KeyDescription, KeyType, Programming, reply_blob, reply_extensions, reply_whole,
+};
 use crate::secret::{COMMAND_STACK, PROGRAM_STACK, with_wiped_stack};
 use crate::segments::Room;
 use crate::wrapped::Wrapping;
@@ -41,6 +43,7 @@ impl Engine {
             }
             ControlCommand::Evict { slot } => {
                 let slot = *slot;
+                self.check_has_slots()?;
                 if fails {
                     return Err(Failure::Fault);
                 }
@@ -71,7 +74,7 @@ impl Engine {
                 return Err(Failure::Fault);
             }
             let load = || self.load(&mut claim, programming, config);
-            if programming.key_type == Some(KeyType::Raw) {
+            if programming.key.key_type == Some(KeyType::Raw) {
                 with_wiped_stack::<PROGRAM_STACK, _>(load)?;
             } else {
                 with_wiped_stack::<COMMAND_STACK, _>(load)?;
@@ -85,10 +88,20 @@ impl Engine {
 
     /// What a slot is to be programmed for, if the engine offers that.
     fn check(&self, programming: &Programming<'_>) -> Result<KeyConfig, Failure> {
-        let Programming { slot, is_aes_256_xts, key_type, data_unit_bits, dun_bytes, .. } = *programming;
-        if slot >= u32::from(self.config.keyslots) {
+        self.check_has_slots()?;
+        if programming.slot >= u32::from(self.config.keyslots) {
             return Err(NoSuchSlot.into());
         }
+        self.check_key(&programming.key)
+    }
+
+    fn check_has_slots(&self) -> Result<(), Failure> {
+        if self.config.keyslots == 0 { Err(Failure::Unsupported) } else { Ok(()) }
+    }
+
+    /// What a key is for, if the engine offers that.
+    pub(super) fn check_key(&self, key: &KeyDescription) -> Result<KeyConfig, Failure> {
+        let KeyDescription { is_aes_256_xts, key_type, data_unit_bits, dun_bytes, .. } = *key;
         let offered = match key_type {
             Some(KeyType::Raw) => self.config.raw_keys,
             Some(KeyType::Wrapped) => self.wrapping.is_some(),
@@ -113,10 +126,10 @@ impl Engine {
     fn load(&self, claim: &mut Claim<'_>, programming: &Programming<'_>, config: KeyConfig) -> Result<(), Failure> {
         let key = programming.read_key();
         check_guest_memory()?;
-        let bytes = usize::try_from(programming.key_size).ok().and_then(|size| key.get(..size));
+        let bytes = usize::try_from(programming.key.key_size).ok().and_then(|size| key.get(..size));
         let bytes = bytes.ok_or(Failure::Malformed)?;
         let derived;
-        let key: &[u8; KEY_BYTES] = if programming.key_type == Some(KeyType::Raw) {
+        let key: &[u8; KEY_BYTES] = if programming.key.key_type == Some(KeyType::Raw) {
             bytes.try_into().map_err(|_| Failure::Malformed)?
         } else {
             derived = self.wrapping()?.inline_key(bytes)?;
@@ -132,7 +145,7 @@ impl Engine {
         Ok(())
     }
 
-    fn wrapping(&self) -> Result<&Wrapping, Failure> {
+    pub(super) fn wrapping(&self) -> Result<&Wrapping, Failure> {
         self.wrapping.as_ref().ok_or(Failure::Unsupported)
     }
 
@@ -150,6 +163,10 @@ impl Engine {
                 true
             }
             ControlCommand::GetCharacteristics => self.capabilities().reply_characteristics(room),
+            ControlCommand::GetExtensions => {
+                self.has_keys_in_requests().then_some(()).ok_or(Failure::Unsupported)?;
+                reply_extensions(room)
+            }
             ControlCommand::GenerateKey => reply_blob(room, &self.wrapping()?.generate()?),
             ControlCommand::ImportKey(raw) => {
                 reply_blob(room, &self.wrapping()?.import(raw.read_key().bytes().ok_or(Failure::Malformed)?)?)
@@ -170,7 +187,7 @@ impl Engine {
 }
 
 /// In constant time.
-fn halves_are_equal(key: &[u8; KEY_BYTES]) -> bool {
+pub(super) fn halves_are_equal(key: &[u8; KEY_BYTES]) -> bool {
     let (data, tweak) = key.split_at(KEY_BYTES / 2);
     data.iter().zip(tweak).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }

@@ -9,7 +9,7 @@ use super::{Engine, Failure, Io};
 use crate::disk::SECTOR_SHIFT;
 use crate::faults::{Fate, Loss, Op, Short, Subject};
 use crate::keyslot::Evicted;
-use crate::request::{ControlCommand, Extent, Request};
+use crate::request::{ControlCommand, Extent, KeySource, NO_SLOT, Request};
 
 impl Engine {
     /// What faults do to a request. Only to be called when there are any.
@@ -18,13 +18,13 @@ impl Engine {
         let mut extents: &[Extent] = &[];
         let ranges: Vec<Extent>;
         let (op, slot) = match request {
-            Request::Read { extent, crypto } => {
+            Request::Read { extent, crypto, .. } => {
                 extents = std::slice::from_ref(extent);
-                (Op::Read, crypto.map(|tag| tag.slot))
+                (Op::Read, crypto.map(|tag| tag.slot().unwrap_or(NO_SLOT)))
             }
             Request::Write { extent, crypto, .. } => {
                 extents = std::slice::from_ref(extent);
-                (Op::Write, crypto.map(|tag| tag.slot))
+                (Op::Write, crypto.map(|tag| tag.slot().unwrap_or(NO_SLOT)))
             }
             Request::Flush => (Op::Flush, None),
             Request::Discard(discarded) => {
@@ -53,9 +53,9 @@ impl Engine {
 
     /// Serves a request that faults strike, as [`Engine::serve`] does otherwise.
     #[cold]
-    pub(super) async fn serve_faulty(
-        &self,
-        io: &mut Io<'_>,
+    pub(super) async fn serve_faulty<'e>(
+        &'e self,
+        io: &mut Io<'e>,
         request: &mut Request<'_>,
         fate: Box<Fate>,
     ) -> Result<(), Failure> {
@@ -68,7 +68,7 @@ impl Engine {
             // It does so when it is its turn.
             Request::Control(_) => {}
             Request::Read { crypto, .. } | Request::Write { crypto, .. } => {
-                self.lose(io, crypto.map(|tag| tag.slot), fate.loss).await;
+                self.lose(io, crypto.and_then(|tag| tag.slot()), fate.loss).await;
             }
             _ => self.lose(io, None, fate.loss).await,
         }
@@ -97,7 +97,10 @@ impl Engine {
     /// Loses keys, before a request begins that uses `slot`.
     pub(super) async fn lose(&self, io: &Io<'_>, slot: Option<u32>, loss: Option<Loss>) {
         let lost = match (loss, slot) {
-            (Some(Loss::All), _) => io.worker.wait_for_keyslot(io.token, self.empty_all_slots()).await,
+            (Some(Loss::All), _) => {
+                self.forget_unwrapped();
+                io.worker.wait_for_keyslot(io.token, self.empty_all_slots()).await
+            }
             (Some(Loss::Slot), Some(slot)) => {
                 let emptied = io.worker.wait_for_keyslot(io.token, self.empty_slot(slot)).await;
                 usize::from(emptied == Ok(Evicted::Key))
@@ -109,11 +112,18 @@ impl Engine {
 
     /// Lets a request transfer less. False when nothing is left to transfer.
     fn cut_short(&self, short: Short, request: &mut Request<'_>) -> bool {
-        let (Request::Read { extent, crypto } | Request::Write { extent, crypto, .. }) = request else { return true };
+        let (Request::Read { extent, crypto, .. } | Request::Write { extent, crypto, .. }) = request else {
+            return true;
+        };
         // A slot that is empty or does not exist fails later on.
-        let key = crypto.and_then(|tag| self.keyslots.acquire(tag.slot).ok().flatten());
+        let unit_bits = crypto.and_then(|tag| match tag.key {
+            KeySource::Slot(slot) => {
+                Some(self.keyslots.acquire(slot).ok().flatten()?.key().config.data_unit_bits.into())
+            }
+            KeySource::Request(key) => Some(key.data_unit_bits.min(31)),
+        });
         let block_bits = self.config.logical_block_size.checked_ilog2().unwrap_or(SECTOR_SHIFT);
-        let unit_bits = key.map_or(0, |key| u32::from(key.key().config.data_unit_bits)).max(block_bits);
+        let unit_bits = unit_bits.unwrap_or(0).max(block_bits);
         let bytes = short.bytes.unwrap_or(extent.len / 2).min(extent.len);
         extent.len = bytes >> unit_bits << unit_bits;
         extent.len != 0

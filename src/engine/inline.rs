@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use vm_memory::VolatileSlice;
 
+use super::key::InUse;
 use super::worker::Worker;
 use super::{Engine, Failure, Io};
 use crate::faults::{BrokenEngine, Fate};
-use crate::keyslot::KeyHandle;
 use crate::observe::{CryptoUse, Stage};
-use crate::request::{CryptoTag, Extent, Request};
+use crate::request::{CryptoTag, Extent, KeySource, Payload, Request};
 use scattered_xts::Dun;
 use scattered_xts::Prefetch;
 
@@ -25,31 +25,33 @@ pub(super) struct Inline<'e> {
 struct Encrypted<'e> {
     /// In place of the healthy engine, for a fault. Goes before the key: it may have one of the same slot.
     broken: Option<Box<BrokenEngine>>,
-    slot: u32,
-    key: KeyHandle<'e>,
+    key: InUse<'e>,
     first: Dun,
 }
 
 impl Engine {
     /// Takes the key that the slot holds now, and checks that the transfer goes with it.
-    pub(super) fn inline(
-        &self,
-        io: &mut Io<'_>,
+    pub(super) async fn inline<'e>(
+        &'e self,
+        io: &mut Io<'e>,
         extent: Extent,
         crypto: Option<&CryptoTag>,
+        payload: &Payload<'_>,
         fate: Option<&Fate>,
-    ) -> Result<Inline<'_>, Failure> {
+    ) -> Result<Inline<'e>, Failure> {
         let Some(tag) = crypto else { return Ok(Inline { encrypted: None, due: None }) };
-        let broken = self.faults.engine(fate, tag.slot);
-        let key = io.worker.keys.borrow_mut().acquire(&self.keyslots, tag.slot)?.ok_or(Failure::NoKey)?;
+        let (key, broken) = match tag.key {
+            KeySource::Slot(slot) => self.key_of_slot(io, slot, fate)?,
+            KeySource::Request(key) => self.key_of_request(io, &key, payload, fate).await?,
+        };
         let first = Dun::new(tag.dun);
-        let config = key.key().config;
+        let config = key.key()?.config;
         let units = extent.len >> config.data_unit_bits;
-        io.record.crypto = Some(CryptoUse { slot: tag.slot, generation: key.generation(), dun: tag.dun, units });
+        io.record.crypto = Some(CryptoUse { slot: tag.slot(), generation: key.generation(), dun: tag.dun, units });
         config.check(first, extent.len)?;
         // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
         let due = self.pace.as_ref().map(|pace| pace.reserve(Instant::now(), extent.len));
-        Ok(Inline { encrypted: Some(Encrypted { broken, slot: tag.slot, key, first }), due })
+        Ok(Inline { encrypted: Some(Encrypted { broken, key, first }), due })
     }
 }
 
@@ -113,7 +115,7 @@ impl Engine {
 impl Encrypted<'_> {
     /// The DUN of the data unit at an offset, which is a multiple of the data unit size.
     fn dun_at(&self, offset: u64) -> Result<Dun, Failure> {
-        self.first.checked_add(offset >> self.key.key().config.data_unit_bits).ok_or(Failure::Malformed)
+        self.first.checked_add(offset >> self.key.key()?.config.data_unit_bits).ok_or(Failure::Malformed)
     }
 }
 
@@ -140,9 +142,11 @@ impl Inline<'_> {
         let from = [from];
         match &self.encrypted {
             None => copy(&from, to),
-            Some(Encrypted { broken: Some(broken), key, first, .. }) => broken.decrypt(key, *first, offset, &from, to),
+            Some(Encrypted { broken: Some(broken), key, first, .. }) => {
+                broken.decrypt(key.key()?, *first, offset, &from, to);
+            }
             Some(encrypted) => {
-                let key = encrypted.key.key();
+                let key = encrypted.key.key()?;
                 key.xts.decrypt_prefetching(encrypted.dun_at(offset)?, key.config.data_unit_bits, &from, to, prefetch);
             }
         }
@@ -161,9 +165,11 @@ impl Inline<'_> {
         let to = [to];
         match &self.encrypted {
             None => copy(from, &to),
-            Some(Encrypted { broken: Some(broken), key, first, .. }) => broken.encrypt(key, *first, offset, from, &to),
+            Some(Encrypted { broken: Some(broken), key, first, .. }) => {
+                broken.encrypt(key.key()?, *first, offset, from, &to);
+            }
             Some(encrypted) => {
-                let key = encrypted.key.key();
+                let key = encrypted.key.key()?;
                 let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
                 if past_caches {
                     key.xts.encrypt_nontemporal(dun, unit_bits, from, &to);
@@ -177,8 +183,8 @@ impl Inline<'_> {
 
     /// All is encrypted or decrypted: the key is not needed any more.
     pub(super) fn done(&mut self, worker: &Worker) {
-        if let Some(Encrypted { slot, key, .. }) = self.encrypted.take() {
-            worker.keys.borrow_mut().keep(slot, key);
+        if let Some(Encrypted { key, .. }) = self.encrypted.take() {
+            key.keep(worker);
         }
     }
 }

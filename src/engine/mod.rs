@@ -16,6 +16,7 @@ mod faulty;
 mod held;
 mod inline;
 mod io;
+mod key;
 mod pace;
 mod read;
 mod slots;
@@ -27,10 +28,10 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::faults::{Fate, Faults};
-use crate::keyslot::KeyslotTable;
+use crate::keyslot::{Fingerprints, KeyslotTable};
 use crate::observe::Observer;
 use crate::request::Request;
-use crate::wrapped::Wrapping;
+use crate::wrapped::{UnwrappedKeys, Wrapping};
 
 pub use failure::{Failure, check_guest_memory};
 pub use inline::Ahead;
@@ -49,8 +50,10 @@ pub const SERIAL_BYTES: usize = 20;
 /// What an engine is; fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct EngineConfig {
-    /// Number of keyslots.
+    /// Number of keyslots; 0: each encrypted request brings its key along.
     pub keyslots: u16,
+    /// Hardware-wrapped keys that come with requests are not unwrapped anew each time.
+    pub cache_unwrapped: bool,
     /// What encrypts and decrypts.
     pub crypto_engine: scattered_xts::Implementation,
     /// Raw keys can be programmed.
@@ -74,6 +77,10 @@ pub struct Engine {
     keyslots: Arc<KeyslotTable>,
     /// Hardware-wrapped keys, when they are offered.
     wrapping: Option<Wrapping>,
+    /// Keys that were unwrapped a moment ago, when they come with requests.
+    unwrapped: Option<Arc<UnwrappedKeys>>,
+    /// Names of keys that come with requests.
+    fingerprints: Option<Fingerprints>,
     /// The engine's clock, when it is slow.
     pace: Option<Pace>,
     /// What is to go wrong.
@@ -94,10 +101,14 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let keyslots = Arc::new(KeyslotTable::new(config.keyslots, config.crypto_engine)?);
         let pace = Pace::new(&config.timing);
+        let caches = config.keyslots == 0 && config.cache_unwrapped && wrapping.is_some();
+        let unwrapped = if caches { Some(Arc::new(UnwrappedKeys::new()?)) } else { None };
         Ok(Self {
             disk: Arc::new(disk),
             keyslots,
             wrapping,
+            unwrapped,
+            fingerprints: if config.keyslots == 0 { Some(Fingerprints::new()?) } else { None },
             pace,
             faults: Faults::new(config.keyslots),
             observer,
@@ -120,6 +131,11 @@ impl Engine {
         &self.keyslots
     }
 
+    /// Whether encrypted requests bring their keys along, and there are no keyslots.
+    pub fn has_keys_in_requests(&self) -> bool {
+        self.config.keyslots == 0
+    }
+
     /// Whether hardware-wrapped keys can be programmed.
     pub fn takes_wrapped_keys(&self) -> bool {
         self.wrapping.is_some()
@@ -140,12 +156,20 @@ impl Engine {
     /// # Errors
     /// When there is no memory, or no way to the disk.
     pub fn worker(&self) -> std::io::Result<Worker> {
-        Worker::new(&self.disk, &self.keyslots, self.observer.worker_stats())
+        Worker::new(self)
+    }
+
+    /// Wipes the keys that were unwrapped.
+    pub fn forget_unwrapped(&self) {
+        if let Some(unwrapped) = &self.unwrapped {
+            unwrapped.clear();
+        }
     }
 
     /// Loses all keys, as in a reset. Waits for requests that use them, so it must not be called by a worker. Returns how many
     /// there were.
     pub fn lose_keys(&self) -> usize {
+        self.forget_unwrapped();
         pollster::block_on(self.empty_all_slots())
     }
 
@@ -163,7 +187,7 @@ impl Engine {
     ///
     /// # Errors
     /// Why it was not done, or not as a whole.
-    pub async fn serve(&self, io: &mut Io<'_>, request: &mut Request<'_>) -> Result<(), Failure> {
+    pub async fn serve<'e>(&'e self, io: &mut Io<'e>, request: &mut Request<'_>) -> Result<(), Failure> {
         if self.faults.armed()
             && let Some(fate) = self.fate(io.queue, request)
         {
@@ -172,10 +196,15 @@ impl Engine {
         self.execute(io, request, None).await
     }
 
-    async fn execute(&self, io: &mut Io<'_>, request: &mut Request<'_>, fate: Option<&Fate>) -> Result<(), Failure> {
+    async fn execute<'e>(
+        &'e self,
+        io: &mut Io<'e>,
+        request: &mut Request<'_>,
+        fate: Option<&Fate>,
+    ) -> Result<(), Failure> {
         match request {
-            Request::Read { extent, crypto } => self.read(io, *extent, crypto.as_ref(), fate).await,
-            Request::Write { extent, crypto, data } => self.write(io, *extent, crypto.as_ref(), data, fate).await,
+            Request::Read { extent, crypto, payload } => self.read(io, *extent, crypto.as_ref(), payload, fate).await,
+            Request::Write { extent, crypto, payload } => self.write(io, *extent, crypto.as_ref(), payload, fate).await,
             Request::Control(command) => self.command(io, command, fate).await,
             request => self.change(io, request).await,
         }

@@ -7,20 +7,21 @@ use super::{Engine, Failure, Io, TURN, check_guest_memory};
 use crate::disk::{IoDirection, Transfer};
 use crate::faults::Fate;
 use crate::observe::Stage;
-use crate::request::{CryptoTag, Extent};
+use crate::request::{CryptoTag, Extent, Payload};
 use scattered_xts::Prefetch;
 
 impl Engine {
     /// One read. What lies in memory is decrypted from there into guest memory in one pass; anything else goes through a bounce
     /// buffer, in steps if need be.
-    pub(super) async fn read(
-        &self,
-        io: &mut Io<'_>,
+    pub(super) async fn read<'e>(
+        &'e self,
+        io: &mut Io<'e>,
         extent: Extent,
         crypto: Option<&CryptoTag>,
+        payload: &Payload<'_>,
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
-        let mut inline = self.inline(io, extent, crypto, fate)?;
+        let mut inline = self.inline(io, extent, crypto, payload, fate).await?;
         let mut done = 0;
         while done < extent.len {
             if done > 0 {

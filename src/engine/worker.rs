@@ -17,17 +17,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
+use std::time::Instant;
 
 use vm_memory::VolatileSlice;
 
+use super::Engine;
 use super::held::{Held, Hold, Released};
 use super::timers::{NOBODY, Timers};
-use crate::disk::{self, Disk};
+use crate::disk;
 use crate::eventfd;
-use crate::keyslot::{KeyslotTable, RecentKeys};
+use crate::keyslot::{PLACES, Place, RecentKeys, RequestKeys};
 use crate::observe;
 use crate::reactor::Reactor;
 use crate::tasks::Token;
+use crate::wrapped::UnwrappedKeys;
 use scattered_xts::Prefetch;
 
 /// What a request has waited for.
@@ -48,6 +51,13 @@ pub struct Worker {
     pub(super) observe: RefCell<observe::WorkerStats>,
     /// Keys of requests that have been served.
     pub(super) keys: RefCell<RecentKeys>,
+    /// Keys that came with requests, of an engine without keyslots.
+    pub(super) request_keys: RefCell<RequestKeys>,
+    /// Those who wait for a place for a key.
+    place_waiters: RefCell<VecDeque<Token>>,
+    /// Keys that have been unwrapped, and when the first of those that this worker has put there is too old.
+    pub(super) unwrapped: Option<Arc<UnwrappedKeys>>,
+    unwrapped_until: Cell<Option<Instant>>,
     /// Ciphertext has been stored past the caches, and other CPUs may not see it yet.
     pub(super) unfenced: Cell<bool>,
     /// Bytes of the image that a request which comes soon needs.
@@ -98,19 +108,21 @@ impl Wake for WakeEvent {
 const MOST_COMMANDS: usize = 64;
 
 impl Worker {
-    pub(super) fn new(
-        disk: &Arc<Disk>,
-        keyslots: &Arc<KeyslotTable>,
-        observe: observe::WorkerStats,
-    ) -> io::Result<Self> {
+    pub(super) fn new(engine: &Engine) -> io::Result<Self> {
+        let Engine { config, disk, keyslots, observer, unwrapped, .. } = engine;
+        let places = if config.keyslots == 0 { PLACES } else { 0 };
         let event = eventfd::new()?;
         let woken = Arc::new(WakeEvent { flag: AtomicBool::new(false), event });
         Ok(Self {
             disk: RefCell::new(disk.io_channel()?),
             timers: RefCell::new(Timers::new()?),
             held: RefCell::default(),
-            observe: RefCell::new(observe),
+            observe: RefCell::new(observer.worker_stats()),
             keys: RefCell::new(RecentKeys::new(Arc::clone(keyslots))),
+            request_keys: RefCell::new(RequestKeys::new(places, config.crypto_engine)?),
+            place_waiters: RefCell::default(),
+            unwrapped: unwrapped.clone(),
+            unwrapped_until: Cell::new(None),
             unfenced: Cell::new(false),
             prefetch: Cell::default(),
             commands: Commands::default(),
@@ -123,6 +135,26 @@ impl Worker {
             woken,
             from_disk: RefCell::default(),
         })
+    }
+
+    /// Wipes unwrapped keys that are too old. The timer that has woken us for that may have found no request in flight.
+    #[cold]
+    fn expire_unwrapped(&self) {
+        let now = Instant::now();
+        if let Some(unwrapped) = &self.unwrapped
+            && self.unwrapped_until.get().is_some_and(|until| until <= now)
+        {
+            unwrapped.expire(now);
+            self.unwrapped_until.set(None);
+        }
+    }
+
+    /// An unwrapped key is kept until then.
+    pub(super) fn unwrapped_until(&self, until: Instant) {
+        if self.unwrapped_until.get().is_none() {
+            self.unwrapped_until.set(Some(until));
+            self.timers.borrow_mut().arm(NOBODY, until);
+        }
     }
 
     /// Requests that wait for the disk, as far as helper threads carry them out.
@@ -199,6 +231,23 @@ impl Worker {
         CommandTurn(self)
     }
 
+    /// Waits for a place for a key that comes with a request.
+    pub(super) async fn place(&self, token: Token) -> Place {
+        poll_fn(|_| match self.request_keys.borrow_mut().take() {
+            Some(place) => Poll::Ready(place),
+            None => {
+                self.place_waiters.borrow_mut().push_back(token);
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// A place is free again.
+    pub(super) fn place_is_free(&self) {
+        self.ready.borrow_mut().extend(self.place_waiters.borrow_mut().pop_front());
+    }
+
     /// Waits for a bounce buffer for a transfer of `len` bytes, or as many of them as fit. `None`: there is no memory.
     pub(super) async fn buffer(&self, token: Token, len: u64) -> Option<BounceBuffer<'_>> {
         let buffer = poll_fn(|_| match self.disk.borrow_mut().get_buffer(len) {
@@ -225,6 +274,9 @@ impl Reactor for Worker {
     fn submit(&self) {
         self.observe.borrow_mut().end_batch();
         self.disk.borrow_mut().submit();
+        if self.unwrapped_until.get().is_some() {
+            self.expire_unwrapped();
+        }
     }
 
     fn poll_completions(&self, tokens: &mut Vec<Token>) {
@@ -259,6 +311,7 @@ impl Reactor for Worker {
 
     fn before_completion(&self) {
         self.keys.borrow_mut().release_all();
+        self.request_keys.borrow_mut().release_recent();
         if self.unfenced.take() {
             scattered_xts::store_fence();
         }

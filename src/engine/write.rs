@@ -7,36 +7,35 @@ use super::{Engine, Failure, Io, TURN, check_guest_memory};
 use crate::disk::{IoDirection, Transfer};
 use crate::faults::Fate;
 use crate::observe::Stage;
-use crate::request::{CryptoTag, Extent};
-use crate::segments::Segments;
+use crate::request::{CryptoTag, Extent, Payload};
 
 impl Engine {
     /// One write. Where the image can be written in place, data is encrypted from guest memory to there in one pass; anything
     /// else goes through a bounce buffer, in steps if need be.
-    pub(super) async fn write(
-        &self,
-        io: &mut Io<'_>,
+    pub(super) async fn write<'e>(
+        &'e self,
+        io: &mut Io<'e>,
         extent: Extent,
         crypto: Option<&CryptoTag>,
-        data: &Segments<'_>,
+        payload: &Payload<'_>,
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
         self.finish_prefetch(io);
-        let mut inline = self.inline(io, extent, crypto, fate)?;
+        let mut inline = self.inline(io, extent, crypto, payload, fate).await?;
         let mut done = 0;
         while done < extent.len {
             if done > 0 {
                 io.yield_now().await;
             }
             let turn = extent.len.min(done + TURN);
-            if self.write_at_once(io, extent, done, turn - done, &inline, data)? {
+            if self.write_at_once(io, extent, done, turn - done, &inline, payload)? {
                 done = turn;
             }
             while done < turn {
                 let mut bounce = io.buffer(turn - done).await?;
                 let len = bounce.capacity_for(turn - done);
                 io.record.watch.lap(Stage::Other);
-                inline.encrypt(done, &data.pieces(done, len), bounce.piece(len), false)?;
+                inline.encrypt(done, &payload.data(done, len), bounce.piece(len), false)?;
                 check_guest_memory()?;
                 io.record.watch.lap(inline.stage());
                 // Inside the extent, so it cannot overflow.
@@ -64,7 +63,7 @@ impl Engine {
         done: u64,
         len: u64,
         inline: &Inline<'_>,
-        data: &Segments<'_>,
+        payload: &Payload<'_>,
     ) -> Result<bool, Failure> {
         let offset = extent.offset + done; // inside the extent
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
@@ -77,13 +76,13 @@ impl Engine {
                 // A memory disk is small. The pages of a file are written back, if anything.
                 let past_caches = inline.is_encrypted() && !disk.image().is_in_memory();
                 io.worker.unfenced.set(io.worker.unfenced.get() | past_caches);
-                inline.encrypt(done, &data.pieces(done, bytes), to, past_caches)?;
+                inline.encrypt(done, &payload.data(done, bytes), to, past_caches)?;
                 // The image holds it already, but nobody is told so.
                 check_guest_memory()?;
                 disk.image().in_place_is_sound()
             }
             None if inline.is_encrypted() => return Ok(false),
-            None => disk.transfer_directly(IoDirection::Write, offset, &data.pieces(done, bytes))?,
+            None => disk.transfer_directly(IoDirection::Write, offset, &payload.data(done, bytes))?,
         };
         io.record.watch.lap(inline.stage());
         Ok(moved)

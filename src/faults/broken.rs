@@ -10,13 +10,13 @@ use zeroize::Zeroizing;
 use super::fate::{Breakage, WhichKey};
 use super::kept::Kept;
 use super::{Fate, Faults};
-use crate::keyslot::KeyHandle;
+use crate::keyslot::ProgrammedKey;
 use scattered_xts::{Dun, XtsKey};
 
 /// A broken engine, for one request.
 pub struct BrokenEngine {
     breakage: Breakage,
-    /// The slot's other keys, when the breakage is about them and they are known.
+    /// Other keys beside the request's, when the breakage is about them and they are known.
     kept: Option<Kept>,
 }
 
@@ -38,11 +38,17 @@ impl Faults {
 }
 
 impl BrokenEngine {
+    /// The request has the key of this programming of its slot. What is kept of another is of no use.
+    pub fn with_generation(mut self: Box<Self>, generation: u64) -> Box<Self> {
+        self.kept = self.kept.filter(|kept| kept.generation == generation);
+        self
+    }
+
     /// Encrypts what lies `offset` bytes into a request whose first data unit is `first`. See
     /// [`XtsKey::encrypt`] for `from` and `to`.
     pub fn encrypt(
         &self,
-        key: &KeyHandle<'_>,
+        key: &ProgrammedKey,
         first: Dun,
         offset: u64,
         from: &[VolatileSlice<'_>],
@@ -54,7 +60,7 @@ impl BrokenEngine {
     /// Decrypts; otherwise as [`BrokenEngine::encrypt`].
     pub fn decrypt(
         &self,
-        key: &KeyHandle<'_>,
+        key: &ProgrammedKey,
         first: Dun,
         offset: u64,
         from: &[VolatileSlice<'_>],
@@ -66,13 +72,13 @@ impl BrokenEngine {
     fn crypt(
         &self,
         direction: CipherDirection,
-        key: &KeyHandle<'_>,
+        key: &ProgrammedKey,
         first: Dun,
         offset: u64,
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
     ) {
-        let unit_bits = self.breakage.unit_bits.unwrap_or(key.key().config.data_unit_bits);
+        let unit_bits = self.breakage.unit_bits.unwrap_or(key.config.data_unit_bits);
         let Some(unit) = 1usize.checked_shl(unit_bits.into()) else { return };
         let mut data = Zeroizing::new(vec![0; total(from).min(total(to))]);
         gather(from, &mut data);
@@ -135,15 +141,14 @@ impl BrokenEngine {
         }
     }
 
-    /// The wrong key, if it is the one that goes with this programming of the slot; else the right one.
-    fn key<'k>(&'k self, right: &'k KeyHandle) -> &'k XtsKey {
-        let kept = self.kept.as_ref().filter(|kept| kept.generation == right.generation());
-        let wrong = kept.and_then(|kept| match self.breakage.key {
+    /// The wrong key, if there is one; else the right one.
+    fn key<'k>(&'k self, right: &'k ProgrammedKey) -> &'k XtsKey {
+        let wrong = self.kept.as_ref().and_then(|kept| match self.breakage.key {
             WhichKey::Right => None,
             WhichKey::Swapped => kept.keys.swapped.as_ref(),
             WhichKey::Previous => kept.keys.previous.as_ref(),
         });
-        wrong.unwrap_or(&right.key().xts)
+        wrong.unwrap_or(&right.xts)
     }
 }
 
@@ -200,7 +205,7 @@ mod tests {
         for piece in data.chunks_mut(3 * 4096) {
             let len = piece.len() as u64;
             let place = [VolatileSlice::from(piece)];
-            engine.encrypt(&handle, Dun::new([7, 0, 0, 0]), offset, &place, &place);
+            engine.encrypt(handle.key(), Dun::new([7, 0, 0, 0]), offset, &place, &place);
             offset += len;
         }
         assert!(data == expected);
@@ -208,7 +213,7 @@ mod tests {
         for piece in data.chunks_mut(7 * 4096) {
             let len = piece.len() as u64;
             let place = [VolatileSlice::from(piece)];
-            engine.decrypt(&handle, Dun::new([7, 0, 0, 0]), offset, &place, &place);
+            engine.decrypt(handle.key(), Dun::new([7, 0, 0, 0]), offset, &place, &place);
             offset += len;
         }
         assert!(data == plain);

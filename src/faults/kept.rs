@@ -79,7 +79,8 @@ fn blank(mut keys: SecretBox<Keys>) -> SecretBox<Keys> {
 
 impl KeptKeys {
     pub(super) fn new(most: u16) -> Self {
-        Self { keeping: AtomicBool::new(false), most: most.into(), state: Mutex::default() }
+        // Without keyslots, the last key that a request has brought along is kept.
+        Self { keeping: AtomicBool::new(false), most: most.max(1).into(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, KeptState> {
@@ -143,6 +144,11 @@ impl KeptKeys {
             state.slots.insert(slot, Kept { generation, keys: Arc::new(keys) });
         }
         Ok(())
+    }
+
+    /// Whether this is the key that was programmed last.
+    pub fn is_last(&self, slot: u32, key: &[u8; KEY_BYTES]) -> bool {
+        self.state().slots.get(&slot).is_some_and(|kept| kept.keys.raw == *key)
     }
 
     /// A slot has been emptied.

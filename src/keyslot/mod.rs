@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The keyslots: index to key. No guest memory, no virtio, no disk.
+//! The keyslots: index to key; and keys that come with requests. No guest memory, no virtio, no disk.
 
+mod fingerprint;
 mod recent;
+mod request_key;
 mod slot;
 
 use std::io;
@@ -10,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use scattered_xts::{Dun, Implementation};
 
+pub use fingerprint::Fingerprints;
 pub use recent::RecentKeys;
+pub use request_key::{PLACES, Place, RequestKey, RequestKeys};
 pub use slot::{Claim, Evicted, KeyHandle, ProgrammedKey};
 
 /// What a key is programmed for; fixed until the slot is programmed again.

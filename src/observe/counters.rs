@@ -42,8 +42,8 @@ impl QueueCounters {
         if record.status == Status::Ok {
             counters.bytes.add(record.bytes);
             match (kind, record.crypto) {
-                (Kind::CryptoIn, Some(CryptoUse { units, .. })) => self.decrypted.add(units),
-                (Kind::CryptoOut, Some(CryptoUse { units, .. })) => self.encrypted.add(units),
+                (Kind::CryptoIn | Kind::CryptoInExt, Some(CryptoUse { units, .. })) => self.decrypted.add(units),
+                (Kind::CryptoOut | Kind::CryptoOutExt, Some(CryptoUse { units, .. })) => self.encrypted.add(units),
                 _ => {}
             }
             return;

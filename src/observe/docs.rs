@@ -6,7 +6,8 @@ use std::fmt::Write;
 
 use super::prometheus::{self, KEYSLOTS_BY_QUEUE};
 use super::stats::{
-    Bytes, DataUnits, Events, Field, Keyslots, Latency, QUANTILES, QueueTotals, QueueType, Requests, WrappedKeys,
+    Bytes, DataUnits, Events, Field, Keyslots, Latency, QUANTILES, QueueTotals, QueueType, RequestKeys, Requests,
+    WrappedKeys,
 };
 
 /// In front of the tables.
@@ -34,6 +35,9 @@ pub fn markdown() -> String {
     let keyslots =
         |field: &Field| (!KEYSLOTS_BY_QUEUE.contains(&field.name)).then(|| prometheus::name("keyslots", field));
     section(&mut out, "keyslots", Keyslots::ABOUT, Keyslots::FIELDS, keyslots);
+    section(&mut out, "request_keys", RequestKeys::ABOUT, RequestKeys::FIELDS, |field| {
+        Some(prometheus::name("request_keys", field))
+    });
     section(&mut out, "wrapped_keys", WrappedKeys::ABOUT, WrappedKeys::FIELDS, |_| None);
     section(&mut out, "events", Events::ABOUT, Events::FIELDS, |field| Some(prometheus::name("events", field)));
     section(&mut out, "queues[]", QueueTotals::ABOUT, QueueTotals::FIELDS, |field| {

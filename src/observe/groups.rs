@@ -119,6 +119,19 @@ counters! {
     }
 }
 counters! {
+    /// Keys that came with requests, of an engine without keyslots.
+    RequestKeys {
+        /// Requests that brought a key along which could be used.
+        requests,
+        /// Keys that were expanded: all but those of requests that were served together with others of the same key.
+        expanded,
+        /// Hardware-wrapped keys that were unwrapped.
+        unwrapped,
+        /// Hardware-wrapped keys that had been unwrapped a moment before (`--cache-unwrapped`).
+        cached,
+    }
+}
+counters! {
     /// Commands for hardware-wrapped keys, whether they succeeded or not.
     WrappedKeys {
         /// GENERATE_KEY.

@@ -52,6 +52,10 @@ kinds! {
     CryptoIn = "crypto_in", request_type::CRYPTO_IN;
     /// CRYPTO_OUT.
     CryptoOut = "crypto_out", request_type::CRYPTO_OUT;
+    /// CRYPTO_IN_EXT.
+    CryptoInExt = "crypto_in_ext", request_type::CRYPTO_IN_EXT;
+    /// CRYPTO_OUT_EXT.
+    CryptoOutExt = "crypto_out_ext", request_type::CRYPTO_OUT_EXT;
     /// GET_CRYPTO_MODES.
     GetCryptoModes = "get_crypto_modes", request_type::GET_CRYPTO_MODES;
     /// KEYSLOT_PROGRAM.
@@ -68,6 +72,8 @@ kinds! {
     PrepareKey = "prepare_key", request_type::PREPARE_KEY;
     /// GET_CRYPTO_CHARACTERISTICS.
     GetCharacteristics = "get_crypto_characteristics", request_type::GET_CRYPTO_CHARACTERISTICS;
+    /// GET_CRYPTO_EXTENSIONS.
+    GetExtensions = "get_crypto_extensions", request_type::GET_CRYPTO_EXTENSIONS;
 }
 
 impl Kind {
@@ -80,9 +86,10 @@ impl Kind {
 /// What an encrypted request used. No key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CryptoUse {
-    /// Keyslot.
-    pub slot: u32,
-    /// Which programming of the slot, see [`KeyHandle::generation`](crate::keyslot::KeyHandle::generation).
+    /// Keyslot; `None`: the request brought its key along.
+    pub slot: Option<u32>,
+    /// Which programming of the slot, see [`KeyHandle::generation`](crate::keyslot::KeyHandle::generation); without a slot a
+    /// fingerprint of the key, when a trace is recorded.
     pub generation: u64,
     /// Data unit number of the first data unit, least significant word first.
     pub dun: [u64; 4],

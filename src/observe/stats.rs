@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use super::counters::QueueCounters;
-pub use super::groups::{Bytes, DataUnits, Events, Field, Keyslots, QueueTotals, QueueType, Requests, WrappedKeys};
+pub use super::groups::{
+    Bytes, DataUnits, Events, Field, Keyslots, QueueTotals, QueueType, RequestKeys, Requests, WrappedKeys,
+};
 use super::histogram::Distribution;
 use super::record::Kind;
 use super::{Observer, running};
@@ -100,6 +102,8 @@ pub struct Stats {
     pub data_units: DataUnits,
     /// Events of the keyslots.
     pub keyslots: Keyslots,
+    /// Keys that came with requests.
+    pub request_keys: RequestKeys,
     /// Commands for hardware-wrapped keys.
     pub wrapped_keys: WrappedKeys,
     /// Events of the device.
@@ -117,12 +121,16 @@ impl Observer {
             self.queues.iter().enumerate().map(|(number, queue)| read(number, queue)).collect();
         let of = |kind: Kind| queues.iter().filter_map(move |queue| queue.types.get(kind.name()));
         // Requests are counted before what became of them, and read without a lock: never below 0.
-        let passed = |kind| of(kind).map(|it| it.requests.saturating_sub(it.refused)).sum();
-        let bytes = |kind| of(kind).map(|it| it.bytes).sum();
+        let passed = |kind| of(kind).map(|it| it.requests.saturating_sub(it.refused)).sum::<u64>();
+        let bytes = |kind| of(kind).map(|it| it.bytes).sum::<u64>();
         let total = |number: fn(&QueueTotals) -> u64| queues.iter().map(|queue| number(&queue.totals)).sum::<u64>();
         let all = |number: fn(&QueueType) -> u64| queues.iter().flat_map(|q| q.types.values()).map(number).sum::<u64>();
         let (unsupported, nokey, refused) = (total(|it| it.unsupported), total(|it| it.nokey), all(|it| it.refused));
         let device = &self.device;
+        let request_keys = [0, 1, 2, 3].map(|which| {
+            self.lock_workers().iter().map(|lane| lane.request_keys.get(which).map_or(0, |tally| tally.get())).sum()
+        });
+        let [brought, expanded, unwrapped, cached] = request_keys;
         Stats {
             engine: self.engine,
             requests: Requests {
@@ -133,8 +141,8 @@ impl Observer {
                 discard: passed(Kind::Discard),
                 write_zeroes: passed(Kind::WriteZeroes),
                 secure_erase: passed(Kind::SecureErase),
-                crypto_in: passed(Kind::CryptoIn),
-                crypto_out: passed(Kind::CryptoOut),
+                crypto_in: passed(Kind::CryptoIn) + passed(Kind::CryptoInExt),
+                crypto_out: passed(Kind::CryptoOut) + passed(Kind::CryptoOutExt),
                 control: Kind::ALL.iter().filter(|kind| kind.is_control()).map(|&kind| passed(kind)).sum(),
                 refused: refused.saturating_sub(unsupported),
                 unsupported,
@@ -143,8 +151,8 @@ impl Observer {
             bytes: Bytes {
                 r#in: bytes(Kind::In),
                 out: bytes(Kind::Out),
-                crypto_in: bytes(Kind::CryptoIn),
-                crypto_out: bytes(Kind::CryptoOut),
+                crypto_in: bytes(Kind::CryptoIn) + bytes(Kind::CryptoInExt),
+                crypto_out: bytes(Kind::CryptoOut) + bytes(Kind::CryptoOutExt),
             },
             data_units: DataUnits { encrypted: total(|it| it.encrypted), decrypted: total(|it| it.decrypted) },
             keyslots: Keyslots {
@@ -158,6 +166,7 @@ impl Observer {
                 nokey,
                 equal_halves: device.equal_halves.get(),
             },
+            request_keys: RequestKeys { requests: brought, expanded, unwrapped, cached },
             wrapped_keys: WrappedKeys {
                 generate: passed(Kind::GenerateKey),
                 import: passed(Kind::ImportKey),

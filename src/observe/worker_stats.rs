@@ -19,6 +19,9 @@ pub(super) struct WorkerCounters {
     pub in_use: AtomicBool,
     /// Encrypted requests by keyslot.
     pub hits: Box<[Tally]>,
+    /// Keys that came with requests: all, those that were expanded, and of wrapped ones those that were unwrapped and those that
+    /// were known.
+    pub request_keys: [Tally; 4],
     /// Made when the first latency is recorded.
     pub latency: OnceLock<Latencies>,
     /// Made when the first record of a trace comes.
@@ -39,6 +42,7 @@ impl WorkerCounters {
             number,
             in_use: AtomicBool::new(true),
             hits: (0..slots).map(|_| Tally::default()).collect(),
+            request_keys: Default::default(),
             latency: OnceLock::new(),
             ring: OnceLock::new(),
         }
@@ -70,6 +74,24 @@ impl WorkerStats {
         }
     }
 
+    /// Whether a trace is recorded.
+    pub fn traces(&self) -> bool {
+        self.observer.timed() && self.observer.trace_epoch().is_some()
+    }
+
+    /// A request has brought a key along, which has been expanded, or was there.
+    pub fn count_request_key(&self, expanded: bool) {
+        let [all, those_expanded, ..] = &self.state.request_keys;
+        all.add(1);
+        those_expanded.add(expanded.into());
+    }
+
+    /// A request has brought a wrapped key along, which was known, or had to be unwrapped.
+    pub fn count_wrapped(&self, known: bool) {
+        let [.., unwrapped, cached] = &self.state.request_keys;
+        if known { cached } else { unwrapped }.add(1);
+    }
+
     /// What begins after this was taken later.
     #[inline]
     pub fn end_batch(&mut self) {
@@ -82,7 +104,7 @@ impl WorkerStats {
             queue.count(record);
         }
         if let Some(crypto) = record.crypto
-            && let Some(hits) = self.state.hits.get(crypto.slot as usize)
+            && let Some(hits) = crypto.slot.and_then(|slot| self.state.hits.get(slot as usize))
         {
             hits.add(1);
         }

@@ -34,7 +34,7 @@ pub mod limits {
     use crate::protocol;
 
     /// Number of keyslots.
-    pub const KEYSLOTS: RangeInclusive<i64> = 1..=4096;
+    pub const KEYSLOTS: RangeInclusive<i64> = 0..=4096;
     /// Bytes of a data unit number.
     pub const DUN_BYTES: RangeInclusive<i64> = 1..=protocol::MAX_DUN_BYTES as i64;
     /// Request queues.

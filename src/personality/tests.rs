@@ -75,17 +75,17 @@ fn a_file_of_ones_own() {
             ..Personality::default()
         }
     );
-    std::fs::write(&path, "summary = \"\"\nkeyslots = 0\n").expect("file");
+    std::fs::write(&path, "summary = \"\"\nkeyslots = -1\n").expect("file");
     let error = format!("{:#}", Personality::load(path.to_str().expect("path")).expect_err("no keyslots"));
-    assert_eq!(error, format!("{}: keyslots is 0; allowed is 1 to 4096", path.display()));
+    assert_eq!(error, format!("{}: keyslots is -1; allowed is 0 to 4096", path.display()));
 }
 
 #[test]
 fn mistakes_are_named_with_field_and_range() {
     let error = |line: &str| format!("{:#}", parse("x", &format!("summary = \"x\"\n{line}\n")).expect_err(line));
     for (line, words) in [
-        ("keyslots = 0", ["keyslots is 0", "1 to 4096"]),
-        ("keyslots = 70000", ["keyslots is 70000", "1 to 4096"]),
+        ("keyslots = -1", ["keyslots is -1", "0 to 4096"]),
+        ("keyslots = 70000", ["keyslots is 70000", "0 to 4096"]),
         ("max_dun_bytes = 33", ["max_dun_bytes is 33", "1 to 32"]),
         ("queues = 256", ["queues is 256", "1 to 255"]),
         ("queue_depth = 2048", ["queue_depth is 2048", "4 to 1024"]),
@@ -131,6 +131,6 @@ fn the_table_has_all_and_marks_what_is_unknown() {
     let cells = |name| line(name).split_whitespace().collect::<Vec<_>>();
     assert_eq!(cells("ideal"), ["ideal", "32", "raw", "512-65536", "128", "64", "256", "keys", "lost", "no"]);
     assert_eq!(cells("emmc-cqhci")[1..6], ["32?", "raw", "512-65536?", "32", "1"]);
-    assert_eq!(cells("exynos-fmp")[1..4], ["32*", "raw", "4096"]);
+    assert_eq!(cells("exynos-fmp")[1..4], ["0", "raw", "4096"]);
     assert!(line("qcom-ice").ends_with("no?"));
 }

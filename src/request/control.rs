@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Refused;
 use crate::protocol::{
-    CryptoCharacteristics, KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, crypto_mode, key_type, request_type,
+    CryptoCharacteristics, CryptoExtensions, KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, crypto_mode,
+    extension_flag, key_type, request_type,
 };
 use crate::segments::{Room, Segments};
 
@@ -27,12 +28,10 @@ pub enum KeyType {
     Wrapped,
 }
 
-/// The payload of KEYSLOT_PROGRAM: what the key is for, and the key where the driver has put it.
-#[derive(Debug)]
-pub struct Programming<'m> {
-    /// Keyslot; not known to exist.
-    pub slot: u32,
-    /// Bytes of the key; not checked, and nothing below is.
+/// What a key is, and what it is for; nothing of it is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyDescription {
+    /// Bytes of the key.
     pub key_size: u32,
     /// `None` for a type that there is not.
     pub key_type: Option<KeyType>,
@@ -42,6 +41,32 @@ pub struct Programming<'m> {
     pub data_unit_bits: u32,
     /// Bytes that a DUN may have.
     pub dun_bytes: u32,
+}
+
+impl KeyDescription {
+    fn of(usage: &KeyUse) -> Self {
+        let key_type = match usage.key_type.get() {
+            key_type::RAW => Some(KeyType::Raw),
+            key_type::HW_WRAPPED => Some(KeyType::Wrapped),
+            _ => None,
+        };
+        Self {
+            key_size: usage.key_size.get(),
+            key_type,
+            is_aes_256_xts: usage.crypto_mode.get() == crypto_mode::AES_256_XTS,
+            data_unit_bits: usage.data_unit_size_bits.get(),
+            dun_bytes: usage.dun_bytes.get(),
+        }
+    }
+}
+
+/// The payload of KEYSLOT_PROGRAM: what the key is for, and the key where the driver has put it.
+#[derive(Debug)]
+pub struct Programming<'m> {
+    /// Keyslot; not known to exist.
+    pub slot: u32,
+    /// What the key is.
+    pub key: KeyDescription,
     /// The key descriptor, as long as it has to be.
     descriptor: Segments<'m>,
 }
@@ -50,7 +75,7 @@ impl Programming<'_> {
     /// Copies the key from guest memory. To be called once, where the copy is wiped.
     pub fn read_key(&self) -> Zeroizing<[u8; MAX_KEY_BYTES]> {
         let mut key = Zeroizing::new([0; MAX_KEY_BYTES]);
-        self.descriptor.copy_to(KEY_OFFSET, &mut *key);
+        read_key(&self.descriptor, &mut *key);
         key
     }
 }
@@ -93,11 +118,14 @@ pub enum ControlCommand<'m> {
     PrepareKey(Box<KeyBlob>),
     /// GET_CRYPTO_CHARACTERISTICS.
     GetCharacteristics,
+    /// GET_CRYPTO_EXTENSIONS.
+    GetExtensions,
 }
 
 /// Whether this is a type of the control virtqueue.
 pub(super) fn is_command(request_type: u32) -> bool {
     (request_type::GET_CRYPTO_MODES..=request_type::PREPARE_KEY).contains(&request_type)
+        || request_type == request_type::GET_CRYPTO_EXTENSIONS
 }
 
 /// A command on a request queue.
@@ -111,6 +139,7 @@ pub(super) fn parse_in_band(request_type: u32, payload: Segments<'_>) -> Result<
 pub(super) fn parse(request_type: u32, mut payload: Segments<'_>) -> Result<ControlCommand<'_>, Refused> {
     match request_type {
         request_type::GET_CRYPTO_MODES => Ok(ControlCommand::GetCryptoModes),
+        request_type::GET_CRYPTO_EXTENSIONS => Ok(ControlCommand::GetExtensions),
         request_type::KEYSLOT_PROGRAM => Ok(ControlCommand::Program(programming(payload)?)),
         request_type::KEYSLOT_EVICT => Ok(ControlCommand::Evict { slot: slot(&mut payload)? }),
         request_type::DERIVE_SW_SECRET => Ok(ControlCommand::DeriveSwSecret(blob(&mut payload)?)),
@@ -141,27 +170,25 @@ fn slot(payload: &mut Segments<'_>) -> Result<u32, Refused> {
 const KEY_OFFSET: u64 = offset_of!(KeyDescriptor, bytes) as u64; // 4
 const USAGE_OFFSET: u64 = offset_of!(KeyDescriptor, usage) as u64; // 132
 
-fn programming(descriptor: Segments<'_>) -> Result<Programming<'_>, Refused> {
+/// Copies the front of the key that a descriptor brings, whether it is in use or not.
+pub(super) fn read_key(descriptor: &Segments<'_>, key: &mut [u8]) {
+    descriptor.copy_to(KEY_OFFSET, key);
+}
+
+/// The slot of a key descriptor, and what the key is for.
+pub(super) fn describe_key(descriptor: &Segments<'_>) -> Result<(u32, KeyDescription), Refused> {
     if descriptor.len() < size_of::<KeyDescriptor>() as u64 {
         return Err(Refused::TooShort);
     }
     let (mut slot, mut usage) = (U32::ZERO, KeyUse::new_zeroed());
     descriptor.copy_to(0, slot.as_mut_bytes());
     descriptor.copy_to(USAGE_OFFSET, usage.as_mut_bytes());
-    let key_type = match usage.key_type.get() {
-        key_type::RAW => Some(KeyType::Raw),
-        key_type::HW_WRAPPED => Some(KeyType::Wrapped),
-        _ => None,
-    };
-    Ok(Programming {
-        slot: slot.get(),
-        key_size: usage.key_size.get(),
-        key_type,
-        is_aes_256_xts: usage.crypto_mode.get() == crypto_mode::AES_256_XTS,
-        data_unit_bits: usage.data_unit_size_bits.get(),
-        dun_bytes: usage.dun_bytes.get(),
-        descriptor,
-    })
+    Ok((slot.get(), KeyDescription::of(&usage)))
+}
+
+fn programming(descriptor: Segments<'_>) -> Result<Programming<'_>, Refused> {
+    let (slot, key) = describe_key(&descriptor)?;
+    Ok(Programming { slot, key, descriptor })
 }
 
 /// What an engine offers, as the driver is told.
@@ -207,6 +234,12 @@ impl Capabilities {
             room.write((index * size_of::<U32>()) as u64, entry.as_bytes()); // a few bytes
         });
     }
+}
+
+/// The answer to GET_CRYPTO_EXTENSIONS of an engine without keyslots. False when it does not fit.
+pub fn reply_extensions(room: &mut Room<'_>) -> bool {
+    let flags = u32::from(extension_flag::KEY).into();
+    reply_whole(room, CryptoExtensions { flags, ..CryptoExtensions::default() }.as_bytes())
 }
 
 /// The answer to a command that makes a wrapped key. False when it does not fit.

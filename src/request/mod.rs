@@ -13,11 +13,18 @@ mod reply;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::protocol::{CryptoMessage, RequestHeader, SECTOR_SHIFT, Status, feature, request_type};
+use crate::protocol::{
+    CryptoMessage, Extensions, KeyDescriptor, RequestHeader, SECTOR_SHIFT, Status, extension_flag, feature,
+    request_type,
+};
 use crate::queue::Chain;
-use crate::segments::{Room, Segments};
+use crate::segments::{Pieces, Room, Segments};
 
-pub use control::{Capabilities, ControlCommand, Importing, KeyType, Programming, reply_blob, reply_whole};
+pub use crate::protocol::{MAX_KEY_BYTES, NO_SLOT};
+pub use control::{
+    Capabilities, ControlCommand, Importing, KeyDescription, KeyType, Programming, reply_blob, reply_extensions,
+    reply_whole,
+};
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::StatusByte;
 
@@ -74,13 +81,53 @@ pub struct Extent {
     pub len: u64,
 }
 
+/// Where an encrypted request has its key from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySource {
+    /// A keyslot; not known to exist.
+    Slot(u32),
+    /// It brings a key along, for this; nothing of it is checked.
+    Request(KeyDescription),
+}
+
 /// What an encrypted request says about its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CryptoTag {
-    /// Keyslot; not known to exist.
-    pub slot: u32,
+    /// Where the key is.
+    pub key: KeySource,
     /// Data unit number of the first data unit, least significant word first.
     pub dun: [u64; 4],
+}
+
+impl CryptoTag {
+    /// The keyslot, if it is one.
+    pub fn slot(&self) -> Option<u32> {
+        match self.key {
+            KeySource::Slot(slot) => Some(slot),
+            KeySource::Request(_) => None,
+        }
+    }
+}
+
+/// What a request has in guest memory beside its headers: the key descriptor, if it brings its key along, and the data of a
+/// write.
+#[derive(Debug)]
+pub struct Payload<'m> {
+    segments: Segments<'m>,
+    /// Bytes of the key descriptor.
+    descriptor: u64,
+}
+
+impl<'m> Payload<'m> {
+    /// The `len` bytes of data from `offset` on, where they lie.
+    pub fn data(&self, offset: u64, len: usize) -> Pieces<'m> {
+        self.segments.pieces(self.descriptor + offset, len) // inside the chain's 2^32 bytes
+    }
+
+    /// Copies the front of the key from guest memory. To be called once.
+    pub fn read_key(&self, key: &mut [u8]) {
+        control::read_key(&self.segments, key);
+    }
 }
 
 /// A request that passed all checks.
@@ -92,6 +139,8 @@ pub enum Request<'m> {
         extent: Extent,
         /// Decrypt it.
         crypto: Option<CryptoTag>,
+        /// The key.
+        payload: Payload<'m>,
     },
     /// OUT and CRYPTO_OUT.
     Write {
@@ -99,8 +148,8 @@ pub enum Request<'m> {
         extent: Extent,
         /// Encrypt it.
         crypto: Option<CryptoTag>,
-        /// `extent.len` bytes.
-        data: Segments<'m>,
+        /// The key, and `extent.len` bytes of data.
+        payload: Payload<'m>,
     },
     /// FLUSH.
     Flush,
@@ -197,28 +246,24 @@ fn parse_body<'m>(
     room: &Room<'m>,
     limits: &Limits,
 ) -> Result<Request<'m>, Refused> {
-    let crypto = match header.request_type.get() {
-        request_type::CRYPTO_IN | request_type::CRYPTO_OUT => {
-            if limits.crypto == CryptoAccess::None {
-                return Err(Status::Unsupp.into());
-            }
-            let mut message = CryptoMessage::new_zeroed();
-            if !data.read_front(message.as_mut_bytes()) {
-                return Err(Refused::TooShort);
-            }
-            Some(CryptoTag { slot: message.slot.get(), dun: message.dun.map(|word| word.get()) })
+    let (crypto, descriptor) = match header.request_type.get() {
+        request_type::CRYPTO_IN | request_type::CRYPTO_OUT => (Some(parse_crypto(&mut data, limits, false)?), 0),
+        request_type::CRYPTO_IN_EXT | request_type::CRYPTO_OUT_EXT => {
+            let tag = parse_crypto(&mut data, limits, true)?;
+            (Some(tag), if tag.slot().is_none() { size_of::<KeyDescriptor>() as u64 } else { 0 })
         }
-        _ => None,
+        _ => (None, 0),
     };
     match header.request_type.get() {
-        request_type::IN | request_type::CRYPTO_IN => {
+        request_type::IN | request_type::CRYPTO_IN | request_type::CRYPTO_IN_EXT => {
             let extent = limits.transfer(header.sector.get(), room.len())?;
-            Ok(Request::Read { extent, crypto })
+            Ok(Request::Read { extent, crypto, payload: Payload { segments: data, descriptor } })
         }
-        request_type::OUT | request_type::CRYPTO_OUT => {
-            let extent = limits.transfer(header.sector.get(), data.len())?;
+        request_type::OUT | request_type::CRYPTO_OUT | request_type::CRYPTO_OUT_EXT => {
+            let len = data.len().checked_sub(descriptor).ok_or(Refused::TooShort)?;
+            let extent = limits.transfer(header.sector.get(), len)?;
             limits.check_writable()?;
-            Ok(Request::Write { extent, crypto, data })
+            Ok(Request::Write { extent, crypto, payload: Payload { segments: data, descriptor } })
         }
         request_type::FLUSH => Ok(Request::Flush),
         request_type::GET_ID => Ok(Request::GetId),
@@ -234,6 +279,32 @@ fn parse_body<'m>(
         other if limits.crypto == CryptoAccess::InBand => control::parse_in_band(other, data).map(Request::Control),
         _ => Err(Status::Unsupp.into()),
     }
+}
+
+/// The crypto message, and the key descriptor where one follows, which stays where it is.
+fn parse_crypto(data: &mut Segments<'_>, limits: &Limits, extended: bool) -> Result<CryptoTag, Refused> {
+    if limits.crypto == CryptoAccess::None {
+        return Err(Status::Unsupp.into());
+    }
+    let mut message = CryptoMessage::new_zeroed();
+    if !data.read_front(message.as_mut_bytes()) {
+        return Err(Refused::TooShort);
+    }
+    let dun = message.dun.map(|word| word.get());
+    let slot = message.slot.get();
+    let key = match message.extensions {
+        _ if !extended => KeySource::Slot(slot),
+        Extensions { digest: 0, flags: 0, reserved: [0, 0] } => KeySource::Slot(slot),
+        Extensions { digest: 0, flags: extension_flag::KEY, reserved: [0, 0] } => {
+            let (again, key) = control::describe_key(data)?;
+            if slot != NO_SLOT || again != NO_SLOT {
+                return Err(Status::IoErr.into());
+            }
+            KeySource::Request(key)
+        }
+        _ => return Err(Status::Unsupp.into()),
+    };
+    Ok(CryptoTag { key, dun })
 }
 
 impl Limits {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod cache;
 mod file;
 mod kdf;
 
@@ -20,6 +21,7 @@ use crate::secret::SecretBox;
 use blob::BlobForm;
 use scattered_xts::KEY_BYTES;
 
+pub use cache::UnwrappedKeys;
 pub use file::WrappingKeyError;
 
 /// Bytes of what a blob protects, and of a raw key that can be imported.

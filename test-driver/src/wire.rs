@@ -32,6 +32,12 @@ pub const IMPORT_KEY: u32 = 34;
 pub const PREPARE_KEY: u32 = 35;
 /// In-band only.
 pub const GET_CRYPTO_CHARACTERISTICS: u32 = 0x1ce00;
+pub const GET_CRYPTO_EXTENSIONS: u32 = 0x1ce04;
+pub const CRYPTO_IN_EXT: u32 = 0x1ce10;
+pub const CRYPTO_OUT_EXT: u32 = 0x1ce11;
+
+/// The slot that requests with keys of their own name.
+pub const NO_SLOT: u32 = 0xffff_ffff;
 
 /// Feature bits.
 pub mod feature {
@@ -115,6 +121,40 @@ impl Program {
         put(156, &self.key_type.to_le_bytes());
         put(160, &self.unit_bits.to_le_bytes());
         put(164, &self.dun_bytes.to_le_bytes());
+        bytes
+    }
+}
+
+/// A CRYPTO_IN_EXT or CRYPTO_OUT_EXT that brings its key along.
+#[derive(Debug, Clone)]
+pub struct KeyedRequest {
+    pub request_type: u32,
+    pub sector: u64,
+    /// In the crypto message and in the key descriptor.
+    pub slots: [u32; 2],
+    /// Digest algorithm, flags, and two bytes of 0.
+    pub extensions: [u8; 4],
+    pub dun: [u64; 4],
+    /// The slot of it does not count.
+    pub key: Program,
+}
+
+impl KeyedRequest {
+    pub fn new(request_type: u32, sector: u64, dun: u64, key: &[u8]) -> Self {
+        let (slots, extensions) = ([NO_SLOT; 2], [0, 1, 0, 0]);
+        let key = Program::new(NO_SLOT, key, 12);
+        Self { request_type, sector, slots, extensions, dun: [dun, 0, 0, 0], key }
+    }
+
+    /// All but the data of a write.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = header(self.request_type, self.sector);
+        bytes.extend(self.slots[0].to_le_bytes());
+        bytes.extend(self.extensions);
+        self.dun.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        // What follows the header of a PROGRAM command.
+        bytes.extend(&Program { slot: self.slots[1], ..self.key.clone() }.bytes()[16..]);
+        assert_eq!(bytes.len(), 16 + 40 + 152);
         bytes
     }
 }

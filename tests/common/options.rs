@@ -60,6 +60,7 @@ impl Default for Options {
             config: DeviceConfig {
                 engine: EngineConfig {
                     keyslots: 4,
+                    cache_unwrapped: true,
                     crypto_engine: Implementation::detect(),
                     raw_keys: true,
                     data_unit_mask: 0x1fe00,

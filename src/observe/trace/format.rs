@@ -58,12 +58,15 @@ pub struct Encoded {
     pub more: Option<Words>,
 }
 
+/// The slot of a key that came with its request.
+const NO_SLOT: u16 = u16::MAX;
+
 /// Encodes a request. `epoch` is when the trace began, in ticks.
 #[inline]
 pub fn encode(record: &Record, times: &Times, epoch: u64) -> Encoded {
     let short = |number: u64| number.min(u64::from(u32::MAX));
     let started = if times.started > epoch { clock::nanos(epoch, times.started) } else { 0 };
-    let nothing = CryptoUse { slot: u32::MAX, generation: 0, dun: [0; 4], units: 0 };
+    let nothing = CryptoUse { slot: None, generation: 0, dun: [0; 4], units: 0 };
     let CryptoUse { slot, generation, dun: [a, b, c, d], units } = record.crypto.unwrap_or(nothing);
     let (total, disk) = (times.total, times.of(Stage::Disk));
     let needs_more = b | c | d != 0 || (total | disk) >> 32 != 0;
@@ -74,7 +77,9 @@ pub fn encode(record: &Record, times: &Times, epoch: u64) -> Encoded {
         | flag(needs_more, MORE);
     // No request passes both.
     let engine = times.of(Stage::Crypto) | times.of(Stage::Program);
-    let place = u64::from(record.queue) | u64::from(record.head) << 16 | u64::from(slot as u16) << 32; // at most 4096; none: 65535
+    let place = u64::from(record.queue)
+        | u64::from(record.head) << 16
+        | u64::from(slot.map_or(NO_SLOT, |slot| slot as u16)) << 32; // at most 4096
     Encoded {
         record: [
             started,
@@ -169,7 +174,8 @@ fn decode(record: &Words, more: Option<&Words>, worker: u16) -> TraceRecord {
     let request_type = (flags & NO_HEADER == 0).then_some(kind as u32);
     let engine = sizes as u32;
     let (crypto, program) = if Kind::of(request_type) == Kind::Program { (0, engine) } else { (engine, 0) };
-    let key = CryptoUse { slot: (place >> 32) as u16 as u32, generation, dun, units: kind >> 32 };
+    let slot = Some((place >> 32) as u16).filter(|&slot| slot != NO_SLOT).map(u32::from);
+    let key = CryptoUse { slot, generation, dun, units: kind >> 32 };
     TraceRecord {
         started,
         total,
@@ -289,7 +295,7 @@ mod tests {
         let times = watch.stop().expect("running");
         let mut record = Record::new(300, 0xabcd, watch);
         for dun in [[1, 0, 0, 0], [1, 2, 3, 4], [0, 0, 0, u64::MAX]] {
-            let key = CryptoUse { slot: 4095, generation: 1 << 40, dun, units: 9 };
+            let key = CryptoUse { slot: Some(4095), generation: 1 << 40, dun, units: 9 };
             record.request_type = Some(28);
             (record.sector, record.bytes, record.crypto) = (1 << 50, 1 << 40, Some(key));
             record.status = Status::NoKey;

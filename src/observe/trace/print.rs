@@ -92,7 +92,11 @@ fn text(record: &TraceRecord, out: &mut impl Write) -> io::Result<()> {
     write!(out, "{seconds:>4}.{nanos:09} q{queue} #{head:<4} {:<16}", kind(record))?;
     write!(out, " sector {sector:<10} bytes {bytes:<8}")?;
     if let Some(CryptoUse { slot, generation, dun, units }) = record.key {
-        write!(out, " slot {slot} gen {generation} dun {} units {units}", hex(dun))?;
+        match slot {
+            Some(slot) => write!(out, " slot {slot} gen {generation}")?,
+            None => write!(out, " key {generation:016x}")?,
+        }
+        write!(out, " dun {} units {units}", hex(dun))?;
     }
     write!(out, " {}{}", status(record.status), if record.refused { " refused" } else { "" })?;
     let micros = |nanos: u64| format!("{}.{} us", nanos / 1000, nanos % 1000 / 100);
@@ -122,8 +126,13 @@ fn json_of(record: &TraceRecord) -> serde_json::Value {
         "disk_ns": record.disk,
     });
     if let (Some(json), Some(CryptoUse { slot, generation, dun, units })) = (json.as_object_mut(), record.key) {
-        json.insert("slot".into(), slot.into());
-        json.insert("generation".into(), generation.into());
+        match slot {
+            Some(slot) => {
+                json.insert("slot".into(), slot.into());
+                json.insert("generation".into(), generation.into());
+            }
+            None => drop(json.insert("key".into(), format!("{generation:016x}").into())),
+        }
         json.insert("dun".into(), hex(dun).into());
         json.insert("data_units".into(), units.into());
     }

@@ -16,7 +16,7 @@ static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, d
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {
-    is_x86_feature_detected!("aes").then_some(&KERNEL)
+    (is_x86_feature_detected!("aes") && is_x86_feature_detected!("ssse3")).then_some(&KERNEL)
 }
 
 /// # Safety

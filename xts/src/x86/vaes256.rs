@@ -5,7 +5,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::expand::expand;
+use super::expand::expand_avx2;
 use super::opaque;
 use crate::key::BLOCK_BYTES;
 use crate::native::{Kernel, RoundKeys, Schedule};
@@ -18,7 +18,7 @@ const GROUP: usize = 8;
 const LANES: usize = 2;
 const GROUP_BLOCKS: usize = GROUP * LANES;
 
-static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+static KERNEL: Kernel = Kernel { expand: expand_avx2, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {

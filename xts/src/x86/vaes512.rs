@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use zeroize::Zeroize;
 
-use super::expand::expand;
+use super::expand::expand_avx2;
 use super::opaque;
 use crate::key::BLOCK_BYTES;
 use crate::native::{Kernel, RoundKeys, Schedule};
@@ -26,11 +26,12 @@ const LANES: usize = 4;
 const GROUP_BLOCKS: usize = GROUP * LANES;
 const GROUP_BYTES: usize = GROUP_BLOCKS * BLOCK_BYTES;
 
-static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+static KERNEL: Kernel = Kernel { expand: expand_avx2, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {
     let can = is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("vaes")

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The key of a request in flight: its slot's, or the one that it brought along.
+
+use std::time::Instant;
+
+use super::command::halves_are_equal;
+use super::worker::Worker;
+use super::{Engine, Failure, Io, check_guest_memory};
+use crate::faults::{BrokenEngine, Fate};
+use crate::keyslot::{KeyHandle, Place, ProgrammedKey};
+use crate::request::{KeyDescription, KeyType, MAX_KEY_BYTES, NO_SLOT, Payload};
+use crate::secret::{COMMAND_STACK, EXPANSION_STACK, with_wiped_stack};
+use scattered_xts::KEY_BYTES;
+
+/// A key that a request uses.
+pub(super) enum InUse<'e> {
+    /// Of a slot.
+    Slot(u32, KeyHandle<'e>),
+    /// Of the request.
+    Request(OwnKey<'e>),
+}
+
+/// A key that came with a request. Wiped when it is dropped.
+pub(super) struct OwnKey<'e> {
+    worker: &'e Worker,
+    /// `None` once it is given back.
+    place: Option<Place>,
+    /// Names it in traces.
+    fingerprint: u64,
+}
+
+impl InUse<'_> {
+    /// The key.
+    ///
+    /// # Errors
+    /// [`Failure::NoKey`] when it has been given back, which nobody does who still needs it.
+    pub(super) fn key(&self) -> Result<&ProgrammedKey, Failure> {
+        match self {
+            Self::Slot(_, handle) => Ok(handle.key()),
+            Self::Request(OwnKey { place: Some(place), .. }) => Ok(place.key()),
+            Self::Request(_) => Err(Failure::NoKey),
+        }
+    }
+
+    /// Which programming of its slot it is; or its fingerprint, when a trace wants that.
+    pub(super) fn generation(&self) -> u64 {
+        match self {
+            Self::Slot(_, handle) => handle.generation(),
+            Self::Request(own) => own.fingerprint,
+        }
+    }
+
+    /// The request does not need it any more; those that come next may.
+    pub(super) fn keep(self, worker: &Worker) {
+        match self {
+            Self::Slot(slot, handle) => worker.keys.borrow_mut().keep(slot, handle),
+            Self::Request(mut own) => {
+                if let Some(place) = own.place.take() {
+                    worker.request_keys.borrow_mut().keep(place);
+                    worker.place_is_free();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for OwnKey<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.worker.request_keys.borrow_mut().give_back(place);
+            self.worker.place_is_free();
+        }
+    }
+}
+
+type KeyAndFault<'e> = (InUse<'e>, Option<Box<BrokenEngine>>);
+
+impl Engine {
+    /// The key that a slot holds now.
+    pub(super) fn key_of_slot<'e>(
+        &'e self,
+        io: &Io<'e>,
+        slot: u32,
+        fate: Option<&Fate>,
+    ) -> Result<KeyAndFault<'e>, Failure> {
+        if self.has_keys_in_requests() {
+            return Err(Failure::Unsupported);
+        }
+        let broken = self.faults.engine(fate, slot);
+        let key = io.worker.keys.borrow_mut().acquire(&self.keyslots, slot)?.ok_or(Failure::NoKey)?;
+        let broken = broken.map(|broken| broken.with_generation(key.generation()));
+        Ok((InUse::Slot(slot, key), broken))
+    }
+
+    /// The key that a request has brought along, which is read from guest memory here. Waits while too many other requests have
+    /// one.
+    pub(super) async fn key_of_request<'e>(
+        &'e self,
+        io: &mut Io<'e>,
+        description: &KeyDescription,
+        payload: &Payload<'_>,
+        fate: Option<&Fate>,
+    ) -> Result<KeyAndFault<'e>, Failure> {
+        if !self.has_keys_in_requests() {
+            return Err(Failure::Unsupported);
+        }
+        let config = self.check_key(description)?;
+        let worker = io.worker;
+        let place = worker.place(io.token).await;
+        let mut own = OwnKey { worker, place: Some(place), fingerprint: 0 };
+        if description.key_type == Some(KeyType::Raw) {
+            self.read_raw(&mut own, description, payload)?;
+        } else {
+            self.read_wrapped(&mut own, description, payload)?;
+        }
+        let mut broken = None;
+        if let Some(mut place) = own.place.take() {
+            if halves_are_equal(place.raw()) {
+                self.observer.count_equal_halves();
+            }
+            if let Some(fingerprints) = &self.fingerprints
+                && io.worker.observe.borrow().traces()
+            {
+                own.fingerprint = with_wiped_stack::<COMMAND_STACK, _>(|| fingerprints.of(place.raw()));
+            }
+            if self.faults.armed() {
+                broken = self.broken_engine_of_request(fate, &place)?;
+            }
+            let expand = || worker.request_keys.borrow_mut().expand(place, config);
+            let expanded;
+            (place, expanded) = with_wiped_stack::<EXPANSION_STACK, _>(expand);
+            worker.observe.borrow().count_request_key(expanded);
+            own.place = Some(place);
+        }
+        Ok((InUse::Request(own), broken))
+    }
+
+    /// Copies a raw key from guest memory to its place.
+    fn read_raw(
+        &self,
+        own: &mut OwnKey<'_>,
+        description: &KeyDescription,
+        payload: &Payload<'_>,
+    ) -> Result<(), Failure> {
+        if usize::try_from(description.key_size) != Ok(KEY_BYTES) {
+            return Err(Failure::Malformed);
+        }
+        if let Some(place) = &mut own.place {
+            payload.read_key(place.raw_mut());
+        }
+        check_guest_memory()
+    }
+
+    /// Unwraps a key into its place, unless that was done a moment ago.
+    fn read_wrapped(
+        &self,
+        own: &mut OwnKey<'_>,
+        description: &KeyDescription,
+        payload: &Payload<'_>,
+    ) -> Result<(), Failure> {
+        let mut blob = [0; MAX_KEY_BYTES];
+        payload.read_key(&mut blob);
+        check_guest_memory()?;
+        let blob = usize::try_from(description.key_size).ok().and_then(|size| blob.get(..size));
+        let blob = blob.ok_or(Failure::Malformed)?;
+        let Some(place) = &mut own.place else { return Err(Failure::NoKey) };
+        let now = Instant::now();
+        if let Some(unwrapped) = &self.unwrapped
+            && unwrapped.find(blob, now, place.raw_mut())
+        {
+            own.worker.observe.borrow().count_wrapped(true);
+            return Ok(());
+        }
+        with_wiped_stack::<COMMAND_STACK, _>(|| {
+            *place.raw_mut() = *self.wrapping()?.inline_key(blob)?;
+            Ok::<_, Failure>(())
+        })?;
+        own.worker.observe.borrow().count_wrapped(false);
+        if let Some(unwrapped) = &self.unwrapped
+            && let Some(until) = unwrapped.keep(blob, now, place.raw())
+        {
+            own.worker.unwrapped_until(until);
+        }
+        Ok(())
+    }
+
+    /// A broken engine for a request with this key, and what later ones need of it.
+    #[cold]
+    fn broken_engine_of_request(
+        &self,
+        fate: Option<&Fate>,
+        place: &Place,
+    ) -> Result<Option<Box<BrokenEngine>>, Failure> {
+        with_wiped_stack::<COMMAND_STACK, _>(|| {
+            let kept = &self.faults.kept;
+            if kept.keeping() && !kept.is_last(NO_SLOT, place.raw()) {
+                kept.programmed(NO_SLOT, 0, self.config.crypto_engine, place.raw())?;
+            }
+            Ok(self.faults.engine(fate, NO_SLOT))
+        })
+    }
+}
