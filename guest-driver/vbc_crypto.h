@@ -106,6 +106,20 @@ struct vbc_crypto {
 /* vbc_crypto.c */
 struct vbc_crypto *vbc_crypto_from_profile(struct blk_crypto_profile *profile);
 
+/* vbc_key.c */
+struct vbc_mode {
+	u32 mode;			/* on the wire */
+	unsigned int key_size;		/* raw keys */
+};
+
+extern const struct vbc_mode vbc_modes[BLK_ENCRYPTION_MODE_MAX];
+
+int vbc_keyslot_program(struct blk_crypto_profile *profile,
+			const struct blk_crypto_key *key, unsigned int slot);
+int vbc_keyslot_evict(struct blk_crypto_profile *profile,
+		      const struct blk_crypto_key *key, unsigned int slot);
+void vbc_evict_all_keys(struct vbc_crypto *vc);
+
 /* vbc_cmd.c */
 int vbc_ctrl_alloc(struct vbc_crypto *vc);
 void vbc_ctrl_free(struct vbc_crypto *vc);

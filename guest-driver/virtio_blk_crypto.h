@@ -5,13 +5,14 @@
  *   vbc_main.c    negotiation, probe, removal, suspend
  *   vbc_queue.c   virtqueues and block requests
  *   vbc_disk.c    config space: limits, capacity, name, sysfs
- *   vbc_crypto.c  keyslots: a blk_crypto_profile
+ *   vbc_crypto.c  inline encryption: a blk_crypto_profile
+ *   vbc_key.c     how keys get to the device
  *   vbc_cmd.c     commands to the device
  *   vbc_nokey.c   keys that the device has lost
  *   vbc_wrapped.c hardware-wrapped keys: generate, import, prepare, derive
- *   vbc_stats.c   counters of the four files above, in sysfs
+ *   vbc_stats.c   counters of the five files above, in sysfs
  *
- * Only the last five know keys (vbc_crypto.h has what they share).  They do not
+ * Only the last six know keys (vbc_crypto.h has what they share).  They do not
  * know sectors and limits.
  */
 #ifndef VIRTIO_BLK_CRYPTO_H
@@ -109,7 +110,7 @@ void vbc_free(struct vbc_dev *vbc);
 bool vbc_is_gone(struct vbc_dev *vbc);
 void vbc_reset_device(struct vbc_dev *vbc);
 
-/* vbc_crypto.c, vbc_cmd.c, vbc_nokey.c and vbc_stats.c */
+/* vbc_crypto.c, vbc_key.c, vbc_cmd.c, vbc_nokey.c and vbc_stats.c */
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
 
 extern const struct attribute_group vbc_crypto_attr_group;
