@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Inline encryption: a blk_crypto_profile whose keyslots are those of the
- * device, and its setup, suspend and removal.
+ * device (which may have none), and its setup, suspend and removal.
  */
 #include <linux/bitmap.h>
 #include <linux/blk-crypto-profile.h>
@@ -46,6 +46,7 @@ bool vbc_may_have_crypto(struct virtio_device *vdev)
 }
 
 static const struct blk_crypto_ll_ops vbc_crypto_ops = {
+	/* Only for devices with keyslots: see vbc_init_profile() */
 	.keyslot_program	= vbc_keyslot_program,
 	.keyslot_evict		= vbc_keyslot_evict,
 
@@ -128,6 +129,32 @@ static int vbc_get_characteristics(struct vbc_crypto *vc,
 	return err;
 }
 
+/* An engine without keyslots is usable only if requests can carry their keys. */
+static int vbc_check_keys_in_requests(struct vbc_crypto *vc)
+{
+	struct vbc_ctrl_cmd *cmd;
+	u32 flags = 0;
+	int err;
+
+	cmd = vbc_ctrl_begin(vc);
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
+	err = vbc_ctrl_exec(vc, VBC_T_GET_CRYPTO_EXTENSIONS, 0,
+			    sizeof(cmd->reply.extensions));
+	if (!err)
+		flags = le32_to_cpu(cmd->reply.extensions.flags);
+	vbc_ctrl_end(vc);
+
+	if (err && err != -EOPNOTSUPP)
+		return err;
+	if (!(flags & VBC_EXT_KEYS_IN_REQUESTS)) {
+		dev_warn(&vc->vdev->dev,
+			 "device has no keyslots and takes no keys in requests\n");
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
 static int vbc_get_modes(struct vbc_crypto *vc)
 {
 	unsigned int *supported = vc->profile.modes_supported;
@@ -172,10 +199,15 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 	slots = le16_to_cpu(found.max_slots);
 	dun_bytes = found.max_dun_bytes;
 	key_types = found.key_types;
-	if (!slots || !dun_bytes || dun_bytes > VBC_MAX_DUN_BYTES) {
+	if (!dun_bytes || dun_bytes > VBC_MAX_DUN_BYTES) {
 		dev_warn(&vdev->dev, "%u keyslots with %u bytes of DUN make no sense\n",
 			 slots, dun_bytes);
 		return -EINVAL;
+	}
+	if (!slots) {
+		err = vbc_check_keys_in_requests(vc);
+		if (err)
+			return err;
 	}
 	if (key_types & VBC_CONFIG_KEY_RAW)
 		supported |= BLK_CRYPTO_KEY_TYPE_RAW;
@@ -198,6 +230,14 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 	vc->profile_valid = true;
 
 	vc->profile.ll_ops = vbc_crypto_ops;
+	if (!slots) {
+		/*
+		 * Without keyslots blk-crypto would call keyslot_evict with
+		 * slot -1, for layered devices.  Here nothing is to be evicted.
+		 */
+		vc->profile.ll_ops.keyslot_program = NULL;
+		vc->profile.ll_ops.keyslot_evict = NULL;
+	}
 	vc->profile.max_dun_bytes_supported = dun_bytes;
 	vc->profile.key_types_supported = supported;
 
@@ -286,9 +326,10 @@ void vbc_crypto_register(struct vbc_dev *vbc)
 	xts = profile->modes_supported[BLK_ENCRYPTION_MODE_AES_256_XTS];
 	if (blk_crypto_register(&vc->profile, vbc->disk->queue))
 		dev_info(&vbc->vdev->dev,
-			 "inline encryption: %u keyslots for %s keys, %u-byte DUNs, AES-256-XTS data unit sizes %#x\n",
+			 "inline encryption: %u keyslots, %s keys%s, %u-byte DUNs, AES-256-XTS data unit sizes %#x\n",
 			 profile->num_slots,
 			 vbc_key_type_names[profile->key_types_supported],
+			 profile->num_slots ? "" : " in requests",
 			 profile->max_dun_bytes_supported, xts);
 }
 
@@ -342,6 +383,14 @@ void vbc_crypto_begin_removal(struct vbc_dev *vbc)
 {
 	if (vbc->crypto)
 		WRITE_ONCE(vbc->crypto->removing, true);
+}
+
+/* Whether encrypted requests carry their keys.  Fixed before the first one. */
+bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	return vc && vc->profile_valid && !vc->profile.num_slots;
 }
 
 bool vbc_crypto_is_broken(struct vbc_dev *vbc)

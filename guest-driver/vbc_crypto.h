@@ -39,6 +39,7 @@ struct vbc_ctrl_cmd {
 	/* writable: kept off the cache lines of the readable part */
 	union {
 		struct vbc_characteristics characteristics;
+		struct vbc_crypto_extensions extensions;
 		struct vbc_crypto_modes modes;
 		struct vbc_key_blob blob;
 		struct vbc_sw_secret secret;

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How keys get to the device: programming and evicting keyslots, and naming a
- * keyslot in a request.
+ * How keys get to the device: programming and evicting keyslots, and the part of
+ * a request that names a keyslot or carries the key.
+ *
+ * If the engine has no keyslots, each request carries its key.  The copy lies in
+ * the request's own memory, behind its header, from when the request is prepared
+ * until it ends or is to be prepared again.  vbc_crypto_unprep_rq() wipes it
+ * before anyone learns that the request has ended, and so before the owner of
+ * the key can evict it.
  *
  * By protocol, a device has empty keyslots after a reset.  But some hardware
  * keeps its keys, and a key must not outlive its owner there.  So the driver
@@ -144,29 +150,71 @@ void vbc_evict_all_keys(struct vbc_crypto *vc)
 
 /* Requests: those that come back NOKEY are in vbc_nokey.c */
 
-blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
+static blk_status_t vbc_name_keyslot(struct vbc_dev *vbc, struct request *rq)
 {
 	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
 	struct vbc_crypto *vc = vbc->crypto;
 	unsigned int slot;
-	int i;
 
-	if (WARN_ON_ONCE(!vc || !rq->crypt_keyslot))
+	if (WARN_ON_ONCE(!rq->crypt_keyslot))
 		return BLK_STS_IOERR;
 	slot = blk_crypto_keyslot_index(rq->crypt_keyslot);
 
 	/* Before the device sees the request: see vbc_nokey_work_fn(). */
 	vbr->key_gen = smp_load_acquire(&vc->key_gen);
-	vbr->encrypted = true;
 
 	if (unlikely(test_bit(slot, vc->refused_slots)))
 		return BLK_STS_IOERR;
 
+	vbr->hdr.type = cpu_to_virtio32(vbc->vdev, rq_data_dir(rq) == WRITE ?
+					VBC_T_CRYPTO_OUT : VBC_T_CRYPTO_IN);
 	vbr->msg.slot = cpu_to_le32(slot);
-	memset(vbr->msg.unused, 0, sizeof(vbr->msg.unused));
+	vbr->prefix_len += sizeof(vbr->msg);
+	return BLK_STS_OK;
+}
+
+/* The key stays valid until the last bio of the request has ended. */
+static blk_status_t vbc_attach_key(struct vbc_dev *vbc, struct request *rq)
+{
+	const struct blk_crypto_key *key = rq->crypt_ctx->bc_key;
+	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+
+	if (WARN_ON_ONCE(!vbc_key_size_ok(key)))
+		return BLK_STS_IOERR;
+
+	vbr->hdr.type = cpu_to_virtio32(vbc->vdev, rq_data_dir(rq) == WRITE ?
+					VBC_T_CRYPTO_OUT_EXT :
+					VBC_T_CRYPTO_IN_EXT);
+	vbr->msg.slot = cpu_to_le32(VBC_SLOT_NONE);
+	vbr->msg.flags = VBC_MSG_KEY_FOLLOWS;
+	/* All zero until now, so the bytes after a short key are zero too. */
+	vbc_fill_key_desc(vbr->key, key, VBC_SLOT_NONE);
+	vbr->prefix_len += sizeof(vbr->msg) + sizeof(*vbr->key);
+	return BLK_STS_OK;
+}
+
+blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
+{
+	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+	int i;
+
+	if (WARN_ON_ONCE(!vbc->crypto || !vbc->crypto->profile_valid))
+		return BLK_STS_IOERR;
+
+	memset(&vbr->msg, 0, sizeof(vbr->msg));
 	BUILD_BUG_ON(ARRAY_SIZE(vbr->msg.dun) != BLK_CRYPTO_DUN_ARRAY_SIZE);
 	for (i = 0; i < BLK_CRYPTO_DUN_ARRAY_SIZE; i++)
 		vbr->msg.dun[i] = cpu_to_le64(rq->crypt_ctx->bc_dun[i]);
 
-	return BLK_STS_OK;
+	return vbc_crypto_keys_in_rqs(vbc) ? vbc_attach_key(vbc, rq) :
+					     vbc_name_keyslot(vbc, rq);
+}
+
+/* The device has returned the request, or never got it. */
+void vbc_crypto_unprep_rq(struct request *rq)
+{
+	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+
+	if (vbr->prefix_len > sizeof(vbr->hdr) + sizeof(vbr->msg))
+		memzero_explicit(vbr->key, sizeof(*vbr->key));
 }

@@ -67,24 +67,32 @@ struct vbc_dev {
 
 /* The driver's part of a block request */
 struct vbc_req {
-	/*
-	 * The readable prefix.  On the wire the message follows the header
-	 * without a gap, so an encrypted request maps both as one buffer.
-	 */
-	struct virtio_blk_outhdr hdr;
-	struct vbc_crypto_msg msg;
-
-	u8 status;
-	bool encrypted;
 	u8 nokeys;		/* how often it came back NOKEY */
+	u16 prefix_len;
 	u32 key_gen;		/* vbc_nokey.c: age of the keys it relied on */
 
 	struct sg_table sgt;
-	struct scatterlist sg[];
+	struct scatterlist sg[VBC_INLINE_SG];
+
+	/* The device writes it: keep it apart from what the CPU writes then. */
+	u8 status;
+
+	/*
+	 * The readable prefix: the header; in an encrypted request also the
+	 * message; in one that carries its key also the key.  On the wire they
+	 * directly follow each other, so the first prefix_len bytes from here
+	 * are mapped as one buffer.  Only disks whose requests carry keys have
+	 * room for one: see vbc_crypto_keys_in_rqs().
+	 */
+	struct virtio_blk_outhdr hdr;
+	struct vbc_crypto_msg msg;
+	struct vbc_key_desc key[];
 };
 
 static_assert(offsetof(struct vbc_req, msg) ==
 	      offsetof(struct vbc_req, hdr) + sizeof(struct virtio_blk_outhdr));
+static_assert(offsetof(struct vbc_req, key) ==
+	      offsetof(struct vbc_req, msg) + sizeof(struct vbc_crypto_msg));
 
 /* vbc_queue.c */
 extern const struct blk_mq_ops vbc_mq_ops;
@@ -132,7 +140,9 @@ void vbc_crypto_wipe(struct vbc_dev *vbc);
 void vbc_crypto_resume(struct vbc_dev *vbc);
 void vbc_crypto_begin_removal(struct vbc_dev *vbc);
 bool vbc_crypto_is_broken(struct vbc_dev *vbc);
+bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc);
 blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq);
+void vbc_crypto_unprep_rq(struct request *rq);
 bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq);
 int vbc_crypto_module_init(void);
 void vbc_crypto_module_exit(void);
@@ -198,11 +208,18 @@ static inline bool vbc_crypto_is_broken(struct vbc_dev *vbc)
 	return false;
 }
 
+static inline bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc)
+{
+	return false;
+}
+
 static inline blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc,
 					      struct request *rq)
 {
 	return BLK_STS_NOTSUPP;
 }
+
+static inline void vbc_crypto_unprep_rq(struct request *rq) { }
 
 static inline bool vbc_crypto_retry_rq(struct vbc_dev *vbc,
 				       struct request *rq)
