@@ -36,28 +36,6 @@ wait_for_dmesg() {
 	note "the kernel says: $1"
 }
 
-# begin_busy [OPTION...]: fio writes and verifies in $MNT/busy, with two keys, until end_busy.
-begin_busy() {
-	while [ ! -e /tmp/enough ]; do
-		fio --name=busy --directory="$MNT/busy" --rw=randrw --bsrange=4k-64k --size=2M --numjobs=2 --ioengine="$(fio_engine)" \
-			--iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" "$@" || exit 1
-	done &
-	BUSY=$!
-	local tries=0
-	while [ ! -e "$MNT/busy/busy.1.0" ]; do
-		[ $tries -lt 300 ] || fail 'fio does not get going'
-		tries=$((tries + 1))
-		sleep 0.1
-	done
-	sleep 1
-}
-
-# end_busy: ends fio, which must have found all that it wrote.
-end_busy() {
-	: > /tmp/enough
-	wait $BUSY || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
-}
-
 # end_busy_on_a_dead_disk: fio must have noticed that its disk is gone.
 end_busy_on_a_dead_disk() {
 	if wait $BUSY; then
