@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Inline encryption: a blk_crypto_profile whose keyslots are those of the
- * device, programmed and evicted over the control virtqueue.
- *
- * By protocol, a device has empty keyslots after a reset.  But some hardware
- * keeps its keys, and a key must not outlive its owner there.  So the driver
- * evicts all slots at the start and after each reset, as ufshcd and cqhci do.
+ * device (which may have none), and its setup, suspend and removal.
  */
 #include <linux/bitmap.h>
 #include <linux/blk-crypto-profile.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
-#include <linux/string.h>
 #include <linux/virtio_config.h>
 
 #include "virtio_blk_crypto.h"
@@ -22,16 +17,6 @@ static bool vbc_in_band;
 module_param_named(in_band, vbc_in_band, bool, 0644);
 MODULE_PARM_DESC(in_band,
 		 "Ask devices without a control virtqueue for inline encryption by commands on their request queues (default: no)");
-
-static const struct {
-	u32 mode;			/* on the wire */
-	unsigned int key_size;		/* raw keys */
-} vbc_modes[BLK_ENCRYPTION_MODE_MAX] = {
-	[BLK_ENCRYPTION_MODE_AES_256_XTS] = {
-		.mode		= VBC_MODE_AES_256_XTS,
-		.key_size	= 64,
-	},
-};
 
 /* One or both, by their bits */
 static const char *const vbc_key_type_names[] = {
@@ -60,132 +45,8 @@ bool vbc_may_have_crypto(struct virtio_device *vdev)
 	       (vbc_in_band && virtio_has_feature(vdev, VIRTIO_F_VERSION_1));
 }
 
-/* The keyslots */
-
-static bool vbc_is_wrapped(const struct blk_crypto_key *key)
-{
-	return key->crypto_cfg.key_type == BLK_CRYPTO_KEY_TYPE_HW_WRAPPED;
-}
-
-/* A wrapped key goes to the device unchanged: ephemerally wrapped. */
-static bool vbc_key_size_ok(const struct blk_crypto_key *key)
-{
-	static_assert(BLK_CRYPTO_MAX_ANY_KEY_SIZE <= VBC_KEY_BYTES);
-
-	if (vbc_is_wrapped(key))
-		return key->size && key->size <= BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE;
-	return key->size == vbc_modes[key->crypto_cfg.crypto_mode].key_size;
-}
-
-static void vbc_fill_key_desc(struct vbc_key_desc *desc,
-			      const struct blk_crypto_key *key,
-			      unsigned int slot)
-{
-	const struct blk_crypto_config *cfg = &key->crypto_cfg;
-
-	desc->slot = cpu_to_le32(slot);
-	memcpy(desc->bytes, key->bytes, key->size);
-	desc->key_size = cpu_to_le32(key->size);
-	desc->crypto_mode = cpu_to_le32(vbc_modes[cfg->crypto_mode].mode);
-	desc->key_type = cpu_to_le32(vbc_is_wrapped(key) ?
-				     VBC_KEY_TYPE_HW_WRAPPED :
-				     VBC_KEY_TYPE_RAW);
-	desc->data_unit_size_bits = cpu_to_le32(key->data_unit_size_bits);
-	desc->dun_bytes = cpu_to_le32(cfg->dun_bytes);
-}
-
-/* Program @key into the slot, or evict the slot if @key is NULL. */
-static int vbc_set_keyslot(struct vbc_crypto *vc,
-			   const struct blk_crypto_key *key, unsigned int slot)
-{
-	struct vbc_ctrl_cmd *cmd;
-	struct vbc_key_desc *desc;
-	int err;
-
-	cmd = vbc_ctrl_begin(vc);
-	if (cmd == ERR_PTR(-ENODEV))
-		return 0;	/* see VBC_CTRL_DOWN */
-	if (IS_ERR(cmd))
-		return PTR_ERR(cmd);
-
-	desc = &cmd->payload.key;
-	if (key)
-		vbc_fill_key_desc(desc, key, slot);
-	else
-		desc->slot = cpu_to_le32(slot);
-	err = vbc_ctrl_exec(vc, key ? VBC_T_KEYSLOT_PROGRAM :
-			    VBC_T_KEYSLOT_EVICT, sizeof(*desc), 0);
-
-	vbc_ctrl_end(vc);
-	return err;
-}
-
-static int vbc_keyslot_program(struct blk_crypto_profile *profile,
-			       const struct blk_crypto_key *key,
-			       unsigned int slot)
-{
-	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
-	bool reprogramming = READ_ONCE(vc->reprogrammer) == current;
-	int err;
-
-	/* blk-crypto passes no other sizes; this keeps the copy in bounds. */
-	if (WARN_ON_ONCE(!vbc_key_size_ok(key)))
-		return -EINVAL;
-
-	if (reprogramming && test_bit(slot, vc->refused_slots))
-		return 0;
-
-	err = vbc_set_keyslot(vc, key, slot);
-	if (!err)
-		clear_bit(slot, vc->refused_slots);
-	if (!err || !reprogramming)
-		return err;
-
-	/*
-	 * blk_crypto_reprogram_all_keys() turns an error into a kernel warning.
-	 * Nothing that a device does should cause a warning: log it instead,
-	 * and let the requests that use the slot fail.  If the key did not
-	 * reach the device, that is no refusal, and it may be tried again.
-	 */
-	if (err != -ENOMEM)
-		set_bit(slot, vc->refused_slots);
-	dev_err_ratelimited(&vc->vdev->dev,
-			    "error %d putting a key back in keyslot %u\n", err,
-			    slot);
-	return 0;
-}
-
-static int vbc_keyslot_evict(struct blk_crypto_profile *profile,
-			     const struct blk_crypto_key *key,
-			     unsigned int slot)
-{
-	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
-
-	clear_bit(slot, vc->refused_slots);
-	return vbc_set_keyslot(vc, NULL, slot);
-}
-
-/* No request has been sent yet, so no key in the slots is needed. */
-static void vbc_evict_all_keys(struct vbc_crypto *vc)
-{
-	unsigned int slot, failed = 0;
-	int err, last_err = 0;
-
-	bitmap_zero(vc->refused_slots, vc->profile.num_slots);
-	for (slot = 0; slot < vc->profile.num_slots; slot++) {
-		err = vbc_set_keyslot(vc, NULL, slot);
-		if (err) {
-			last_err = err;
-			failed++;
-		}
-	}
-	if (failed)
-		dev_warn(&vc->vdev->dev,
-			 "%u keyslots cannot be evicted (%d): they may keep the keys of another driver\n",
-			 failed, last_err);
-}
-
 static const struct blk_crypto_ll_ops vbc_crypto_ops = {
+	/* Only for devices with keyslots: see vbc_init_profile() */
 	.keyslot_program	= vbc_keyslot_program,
 	.keyslot_evict		= vbc_keyslot_evict,
 
@@ -195,35 +56,6 @@ static const struct blk_crypto_ll_ops vbc_crypto_ops = {
 	.generate_key		= vbc_generate_key,
 	.prepare_key		= vbc_prepare_key,
 };
-
-/* Requests: those that come back NOKEY are in vbc_nokey.c */
-
-blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
-{
-	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
-	struct vbc_crypto *vc = vbc->crypto;
-	unsigned int slot;
-	int i;
-
-	if (WARN_ON_ONCE(!vc || !rq->crypt_keyslot))
-		return BLK_STS_IOERR;
-	slot = blk_crypto_keyslot_index(rq->crypt_keyslot);
-
-	/* Before the device sees the request: see vbc_nokey_work_fn(). */
-	vbr->key_gen = smp_load_acquire(&vc->key_gen);
-	vbr->encrypted = true;
-
-	if (unlikely(test_bit(slot, vc->refused_slots)))
-		return BLK_STS_IOERR;
-
-	vbr->msg.slot = cpu_to_le32(slot);
-	memset(vbr->msg.unused, 0, sizeof(vbr->msg.unused));
-	BUILD_BUG_ON(ARRAY_SIZE(vbr->msg.dun) != BLK_CRYPTO_DUN_ARRAY_SIZE);
-	for (i = 0; i < BLK_CRYPTO_DUN_ARRAY_SIZE; i++)
-		vbr->msg.dun[i] = cpu_to_le64(rq->crypt_ctx->bc_dun[i]);
-
-	return BLK_STS_OK;
-}
 
 /* Setup, suspend and removal */
 
@@ -297,6 +129,32 @@ static int vbc_get_characteristics(struct vbc_crypto *vc,
 	return err;
 }
 
+/* An engine without keyslots is usable only if requests can carry their keys. */
+static int vbc_check_keys_in_requests(struct vbc_crypto *vc)
+{
+	struct vbc_ctrl_cmd *cmd;
+	u32 flags = 0;
+	int err;
+
+	cmd = vbc_ctrl_begin(vc);
+	if (IS_ERR(cmd))
+		return PTR_ERR(cmd);
+	err = vbc_ctrl_exec(vc, VBC_T_GET_CRYPTO_EXTENSIONS, 0,
+			    sizeof(cmd->reply.extensions));
+	if (!err)
+		flags = le32_to_cpu(cmd->reply.extensions.flags);
+	vbc_ctrl_end(vc);
+
+	if (err && err != -EOPNOTSUPP)
+		return err;
+	if (!(flags & VBC_EXT_KEYS_IN_REQUESTS)) {
+		dev_warn(&vc->vdev->dev,
+			 "device has no keyslots and takes no keys in requests\n");
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
 static int vbc_get_modes(struct vbc_crypto *vc)
 {
 	unsigned int *supported = vc->profile.modes_supported;
@@ -341,10 +199,15 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 	slots = le16_to_cpu(found.max_slots);
 	dun_bytes = found.max_dun_bytes;
 	key_types = found.key_types;
-	if (!slots || !dun_bytes || dun_bytes > VBC_MAX_DUN_BYTES) {
+	if (!dun_bytes || dun_bytes > VBC_MAX_DUN_BYTES) {
 		dev_warn(&vdev->dev, "%u keyslots with %u bytes of DUN make no sense\n",
 			 slots, dun_bytes);
 		return -EINVAL;
+	}
+	if (!slots) {
+		err = vbc_check_keys_in_requests(vc);
+		if (err)
+			return err;
 	}
 	if (key_types & VBC_CONFIG_KEY_RAW)
 		supported |= BLK_CRYPTO_KEY_TYPE_RAW;
@@ -367,6 +230,14 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 	vc->profile_valid = true;
 
 	vc->profile.ll_ops = vbc_crypto_ops;
+	if (!slots) {
+		/*
+		 * Without keyslots blk-crypto would call keyslot_evict with
+		 * slot -1, for layered devices.  Here nothing is to be evicted.
+		 */
+		vc->profile.ll_ops.keyslot_program = NULL;
+		vc->profile.ll_ops.keyslot_evict = NULL;
+	}
 	vc->profile.max_dun_bytes_supported = dun_bytes;
 	vc->profile.key_types_supported = supported;
 
@@ -455,9 +326,10 @@ void vbc_crypto_register(struct vbc_dev *vbc)
 	xts = profile->modes_supported[BLK_ENCRYPTION_MODE_AES_256_XTS];
 	if (blk_crypto_register(&vc->profile, vbc->disk->queue))
 		dev_info(&vbc->vdev->dev,
-			 "inline encryption: %u keyslots for %s keys, %u-byte DUNs, AES-256-XTS data unit sizes %#x\n",
+			 "inline encryption: %u keyslots, %s keys%s, %u-byte DUNs, AES-256-XTS data unit sizes %#x\n",
 			 profile->num_slots,
 			 vbc_key_type_names[profile->key_types_supported],
+			 profile->num_slots ? "" : " in requests",
 			 profile->max_dun_bytes_supported, xts);
 }
 
@@ -511,6 +383,14 @@ void vbc_crypto_begin_removal(struct vbc_dev *vbc)
 {
 	if (vbc->crypto)
 		WRITE_ONCE(vbc->crypto->removing, true);
+}
+
+/* Whether encrypted requests carry their keys.  Fixed before the first one. */
+bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc)
+{
+	struct vbc_crypto *vc = vbc->crypto;
+
+	return vc && vc->profile_valid && !vc->profile.num_slots;
 }
 
 bool vbc_crypto_is_broken(struct vbc_dev *vbc)

@@ -39,6 +39,7 @@ struct vbc_ctrl_cmd {
 	/* writable: kept off the cache lines of the readable part */
 	union {
 		struct vbc_characteristics characteristics;
+		struct vbc_crypto_extensions extensions;
 		struct vbc_crypto_modes modes;
 		struct vbc_key_blob blob;
 		struct vbc_sw_secret secret;
@@ -105,6 +106,20 @@ struct vbc_crypto {
 
 /* vbc_crypto.c */
 struct vbc_crypto *vbc_crypto_from_profile(struct blk_crypto_profile *profile);
+
+/* vbc_key.c */
+struct vbc_mode {
+	u32 mode;			/* on the wire */
+	unsigned int key_size;		/* raw keys */
+};
+
+extern const struct vbc_mode vbc_modes[BLK_ENCRYPTION_MODE_MAX];
+
+int vbc_keyslot_program(struct blk_crypto_profile *profile,
+			const struct blk_crypto_key *key, unsigned int slot);
+int vbc_keyslot_evict(struct blk_crypto_profile *profile,
+		      const struct blk_crypto_key *key, unsigned int slot);
+void vbc_evict_all_keys(struct vbc_crypto *vc);
 
 /* vbc_cmd.c */
 int vbc_ctrl_alloc(struct vbc_crypto *vc);

@@ -141,7 +141,8 @@ static int vbc_alloc_tag_set(struct vbc_dev *vbc)
 	set->nr_maps = 1;
 	set->queue_depth = vbc_queue_depth(vbc);
 	set->numa_node = NUMA_NO_NODE;
-	set->cmd_size = struct_size_t(struct vbc_req, sg, VBC_INLINE_SG);
+	set->cmd_size = struct_size_t(struct vbc_req, key,
+				      vbc_crypto_keys_in_rqs(vbc) ? 1 : 0);
 	set->driver_data = vbc;
 
 	return blk_mq_alloc_tag_set(set);

@@ -19,6 +19,8 @@
  * does not wait for the requests that are collected here: for it they have
  * ended.  Nothing on this path allocates memory that must be written back
  * first.
+ *
+ * A device without keyslots has no keys to lose, so none of this happens.
  */
 #include <linux/blk-crypto-profile.h>
 #include <linux/list.h>
@@ -52,7 +54,8 @@ bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
 	struct vbc_crypto *vc = vbc->crypto;
 	unsigned long flags;
 
-	if (!vc || !vbr->encrypted)
+	/* From a device without keyslots NOKEY is an error like any other. */
+	if (!rq->crypt_keyslot)
 		return false;
 
 	if (vbr->nokeys >= VBC_MAX_NOKEYS) {

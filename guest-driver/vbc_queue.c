@@ -107,20 +107,19 @@ static void vbc_free_ranges(struct request *rq)
 static blk_status_t vbc_prep_hdr(struct vbc_dev *vbc, struct request *rq)
 {
 	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
-	bool encrypted = vbc_rq_is_encrypted(rq);
 	blk_status_t sts = BLK_STS_OK;
 	u64 sector = 0;
 	u32 type;
 
-	vbr->encrypted = false;
+	vbr->prefix_len = sizeof(vbr->hdr);
 
 	switch (req_op(rq)) {
 	case REQ_OP_READ:
-		type = encrypted ? VBC_T_CRYPTO_IN : VIRTIO_BLK_T_IN;
+		type = VIRTIO_BLK_T_IN;
 		sector = blk_rq_pos(rq);
 		break;
 	case REQ_OP_WRITE:
-		type = encrypted ? VBC_T_CRYPTO_OUT : VIRTIO_BLK_T_OUT;
+		type = VIRTIO_BLK_T_OUT;
 		sector = blk_rq_pos(rq);
 		break;
 	case REQ_OP_FLUSH:
@@ -150,8 +149,11 @@ static blk_status_t vbc_prep_hdr(struct vbc_dev *vbc, struct request *rq)
 	vbr->hdr.ioprio = cpu_to_virtio32(vbc->vdev, req_get_ioprio(rq));
 	vbr->hdr.sector = cpu_to_virtio64(vbc->vdev, sector);
 
-	/* Only the context decides: data to encrypt must never go out plain. */
-	if (encrypted &&
+	/*
+	 * Only the context decides: data to encrypt must never go out plain.
+	 * This sets another type, or fails.
+	 */
+	if (vbc_rq_is_encrypted(rq) &&
 	    (req_op(rq) == REQ_OP_READ || req_op(rq) == REQ_OP_WRITE))
 		sts = vbc_crypto_prep_rq(vbc, rq);
 
@@ -182,6 +184,7 @@ static void vbc_unprep_rq(struct request *rq)
 
 	if (blk_rq_nr_phys_segments(rq))
 		sg_free_table_chained(&vbr->sgt, VBC_INLINE_SG);
+	vbc_crypto_unprep_rq(rq);
 	vbc_free_ranges(rq);
 }
 
@@ -201,6 +204,7 @@ static blk_status_t vbc_prep_rq(struct vbc_dev *vbc, struct request *rq)
 	if (sts == BLK_STS_OK)
 		sts = vbc_map_data(rq);
 	if (sts != BLK_STS_OK) {
+		vbc_crypto_unprep_rq(rq);
 		vbc_free_ranges(rq);
 		return sts;
 	}
@@ -215,8 +219,7 @@ static int vbc_add_rq(struct vbc_vq *vq, struct vbc_req *vbr)
 	struct scatterlist prefix, status, *sgs[3];
 	unsigned int out = 0, in = 0;
 
-	sg_init_one(&prefix, &vbr->hdr, sizeof(vbr->hdr) +
-		    (vbr->encrypted ? sizeof(vbr->msg) : 0));
+	sg_init_one(&prefix, &vbr->hdr, vbr->prefix_len);
 	sgs[out++] = &prefix;
 
 	if (vbr->sgt.nents) {

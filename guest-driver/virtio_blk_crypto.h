@@ -5,13 +5,14 @@
  *   vbc_main.c    negotiation, probe, removal, suspend
  *   vbc_queue.c   virtqueues and block requests
  *   vbc_disk.c    config space: limits, capacity, name, sysfs
- *   vbc_crypto.c  keyslots: a blk_crypto_profile
+ *   vbc_crypto.c  inline encryption: a blk_crypto_profile
+ *   vbc_key.c     how keys get to the device
  *   vbc_cmd.c     commands to the device
  *   vbc_nokey.c   keys that the device has lost
  *   vbc_wrapped.c hardware-wrapped keys: generate, import, prepare, derive
- *   vbc_stats.c   counters of the four files above, in sysfs
+ *   vbc_stats.c   counters of the five files above, in sysfs
  *
- * Only the last five know keys (vbc_crypto.h has what they share).  They do not
+ * Only the last six know keys (vbc_crypto.h has what they share).  They do not
  * know sectors and limits.
  */
 #ifndef VIRTIO_BLK_CRYPTO_H
@@ -66,24 +67,32 @@ struct vbc_dev {
 
 /* The driver's part of a block request */
 struct vbc_req {
-	/*
-	 * The readable prefix.  On the wire the message follows the header
-	 * without a gap, so an encrypted request maps both as one buffer.
-	 */
-	struct virtio_blk_outhdr hdr;
-	struct vbc_crypto_msg msg;
-
-	u8 status;
-	bool encrypted;
 	u8 nokeys;		/* how often it came back NOKEY */
+	u16 prefix_len;
 	u32 key_gen;		/* vbc_nokey.c: age of the keys it relied on */
 
 	struct sg_table sgt;
-	struct scatterlist sg[];
+	struct scatterlist sg[VBC_INLINE_SG];
+
+	/* The device writes it: keep it apart from what the CPU writes then. */
+	u8 status;
+
+	/*
+	 * The readable prefix: the header; in an encrypted request also the
+	 * message; in one that carries its key also the key.  On the wire they
+	 * directly follow each other, so the first prefix_len bytes from here
+	 * are mapped as one buffer.  Only disks whose requests carry keys have
+	 * room for one: see vbc_crypto_keys_in_rqs().
+	 */
+	struct virtio_blk_outhdr hdr;
+	struct vbc_crypto_msg msg;
+	struct vbc_key_desc key[];
 };
 
 static_assert(offsetof(struct vbc_req, msg) ==
 	      offsetof(struct vbc_req, hdr) + sizeof(struct virtio_blk_outhdr));
+static_assert(offsetof(struct vbc_req, key) ==
+	      offsetof(struct vbc_req, msg) + sizeof(struct vbc_crypto_msg));
 
 /* vbc_queue.c */
 extern const struct blk_mq_ops vbc_mq_ops;
@@ -109,7 +118,7 @@ void vbc_free(struct vbc_dev *vbc);
 bool vbc_is_gone(struct vbc_dev *vbc);
 void vbc_reset_device(struct vbc_dev *vbc);
 
-/* vbc_crypto.c, vbc_cmd.c, vbc_nokey.c and vbc_stats.c */
+/* vbc_crypto.c, vbc_key.c, vbc_cmd.c, vbc_nokey.c and vbc_stats.c */
 #ifdef CONFIG_BLK_INLINE_ENCRYPTION
 
 extern const struct attribute_group vbc_crypto_attr_group;
@@ -131,7 +140,9 @@ void vbc_crypto_wipe(struct vbc_dev *vbc);
 void vbc_crypto_resume(struct vbc_dev *vbc);
 void vbc_crypto_begin_removal(struct vbc_dev *vbc);
 bool vbc_crypto_is_broken(struct vbc_dev *vbc);
+bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc);
 blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq);
+void vbc_crypto_unprep_rq(struct request *rq);
 bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq);
 int vbc_crypto_module_init(void);
 void vbc_crypto_module_exit(void);
@@ -197,11 +208,18 @@ static inline bool vbc_crypto_is_broken(struct vbc_dev *vbc)
 	return false;
 }
 
+static inline bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc)
+{
+	return false;
+}
+
 static inline blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc,
 					      struct request *rq)
 {
 	return BLK_STS_NOTSUPP;
 }
+
+static inline void vbc_crypto_unprep_rq(struct request *rq) { }
 
 static inline bool vbc_crypto_retry_rq(struct vbc_dev *vbc,
 				       struct request *rq)

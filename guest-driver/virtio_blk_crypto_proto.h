@@ -39,6 +39,23 @@
 #define VBC_T_GET_CRYPTO_CHARACTERISTICS 0x1ce00
 
 /*
+ * Extensions (ours).  A device without extensions answers UNSUPP to the command
+ * and to the requests.
+ */
+#define VBC_T_GET_CRYPTO_EXTENSIONS	0x1ce04
+#define VBC_T_CRYPTO_IN_EXT		0x1ce10
+#define VBC_T_CRYPTO_OUT_EXT		0x1ce11
+
+/* Flags in the reply of GET_CRYPTO_EXTENSIONS */
+#define VBC_EXT_KEYS_IN_REQUESTS	BIT(0)
+
+/* Flags in the message of a CRYPTO_IN_EXT or CRYPTO_OUT_EXT */
+#define VBC_MSG_KEY_FOLLOWS		BIT(0)
+
+/* The slot in such a message and in the key descriptor that follows it */
+#define VBC_SLOT_NONE			0xffffffff
+
+/*
  * Status: the keyslot that a CRYPTO_IN or CRYPTO_OUT names is empty, because
  * it was never programmed or because the device lost its keys.
  */
@@ -77,14 +94,19 @@ struct vbc_config {
 	struct vbc_characteristics crypto;
 } __packed;
 
-/* Directly follows the header of a CRYPTO_IN or CRYPTO_OUT. */
+/* Directly follows the header of a CRYPTO_IN or CRYPTO_OUT, extended or not. */
 struct vbc_crypto_msg {
 	__le32 slot;
-	__u8 unused[4];
+	__u8 digest;		/* this and the flags: 0 unless extended */
+	__u8 flags;
+	__u8 unused[2];
 	__le64 dun[4];
 };
 
-/* KEYSLOT_PROGRAM; KEYSLOT_EVICT too, where only the slot counts */
+/*
+ * KEYSLOT_PROGRAM; KEYSLOT_EVICT too, where only the slot counts.  In a request
+ * it directly follows the message.
+ */
 struct vbc_key_desc {
 	__le32 slot;
 	__u8 bytes[VBC_KEY_BYTES];
@@ -93,6 +115,13 @@ struct vbc_key_desc {
 	__le32 key_type;
 	__le32 data_unit_size_bits;
 	__le32 dun_bytes;
+};
+
+/* Reply of GET_CRYPTO_EXTENSIONS */
+struct vbc_crypto_extensions {
+	__le32 digests;
+	__le32 flags;
+	__le64 reserved;
 };
 
 /* The commands of hardware-wrapped keys: what goes in and what comes out */
@@ -120,6 +149,7 @@ static_assert(offsetof(struct vbc_config, crypto) == VBC_CONFIG_OFFSET);
 static_assert(sizeof(struct vbc_config) == 104);
 static_assert(sizeof(struct vbc_crypto_msg) == 40);
 static_assert(sizeof(struct vbc_key_desc) == 152);
+static_assert(sizeof(struct vbc_crypto_extensions) == 16);
 static_assert(sizeof(struct vbc_key_blob) == 132);
 static_assert(sizeof(struct vbc_sw_secret) == 32);
 static_assert(sizeof(struct vbc_crypto_modes) == 8);

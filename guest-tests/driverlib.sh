@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # shellcheck shell=sh
 #
-# Cases about the guest driver that run with the control virtqueue and in-band: what happens to keys, commands and requests when
-# the device loses keys, is reset, fails or goes away. Sourced after fslib.sh.
+# Cases about the guest driver that run in several ways, with the control virtqueue and in-band, with keyslots and with keys in
+# requests: what happens to keys, commands and requests in use, and when the device loses keys, is reset, fails or goes away.
+# Sourced after fslib.sh.
 
 # The disk's place on its bus, and its driver's directory, as of before the driver was unbound.
 VIRTIO=$(basename "$(readlink -f "$BLOCK/device")")
@@ -33,28 +34,6 @@ wait_for_dmesg() {
 		sleep 0.1
 	done
 	note "the kernel says: $1"
-}
-
-# begin_busy [OPTION...]: fio writes and verifies in $MNT/busy, with two keys, until end_busy.
-begin_busy() {
-	while [ ! -e /tmp/enough ]; do
-		fio --name=busy --directory="$MNT/busy" --rw=randrw --bsrange=4k-64k --size=2M --numjobs=2 --ioengine="$(fio_engine)" \
-			--iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" "$@" || exit 1
-	done &
-	BUSY=$!
-	local tries=0
-	while [ ! -e "$MNT/busy/busy.1.0" ]; do
-		[ $tries -lt 300 ] || fail 'fio does not get going'
-		tries=$((tries + 1))
-		sleep 0.1
-	done
-	sleep 1
-}
-
-# end_busy: ends fio, which must have found all that it wrote.
-end_busy() {
-	: > /tmp/enough
-	wait $BUSY || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
 }
 
 # end_busy_on_a_dead_disk: fio must have noticed that its disk is gone.
@@ -137,6 +116,161 @@ evicted_meanwhile_case() {
 	host_step_done
 	umount "$MNT"
 	secret_tree_is_right
+}
+
+# many_keys_case: 200 files, each with its own key, are written and read by 8 processes.
+#
+# The names are the test's own: no odd characters. The inner shells expand their own variables; make_files gets a list of sizes.
+# shellcheck disable=SC2011,SC2016,SC2046
+many_keys_case() {
+	local round
+	make_files tree 0 $(seq 4096 61 16235)
+	[ "$(ls "$OUT/plain/tree" | wc -l)" = 200 ] || fail "made $(ls "$OUT/plain/tree" | wc -l) files, not 200"
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+
+	note 'written by 8 processes'
+	ls "$OUT/plain/tree" | xargs -P 8 -n 5 sh -c '
+		for file; do
+			dd if="$OUT/plain/tree/$file" of="$MNT/secret/$file" bs=64k conv=fsync status=none || exit 255
+		done' sh
+	sync
+
+	note 'read by 8 processes, all 200 keys in use'
+	for round in 1 2; do
+		echo 1 > /proc/sys/vm/drop_caches
+		ls "$OUT/plain/tree" | sort -R --random-source=/dev/zero | xargs -P 8 -n 5 sh -c '
+			for file; do
+				cmp "$OUT/plain/tree/$file" "$MNT/secret/$file" || exit 255
+			done' sh
+		note "round $round is right"
+	done
+
+	note 'read once more with every key new'
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	expect_native
+	record "$MNT/secret" tree
+	# So many names that the directory has a hash tree.
+	record_names "$MNT/secret"
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# key_removal_case: removing a key locks its files, whatever their policy; adding it again unlocks them.
+key_removal_case() {
+	local identifier directory locked
+	make_files tree 0
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	identifier=$(add_key one "$MNT")
+	set_policy "$MNT/secret" "$identifier"
+	set_policy "$MNT/secret-64" "$identifier" ino-lblk-64
+	encrypted_dir "$MNT/other" two
+	for directory in secret secret-64 other; do
+		cp -r "$OUT/plain/tree/." "$MNT/$directory"
+	done
+	expect_native
+	sync
+
+	remove_key "$identifier" "$MNT"
+	for directory in secret secret-64; do
+		[ ! -e "$MNT/$directory/file-9-of-65536" ] || fail "names in $directory can be read without the key"
+		locked=$(find "$MNT/$directory" -type f | head -n 1)
+		expect_failure "reading $directory without the key" dd if="$locked" of=/dev/null status=none
+	done
+	same_files "$OUT/plain/tree" "$MNT/other"
+	note 'the other key still works'
+
+	[ "$(add_key one "$MNT")" = "$identifier" ] || fail 'the key got another identifier'
+	drop_caches
+	for directory in secret secret-64 other; do
+		same_files "$OUT/plain/tree" "$MNT/$directory"
+		record "$MNT/$directory" tree
+	done
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# freeze_case: the disk is frozen and restored, while files are open and when some are new. Needs CONFIG_HIBERNATION.
+freeze_case() {
+	let_ports_go
+	make_files tree 0
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/secret" one
+	encrypted_dir "$MNT/secret-64" one ino-lblk-64
+	cp -r "$OUT/plain/tree/." "$MNT/secret"
+	cp -r "$OUT/plain/tree/." "$MNT/secret-64"
+	make-data 1048576 50 "$SENTINEL" > "$OUT/plain/open"
+	exec 8<> "$MNT/secret/open"
+	cat "$OUT/plain/open" >&8
+
+	freeze_and_restore
+
+	# Inodes and their keys are still there; only the data must be read again.
+	echo 1 > /proc/sys/vm/drop_caches
+	cmp "$OUT/plain/open" "$MNT/secret/open" || fail 'the file that was open all the time'
+	rm "$MNT/secret/open"
+	exec 8>&-
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	same_files "$OUT/plain/tree" "$MNT/secret-64"
+
+	note 'and writing goes on'
+	make_files tree/later 60 100 70000
+	cp -r "$OUT/plain/tree/later" "$MNT/secret"
+	cp -r "$OUT/plain/tree/later" "$MNT/secret-64"
+	freeze_and_restore
+	drop_caches
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	same_files "$OUT/plain/tree" "$MNT/secret-64"
+	expect_native
+	record "$MNT/secret" tree
+	record "$MNT/secret-64" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
+# raw_and_wrapped_case: raw and hardware-wrapped keys side by side, even of the same bytes, under every policy.
+raw_and_wrapped_case() {
+	local hex added wrapped directories directory round
+	make_files tree 0 100 4096 70001 524288
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/raw" one
+	encrypted_dir "$MNT/raw-64" one ino-lblk-64
+	wrapped_dir "$MNT/wrapped-64" one ino-lblk-64
+	wrapped_dir "$MNT/wrapped-32" one ino-lblk-32
+	wrapped_dir "$MNT/wrapped-sectors" two ino-lblk-64 512
+	# The bytes inside a wrapped key, added as a raw key, are another key.
+	hex=$(wrapped_key_hex one)
+	added=$(unhex "$hex" | xfs_io -c add_enckey "$MNT")
+	echo "raw $hex # the bytes of a wrapped key" >> "$OUT/keys"
+	set_policy "$MNT/same-bytes" "${added##* }" ino-lblk-64
+	wrapped=$(add_wrapped_key one "$MNT")
+	[ "${added##* }" != "$wrapped" ] || fail 'a raw and a wrapped key have the same identifier'
+
+	directories='raw raw-64 wrapped-64 wrapped-32 wrapped-sectors same-bytes'
+	for directory in $directories; do
+		cp -r "$OUT/plain/tree/." "$MNT/$directory" &
+	done
+	wait
+	for round in 1 2; do
+		drop_caches
+		for directory in $directories; do
+			diff -r "$OUT/plain/tree" "$MNT/$directory" >> /tmp/wrong 2>&1 &
+		done
+		wait
+		[ ! -s /tmp/wrong ] || fail "wrong contents in round $round: $(head /tmp/wrong)"
+	done
+	expect_native
+	for directory in $directories; do
+		record "$MNT/$directory" tree
+		record_names "$MNT/$directory"
+	done
+	umount "$MNT"
+	check_fs "$DISK"
 }
 
 # read_all: reads each of the 16 files from the disk; prints how many could be read.

@@ -37,7 +37,7 @@ while [ "$(memory)" -lt $((before + (200 << 10))) ]; do
 	sleep 0.1
 done
 # The kernel takes the highest memory first.
-begin_busy "$MNT/busy" --numjobs=4 --size=2M
+begin_busy --numjobs=4 --size=2M --iodepth=16 --bsrange=512-32k
 cp -r "$OUT/plain/tree/." "$MNT/secret"
 drop_caches
 same_files "$OUT/plain/tree" "$MNT/secret"
