@@ -104,8 +104,8 @@ impl Wake for WakeEvent {
     }
 }
 
-/// The most requests that wait for keyslots and other commands.
-const MOST_COMMANDS: usize = 64;
+/// The most requests that wait for keyslots, other commands and places for keys.
+const MOST_WAITERS: usize = 64;
 
 impl Worker {
     pub(super) fn new(engine: &Engine) -> io::Result<Self> {
@@ -144,8 +144,10 @@ impl Worker {
         if let Some(unwrapped) = &self.unwrapped
             && self.unwrapped_until.get().is_some_and(|until| until <= now)
         {
-            unwrapped.expire(now);
             self.unwrapped_until.set(None);
+            if let Some(next) = unwrapped.expire(now) {
+                self.unwrapped_until(next);
+            }
         }
     }
 
@@ -233,19 +235,26 @@ impl Worker {
 
     /// Waits for a place for a key that comes with a request.
     pub(super) async fn place(&self, token: Token) -> Place {
-        poll_fn(|_| match self.request_keys.borrow_mut().take() {
-            Some(place) => Poll::Ready(place),
-            None => {
-                self.place_waiters.borrow_mut().push_back(token);
-                Poll::Pending
+        poll_fn(|_| {
+            let mut waiters = self.place_waiters.borrow_mut();
+            let is_first = waiters.front().is_none_or(|&first| first == token);
+            if is_first && let Some(place) = self.request_keys.borrow_mut().take() {
+                waiters.pop_front();
+                // There may be more than one place.
+                self.ready.borrow_mut().extend(waiters.front());
+                return Poll::Ready(place);
             }
+            if !waiters.contains(&token) {
+                waiters.push_back(token);
+            }
+            Poll::Pending
         })
         .await
     }
 
     /// A place is free again.
     pub(super) fn place_is_free(&self) {
-        self.ready.borrow_mut().extend(self.place_waiters.borrow_mut().pop_front());
+        self.ready.borrow_mut().extend(self.place_waiters.borrow().front());
     }
 
     /// Waits for a bounce buffer for a transfer of `len` bytes, or as many of them as fit. `None`: there is no memory.
@@ -266,9 +275,11 @@ impl Worker {
 
 impl Reactor for Worker {
     fn room(&self) -> usize {
-        let commands = self.commands.waiting.borrow().len() + self.keyslot_waiters.borrow().len();
-        let commands = MOST_COMMANDS.saturating_sub(commands);
-        self.disk.borrow().room().min(self.timers.borrow().room()).min(commands)
+        let waiters = self.commands.waiting.borrow().len()
+            + self.keyslot_waiters.borrow().len()
+            + self.place_waiters.borrow().len();
+        let waiters = MOST_WAITERS.saturating_sub(waiters);
+        self.disk.borrow().room().min(self.timers.borrow().room()).min(waiters)
     }
 
     fn submit(&self) {
