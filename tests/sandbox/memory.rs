@@ -30,11 +30,14 @@ fn private(device: &Device) -> u64 {
 /// Requests of 7 MiB each, made of pieces of guest memory that all of them share.
 fn flood(guest: &mut Guest, request_type: u32, queue: usize) -> usize {
     let ring = &mut guest.rings[queue];
-    let request = [crypto_header(request_type, 0, 2, [1, 0, 0, 0])].concat();
-    let header_len = if request_type == IN || request_type == OUT { 16 } else { 56 };
+    let request = match request_type {
+        CRYPTO_IN_EXT | CRYPTO_OUT_EXT => KeyedRequest::new(request_type, 0, 1, &key(1)).bytes(),
+        _ => crypto_header(request_type, 0, 2, [1, 0, 0, 0]),
+    };
+    let header_len = if request_type == IN || request_type == OUT { 16 } else { request.len() };
     let header = ring.allocate(header_len);
     guest.memory.write_slice(&request[..header_len], GuestAddress(header)).expect("header");
-    let write = if matches!(request_type, IN | CRYPTO_IN) { WRITE } else { 0 };
+    let write = if matches!(request_type, IN | CRYPTO_IN | CRYPTO_IN_EXT) { WRITE } else { 0 };
     let data = [(ring.allocate(28 << 10), 28 << 10, write); PIECES];
     for head in 0..DEPTH as u16 {
         let status = ring.allocate(1);
@@ -49,12 +52,15 @@ fn flood(guest: &mut Guest, request_type: u32, queue: usize) -> usize {
 }
 
 fn under_a_flood(options: &'static [&str]) {
+    let keys_in_requests = options.contains(&"--keyslots");
     let device = Device::start(&[&["--workers", "2"], options].concat(), |_| {});
     let mut guest = device.guest();
     let control = guest.control();
-    guest.request(control, &Program::new(2, &key(1), 12).bytes(), 1).assert_only_status(OK);
+    let programmed = if keys_in_requests { UNSUPP } else { OK };
+    guest.request(control, &Program::new(2, &key(1), 12).bytes(), 1).assert_only_status(programmed);
+    let encrypted = if keys_in_requests { [CRYPTO_OUT_EXT, CRYPTO_IN_EXT] } else { [CRYPTO_OUT, CRYPTO_IN] };
     let mut most = 0;
-    for request_type in [CRYPTO_OUT, CRYPTO_IN, OUT, IN] {
+    for request_type in [&encrypted[..], &[OUT, IN]].concat() {
         let mut left = [0, 1].map(|queue| flood(&mut guest, request_type, queue));
         while left != [0, 0] {
             for queue in [0, 1] {
@@ -77,8 +83,13 @@ fn under_a_flood(options: &'static [&str]) {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let ways: [(&str, &[&str]); 3] =
-        [("sync", &["--aio", "sync"]), ("io_uring", &["--aio", "io_uring"]), ("threads", &["--aio", "threads"])];
+    let ways: [(&str, &[&str]); 5] = [
+        ("sync", &["--aio", "sync"]),
+        ("io_uring", &["--aio", "io_uring"]),
+        ("threads", &["--aio", "threads"]),
+        ("io_uring_keys_in_requests", &["--aio", "io_uring", "--keyslots", "0"]),
+        ("threads_keys_in_requests", &["--aio", "threads", "--keyslots", "0"]),
+    ];
     ways.map(|(name, options)| {
         let obstacle = crate::device::obstacle(options);
         super::trial(format!("memory::{name}"), obstacle, || under_a_flood(options))
