@@ -101,6 +101,50 @@ fn a_record_for_each_request_with_all_that_is_promised() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// A key that came with its request has a fingerprint: one for each key, another one in another run, and none of the key in it.
+#[test]
+fn fingerprints_of_keys_in_requests() {
+    let directory = TempDir::new().expect("directory");
+    let runs: Vec<Vec<u64>> = ["one", "two"]
+        .map(|name| {
+            let path = directory.path().join(name);
+            let mut options = Options::default();
+            options.config.engine.keyslots = 0;
+            let mut guest = Guest::with(options);
+            guest.device.observer().start_trace(&path).expect("trace");
+            for seed in [1, 2, 1, 3] {
+                let request = KeyedRequest::new(CRYPTO_OUT_EXT, 0, seed, &key(seed)).bytes();
+                guest.request(0, &[request, pattern(1, 4096)].concat(), 1).assert_only_status(OK);
+            }
+            guest.device.observer().stop_trace().expect("trace");
+            let mut records = records(&path);
+            records.sort_by_key(|record| number(record, 0, 8));
+            for record in &records {
+                // Type, flags, slot, data units.
+                let shape = (number(record, 48, 4), record[63], number(record, 60, 2), number(record, 52, 4));
+                assert_eq!(shape, (CRYPTO_OUT_EXT.into(), 1, 0xffff, 1));
+            }
+            records.iter().map(|record| number(record, 16, 8)).collect()
+        })
+        .into();
+    for run in &runs {
+        assert!(
+            run.len() == 4 && run[0] == run[2] && run[0] != run[1] && run[0] != run[3] && run[1] != run[3],
+            "{run:x?}"
+        );
+        let fronts = [1, 2, 3].map(|seed| number(&key(seed), 0, 8));
+        assert!(run.iter().all(|fingerprint| *fingerprint != 0 && !fronts.contains(fingerprint)));
+    }
+    assert!(runs[0].iter().all(|fingerprint| !runs[1].contains(fingerprint)));
+    let output = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"))
+        .args(["ctl", "trace", "dump"])
+        .arg(directory.path().join("one"))
+        .output()
+        .expect("program");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(&format!("key {:016x} dun 0x1 units 1", runs[0][0])), "{text}");
+}
+
 #[test]
 fn a_file_that_is_no_trace_is_not_overwritten() {
     let directory = TempDir::new().expect("directory");
