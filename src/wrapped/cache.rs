@@ -77,9 +77,11 @@ impl UnwrappedKeys {
         Some(until)
     }
 
-    /// Wipes the keys that are old.
-    pub fn expire(&self, now: Instant) {
-        self.entries().iter_mut().filter(|entry| entry.until.is_some_and(|until| until <= now)).for_each(Entry::wipe);
+    /// Wipes the keys that are old. Returns when the next one has to be wiped.
+    pub fn expire(&self, now: Instant) -> Option<Instant> {
+        let mut entries = self.entries();
+        entries.iter_mut().filter(|entry| entry.until.is_some_and(|until| until <= now)).for_each(Entry::wipe);
+        entries.iter().filter_map(|entry| entry.until).min()
     }
 
     /// Wipes all keys.
@@ -125,10 +127,11 @@ mod tests {
         // One that is too old is not found, wiped or not.
         let later = start + AGE + Duration::from_millis(5);
         assert_eq!((find(&blob(5), later), find(&blob(6), later)), (None, Some(key(6))));
-        keys.expire(later);
+        assert_eq!(keys.expire(later), Some(start + Duration::from_millis(6) + AGE));
         let left = |byte: u8| keys.entries().iter().any(|entry| entry.key == key(byte));
         assert!(!left(5) && left(6) && left(100));
         keys.clear();
         assert!(!left(6) && !left(100) && find(&blob(6), start).is_none());
+        assert_eq!(keys.expire(start), None);
     }
 }
