@@ -20,7 +20,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// With `options`, which say where the data goes; 2 request queues and 4 keyslots, as the frontend's default.
+    /// With `options`, which say where the data goes; 2 request queues and, unless they say
+    /// otherwise, 4 keyslots, as the frontend's default.
     pub fn start(options: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         Self::start_in(tempfile::TempDir::new().expect("directory"), options, prepare)
     }
@@ -31,7 +32,10 @@ impl Device {
         File::create(path("image")).expect("image").set_len(DISK).expect("image");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
         command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").stdin(Stdio::null());
-        command.args(["--num-queues", "2", "--keyslots", "4", "--serial", "serial-of-the-test"]);
+        command.args(["--num-queues", "2", "--serial", "serial-of-the-test"]);
+        if !options.contains(&"--keyslots") {
+            command.args(["--keyslots", "4"]);
+        }
         command.args(["--key-types", "raw,wrapped", "--wrapping-key-file"]).arg(path("wrapping-key"));
         command.arg("--socket-path").arg(path("socket")).arg("--stats").arg(path("stats"));
         if !options.contains(&"--blk-ram") {
