@@ -22,9 +22,19 @@ enum End {
 }
 
 fn survive(options: &[&str], ends: &[End], seed: u64) {
+    survive_with(Driver::new(), options, ends, seed);
+}
+
+/// A program without keyslots has no keys to lose: none of its requests ends with NOKEY.
+fn survive_with_keys_in_requests(options: &[&str], ends: &[End], seed: u64) {
+    let options = [&["--keyslots", "0"], options].concat();
+    let driver = survive_with(Driver::with_keys_in_requests(), &options, ends, seed);
+    assert_eq!(driver.nokeys, 0);
+}
+
+fn survive_with(mut driver: Driver, options: &[&str], ends: &[End], seed: u64) -> Driver {
     let mut machine = Machine::new(options);
     let mut random = random(seed);
-    let mut driver = Driver::new();
     for end in ends {
         let how_long = Duration::from_micros(500 + random(40_000));
         driver.work(&mut machine, &mut random, how_long);
@@ -49,7 +59,8 @@ fn survive(options: &[&str], ends: &[End], seed: u64) {
     println!("{} requests, {} without a key", driver.completed, driver.nokeys);
     assert!(driver.completed > 100);
     let [covered, open] = driver.covered();
-    Driver::check_image(&machine, &[covered, open].concat());
+    driver.check_image(&machine, &[covered, open].concat());
+    driver
 }
 
 #[test]
@@ -86,6 +97,21 @@ fn the_frontend_hangs_up_and_comes_back() {
 #[test]
 fn killed_and_hung_up_on() {
     survive(&["--poll-us", "0"], &[End::Kill, End::HangUp, End::HangUp, End::Kill, End::Kill, End::HangUp], 5);
+}
+
+#[test]
+fn killed_with_keys_in_requests() {
+    survive_with_keys_in_requests(&[], &[End::Kill; 25], 8);
+}
+
+#[test]
+fn killed_with_keys_in_requests_and_helper_threads() {
+    survive_with_keys_in_requests(&["--aio", "threads", "--cache", "none"], &[End::Kill; 15], 9);
+}
+
+#[test]
+fn hung_up_on_with_keys_in_requests() {
+    survive_with_keys_in_requests(&[], &[End::HangUp, End::Kill, End::HangUp, End::HangUp, End::Kill, End::HangUp], 10);
 }
 
 /// A frontend may ask for a region of its default size and set larger rings afterwards: they are served, and what the region

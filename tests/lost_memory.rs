@@ -408,5 +408,5 @@ fn the_in_flight_region_is_cut_off() {
     machine.assert_running();
     assert!(driver.completed > 100);
     let [covered, open] = driver.covered();
-    Driver::check_image(&machine, &[covered, open].concat());
+    driver.check_image(&machine, &[covered, open].concat());
 }

@@ -52,13 +52,13 @@ fn system_can_tell() -> bool {
 }
 
 /// Asserts that the storage has these blocks.
-fn assert_durable(machine: &Machine, blocks: &[(u64, u64)]) {
+fn assert_durable(driver: &Driver, machine: &Machine, blocks: &[(u64, u64)]) {
     let image = File::open(machine.image()).expect("image");
     for &(block, _) in blocks {
         let volatile = volatile_bytes(&image, block * BLOCK as u64, BLOCK);
         assert_eq!(volatile, Some(0), "block {block} is not on the storage");
     }
-    Driver::check_image(machine, blocks);
+    driver.check_image(machine, blocks);
 }
 
 fn cut(options: &[&str], seed: u64, write_through: bool) {
@@ -72,10 +72,10 @@ fn cut(options: &[&str], seed: u64, write_through: bool) {
         machine.kill();
         driver.reap_all(&mut machine);
         let [covered, open] = driver.covered();
-        assert_durable(&machine, &covered);
+        assert_durable(&driver, &machine, &covered);
         checked += covered.len();
         if write_through {
-            assert_durable(&machine, &open);
+            assert_durable(&driver, &machine, &open);
             checked += open.len();
         } else {
             let image = File::open(machine.image()).expect("image");

@@ -47,18 +47,6 @@ fn blob(guest: &mut Guest, request_type: u32, bytes: &[u8]) -> Vec<u8> {
     answer.data[4..4 + size].to_vec()
 }
 
-/// The key that the emulated hardware derives, over OpenSSL's AES-256-CMAC.
-fn derived(raw: &[u8]) -> [u8; 64] {
-    let pkey = openssl::pkey::PKey::cmac(&openssl::symm::Cipher::aes_256_cbc(), raw).expect("OpenSSL");
-    let label = [0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0x20];
-    let context = [&b"inline encryption key"[..], &[0; 6], &[2, 0x43, 0, 0x82, 0x50, 0, 0, 0, 0]].concat();
-    let block = |i: u32| {
-        let input = [&i.to_be_bytes()[..], &label, &[0], &context, &512u32.to_be_bytes()].concat();
-        openssl::sign::Signer::new_without_digest(&pkey).expect("OpenSSL").sign_oneshot_to_vec(&input).expect("OpenSSL")
-    };
-    (1..=4).flat_map(block).collect::<Vec<_>>().try_into().expect("64 bytes")
-}
-
 #[test]
 fn each_request_has_its_own_key() {
     for disk in [DiskKind::File(Aio::Sync), DiskKind::File(Aio::Threads), DiskKind::Tmpfs] {
@@ -170,7 +158,7 @@ fn wrapped_keys_are_unwrapped_once_or_each_time() {
         let plain = pattern(2, 8192);
         for _ in 0..5 {
             request(CRYPTO_OUT_EXT).write(&mut guest, 0, &plain).assert_only_status(OK);
-            assert!(guest.image_bytes(0, 8192) == openssl_xts(&derived(&raw), 5, 4096, &plain));
+            assert!(guest.image_bytes(0, 8192) == openssl_xts(&inline_encryption_key(&raw), 5, 4096, &plain));
             assert!(request(CRYPTO_IN_EXT).read(&mut guest, 0, 8192).data == plain);
         }
         let counters = (guest.stat("request_keys.unwrapped"), guest.stat("request_keys.cached"));

@@ -82,7 +82,7 @@ pub struct Guest {
 
 thread_local! {
     /// Keyslots in locked memory and the engine take long to make; a reset makes the device as good as new.
-    static GUESTS: RefCell<[Option<Guest>; 3]> = const { RefCell::new([None, None, None]) };
+    static GUESTS: RefCell<[Option<Guest>; 6]> = const { RefCell::new([const { None }; 6]) };
 }
 
 /// What a guest is booted with.
@@ -94,20 +94,22 @@ pub struct Setting {
     pub disk: DiskKind,
     /// In-flight tracking.
     pub tracked: bool,
+    /// The device has no keyslots.
+    pub keys_in_requests: bool,
 }
 
 impl Setting {
     /// All features, on a disk that answers at once.
     pub fn plain(size: u16) -> Self {
-        Self { features: u64::MAX, size, disk: DiskKind::Memory, tracked: false }
+        Self { features: u64::MAX, size, disk: DiskKind::Memory, tracked: false, keys_in_requests: false }
     }
 }
 
 /// Gives `action` a guest as after boot.
 pub fn with_guest<R>(setting: Setting, action: impl FnOnce(&mut Guest) -> R) -> R {
     // Taken out, so that one that has panicked is not used again.
-    let place = setting.disk as usize;
-    let mut guest = GUESTS.with_borrow_mut(|guests| guests[place].take()).unwrap_or_else(|| Guest::new(setting.disk));
+    let place = 2 * setting.disk as usize + usize::from(setting.keys_in_requests);
+    let mut guest = GUESTS.with_borrow_mut(|guests| guests[place].take()).unwrap_or_else(|| Guest::new(setting));
     guest.boot(setting);
     let result = action(&mut guest);
     GUESTS.with_borrow_mut(|guests| guests[place] = Some(guest));
@@ -115,10 +117,10 @@ pub fn with_guest<R>(setting: Setting, action: impl FnOnce(&mut Guest) -> R) -> 
 }
 
 impl Guest {
-    fn new(kind: DiskKind) -> Self {
+    fn new(Setting { disk: kind, keys_in_requests, .. }: Setting) -> Self {
         let config = DeviceConfig {
             engine: EngineConfig {
-                keyslots: KEYSLOTS,
+                keyslots: if keys_in_requests { 0 } else { KEYSLOTS },
                 cache_unwrapped: true,
                 crypto_engine: Implementation::detect(),
                 raw_keys: true,
@@ -387,8 +389,13 @@ impl Guest {
         let (head, len) = ring.used_entry(before);
         assert_eq!(head, 0);
         assert!(len <= request.room);
-        let mut bytes = vec![0; request.room as usize];
-        self.memory.read_slice(&mut bytes, GuestAddress(room)).expect("room");
+        self.answer(room, request.room)
+    }
+
+    /// The status in a request's room, and the data before it.
+    pub fn answer(&self, at: u64, room: u32) -> (u8, Vec<u8>) {
+        let mut bytes = vec![0; room as usize];
+        self.memory.read_slice(&mut bytes, GuestAddress(at)).expect("room");
         let status = bytes.pop().expect("room for a status");
         (status, bytes)
     }

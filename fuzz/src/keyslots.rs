@@ -3,11 +3,12 @@
 //! Commands and encrypted requests in any order, beside a model of a few lines that encrypts with OpenSSL.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use test_driver::data::{FILL, openssl_xts, openssl_xts_decrypt};
+use test_driver::data::FILL;
 use test_driver::wire::*;
 
 use crate::disks::DiskKind;
-use crate::guest::{CONTROL, CRYPTO_BITS, Cut, DATA_UNITS, Guest, KEYSLOTS, MAX_DUN_BYTES, Setting, with_guest};
+use crate::guest::{CONTROL, CRYPTO_BITS, Cut, Guest, KEYSLOTS, Setting, with_guest};
+use crate::model::{Key, edge, extent, refusals, transfer};
 use crate::wire::{Program, Request, all, key, number};
 
 /// Of the smallest disk.
@@ -58,23 +59,6 @@ impl<'a> Arbitrary<'a> for Op {
     }
 }
 
-/// A DUN of which few more fit in a number of bytes.
-fn edge(u: &mut Unstructured<'_>) -> Result<[u64; 4]> {
-    let size = if u.ratio(1, 5)? { u.int_in_range(1..=32)? } else { *u.choose(&[1, 2, 4, 8, 16])? };
-    let mut bytes = [0; 32];
-    bytes[..size].fill(0xff);
-    bytes[0] -= u.int_in_range(0..=20u8)?;
-    Ok(std::array::from_fn(|word| u64::from_le_bytes(std::array::from_fn(|i| bytes[8 * word + i]))))
-}
-
-/// What a slot holds.
-#[derive(Clone, Copy)]
-struct Key {
-    key: [u8; 64],
-    unit: usize,
-    dun_bytes: usize,
-}
-
 struct Model {
     slots: [Option<Key>; KEYSLOTS as usize],
     disk: Vec<u8>,
@@ -82,18 +66,9 @@ struct Model {
 
 impl Model {
     fn program(&mut self, program: &Program) -> Vec<u8> {
-        let mut refusals = Vec::new();
-        let unit = 1u32.checked_shl(program.unit_bits).unwrap_or(0);
-        let wrapped = program.key_type == 2;
-        let unsupported = program.mode != 1
-            || !(program.key_type == 1 || wrapped)
-            || unit & DATA_UNITS == 0
-            || program.dun_bytes > MAX_DUN_BYTES.into();
-        if unsupported {
-            refusals.push(UNSUPP);
-        }
+        let mut refusals = refusals(program);
         // A wrapped key would have to be one that the device has made.
-        if wrapped || program.key_size != 64 || program.dun_bytes == 0 || program.slot >= KEYSLOTS.into() {
+        if program.key_type == 2 || program.key_size != 64 || program.slot >= KEYSLOTS.into() {
             refusals.push(IOERR);
         }
         if !refusals.is_empty() {
@@ -101,58 +76,25 @@ impl Model {
             return refusals;
         }
         if let Some(slot) = self.slots.get_mut(program.slot as usize) {
-            *slot = Some(Key { key: key(program.key), unit: unit as usize, dun_bytes: program.dun_bytes as usize });
+            *slot = Some(Key::new(key(program.key), program));
         }
         vec![OK]
     }
 
     /// The status, and what is read.
     fn transfer(&mut self, write: bool, sector: u64, data: &[u8], crypto: Option<(u32, [u64; 4])>) -> (u8, Vec<u8>) {
-        let (start, len) = (u128::from(sector) * 512, data.len());
-        if !len.is_multiple_of(512) || start + len as u128 > self.disk.len() as u128 {
-            return (IOERR, vec![]);
-        }
+        let Some(at) = extent(sector, data.len(), self.disk.len()) else { return (IOERR, vec![]) };
         let key = match crypto {
             None => None,
             Some((slot, dun)) => match self.slots.get(slot as usize) {
                 None => return (IOERR, vec![]),
                 Some(None) => return (NOKEY, vec![]),
-                Some(Some(key)) if fits(key, dun, len) => Some((key, dun)),
+                Some(Some(key)) if key.fits(dun, data.len()) => Some((key, dun)),
                 Some(Some(_)) => return (IOERR, vec![]),
             },
         };
-        let at = start as usize..start as usize + len;
-        let crypt = |xts: fn(&[u8; 64], u128, usize, &[u8]) -> Vec<u8>, data: &[u8]| match key {
-            Some((key, dun)) => xts(&key.key, u128::from(dun[1]) << 64 | u128::from(dun[0]), key.unit, data),
-            None => data.to_vec(),
-        };
-        if write {
-            let bytes = crypt(openssl_xts, data);
-            self.disk[at].copy_from_slice(&bytes);
-            (OK, vec![])
-        } else {
-            (OK, crypt(openssl_xts_decrypt, &self.disk[at]))
-        }
+        (OK, transfer(&mut self.disk[at], write, data, key))
     }
-}
-
-/// Whether the data is whole data units whose numbers fit in the slot's DUN size.
-fn fits(key: &Key, dun: [u64; 4], len: usize) -> bool {
-    if len == 0 || !len.is_multiple_of(key.unit) {
-        return false;
-    }
-    // Schoolbook addition over bytes.
-    let mut carry = len / key.unit - 1;
-    let last: Vec<u8> = dun
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .map(|byte| {
-            let sum = usize::from(byte) + carry;
-            carry = sum >> 8;
-            sum as u8
-        })
-        .collect();
-    carry == 0 && last[key.dun_bytes..].iter().all(|&byte| byte == 0)
 }
 
 struct Run<'g> {

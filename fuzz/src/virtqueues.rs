@@ -263,6 +263,7 @@ pub fn run(bytes: &[u8]) {
         size: 1 << (input.size % 7),
         disk: input.disk,
         tracked: input.tracked,
+        keys_in_requests: false,
     };
     if crate::shown() {
         eprintln!("{input:?}");

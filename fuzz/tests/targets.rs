@@ -41,5 +41,6 @@ macro_rules! target {
 target!(config_space);
 target!(inflight);
 target!(keyslots);
+target!(request_keys);
 target!(requests);
 target!(virtqueues);

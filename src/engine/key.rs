@@ -194,10 +194,19 @@ impl Engine {
     ) -> Result<Option<Box<BrokenEngine>>, Failure> {
         with_wiped_stack::<COMMAND_STACK, _>(|| {
             let kept = &self.faults.kept;
-            if kept.keeping() && !kept.is_last(NO_SLOT, place.raw()) {
-                kept.programmed(NO_SLOT, 0, self.config.crypto_engine, place.raw())?;
+            if !kept.keeping() {
+                return Ok(self.faults.engine(fate, NO_SLOT));
             }
-            Ok(self.faults.engine(fate, NO_SLOT))
+            let generation = match kept.generation_of(NO_SLOT, place.raw()) {
+                Some(generation) => generation,
+                None => {
+                    let generation = self.keyslots.next_generation();
+                    kept.programmed(NO_SLOT, generation, self.config.crypto_engine, place.raw())?;
+                    generation
+                }
+            };
+            // Another worker may have served another key since.
+            Ok(self.faults.engine(fate, NO_SLOT).map(|broken| broken.with_generation(generation)))
         })
     }
 }

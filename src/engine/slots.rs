@@ -6,6 +6,7 @@ use scattered_xts::KEY_BYTES;
 
 use super::{Engine, Failure};
 use crate::keyslot::{Claim, Evicted, NoSuchSlot};
+use crate::request::NO_SLOT;
 
 impl Engine {
     /// Keeps a key that has been programmed, when a fault needs it.
@@ -30,6 +31,8 @@ impl Engine {
 
     /// Empties all slots. Returns how many held a key.
     pub(super) async fn empty_all_slots(&self) -> usize {
+        // The key of a request.
+        self.faults.kept.emptied(NO_SLOT);
         let mut lost = 0;
         for slot in 0..self.config.keyslots {
             lost += usize::from(self.empty_slot(slot.into()).await == Ok(Evicted::Key));

@@ -40,8 +40,18 @@ impl Timers {
 
     /// Names `token` at the time `due`.
     pub(super) fn arm(&mut self, token: Token, due: Instant) {
+        let before = self.due.len();
+        if token == NOBODY {
+            // While no request is in flight nobody looks for those that have come, and the first of them would stand before this
+            // one for ever.
+            let now = Instant::now();
+            while self.due.peek().is_some_and(|Reverse((due, first))| *first == NOBODY && *due <= now) {
+                self.due.pop();
+            }
+        }
+        let has_come = self.due.len() < before;
         self.due.push(Reverse((due, token)));
-        if self.due.peek().is_some_and(|Reverse((_, first))| *first == token) {
+        if has_come || self.due.peek().is_some_and(|Reverse((_, first))| *first == token) {
             self.set_alarm();
         }
     }
@@ -81,5 +91,32 @@ impl Timers {
 impl AsFd for Timers {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.timer.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_ready_within(timers: &Timers, milliseconds: i64) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let time = rustix::time::Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+        poll(&mut [PollFd::new(timers, PollFlags::IN)], Some(&time)).expect("poll") == 1
+    }
+
+    #[test]
+    fn the_worker_is_woken_again_though_nobody_has_looked() {
+        let mut timers = Timers::new().expect("timer");
+        let after = |milliseconds| Instant::now() + Duration::from_millis(milliseconds);
+        timers.arm(NOBODY, after(1));
+        timers.arm(7, after(60));
+        assert!(is_ready_within(&timers, 50));
+        timers.arm(NOBODY, after(80));
+        assert!(!is_ready_within(&timers, 10), "nothing is due");
+        assert!(is_ready_within(&timers, 200), "the request");
+        let mut named = Vec::new();
+        timers.poll(|token| named.push(token));
+        assert!(named.starts_with(&[7]), "{named:?}");
+        assert!(named.len() == 2 || is_ready_within(&timers, 200));
     }
 }

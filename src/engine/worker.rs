@@ -55,7 +55,7 @@ pub struct Worker {
     pub(super) request_keys: RefCell<RequestKeys>,
     /// Those who wait for a place for a key.
     place_waiters: RefCell<VecDeque<Token>>,
-    /// Keys that have been unwrapped, and when the first of those that this worker has put there is too old.
+    /// Keys that have been unwrapped, and when this worker has to look for those that are too old.
     pub(super) unwrapped: Option<Arc<UnwrappedKeys>>,
     unwrapped_until: Cell<Option<Instant>>,
     /// Ciphertext has been stored past the caches, and other CPUs may not see it yet.

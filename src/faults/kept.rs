@@ -146,9 +146,9 @@ impl KeptKeys {
         Ok(())
     }
 
-    /// Whether this is the key that was programmed last.
-    pub fn is_last(&self, slot: u32, key: &[u8; KEY_BYTES]) -> bool {
-        self.state().slots.get(&slot).is_some_and(|kept| kept.keys.raw == *key)
+    /// The generation of this key, if it was programmed last.
+    pub fn generation_of(&self, slot: u32, key: &[u8; KEY_BYTES]) -> Option<u64> {
+        self.state().slots.get(&slot).filter(|kept| kept.keys.raw == *key).map(|kept| kept.generation)
     }
 
     /// A slot has been emptied.

@@ -187,7 +187,12 @@ impl WorkerState {
         part: &D::Worker,
         polling: &mut Polling,
     ) -> bool {
-        let Some(turns) = poller::begin(&self.vrings) else { return false };
+        let Some(turns) = poller::begin(&self.vrings) else {
+            // No queue runs, so there are no requests. What the device itself has to do at some time goes on.
+            part.poll_completions(&mut Vec::new());
+            part.submit();
+            return false;
+        };
         let view = View::new(memory.clone());
         let serve = |token, request| device.serve(token, request);
         let mut poller = Poller::new(device, part, &view, &self.vrings, turns, serve);

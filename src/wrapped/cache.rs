@@ -77,7 +77,7 @@ impl UnwrappedKeys {
         Some(until)
     }
 
-    /// Wipes the keys that are old. Returns when the next one is.
+    /// Wipes the keys that are old. Returns when the next one has to be wiped.
     pub fn expire(&self, now: Instant) -> Option<Instant> {
         let mut entries = self.entries();
         entries.iter_mut().filter(|entry| entry.until.is_some_and(|until| until <= now)).for_each(Entry::wipe);
@@ -132,5 +132,6 @@ mod tests {
         assert!(!left(5) && left(6) && left(100));
         keys.clear();
         assert!(!left(6) && !left(100) && find(&blob(6), start).is_none());
+        assert_eq!(keys.expire(start), None);
     }
 }

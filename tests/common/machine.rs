@@ -175,6 +175,8 @@ pub struct Driver {
     pub again: Vec<Ask>,
     pub completed: u64,
     pub nokeys: u64,
+    /// Requests bring their keys along: a device without keyslots.
+    keys_in_requests: bool,
     /// Counts what is sent and what is completed.
     time: u64,
     /// When the last one of the completed flushes was sent: it covers all writes that had been completed then.
@@ -182,8 +184,10 @@ pub struct Driver {
 }
 
 impl Driver {
+    /// With keyslots.
     pub fn new() -> Self {
         Self {
+            keys_in_requests: false,
             sent: HashMap::new(),
             blocks: HashMap::new(),
             busy: Vec::new(),
@@ -193,6 +197,11 @@ impl Driver {
             time: 0,
             flushed: 0,
         }
+    }
+
+    /// Without keyslots.
+    pub fn with_keys_in_requests() -> Self {
+        Self { keys_in_requests: true, ..Self::new() }
     }
 
     /// Blocks that nothing in flight is about, with what they hold: those that a completed flush covers, and the others.
@@ -238,37 +247,51 @@ impl Driver {
     }
 
     /// What a block holds on the image.
-    pub fn expected(block: u64, seed: u64) -> Vec<u8> {
+    fn expected(&self, block: u64, seed: u64) -> Vec<u8> {
         let plain = pattern(seed, BLOCK);
-        if block < ENCRYPTED { plain } else { openssl_xts(&key(slot(block).into()), block.into(), BLOCK, &plain) }
+        if block < ENCRYPTED { plain } else { openssl_xts(&self.key(block), block.into(), BLOCK, &plain) }
+    }
+
+    /// The key of a block: its slot's, or its own.
+    fn key(&self, block: u64) -> [u8; 64] {
+        key(if self.keys_in_requests { block } else { slot(block).into() })
+    }
+
+    /// All of an encrypted request but the data of a write.
+    fn crypto_header(&self, write: bool, sector: u64, block: u64) -> Vec<u8> {
+        if self.keys_in_requests {
+            let request_type = if write { CRYPTO_OUT_EXT } else { CRYPTO_IN_EXT };
+            return KeyedRequest::new(request_type, sector, block, &self.key(block)).bytes();
+        }
+        crypto_header(if write { CRYPTO_OUT } else { CRYPTO_IN }, sector, slot(block), [block, 0, 0, 0])
     }
 
     /// Asserts that the image has what it must.
-    pub fn check_image(machine: &Machine, blocks: &[(u64, u64)]) {
+    pub fn check_image(&self, machine: &Machine, blocks: &[(u64, u64)]) {
         let image = File::open(machine.image()).expect("image");
         for &(block, seed) in blocks {
             let mut found = vec![0; BLOCK];
             image.read_exact_at(&mut found, block * BLOCK as u64).expect("image");
-            assert!(found == Self::expected(block, seed), "block {block}");
+            assert!(found == self.expected(block, seed), "block {block}");
         }
     }
 
-    pub fn bytes(ask: &Ask) -> (Vec<u8>, usize) {
+    fn bytes(&self, ask: &Ask) -> (Vec<u8>, usize) {
         let sector = |block: u64| block * BLOCK as u64 / 512;
         match *ask {
             Ask::Write { block, seed } if block < ENCRYPTED => (write_request(sector(block), &pattern(seed, BLOCK)), 1),
             Ask::Write { block, seed } => {
-                (crypto_write(sector(block), slot(block), [block, 0, 0, 0], &pattern(seed, BLOCK)), 1)
+                ([self.crypto_header(true, sector(block), block), pattern(seed, BLOCK)].concat(), 1)
             }
             Ask::Read { block } if block < ENCRYPTED => (header(IN, sector(block)), BLOCK + 1),
-            Ask::Read { block } => (crypto_header(CRYPTO_IN, sector(block), slot(block), [block, 0, 0, 0]), BLOCK + 1),
+            Ask::Read { block } => (self.crypto_header(false, sector(block), block), BLOCK + 1),
             Ask::Flush => (header(FLUSH, 0), 1),
             Ask::Program { slot } => (Program::new(slot, &key(slot.into()), 12).bytes(), 1),
         }
     }
 
     pub fn send(&mut self, machine: &mut Machine, queue: usize, ask: Ask) {
-        let (readable, writable) = Self::bytes(&ask);
+        let (readable, writable) = self.bytes(&ask);
         let buffers = machine.rings[queue].add(&readable, writable);
         machine.rings[queue].kick();
         self.time += 1;
@@ -286,7 +309,7 @@ impl Driver {
         }
         let ask = match random(10) {
             0 => return Some(Ask::Flush),
-            1 => return Some(Ask::Program { slot: random(2) as u32 }),
+            1 if !self.keys_in_requests => return Some(Ask::Program { slot: random(2) as u32 }),
             2..=4 if self.blocks.contains_key(&block) => Ask::Read { block },
             _ => Ask::Write { block, seed: random(u64::MAX) },
         };

@@ -20,7 +20,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// With `options`, which say where the data goes; 2 request queues and 4 keyslots, as the frontend's default.
+    /// With `options`, which say where the data goes; 2 request queues and, unless they say
+    /// otherwise, 4 keyslots, as the frontend's default.
     pub fn start(options: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         Self::start_in(tempfile::TempDir::new().expect("directory"), options, prepare)
     }

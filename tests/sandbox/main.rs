@@ -9,6 +9,7 @@
 mod common;
 mod device;
 mod inside;
+mod keys;
 mod memory;
 mod program;
 mod systemd;
@@ -25,6 +26,7 @@ fn main() {
     let mut trials = inside::trials();
     trials.extend(program::trials());
     trials.extend(memory::trials());
+    trials.extend(keys::trials());
     trials.extend(systemd::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
