@@ -10,8 +10,8 @@ use crate::tweak::{StartTweaks, TWEAKS_AT_ONCE};
 
 /// Round keys of AES-256, each for four lanes.
 ///
-/// Those of kernels that load the first lane alone have 0 in the others. A kernel loads them anew for each group of blocks. With AVX-512 it is 3 to 6 % faster when they need not be broadcast
-/// to the lanes at each load.
+/// A kernel loads them anew for each group of blocks. With AVX-512 it is 3 to 6 % faster when they need not be broadcast
+/// to the lanes at each load. For kernels that load the first lane alone, the others are 0.
 pub(super) type RoundKeys = [[u128; 4]; 15];
 
 /// The three schedules of an XTS key, 2880 bytes, wiped when dropped. A round key is the 16 bytes of FIPS 197, in memory
