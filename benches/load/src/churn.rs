@@ -18,7 +18,8 @@ const KEYS: usize = 10_000;
 /// Keyslots that they share.
 const SLOTS: u16 = 32;
 
-fn keys() -> Vec<Key> {
+/// The keys.
+pub fn keys() -> Vec<Key> {
     let mut random = Random::new(5);
     (0..KEYS).map(|_| random.key()).collect()
 }

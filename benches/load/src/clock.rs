@@ -22,7 +22,7 @@ pub struct Measured {
     pub server_cpu: f64,
     /// CPU seconds of this process.
     pub client_cpu: f64,
-    /// Keyslots programmed.
+    /// Keyslots programmed, or keys that requests brought to change it.
     pub programs: u64,
 }
 

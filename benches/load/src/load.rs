@@ -4,13 +4,14 @@
 
 use anyhow::{Context, Result, ensure};
 use test_driver::data::Random;
+use test_driver::wire::NO_SLOT;
 
 use crate::clock::{Measured, Window};
 use crate::frontend::Connection;
 use crate::memory::Memory;
 use crate::ring::{self, Ring};
 use crate::tickets::{self, Crypto, Key};
-use crate::{Args, Operation};
+use crate::{Args, Operation, Task, churn};
 
 /// Where the next request goes.
 pub struct Offsets {
@@ -53,17 +54,27 @@ pub fn program(memory: &Memory, control: &mut Ring<'_>, crypto: Crypto, key: &Ke
     tickets::check_command(memory, 0)
 }
 
-/// Runs the load.
+/// Runs the load: with one key for all requests, or those of [`Task::Churn`] that bring new ones along.
 pub fn run(args: &Args, unit_bits: Option<u32>, memory: &Memory, connection: &mut Connection<'_>) -> Result<Measured> {
-    let crypto = unit_bits.map(|unit_bits| Crypto { slot: 0, unit_bits });
-    if let Some(crypto) = crypto {
+    let slot = if args.key_in_request { NO_SLOT } else { 0 };
+    let crypto = unit_bits.map(|unit_bits| Crypto { slot, unit_bits });
+    let new_keys = args.task == Task::Churn;
+    let keys = if new_keys { churn::keys() } else { vec![Random::new(3).key()] };
+    let mut next_key = keys.iter().cycle();
+    if let Some(crypto) = crypto.filter(|crypto| !crypto.is_keyed()) {
         let control = connection.control.as_mut().context("no control queue")?;
-        program(memory, control, crypto, &Random::new(3).key(), args.polling)?;
+        program(memory, control, crypto, next_key.next().context("no key")?, args.polling)?;
     }
+    // A driver writes the key of each request, even if it is the same as before.
+    let mut bring_key = |ticket| match next_key.next().filter(|_| args.key_in_request) {
+        Some(key) => tickets::bring_key(memory, ticket, key),
+        None => Ok(()),
+    };
     let requests = &mut connection.requests;
     let mut offsets = Offsets::new(connection.capacity, args.block, args.operation)?;
     for ticket in 0..args.depth {
         tickets::describe(memory, requests, ticket, args.operation.is_write(), args.block, crypto)?;
+        bring_key(ticket)?;
         tickets::submit(memory, requests, ticket, offsets.next(), crypto)?;
     }
     requests.publish()?;
@@ -75,9 +86,11 @@ pub fn run(args: &Args, unit_bits: Option<u32>, memory: &Memory, connection: &mu
         requests.take(&mut done)?;
         for &ticket in &done {
             tickets::check(memory, ticket)?;
+            bring_key(ticket)?;
             tickets::submit(memory, requests, ticket, offsets.next(), crypto)?;
         }
-        if let Some(measured) = window.count(done.len() as u64, 0, args.block)? {
+        let changed = if new_keys { done.len() as u64 } else { 0 };
+        if let Some(measured) = window.count(done.len() as u64, changed, args.block)? {
             return Ok(measured);
         }
         requests.publish()?;

@@ -44,6 +44,9 @@ pub struct Args {
     /// Encrypted requests, with data units of so many bytes
     #[arg(long, value_name = "BYTES")]
     unit: Option<u32>,
+    /// Each encrypted request brings its key along, to a device without keyslots
+    #[arg(long, requires = "unit")]
+    key_in_request: bool,
     /// Seconds to measure
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     seconds: f64,
@@ -64,7 +67,8 @@ enum Task {
     /// Requests, as many at a time as --depth says
     #[default]
     Load,
-    /// A new key for each request, 10,000 in turn: program a keyslot, wait, one request, on as many slots as --depth
+    /// A new key for each request, 10,000 in turn: program a keyslot, wait, one request, on as many slots as --depth; or
+    /// with --key-in-request just the request
     Churn,
     /// Requests with one key, and a control queue that programs other keyslots all the time
     ChurnBeside,
@@ -128,6 +132,10 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     ensure!(args.block.is_multiple_of(512), "--block {} is not a multiple of 512", args.block);
+    ensure!(
+        !args.key_in_request || args.task != Task::ChurnBeside,
+        "--task churn-beside programs keyslots: leave --key-in-request out"
+    );
     let unit_bits = args.unit_bits()?;
     if args.task == Task::Engine {
         return print(&engine::run(args, unit_bits.context("--task engine needs --unit")?)?);
@@ -138,6 +146,7 @@ fn run(args: &Args) -> Result<()> {
     let mut connection = frontend::connect(socket, &memory, encrypted)?;
     match args.task {
         Task::Load => print(&load::run(args, unit_bits, &memory, &mut connection)?),
+        Task::Churn if args.key_in_request => print(&load::run(args, unit_bits, &memory, &mut connection)?),
         Task::Churn => print(&churn::each(args, unit_bits, &memory, &mut connection)?),
         Task::ChurnBeside => print(&churn::beside(args, unit_bits, &memory, &mut connection)?),
         Task::Fill => load::fill(args, &memory, &mut connection),

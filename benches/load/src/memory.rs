@@ -26,8 +26,8 @@ const RINGS: u64 = 2;
 const HEADERS: u64 = GUEST_BASE + RINGS * RING_AREA;
 const HEADER_AREA: u64 = 64 << 10;
 /// Room for one header or command, and for one status: no two on one cache line.
-const HEADER_ROOM: u64 = 256;
-const STATUS_AT: u64 = 192;
+const HEADER_ROOM: u64 = 320;
+const STATUS_AT: u64 = 256;
 /// The data of requests, page-aligned.
 const DATA: u64 = HEADERS + RINGS * HEADER_AREA;
 

@@ -4,7 +4,10 @@
 
 use anyhow::{Context, Result, ensure};
 use test_driver::WRITE;
-use test_driver::wire::{CRYPTO_IN, CRYPTO_OUT, IN, OK, OUT, PROGRAM, Program, SECTOR, crypto_header, header};
+use test_driver::wire::{
+    CRYPTO_IN, CRYPTO_IN_EXT, CRYPTO_OUT, CRYPTO_OUT_EXT, IN, KeyedRequest, NO_SLOT, OK, OUT, PROGRAM, Program, SECTOR,
+    crypto_header, header,
+};
 
 use crate::memory::Memory;
 use crate::ring::Ring;
@@ -19,20 +22,31 @@ const NO_STATUS: u8 = 0x7f;
 const SECTOR_AT: u64 = 8;
 /// Offset of the DUN's first word behind the header and the keyslot.
 const DUN_AT: u64 = 24;
+/// Offset of a key that a request brings along: behind the header, the crypto message and the descriptor's slot.
+const KEY_AT: u64 = 16 + 40 + 4;
 
 /// The bytes of an AES-256-XTS key.
-pub type Key = [u8; 64];
+pub type Key = [u8; KEY_BYTES];
+const KEY_BYTES: usize = 64;
 
 /// How requests are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crypto {
-    /// Keyslot.
+    /// Keyslot; [`NO_SLOT`] for requests that bring their keys along.
     pub slot: u32,
     /// Binary logarithm of the data unit size.
     pub unit_bits: u32,
 }
 
-/// Lays out ticket `ticket` of the request queue as a read or write of `block` bytes.
+impl Crypto {
+    /// Whether each request brings its key along.
+    pub fn is_keyed(self) -> bool {
+        self.slot == NO_SLOT
+    }
+}
+
+/// Lays out ticket `ticket` of the request queue as a read or write of `block` bytes. A key that it brings along is
+/// put there by [`bring_key`].
 pub fn describe(
     memory: &Memory,
     ring: &Ring<'_>,
@@ -43,12 +57,23 @@ pub fn describe(
 ) -> Result<()> {
     let bytes = match crypto {
         None => header(if write { OUT } else { IN }, 0),
+        Some(crypto) if crypto.is_keyed() => {
+            let mut request =
+                KeyedRequest::new(if write { CRYPTO_OUT_EXT } else { CRYPTO_IN_EXT }, 0, 0, &[0; KEY_BYTES]);
+            request.key.unit_bits = crypto.unit_bits;
+            request.bytes()
+        }
         Some(crypto) => crypto_header(if write { CRYPTO_OUT } else { CRYPTO_IN }, 0, crypto.slot, [0; 4]),
     };
     let (at, status) = (Memory::header(REQUESTS, ticket), Memory::status(REQUESTS, ticket));
     memory.write(at, &bytes)?;
     let data = (memory.data(ticket), block, if write { 0 } else { WRITE });
     ring.describe(ticket, &[(at, bytes.len() as u32, 0), data, (status, 1, WRITE)])
+}
+
+/// Puts the key into a request that brings it along.
+pub fn bring_key(memory: &Memory, ticket: u16, key: &Key) -> Result<()> {
+    memory.write(Memory::header(REQUESTS, ticket) + KEY_AT, key)
 }
 
 /// Queues a described request at byte `offset` of the disk. The DUN is the number of the data unit on the disk.

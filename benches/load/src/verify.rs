@@ -5,13 +5,14 @@
 
 use anyhow::{Context, Result, ensure};
 use test_driver::data::{Random, openssl_xts};
+use test_driver::wire::NO_SLOT;
 
 use crate::Args;
 use crate::frontend::Connection;
 use crate::load::{self, Offsets};
 use crate::memory::Memory;
 use crate::ring;
-use crate::tickets::{self, Crypto};
+use crate::tickets::{self, Crypto, Key};
 
 /// Requests that are checked.
 const REQUESTS: usize = 64;
@@ -21,12 +22,16 @@ struct Checker<'a, 'm> {
     connection: &'a mut Connection<'m>,
     block: u32,
     polling: bool,
+    key: Key,
 }
 
 impl Checker<'_, '_> {
     fn request(&mut self, write: bool, offset: u64, crypto: Option<Crypto>) -> Result<()> {
         let ring = &mut self.connection.requests;
         tickets::describe(self.memory, ring, 0, write, self.block, crypto)?;
+        if crypto.is_some_and(Crypto::is_keyed) {
+            tickets::bring_key(self.memory, 0, &self.key)?;
+        }
         tickets::submit(self.memory, ring, 0, offset, crypto)?;
         ring.publish()?;
         ring::wait(&[ring], self.polling)?;
@@ -53,13 +58,14 @@ impl Checker<'_, '_> {
 pub fn run<'m>(args: &Args, unit_bits: Option<u32>, memory: &'m Memory, connection: &mut Connection<'m>) -> Result<()> {
     let mut random = Random::new(11);
     let key = random.key();
-    let crypto = unit_bits.map(|unit_bits| Crypto { slot: 1, unit_bits });
-    if let Some(crypto) = crypto {
+    let slot = if args.key_in_request { NO_SLOT } else { 1 };
+    let crypto = unit_bits.map(|unit_bits| Crypto { slot, unit_bits });
+    if let Some(crypto) = crypto.filter(|crypto| !crypto.is_keyed()) {
         let control = connection.control.as_mut().context("no control queue")?;
         load::program(memory, control, crypto, &key, args.polling)?;
     }
     let mut offsets = Offsets::new(connection.capacity, args.block, args.operation)?;
-    let mut checker = Checker { memory, connection, block: args.block, polling: args.polling };
+    let mut checker = Checker { memory, connection, block: args.block, polling: args.polling, key };
     for _ in 0..REQUESTS {
         let offset = offsets.next();
         let data: Vec<u8> = (0..args.block / 8).flat_map(|_| random.next().to_le_bytes()).collect();

@@ -65,6 +65,16 @@ const fn engine(what: &'static str, workload: &'static str) -> Aim {
     }
 }
 
+const fn new_keys(what: &'static str, workload: &'static str, one_key: &'static str) -> Aim {
+    Aim {
+        what,
+        place: Place::Tmpfs,
+        ours: Side { workload, families: &["ours-noslots"], unit: Some(4096) },
+        theirs: Side { workload: one_key, families: &["ours-noslots"], unit: Some(4096) },
+        at_least: 0.9,
+    }
+}
+
 const DIRECT: &[&str] = &["ours-direct"];
 
 const AIMS: &[Aim] = &[
@@ -92,6 +102,8 @@ const AIMS: &[Aim] = &[
         theirs: Side { workload: "randwrite-qd32", families: OURS, unit: Some(4096) },
         at_least: 0.85,
     },
+    new_keys("4 KiB random write QD32, keys in requests: a new key each / one key", "churn-qd32", "randwrite-qd32"),
+    new_keys("4 KiB random read QD32, keys in requests: a new key each / one key", "churn-read-qd32", "randread-qd32"),
 ];
 
 /// An aim and what became of it with one way of waiting.
@@ -203,6 +215,6 @@ mod tests {
         assert!(line("qsd raw io_uring").contains("1.90") && line("qsd raw io_uring").contains(" met"), "{text}");
         assert!(line("qsd LUKS").contains("6.33"), "{text}");
         assert!(line("encrypted / plain").contains("NOT MET"), "{text}");
-        assert!(text.contains("not measured in this run: 33 of 36"), "{text}");
+        assert!(text.contains("not measured in this run: 37 of 40"), "{text}");
     }
 }

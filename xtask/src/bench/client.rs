@@ -64,7 +64,7 @@ pub struct Measured {
     pub server_cpu: f64,
     /// CPU seconds of the client.
     pub client_cpu: f64,
-    /// Keyslots programmed.
+    /// Keyslots programmed, or new keys that requests brought along.
     #[serde(default)]
     pub programs: f64,
 }
@@ -105,6 +105,8 @@ pub struct Call<'a> {
     pub workload: &'a Workload,
     /// Data unit size of encrypted requests.
     pub unit: Option<u32>,
+    /// Each request brings its key along.
+    pub key_in_request: bool,
     /// It polls.
     pub polling: bool,
     /// Seconds.
@@ -123,13 +125,20 @@ impl Call<'_> {
         if self.polling {
             command.arg("--polling");
         }
-        if let Some(unit) = self.unit {
-            command.args(["--unit", &unit.to_string()]);
-        }
+        self.encryption(command);
         match workload.task {
             Task::Load => {}
             Task::Churn => drop(command.args(["--task", "churn"])),
             Task::ChurnBeside => drop(command.args(["--task", "churn-beside"])),
+        }
+    }
+
+    fn encryption(&self, command: &mut Command) {
+        if let Some(unit) = self.unit {
+            command.args(["--unit", &unit.to_string()]);
+        }
+        if self.key_in_request {
+            command.arg("--key-in-request");
         }
     }
 
@@ -153,9 +162,7 @@ impl Call<'_> {
     /// Checks that a device does what it is asked.
     pub fn verify(&self, command: &mut Command, socket: &Path) {
         command.args(["--task", "verify", "--operation", "randwrite", "--block", "8192"]).arg("--socket").arg(socket);
-        if let Some(unit) = self.unit {
-            command.args(["--unit", &unit.to_string()]);
-        }
+        self.encryption(command);
     }
 }
 

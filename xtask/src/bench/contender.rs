@@ -61,9 +61,15 @@ impl Contender {
     pub fn can(&self, workload: &Workload) -> bool {
         match self.kind {
             Kind::Engine => workload.is_throughput() && workload.depth == 32,
+            _ if workload.task == Task::ChurnBeside && self.has_keys_in_requests() => false,
             _ if workload.task != Task::Load => self.unit == Some(4096),
             _ => true,
         }
+    }
+
+    /// Whether it has no keyslots, and each request brings its key along.
+    pub fn has_keys_in_requests(&self) -> bool {
+        matches!(self.kind, Kind::Ours { options, .. } if options.starts_with(NO_SLOTS))
     }
 
     /// Whether it reads and writes an image.
@@ -106,6 +112,7 @@ const NATIVE: Disk = Disk::Raw { aio: "native", direct: true };
 /// Longer than any pause of a client that is busy. qemu-storage-daemon's default is 32768.
 const POLL_NS: Option<u32> = Some(1_000_000);
 const POLL: &[&str] = &["--poll-us", "1000"];
+const NO_SLOTS: &[&str] = &["--keyslots", "0"];
 
 /// All contenders, in the order of the report.
 pub const ALL: &[Contender] = &[
@@ -127,6 +134,8 @@ pub const ALL: &[Contender] = &[
     ram("ours-ram", None, Normal),
     ours("ours+4096", "ours", Some(4096), &[], Quick),
     ours("ours-poll+4096", "ours", Some(4096), POLL, Quick),
+    ours("ours-noslots+4096", "ours-noslots", Some(4096), NO_SLOTS, Quick),
+    ours("ours-noslots-poll+4096", "ours-noslots", Some(4096), &["--keyslots", "0", "--poll-us", "1000"], Quick),
     ours("ours-nopoll+4096", "ours", Some(4096), &["--poll-us", "0"], Full),
     ours("ours-direct+4096", "ours-direct", Some(4096), &["--cache", "none"], Normal),
     ours("ours-sync+4096", "ours-sync", Some(4096), &["--aio", "sync"], Full),
@@ -162,5 +171,11 @@ mod tests {
         assert!(ALL.iter().filter(|c| c.can(churn)).all(|c| c.unit == Some(4096)));
         assert!(Contender::named("ours+4096").expect("there").can(churn));
         assert!(!Contender::named("engine+4096").expect("there").can(churn));
+        let beside = Workload::named("churn-beside").expect("there");
+        for noslots in
+            ["ours-noslots+4096", "ours-noslots-poll+4096"].map(|name| Contender::named(name).expect("there"))
+        {
+            assert!(noslots.has_keys_in_requests() && noslots.can(churn) && !noslots.can(beside));
+        }
     }
 }

@@ -107,7 +107,13 @@ impl Bench<'_> {
         if !matches!(contender.kind, Kind::Qsd { disk: Disk::Null, .. }) {
             // Any workload does: only the data unit counts.
             let workload = workload::ALL.first().context("no workloads")?;
-            let call = Call { workload, unit: contender.unit, polling: false, seconds: 0.0 };
+            let call = Call {
+                workload,
+                unit: contender.unit,
+                key_in_request: contender.has_keys_in_requests(),
+                polling: false,
+                seconds: 0.0,
+            };
             let mut client = self.client(Program::Load);
             call.verify(&mut client, &server.socket);
             output(&mut client).with_context(|| format!("it does not work: {}", server.last_words()))?;
@@ -122,7 +128,13 @@ impl Bench<'_> {
         workload: &'static Workload,
         client: Client,
     ) -> Result<Measured> {
-        let call = Call { workload, unit: contender.unit, polling: client.polling, seconds: self.seconds };
+        let call = Call {
+            workload,
+            unit: contender.unit,
+            key_in_request: contender.has_keys_in_requests(),
+            polling: client.polling,
+            seconds: self.seconds,
+        };
         if contender.kind == Kind::Engine {
             let mut program = command(self.load);
             // Where the device's engine runs.

@@ -17,7 +17,7 @@ pub enum Level {
 pub enum Task {
     /// Nothing.
     Load,
-    /// Programs a new key for each request.
+    /// A new key for each request.
     Churn,
     /// Programs other keys all the time.
     ChurnBeside,
@@ -98,7 +98,11 @@ pub const ALL: &[Workload] = &[
     load("seqread-qd32", "128 KiB sequential read, QD32", "read", KIB128, 32, Quick, Normal),
     load("seqwrite-qd8", "128 KiB sequential write, QD8", "write", KIB128, 8, Normal, Full),
     load("seqwrite-qd32", "128 KiB sequential write, QD32", "write", KIB128, 32, Quick, Full),
-    churn("churn-qd32", "a new key for each 4 KiB write, 32 keyslots at a time", 32, Task::Churn, Quick),
+    churn("churn-qd32", "a new key for each 4 KiB write, 32 at a time", 32, Task::Churn, Quick),
+    Workload {
+        operation: "randread",
+        ..churn("churn-read-qd32", "a new key for each 4 KiB read, 32 at a time", 32, Task::Churn, Normal)
+    },
     churn("churn-qd1", "a new key for each 4 KiB write, one at a time", 1, Task::Churn, Normal),
     churn("churn-beside", "4 KiB writes, QD32, while other keyslots are programmed", 32, Task::ChurnBeside, Normal),
 ];

@@ -134,7 +134,7 @@ fn lines(results: &Results, writing: bool, number: &dyn Fn(&Sample) -> f64, leve
         .map(|(at, (load, group))| {
             let files = if let Load::Churn { files, .. } = load { *files } else { 0 };
             let point = |s: &&&Series| Some((s.target.keyslots()?, s.median(number)));
-            let fallback = group.iter().find(|s| s.target.keyslots().is_none());
+            let fallback = group.iter().find(|s| s.target.how == How::Fallback);
             Line {
                 label: format!("{files} files, {files} keys"),
                 points: group.iter().filter_map(|s| point(&s)).collect(),

@@ -176,6 +176,11 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     if let Some(own) = user.iter().map(name).find(|o| OWN.contains(&o.as_str())) {
         bail!("compare sets {own} itself; leave it out");
     }
+    let keyslots = match what {
+        target::Disk::Keyslots(n) => Some(n),
+        target::Disk::KeysInRequests => Some(0),
+        target::Disk::Main | target::Disk::NoRawKeys => None,
+    };
     let mut options = vec![];
     let mut rest = user.iter();
     let mut key_types = None;
@@ -186,7 +191,7 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
         };
         match flag {
             "--key-types" => key_types = value.or_else(|| rest.next().cloned()),
-            "--keyslots" if matches!(what, target::Disk::Keyslots(_)) => {
+            "--keyslots" if keyslots.is_some() => {
                 if value.is_none() {
                     rest.next();
                 }
@@ -200,7 +205,7 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     }
     let types = if what == target::Disk::NoRawKeys { "wrapped".to_owned() } else { types };
     options.extend(["--key-types".to_owned(), types]);
-    if let target::Disk::Keyslots(n) = what {
+    if let Some(n) = keyslots {
         options.extend(["--keyslots".to_owned(), n.to_string()]);
     }
     Ok(options)
@@ -234,9 +239,10 @@ mod tests {
             let user: Vec<String> = user.split_whitespace().map(str::to_owned).collect();
             options(what, &user).map(|o| o.join(" "))
         };
-        use target::Disk::{Keyslots, Main, NoRawKeys};
+        use target::Disk::{KeysInRequests, Keyslots, Main, NoRawKeys};
         assert_eq!(of(Main, "--keyslots 8").unwrap(), "--keyslots 8 --key-types raw");
         assert_eq!(of(Keyslots(4), "--keyslots 8 --latency").unwrap(), "--latency --key-types raw --keyslots 4");
+        assert_eq!(of(KeysInRequests, "--keyslots 8").unwrap(), "--key-types raw --keyslots 0");
         assert_eq!(of(Keyslots(4), "--keyslots=8").unwrap(), "--key-types raw --keyslots 4");
         assert_eq!(of(NoRawKeys, "--key-types=raw,wrapped").unwrap(), "--key-types wrapped");
         assert_eq!(of(Main, "--key-types raw,wrapped").unwrap(), "--key-types raw,wrapped");

@@ -35,6 +35,7 @@ pub fn header(prepared: &Prepared, guest: &Guest, plan: &Plan, place: &str) -> R
             Disk::Main => "disk".to_owned(),
             Disk::NoRawKeys => "disk that falls back".to_owned(),
             Disk::Keyslots(n) => format!("disk churn/{n}"),
+            Disk::KeysInRequests => "disk churn/none".to_owned(),
         };
         header.add(name, options);
     }

@@ -122,7 +122,7 @@ mod tests {
             |plan: &Plan| plan.groups.iter().map(|g| g.targets.len()).sum::<usize>() * plan.rounds as usize;
         assert!(measurements(&quick) * 4 < measurements(&whole));
         assert!(quick.targets.iter().all(|t| whole.targets.contains(t)));
-        assert_eq!(quick.disks().len(), 4);
+        assert_eq!(quick.disks().len(), 5);
         assert_eq!((quick.key_files(), whole.key_files()), (256, 4096));
     }
 

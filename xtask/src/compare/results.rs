@@ -3,7 +3,7 @@
 
 use super::disk::Counters;
 use super::load::{Counted, Latency, Load};
-use super::target::Target;
+use super::target::{Disk, Target};
 use super::verdict::Verdict;
 use crate::measure::statistics;
 use serde::Serialize;
@@ -149,6 +149,14 @@ impl Results {
             .collect();
         line(&points)
     }
+
+    /// Microseconds of a request that brings its key along: the median of all measurements, reading and writing apart.
+    pub fn time_with_key_in_request(&self, writing: bool) -> Option<f64> {
+        let of = |s: &&Series| matches!(s.load, Load::Churn { writing: w, .. } if *w == writing);
+        let samples =
+            self.series.iter().filter(of).filter(|s| s.target.disk == Disk::KeysInRequests).flat_map(|s| &s.samples);
+        statistics::median(&samples.map(|s| s.counted.seconds / s.counted.requests * 1e6).collect::<Vec<_>>())
+    }
 }
 
 /// A straight line through times of requests.
@@ -223,7 +231,7 @@ pub mod tests {
         };
         assert_eq!(ratio(2, "ext4/plain"), Some(1.0));
         assert_eq!(ratio(2, "ext4/native"), Some(2.0));
-        assert_eq!(ratio(7, "churn/1"), Some(5.0 / 7.0));
+        assert_eq!(ratio(7, "churn/1"), Some(5.0 / 8.0));
     }
 
     #[test]

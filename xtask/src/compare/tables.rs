@@ -3,6 +3,7 @@
 
 use super::load::{Latency, Load};
 use super::results::{Results, Sample, Series};
+use super::target::Disk;
 use super::verdict::Way;
 use crate::measure::statistics;
 use crate::measure::table::{Table, number};
@@ -13,6 +14,7 @@ pub fn verdicts(results: &Results) -> Table {
         let how = match target.keyslots() {
             Some(1) => format!("{}, 1 keyslot", target.how.title()),
             Some(n) => format!("{}, {n} keyslots", target.how.title()),
+            None if target.disk == Disk::KeysInRequests => "fscrypt, -o inlinecrypt, keys in requests".to_owned(),
             None => target.how.title().to_owned(),
         };
         let way = match &verdict.problem {
@@ -74,7 +76,8 @@ fn row(results: &Results, series: &Series) -> Vec<String> {
     row.push(format!("{:.2}", series.median(Sample::device_cpu_per_gb)));
     if series.load.is_churn() {
         row.push(number(series.median(Sample::programs)));
-        row.push(series.hit_rate().map_or("-".to_owned(), |r| format!("{:.1} %", 100.0 * r)));
+        let hit_rate = series.target.keyslots().and_then(|_| series.hit_rate());
+        row.push(hit_rate.map_or("-".to_owned(), |r| format!("{:.1} %", 100.0 * r)));
     }
     row
 }
@@ -85,9 +88,13 @@ pub fn costs(results: &Results) -> Vec<String> {
         .iter()
         .filter_map(|(writing, what)| {
             let cost = results.cost_of_a_program(*writing)?;
+            let in_request = results
+                .time_with_key_in_request(*writing)
+                .map(|us| format!(" With keys in requests: {us:.0} us, whatever the keys (median)."))
+                .unwrap_or_default();
             Some(format!(
                 "Random {what} of 4 KiB, one after the other: {:.0} us when the key is in a slot, and {:.0} us more for each \
-                 key that is programmed (straight line through {} measurements).",
+                 key that is programmed (straight line through {} measurements).{in_request}",
                 cost.request, cost.program, cost.points
             ))
         })

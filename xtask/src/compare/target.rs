@@ -90,6 +90,8 @@ pub enum Disk {
     NoRawKeys,
     /// The same with so many keyslots.
     Keyslots(u32),
+    /// The same without keyslots: each request brings its key along.
+    KeysInRequests,
 }
 
 impl Disk {
@@ -99,6 +101,7 @@ impl Disk {
             Self::Main => "MAIN".to_owned(),
             Self::NoRawKeys => "NORAWKEYS".to_owned(),
             Self::Keyslots(n) => format!("KEYSLOTS{n}"),
+            Self::KeysInRequests => "KEYSINREQUESTS".to_owned(),
         }
     }
 }
@@ -124,10 +127,11 @@ impl Target {
         Self { name: format!("{}/{}", fs.name(), how.name()), fs, how, disk, churn: false }
     }
 
-    fn churn(keyslots: Option<u32>) -> Self {
-        let (name, how, disk) = match keyslots {
-            Some(n) => (format!("churn/{n}"), How::Native, Disk::Keyslots(n)),
-            None => ("churn/fallback".to_owned(), How::Fallback, Disk::NoRawKeys),
+    fn churn(disk: Disk) -> Self {
+        let (name, how) = match disk {
+            Disk::Keyslots(n) => (format!("churn/{n}"), How::Native),
+            Disk::KeysInRequests => ("churn/none".to_owned(), How::Native),
+            Disk::Main | Disk::NoRawKeys => ("churn/fallback".to_owned(), How::Fallback),
         };
         Self { name, fs: Fs::Ext4, how, disk, churn: true }
     }
@@ -180,8 +184,8 @@ pub fn all(quick: bool) -> Vec<Target> {
         targets.extend([Plain, Native].map(|how| Target::ordinary(Fs::Btrfs, how)));
     }
     let keyslots: &[u32] = if quick { &QUICK_KEYSLOTS } else { &KEYSLOTS };
-    targets.extend(keyslots.iter().map(|n| Target::churn(Some(*n))));
-    targets.push(Target::churn(None));
+    targets.extend(keyslots.iter().map(|n| Target::churn(Disk::Keyslots(*n))));
+    targets.extend([Disk::KeysInRequests, Disk::NoRawKeys].map(Target::churn));
     targets
 }
 

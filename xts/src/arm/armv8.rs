@@ -13,7 +13,8 @@ use crate::tweak::StartTweaks;
 /// Blocks of a group.
 const GROUP: usize = 8;
 
-static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+static KERNEL: Kernel =
+    Kernel { one_lane: false, expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {

@@ -12,7 +12,8 @@ use crate::native::{Kernel, RoundKeys, Schedule};
 use crate::pieces::Hints;
 use crate::tweak::StartTweaks;
 
-static KERNEL: Kernel = Kernel { expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+static KERNEL: Kernel =
+    Kernel { one_lane: true, expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {

@@ -15,7 +15,7 @@ const CONSTANTS: [(usize, i32); 7] = [(2, 0x01), (4, 0x02), (6, 0x04), (8, 0x08)
 /// `aesenclast` is SubBytes, ShiftRows and a sum. On a word that is in all columns ShiftRows changes nothing, so that is SubWord
 /// and the constant, in a third of the time that `aeskeygenassist` takes.
 macro_rules! expansion {
-    ($name:ident, $features:literal) => {
+    ($name:ident, $features:literal, $store:ident) => {
         /// Fills the schedules of an XTS key in place.
         ///
         /// # Safety
@@ -31,22 +31,22 @@ macro_rules! expansion {
             let (rotate, zero) = (_mm_set1_epi32(0x0c0f_0e0d), _mm_setzero_si128());
             let [mut even, mut odd, mut tweak_even, mut tweak_odd] = [quarter(0), quarter(1), quarter(2), quarter(3)];
             // The decryption keys are the same in reverse, transformed but for the first and the last.
-            decrypt[14] = [from_vector(even); 4];
-            encrypt[0] = [from_vector(even); 4];
-            tweak[0] = [from_vector(tweak_even); 4];
+            $store(&mut decrypt[14], even);
+            $store(&mut encrypt[0], even);
+            $store(&mut tweak[0], tweak_even);
             for (at, constant) in CONSTANTS {
-                encrypt[at - 1] = [from_vector(odd); 4];
-                decrypt[15 - at] = [from_vector(_mm_aesimc_si128(odd)); 4];
-                tweak[at - 1] = [from_vector(tweak_odd); 4];
+                $store(&mut encrypt[at - 1], odd);
+                $store(&mut decrypt[15 - at], _mm_aesimc_si128(odd));
+                $store(&mut tweak[at - 1], tweak_odd);
                 let constant = _mm_set1_epi32(constant);
                 let word = _mm_aesenclast_si128(_mm_shuffle_epi8(odd, rotate), constant);
                 let tweak_word = _mm_aesenclast_si128(_mm_shuffle_epi8(tweak_odd, rotate), constant);
                 even = _mm_xor_si128(running_sum(even), word);
                 tweak_even = _mm_xor_si128(running_sum(tweak_even), tweak_word);
                 let inverse = if at == 14 { even } else { _mm_aesimc_si128(even) };
-                encrypt[at] = [from_vector(even); 4];
-                decrypt[14 - at] = [from_vector(inverse); 4];
-                tweak[at] = [from_vector(tweak_even); 4];
+                $store(&mut encrypt[at], even);
+                $store(&mut decrypt[14 - at], inverse);
+                $store(&mut tweak[at], tweak_even);
                 let word = _mm_aesenclast_si128(_mm_shuffle_epi32::<0xff>(even), zero);
                 let tweak_word = _mm_aesenclast_si128(_mm_shuffle_epi32::<0xff>(tweak_even), zero);
                 odd = _mm_xor_si128(running_sum(odd), word);
@@ -56,17 +56,28 @@ macro_rules! expansion {
     };
 }
 
-expansion!(expand, "aes,ssse3");
-expansion!(expand_avx2, "aes,avx2");
+expansion!(expand, "aes,ssse3", one);
+expansion!(expand_avx2, "aes,avx2", one);
+expansion!(expand_four, "aes,avx2", four);
 
 fn to_vector(key: u128) -> __m128i {
     // SAFETY: both are 16 bytes of any value.
     unsafe { std::mem::transmute(key) }
 }
 
-fn from_vector(vector: __m128i) -> u128 {
+/// For kernels that load the first lane alone, and broadcast it if need be. Keys that come with requests are expanded and wiped all
+/// the time, and stores are most of what that takes.
+#[target_feature(enable = "sse2")]
+fn one(lanes: &mut [u128; 4], key: __m128i) {
     // SAFETY: both are 16 bytes of any value.
-    unsafe { std::mem::transmute(vector) }
+    lanes[0] = unsafe { std::mem::transmute::<__m128i, u128>(key) };
+}
+
+/// For kernels that load all lanes.
+#[target_feature(enable = "avx2")]
+fn four(lanes: &mut [u128; 4], key: __m128i) {
+    // SAFETY: both are 64 bytes of any value.
+    *lanes = unsafe { std::mem::transmute::<[__m256i; 2], [u128; 4]>([_mm256_broadcastsi128_si256(key); 2]) };
 }
 
 /// Each word is the sum of all words up to it: `w0, w0^w1, w0^w1^w2, ...`.

@@ -18,7 +18,8 @@ const GROUP: usize = 8;
 const LANES: usize = 2;
 const GROUP_BLOCKS: usize = GROUP * LANES;
 
-static KERNEL: Kernel = Kernel { expand: expand_avx2, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+static KERNEL: Kernel =
+    Kernel { one_lane: true, expand: expand_avx2, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {
@@ -36,7 +37,7 @@ pub fn kernel() -> Option<&'static Kernel> {
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m256i {
-    // Broadcast, though the lanes are there: measured, it is 3 % faster.
+    // Broadcast: measured, it is 3 % faster than to load two lanes, and only one must be stored when a key is expanded.
     // SAFETY: the key is there, aligned.
     _mm256_broadcastsi128_si256(unsafe { _mm_load_si128(keys.cast::<[__m128i; 4]>().add(round).cast()) })
 }

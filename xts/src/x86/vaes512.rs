@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use zeroize::Zeroize;
 
-use super::expand::expand_avx2;
+use super::expand::expand_four;
 use super::opaque;
 use crate::key::BLOCK_BYTES;
 use crate::native::{Kernel, RoundKeys, Schedule};
@@ -26,7 +26,8 @@ const LANES: usize = 4;
 const GROUP_BLOCKS: usize = GROUP * LANES;
 const GROUP_BYTES: usize = GROUP_BLOCKS * BLOCK_BYTES;
 
-static KERNEL: Kernel = Kernel { expand: expand_avx2, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+static KERNEL: Kernel =
+    Kernel { one_lane: false, expand: expand_four, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {
