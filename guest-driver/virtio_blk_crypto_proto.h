@@ -40,7 +40,7 @@
 
 /*
  * Extensions (ours).  A device without extensions answers UNSUPP to the command
- * and to the requests.
+ * and to requests that ask for one.
  */
 #define VBC_T_GET_CRYPTO_EXTENSIONS	0x1ce04
 #define VBC_T_CRYPTO_IN_EXT		0x1ce10

@@ -110,6 +110,10 @@ fn run(args: &Args) -> Result<()> {
     let device = Arc::new(Device::new(config, wrapping, disk).context(
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
     )?);
+    device.engine().check_locked_memory(workers.workers).context(
+        "cannot lock the memory for keys that come with requests, 256 KiB for each worker; raise the limit (ulimit -l, \
+         LimitMEMLOCK=) or use fewer --workers",
+    )?;
 
     args.faults.add_to(device.faults())?;
     let about = about(args, &engine.name, &device)?;

@@ -177,7 +177,8 @@ pub fn with_wiped_stack<const STACK: usize, R>(action: impl FnOnce() -> R) -> R 
 /// more.
 pub const PROGRAM_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } else { 8 << 10 };
 
-/// For [`with_wiped_stack`]: enough for a raw key that lies where it is used to be expanded in its place.
+/// For [`with_wiped_stack`]: enough for a raw key that lies where it is used to be expanded in its place, with the CPU's own
+/// instructions.
 pub const EXPANSION_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } else { 1 << 10 };
 
 /// For [`with_wiped_stack`]: enough for all that is done with keys, several times what unwrapping one takes.

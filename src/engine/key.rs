@@ -10,8 +10,9 @@ use super::{Engine, Failure, Io, check_guest_memory};
 use crate::faults::{BrokenEngine, Fate};
 use crate::keyslot::{KeyHandle, Place, ProgrammedKey};
 use crate::request::{KeyDescription, KeyType, MAX_KEY_BYTES, NO_SLOT, Payload};
-use crate::secret::{COMMAND_STACK, EXPANSION_STACK, with_wiped_stack};
-use scattered_xts::KEY_BYTES;
+use crate::secret::{COMMAND_STACK, EXPANSION_STACK, PROGRAM_STACK, with_wiped_stack};
+use scattered_xts::{Implementation, KEY_BYTES};
+use zeroize::Zeroizing;
 
 /// A key that a request uses.
 pub(super) enum InUse<'e> {
@@ -115,7 +116,7 @@ impl Engine {
             self.read_wrapped(&mut own, description, payload)?;
         }
         let mut broken = None;
-        if let Some(mut place) = own.place.take() {
+        if let Some(place) = &own.place {
             if halves_are_equal(place.raw()) {
                 self.observer.count_equal_halves();
             }
@@ -125,13 +126,18 @@ impl Engine {
                 own.fingerprint = with_wiped_stack::<COMMAND_STACK, _>(|| fingerprints.of(place.raw()));
             }
             if self.faults.armed() {
-                broken = self.broken_engine_of_request(fate, &place)?;
+                broken = self.broken_engine_of_request(fate, place)?;
             }
+        }
+        // From here on nothing fails: the place comes back.
+        if let Some(place) = own.place.take() {
             let expand = || worker.request_keys.borrow_mut().expand(place, config);
-            let expanded;
-            (place, expanded) = with_wiped_stack::<EXPANSION_STACK, _>(expand);
-            worker.observe.borrow().count_request_key(expanded);
+            let (place, expanded) = match self.config.crypto_engine {
+                Implementation::Portable => with_wiped_stack::<PROGRAM_STACK, _>(expand),
+                _ => with_wiped_stack::<EXPANSION_STACK, _>(expand),
+            };
             own.place = Some(place);
+            worker.observe.borrow().count_request_key(expanded);
         }
         Ok((InUse::Request(own), broken))
     }
@@ -159,8 +165,9 @@ impl Engine {
         description: &KeyDescription,
         payload: &Payload<'_>,
     ) -> Result<(), Failure> {
-        let mut blob = [0; MAX_KEY_BYTES];
-        payload.read_key(&mut blob);
+        // No secret, unless the driver is mistaken about the key's type.
+        let mut blob = Zeroizing::new([0; MAX_KEY_BYTES]);
+        payload.read_key(&mut *blob);
         check_guest_memory()?;
         let blob = usize::try_from(description.key_size).ok().and_then(|size| blob.get(..size));
         let blob = blob.ok_or(Failure::Malformed)?;

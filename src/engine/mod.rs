@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::faults::{Fate, Faults};
-use crate::keyslot::{Fingerprints, KeyslotTable};
+use crate::keyslot::{Fingerprints, KeyslotTable, PLACES, RequestKeys};
 use crate::observe::Observer;
 use crate::request::Request;
 use crate::wrapped::{UnwrappedKeys, Wrapping};
@@ -149,6 +149,15 @@ impl Engine {
     /// What counts.
     pub fn observer(&self) -> &Arc<Observer> {
         &self.observer
+    }
+
+    /// Whether so many workers find the locked memory that they need.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn check_locked_memory(&self, workers: usize) -> std::io::Result<()> {
+        let places = if self.has_keys_in_requests() { PLACES.saturating_mul(workers) } else { 0 };
+        RequestKeys::new(places, self.config.crypto_engine).map(drop)
     }
 
     /// One worker's part of it.

@@ -55,6 +55,8 @@ pub struct Worker {
     pub(super) request_keys: RefCell<RequestKeys>,
     /// Those who wait for a place for a key.
     place_waiters: RefCell<VecDeque<Token>>,
+    /// The first of them has been told that there may be a place, and has not looked.
+    place_announced: Cell<bool>,
     /// Keys that have been unwrapped, and when this worker has to look for those that are too old.
     pub(super) unwrapped: Option<Arc<UnwrappedKeys>>,
     unwrapped_until: Cell<Option<Instant>>,
@@ -121,6 +123,7 @@ impl Worker {
             keys: RefCell::new(RecentKeys::new(Arc::clone(keyslots))),
             request_keys: RefCell::new(RequestKeys::new(places, config.crypto_engine)?),
             place_waiters: RefCell::default(),
+            place_announced: Cell::new(false),
             unwrapped: unwrapped.clone(),
             unwrapped_until: Cell::new(None),
             unfenced: Cell::new(false),
@@ -237,11 +240,15 @@ impl Worker {
     pub(super) async fn place(&self, token: Token) -> Place {
         poll_fn(|_| {
             let mut waiters = self.place_waiters.borrow_mut();
+            if waiters.front() == Some(&token) {
+                self.place_announced.set(false);
+            }
             let is_first = waiters.front().is_none_or(|&first| first == token);
             if is_first && let Some(place) = self.request_keys.borrow_mut().take() {
                 waiters.pop_front();
+                drop(waiters);
                 // There may be more than one place.
-                self.ready.borrow_mut().extend(waiters.front());
+                self.place_is_free();
                 return Poll::Ready(place);
             }
             if !waiters.contains(&token) {
@@ -252,9 +259,13 @@ impl Worker {
         .await
     }
 
-    /// A place is free again.
+    /// A place is free: lets the first who waits look, once.
     pub(super) fn place_is_free(&self) {
-        self.ready.borrow_mut().extend(self.place_waiters.borrow().front());
+        if let Some(&first) = self.place_waiters.borrow().front()
+            && !self.place_announced.replace(true)
+        {
+            self.ready.borrow_mut().push(first);
+        }
     }
 
     /// Waits for a bounce buffer for a transfer of `len` bytes, or as many of them as fit. `None`: there is no memory.
