@@ -74,7 +74,7 @@ fn bad_starts_say_what_to_change() {
         (&files.directory.path().to_owned(), &[], "neither a regular file nor a block device"),
         (&"/dev/null".into(), &[], "neither a regular file nor a block device"),
         (&image, &["--logical-block-size", "1000"], "power of two"),
-        (&image, &["--keyslots", "0"], "1..=4096"),
+        (&image, &["--keyslots", "4097"], "4096"),
         (&image, &["--data-unit-sizes", "500"], "power of two"),
         (&image, &["--fd", "3"], "cannot be used with"),
         (&image, &["--serial", "a serial number that is too long"], "20"),
