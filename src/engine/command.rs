@@ -96,7 +96,7 @@ impl Engine {
     }
 
     fn check_has_slots(&self) -> Result<(), Failure> {
-        if self.config.keyslots == 0 { Err(Failure::Unsupported) } else { Ok(()) }
+        if self.has_keys_in_requests() { Err(Failure::Unsupported) } else { Ok(()) }
     }
 
     /// What a key is for, if the engine offers that.

@@ -58,8 +58,7 @@ impl InUse<'_> {
             Self::Slot(slot, handle) => worker.keys.borrow_mut().keep(slot, handle),
             Self::Request(mut own) => {
                 if let Some(place) = own.place.take() {
-                    worker.request_keys.borrow_mut().keep(place);
-                    worker.place_is_free();
+                    worker.keep_place(place);
                 }
             }
         }
@@ -69,8 +68,7 @@ impl InUse<'_> {
 impl Drop for OwnKey<'_> {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
-            self.worker.request_keys.borrow_mut().give_back(place);
-            self.worker.place_is_free();
+            self.worker.give_place_back(place);
         }
     }
 }
@@ -108,60 +106,59 @@ impl Engine {
         }
         let config = self.check_key(description)?;
         let worker = io.worker;
-        let place = worker.place(io.token).await;
-        let mut own = OwnKey { worker, place: Some(place), fingerprint: 0 };
-        if description.key_type == Some(KeyType::Raw) {
-            self.read_raw(&mut own, description, payload)?;
-        } else {
-            self.read_wrapped(&mut own, description, payload)?;
-        }
-        let mut broken = None;
-        if let Some(place) = &own.place {
-            if halves_are_equal(place.raw()) {
-                self.observer.count_equal_halves();
+        let mut place = worker.place(io.token).await;
+        let (fingerprint, broken) = match self.fill(worker, &mut place, description, payload, fate) {
+            Ok(filled) => filled,
+            Err(failure) => {
+                worker.give_place_back(place);
+                return Err(failure);
             }
-            if let Some(fingerprints) = &self.fingerprints
-                && io.worker.observe.borrow().traces()
-            {
-                own.fingerprint = with_wiped_stack::<COMMAND_STACK, _>(|| fingerprints.of(place.raw()));
-            }
-            if self.faults.armed() {
-                broken = self.broken_engine_of_request(fate, place)?;
-            }
-        }
-        // From here on nothing fails: the place comes back.
-        if let Some(place) = own.place.take() {
-            let expand = || worker.request_keys.borrow_mut().expand(place, config);
-            let (place, expanded) = match self.config.crypto_engine {
-                Implementation::Portable => with_wiped_stack::<PROGRAM_STACK, _>(expand),
-                _ => with_wiped_stack::<EXPANSION_STACK, _>(expand),
-            };
-            own.place = Some(place);
-            worker.observe.borrow().count_request_key(expanded);
-        }
-        Ok((InUse::Request(own), broken))
+        };
+        let expand = || worker.request_keys.borrow_mut().expand(place, config);
+        let (place, expanded) = match self.config.crypto_engine {
+            Implementation::Portable => with_wiped_stack::<PROGRAM_STACK, _>(expand),
+            _ => with_wiped_stack::<EXPANSION_STACK, _>(expand),
+        };
+        worker.observe.borrow().count_request_key(expanded);
+        Ok((InUse::Request(OwnKey { worker, place: Some(place), fingerprint }), broken))
     }
 
-    /// Copies a raw key from guest memory to its place.
-    fn read_raw(
+    /// Puts the raw key into its place: its fingerprint, when a trace wants that, and the broken engine for it.
+    fn fill(
         &self,
-        own: &mut OwnKey<'_>,
+        worker: &Worker,
+        place: &mut Place,
         description: &KeyDescription,
         payload: &Payload<'_>,
-    ) -> Result<(), Failure> {
-        if usize::try_from(description.key_size) != Ok(KEY_BYTES) {
-            return Err(Failure::Malformed);
-        }
-        if let Some(place) = &mut own.place {
+        fate: Option<&Fate>,
+    ) -> Result<(u64, Option<Box<BrokenEngine>>), Failure> {
+        if description.key_type == Some(KeyType::Raw) {
+            if usize::try_from(description.key_size) != Ok(KEY_BYTES) {
+                return Err(Failure::Malformed);
+            }
             payload.read_key(place.raw_mut());
+            check_guest_memory()?;
+        } else {
+            self.unwrap(worker, place, description, payload)?;
         }
-        check_guest_memory()
+        if halves_are_equal(place.raw()) {
+            self.observer.count_equal_halves();
+        }
+        let fingerprint = match &self.fingerprints {
+            Some(fingerprints) if worker.observe.borrow().traces() => {
+                with_wiped_stack::<COMMAND_STACK, _>(|| fingerprints.of(place.raw()))
+            }
+            _ => 0,
+        };
+        let broken = if self.faults.armed() { self.broken_engine_of_request(fate, place)? } else { None };
+        Ok((fingerprint, broken))
     }
 
     /// Unwraps a key into its place, unless that was done a moment ago.
-    fn read_wrapped(
+    fn unwrap(
         &self,
-        own: &mut OwnKey<'_>,
+        worker: &Worker,
+        place: &mut Place,
         description: &KeyDescription,
         payload: &Payload<'_>,
     ) -> Result<(), Failure> {
@@ -171,23 +168,22 @@ impl Engine {
         check_guest_memory()?;
         let blob = usize::try_from(description.key_size).ok().and_then(|size| blob.get(..size));
         let blob = blob.ok_or(Failure::Malformed)?;
-        let Some(place) = &mut own.place else { return Err(Failure::NoKey) };
         let now = Instant::now();
         if let Some(unwrapped) = &self.unwrapped
             && unwrapped.find(blob, now, place.raw_mut())
         {
-            own.worker.observe.borrow().count_wrapped(true);
+            worker.observe.borrow().count_wrapped(true);
             return Ok(());
         }
         with_wiped_stack::<COMMAND_STACK, _>(|| {
             *place.raw_mut() = *self.wrapping()?.inline_key(blob)?;
             Ok::<_, Failure>(())
         })?;
-        own.worker.observe.borrow().count_wrapped(false);
+        worker.observe.borrow().count_wrapped(false);
         if let Some(unwrapped) = &self.unwrapped
             && let Some(until) = unwrapped.keep(blob, now, place.raw())
         {
-            own.worker.unwrapped_until(until);
+            worker.unwrapped_until(until);
         }
         Ok(())
     }

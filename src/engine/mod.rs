@@ -101,14 +101,15 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let keyslots = Arc::new(KeyslotTable::new(config.keyslots, config.crypto_engine)?);
         let pace = Pace::new(&config.timing);
-        let caches = config.keyslots == 0 && config.cache_unwrapped && wrapping.is_some();
+        let without_slots = config.keyslots == 0;
+        let caches = without_slots && config.cache_unwrapped && wrapping.is_some();
         let unwrapped = if caches { Some(Arc::new(UnwrappedKeys::new()?)) } else { None };
         Ok(Self {
             disk: Arc::new(disk),
             keyslots,
             wrapping,
             unwrapped,
-            fingerprints: if config.keyslots == 0 { Some(Fingerprints::new()?) } else { None },
+            fingerprints: if without_slots { Some(Fingerprints::new()?) } else { None },
             pace,
             faults: Faults::new(config.keyslots),
             observer,
@@ -156,8 +157,13 @@ impl Engine {
     /// # Errors
     /// The system's.
     pub fn check_locked_memory(&self, workers: usize) -> std::io::Result<()> {
+        self.request_keys(workers).map(drop)
+    }
+
+    /// Places for the keys that come with the requests of so many workers.
+    fn request_keys(&self, workers: usize) -> std::io::Result<RequestKeys> {
         let places = if self.has_keys_in_requests() { PLACES.saturating_mul(workers) } else { 0 };
-        RequestKeys::new(places, self.config.crypto_engine).map(drop)
+        RequestKeys::new(places, self.config.crypto_engine)
     }
 
     /// One worker's part of it.

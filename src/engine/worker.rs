@@ -26,7 +26,7 @@ use super::held::{Held, Hold, Released};
 use super::timers::{NOBODY, Timers};
 use crate::disk;
 use crate::eventfd;
-use crate::keyslot::{PLACES, Place, RecentKeys, RequestKeys};
+use crate::keyslot::{Place, RecentKeys, RequestKeys};
 use crate::observe;
 use crate::reactor::Reactor;
 use crate::tasks::Token;
@@ -111,8 +111,7 @@ const MOST_WAITERS: usize = 64;
 
 impl Worker {
     pub(super) fn new(engine: &Engine) -> io::Result<Self> {
-        let Engine { config, disk, keyslots, observer, unwrapped, .. } = engine;
-        let places = if config.keyslots == 0 { PLACES } else { 0 };
+        let Engine { disk, keyslots, observer, unwrapped, .. } = engine;
         let event = eventfd::new()?;
         let woken = Arc::new(WakeEvent { flag: AtomicBool::new(false), event });
         Ok(Self {
@@ -121,7 +120,7 @@ impl Worker {
             held: RefCell::default(),
             observe: RefCell::new(observer.worker_stats()),
             keys: RefCell::new(RecentKeys::new(Arc::clone(keyslots))),
-            request_keys: RefCell::new(RequestKeys::new(places, config.crypto_engine)?),
+            request_keys: RefCell::new(engine.request_keys(1)?),
             place_waiters: RefCell::default(),
             place_announced: Cell::new(false),
             unwrapped: unwrapped.clone(),
@@ -259,8 +258,20 @@ impl Worker {
         .await
     }
 
+    /// A request has done its last byte, and its key may serve those that come next.
+    pub(super) fn keep_place(&self, place: Place) {
+        self.request_keys.borrow_mut().keep(place);
+        self.place_is_free();
+    }
+
+    /// Wipes a key, and gives its place back.
+    pub(super) fn give_place_back(&self, place: Place) {
+        self.request_keys.borrow_mut().give_back(place);
+        self.place_is_free();
+    }
+
     /// A place is free: lets the first who waits look, once.
-    pub(super) fn place_is_free(&self) {
+    fn place_is_free(&self) {
         if let Some(&first) = self.place_waiters.borrow().front()
             && !self.place_announced.replace(true)
         {

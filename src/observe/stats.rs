@@ -127,10 +127,6 @@ impl Observer {
         let all = |number: fn(&QueueType) -> u64| queues.iter().flat_map(|q| q.types.values()).map(number).sum::<u64>();
         let (unsupported, nokey, refused) = (total(|it| it.unsupported), total(|it| it.nokey), all(|it| it.refused));
         let device = &self.device;
-        let request_keys = [0, 1, 2, 3].map(|which| {
-            self.lock_workers().iter().map(|lane| lane.request_keys.get(which).map_or(0, |tally| tally.get())).sum()
-        });
-        let [brought, expanded, unwrapped, cached] = request_keys;
         Stats {
             engine: self.engine,
             requests: Requests {
@@ -166,7 +162,7 @@ impl Observer {
                 nokey,
                 equal_halves: device.equal_halves.get(),
             },
-            request_keys: RequestKeys { requests: brought, expanded, unwrapped, cached },
+            request_keys: self.read_request_keys(),
             wrapped_keys: WrappedKeys {
                 generate: passed(Kind::GenerateKey),
                 import: passed(Kind::ImportKey),
@@ -183,6 +179,18 @@ impl Observer {
             latency: self.read_latency(),
             queues: queues.into_iter().filter(|queue| queue.running || !queue.types.is_empty()).collect(),
         }
+    }
+
+    fn read_request_keys(&self) -> RequestKeys {
+        let mut sum = RequestKeys::default();
+        for worker in self.lock_workers().iter() {
+            let keys = &worker.request_keys;
+            sum.requests += keys.requests.get();
+            sum.expanded += keys.expanded.get();
+            sum.unwrapped += keys.unwrapped.get();
+            sum.cached += keys.cached.get();
+        }
+        sum
     }
 
     fn read_latency(&self) -> Latency {

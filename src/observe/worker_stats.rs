@@ -19,13 +19,20 @@ pub(super) struct WorkerCounters {
     pub in_use: AtomicBool,
     /// Encrypted requests by keyslot.
     pub hits: Box<[Tally]>,
-    /// Keys that came with requests: all, those that were expanded, and of wrapped ones those that were unwrapped and those that
-    /// were known.
-    pub request_keys: [Tally; 4],
+    pub request_keys: RequestKeyCounters,
     /// Made when the first latency is recorded.
     pub latency: OnceLock<Latencies>,
     /// Made when the first record of a trace comes.
     pub ring: OnceLock<TraceRing>,
+}
+
+/// Keys that came with requests: see [`RequestKeys`](super::stats::RequestKeys).
+#[derive(Debug, Default)]
+pub(super) struct RequestKeyCounters {
+    pub requests: Tally,
+    pub expanded: Tally,
+    pub unwrapped: Tally,
+    pub cached: Tally,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +49,7 @@ impl WorkerCounters {
             number,
             in_use: AtomicBool::new(true),
             hits: (0..slots).map(|_| Tally::default()).collect(),
-            request_keys: Default::default(),
+            request_keys: RequestKeyCounters::default(),
             latency: OnceLock::new(),
             ring: OnceLock::new(),
         }
@@ -81,15 +88,15 @@ impl WorkerStats {
 
     /// A request has brought a key along, which has been expanded, or was there.
     pub fn count_request_key(&self, expanded: bool) {
-        let [all, those_expanded, ..] = &self.state.request_keys;
-        all.add(1);
-        those_expanded.add(expanded.into());
+        let keys = &self.state.request_keys;
+        keys.requests.add(1);
+        keys.expanded.add(expanded.into());
     }
 
     /// A request has brought a wrapped key along, which was known, or had to be unwrapped.
     pub fn count_wrapped(&self, known: bool) {
-        let [.., unwrapped, cached] = &self.state.request_keys;
-        if known { cached } else { unwrapped }.add(1);
+        let keys = &self.state.request_keys;
+        if known { &keys.cached } else { &keys.unwrapped }.add(1);
     }
 
     /// What begins after this was taken later.
