@@ -11,7 +11,7 @@ use std::thread;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use scattered_xts::Implementation;
 use test_driver::data::FILL;
-use test_driver::wire::{IN, OUT, feature, header};
+use test_driver::wire::*;
 use test_driver::{Piece, WRITE};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
@@ -40,6 +40,11 @@ pub const DATA_UNITS: u32 = 0x1200;
 pub const MAX_DUN_BYTES: u8 = 16;
 /// A driver without them uses keyslots in-band.
 pub const CRYPTO_BITS: u64 = feature::CTRL_VQ | feature::INLINE_ENCRYPTION;
+
+/// What a driver takes of the offered features: all, or all but those for whose lack it goes in-band.
+pub fn driver_features(in_band: bool) -> u64 {
+    if in_band { !CRYPTO_BITS } else { u64::MAX }
+}
 /// How a request is cut into descriptors.
 #[derive(Debug, Clone, Default)]
 pub struct Cut {
@@ -376,6 +381,13 @@ impl Guest {
         }
         self.books.sent(queue, head);
         ring.publish(head);
+    }
+
+    /// The disk may have been written in the run before.
+    pub fn clear_disk(&mut self) {
+        let sectors = self.disk as u32 / 512;
+        let request = Request { readable: [header(WRITE_ZEROES, 0), range(0, sectors, 0)].concat(), room: 1 };
+        assert_eq!(self.request(0, &request, &Cut::default()).0, OK);
     }
 
     /// One request from beginning to end, on a ring in good order. Returns the status and the data before it, and

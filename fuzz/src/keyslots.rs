@@ -7,7 +7,7 @@ use test_driver::data::FILL;
 use test_driver::wire::*;
 
 use crate::disks::DiskKind;
-use crate::guest::{CONTROL, CRYPTO_BITS, Cut, Guest, KEYSLOTS, Setting, with_guest};
+use crate::guest::{CONTROL, Cut, Guest, KEYSLOTS, Setting, driver_features, with_guest};
 use crate::model::{Key, edge, extent, refusals, transfer};
 use crate::wire::{Program, Request, all, key, number};
 
@@ -144,14 +144,10 @@ fn check(run: &mut Run<'_>, number: usize, op: &Op, cut: &Cut) {
             }
         }
         Op::Reset => {
-            guest.set_features(features(*in_band));
+            guest.set_features(driver_features(*in_band));
             model.slots = [None; KEYSLOTS as usize];
         }
     }
-}
-
-fn features(in_band: bool) -> u64 {
-    if in_band { !CRYPTO_BITS } else { u64::MAX }
 }
 
 /// A run.
@@ -159,11 +155,8 @@ pub fn run(bytes: &[u8]) {
     let mut u = Unstructured::new(bytes);
     let Ok(Input { disk, in_band, looks }) = Input::arbitrary(&mut u) else { return };
     let ops = all::<(Op, Cut)>(u, 40);
-    with_guest(Setting { features: features(in_band), disk, ..Setting::plain(32) }, |guest| {
-        // The disk may have been written in the run before.
-        let sectors = guest.disk as u32 / 512;
-        let request = Request { readable: [header(WRITE_ZEROES, 0), range(0, sectors, 0)].concat(), room: 1 };
-        assert_eq!(guest.request(0, &request, &Cut::default()).0, OK);
+    with_guest(Setting { features: driver_features(in_band), disk, ..Setting::plain(32) }, |guest| {
+        guest.clear_disk();
         let model = Model { slots: [None; KEYSLOTS as usize], disk: vec![0; guest.disk as usize] };
         let mut run = Run { guest, model, in_band };
         for (number, (op, cut)) in ops.iter().enumerate() {

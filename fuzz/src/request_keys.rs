@@ -11,7 +11,7 @@ use test_driver::data::{FILL, inline_encryption_key};
 use test_driver::wire::{self, *};
 
 use crate::disks::DiskKind;
-use crate::guest::{CONTROL, CRYPTO_BITS, Cut, Demand, Guest, REQUEST_QUEUES, Setting, with_guest};
+use crate::guest::{CONTROL, Cut, Demand, Guest, REQUEST_QUEUES, Setting, driver_features, with_guest};
 use crate::model::{Key, edge, extent, refusals, transfer};
 use crate::wire::{Program, Request, all, key, number};
 
@@ -316,8 +316,7 @@ impl Run<'_> {
         let request = Request { readable: key_blob(request_type, bytes), room: REPLY + 1 };
         let (status, reply) = self.guest.request(self.commands(0), &request, &Cut::default());
         assert_eq!(status, OK, "command {request_type}");
-        let size = u32::from_le_bytes(reply[..4].try_into().expect("4 bytes")) as usize;
-        reply[4..4 + size].to_vec()
+        blob_of(&reply)
     }
 
     fn add(&mut self, queue: usize, request: &Request, cut: &Cut, expected: Expected, what: String) {
@@ -401,10 +400,10 @@ impl Run<'_> {
             Op::Restart(queue) => self.finish(Some(Demand::Restart(*queue))),
             Op::Reset(in_flight) => {
                 if *in_flight {
-                    self.finish(Some(Demand::Features(features(self.in_band))));
+                    self.finish(Some(Demand::Features(driver_features(self.in_band))));
                 } else {
                     self.finish(None);
-                    self.guest.set_features(features(self.in_band));
+                    self.guest.set_features(driver_features(self.in_band));
                 }
                 self.model.forget_keys();
             }
@@ -413,21 +412,14 @@ impl Run<'_> {
     }
 }
 
-fn features(in_band: bool) -> u64 {
-    if in_band { !CRYPTO_BITS } else { u64::MAX }
-}
-
 /// A run.
 pub fn run(bytes: &[u8]) {
     let mut u = Unstructured::new(bytes);
     let Ok(Input { disk, in_band, looks }) = Input::arbitrary(&mut u) else { return };
     let ops = all::<(Op, Cut)>(u, 60);
-    let setting = Setting { features: features(in_band), disk, keys_in_requests: true, ..Setting::plain(64) };
+    let setting = Setting { features: driver_features(in_band), disk, keys_in_requests: true, ..Setting::plain(64) };
     with_guest(setting, |guest| {
-        // The disk may have been written in the run before.
-        let sectors = guest.disk as u32 / 512;
-        let request = Request { readable: [header(WRITE_ZEROES, 0), range(0, sectors, 0)].concat(), room: 1 };
-        assert_eq!(guest.request(0, &request, &Cut::default()).0, OK);
+        guest.clear_disk();
         let disk = vec![0; guest.disk as usize];
         let model = Model { disk, fault: Fault::None, last: None, previous: None };
         let mut run = Run {

@@ -9,7 +9,7 @@ use test_driver::Descriptor;
 use test_driver::wire::{EVICT, IN, OK, PROGRAM, header};
 
 use crate::disks::DiskKind;
-use crate::guest::{CRYPTO_BITS, Cut, Demand, Guest, QUEUES, Setting, with_guest};
+use crate::guest::{CRYPTO_BITS, Cut, Demand, Guest, QUEUES, Setting, driver_features, with_guest};
 use crate::layout::{self, BYTES, START, poke};
 use crate::meddled::Poke;
 use crate::wire::{Program, Request, all, number};
@@ -259,7 +259,7 @@ pub fn run(bytes: &[u8]) {
     let mut u = Unstructured::new(bytes);
     let Ok(input) = Input::arbitrary(&mut u) else { return };
     let setting = Setting {
-        features: input.features.unwrap_or(if input.in_band { !CRYPTO_BITS } else { u64::MAX }),
+        features: input.features.unwrap_or(driver_features(input.in_band)),
         size: 1 << (input.size % 7),
         disk: input.disk,
         tracked: input.tracked,
