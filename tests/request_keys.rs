@@ -36,15 +36,10 @@ impl Exchange for KeyedRequest {
 }
 
 fn blob(guest: &mut Guest, request_type: u32, bytes: &[u8]) -> Vec<u8> {
-    let mut command = header(request_type, 0);
-    command.extend((bytes.len() as u32).to_le_bytes());
-    command.extend(bytes);
-    command.resize(16 + 132, 0);
     let control = guest.control();
-    let answer = guest.request(control, &command, 133);
+    let answer = guest.request(control, &key_blob(request_type, bytes), 133);
     assert_eq!(answer.status, OK);
-    let size = u32::from_le_bytes(answer.data[..4].try_into().expect("4 bytes")) as usize;
-    answer.data[4..4 + size].to_vec()
+    blob_of(&answer.data)
 }
 
 #[test]

@@ -19,39 +19,11 @@ fn exchange(guest: &mut Guest, request_type: u32, bytes: &[u8], room: usize) -> 
 fn blob(guest: &mut Guest, request_type: u32, bytes: &[u8]) -> Vec<u8> {
     let answer = exchange(guest, request_type, bytes, 132);
     assert_eq!((answer.status, answer.used), (OK, 133));
-    let size = u32::from_le_bytes(answer.data[..4].try_into().expect("4 bytes")) as usize;
-    assert!((16..=128).contains(&size));
-    assert!(answer.data[4 + size..].iter().all(|&byte| byte == 0));
-    answer.data[4..4 + size].to_vec()
+    blob_of(&answer.data)
 }
 
 fn program(slot: u32, ephemeral: &[u8]) -> Vec<u8> {
     Program { key_type: 2, ..Program::new(slot, ephemeral, 12) }.bytes()
-}
-
-/// SP 800-108 counter mode over OpenSSL's AES-256-CMAC, from the protocol's text.
-fn kdf(key: &[u8], context: &[u8], len: usize) -> Vec<u8> {
-    let pkey = openssl::pkey::PKey::cmac(&openssl::symm::Cipher::aes_256_cbc(), key).expect("OpenSSL");
-    let label = [0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0x20];
-    (1u32..)
-        .flat_map(|i| {
-            let bits = (len as u32 * 8).to_be_bytes();
-            let input = [&i.to_be_bytes()[..], &label, &[0], context, &bits].concat();
-            let mut signer = openssl::sign::Signer::new_without_digest(&pkey).expect("OpenSSL");
-            signer.sign_oneshot_to_vec(&input).expect("OpenSSL")
-        })
-        .take(len)
-        .collect()
-}
-
-fn inline_key(raw: &[u8]) -> [u8; 64] {
-    let context = [&b"inline encryption key"[..], &[0; 6], &[2, 0x43, 0, 0x82, 0x50, 0, 0, 0, 0]].concat();
-    kdf(raw, &context, 64).try_into().expect("64 bytes")
-}
-
-fn sw_secret(raw: &[u8]) -> Vec<u8> {
-    let context = [&b"raw secret"[..], &[0; 9], &[2, 0x17, 0, 0x80, 0x50, 0, 0, 0, 0]].concat();
-    kdf(raw, &context, 32)
 }
 
 #[test]
@@ -64,11 +36,11 @@ fn import_prepare_program_and_the_secret() {
         let long_term = blob(&mut guest, IMPORT_KEY, &raw);
         let ephemeral = blob(&mut guest, PREPARE_KEY, &long_term);
         let secret = exchange(&mut guest, DERIVE_SW_SECRET, &ephemeral, 32);
-        assert_eq!((secret.status, secret.used, secret.data), (OK, 33, sw_secret(&raw)));
+        assert_eq!((secret.status, secret.used, secret.data), (OK, 33, software_secret(&raw)));
         guest.request(control, &program(1, &ephemeral), 1).assert_only_status(OK);
         let plain = pattern(seed, 8192);
         guest.request(0, &crypto_write(0, 1, [seed, 0, 0, 0], &plain), 1).assert_only_status(OK);
-        let expected = openssl_xts(&inline_key(&raw), seed.into(), 4096, &plain);
+        let expected = openssl_xts(&inline_encryption_key(&raw), seed.into(), 4096, &plain);
         assert!(guest.image_bytes(0, 8192) == expected);
         // The same slot takes a raw key as well.
         guest.request(control, &Program::new(1, &key(seed), 12).bytes(), 1).assert_only_status(OK);

@@ -53,16 +53,28 @@ pub fn openssl_xts_decrypt(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) 
     xts(Mode::Decrypt, key, dun, unit, data)
 }
 
-/// The key that the emulated hardware derives from a raw one, over OpenSSL's AES-256-CMAC.
-pub fn inline_encryption_key(raw: &[u8]) -> [u8; 64] {
-    let pkey = openssl::pkey::PKey::cmac(&Cipher::aes_256_cbc(), raw).expect("OpenSSL");
+/// SP 800-108 counter mode over OpenSSL's AES-256-CMAC, from the protocol's text.
+fn kdf(key: &[u8], context: &[u8], len: usize) -> Vec<u8> {
+    let pkey = openssl::pkey::PKey::cmac(&Cipher::aes_256_cbc(), key).expect("OpenSSL");
     let label = [0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0x20];
-    let context = [&b"inline encryption key"[..], &[0; 6], &[2, 0x43, 0, 0x82, 0x50, 0, 0, 0, 0]].concat();
     let block = |i: u32| {
-        let input = [&i.to_be_bytes()[..], &label, &[0], &context, &512u32.to_be_bytes()].concat();
+        let bits = (len as u32 * 8).to_be_bytes();
+        let input = [&i.to_be_bytes()[..], &label, &[0], context, &bits].concat();
         openssl::sign::Signer::new_without_digest(&pkey).expect("OpenSSL").sign_oneshot_to_vec(&input).expect("OpenSSL")
     };
-    (1..=4).flat_map(block).collect::<Vec<_>>().try_into().expect("64 bytes")
+    (1..).flat_map(block).take(len).collect()
+}
+
+/// The key that the emulated hardware derives from a raw one.
+pub fn inline_encryption_key(raw: &[u8]) -> [u8; 64] {
+    let context = [&b"inline encryption key"[..], &[0; 6], &[2, 0x43, 0, 0x82, 0x50, 0, 0, 0, 0]].concat();
+    kdf(raw, &context, 64).try_into().expect("64 bytes")
+}
+
+/// The software secret that it derives.
+pub fn software_secret(raw: &[u8]) -> Vec<u8> {
+    let context = [&b"raw secret"[..], &[0; 9], &[2, 0x17, 0, 0x80, 0x50, 0, 0, 0, 0]].concat();
+    kdf(raw, &context, 32)
 }
 
 fn xts(mode: Mode, key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {

@@ -179,6 +179,14 @@ pub fn key_blob(request_type: u32, bytes: &[u8]) -> Vec<u8> {
     key_blob_of_size(request_type, bytes, bytes.len() as u32)
 }
 
+/// The key blob in the reply of a command that makes one.
+pub fn blob_of(reply: &[u8]) -> Vec<u8> {
+    let size = u32::from_le_bytes(reply[..4].try_into().expect("4 bytes")) as usize;
+    assert!((16..=128).contains(&size));
+    assert!(reply[4 + size..].iter().all(|&byte| byte == 0));
+    reply[4..4 + size].to_vec()
+}
+
 /// A range of DISCARD, WRITE_ZEROES or SECURE_ERASE.
 pub fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()

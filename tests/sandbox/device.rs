@@ -143,8 +143,7 @@ pub fn exercise(guest: &mut Guest, on_image: bool) {
     // Hardware-wrapped keys.
     let blob = |answer: Answer| {
         assert_eq!(answer.status, OK);
-        let size = u32::from_le_bytes(answer.data[..4].try_into().expect("4 bytes")) as usize;
-        answer.data[4..4 + size].to_vec()
+        blob_of(&answer.data)
     };
     let long_term = blob(guest.request(control, &key_blob(GENERATE_KEY, &[]), 133));
     let ephemeral = blob(guest.request(control, &key_blob(PREPARE_KEY, &long_term), 133));

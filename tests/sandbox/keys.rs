@@ -143,9 +143,9 @@ fn blob(guest: &mut Guest, request_type: u32, bytes: &[u8]) -> Vec<u8> {
     flight.add(guest, &key_blob(request_type, bytes), 133);
     let buffers = flight.sent[0].0.clone();
     flight.land(guest);
-    let reply = guest.rings[control].read_writable(&buffers);
-    let size = u32::from_le_bytes(reply[..4].try_into().expect("4 bytes")) as usize;
-    reply[4..4 + size].to_vec()
+    let mut reply = guest.rings[control].read_writable(&buffers);
+    reply.pop();
+    blob_of(&reply)
 }
 
 /// Writes, and reads what was written, with all keys at a time.
