@@ -160,7 +160,7 @@ many_keys_case() {
 
 # key_removal_case: removing a key locks its files, whatever their policy; adding it again unlocks them.
 key_removal_case() {
-	local identifier directory locked
+	local identifier directory
 	make_files tree 0
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
@@ -175,11 +175,7 @@ key_removal_case() {
 	sync
 
 	remove_key "$identifier" "$MNT"
-	for directory in secret secret-64; do
-		[ ! -e "$MNT/$directory/file-9-of-65536" ] || fail "names in $directory can be read without the key"
-		locked=$(find "$MNT/$directory" -type f | head -n 1)
-		expect_failure "reading $directory without the key" dd if="$locked" of=/dev/null status=none
-	done
+	expect_locked secret secret-64
 	same_files "$OUT/plain/tree" "$MNT/other"
 	note 'the other key still works'
 
@@ -258,17 +254,10 @@ raw_and_wrapped_case() {
 	wait
 	for round in 1 2; do
 		drop_caches
-		for directory in $directories; do
-			diff -r "$OUT/plain/tree" "$MNT/$directory" >> /tmp/wrong 2>&1 &
-		done
-		wait
-		[ ! -s /tmp/wrong ] || fail "wrong contents in round $round: $(head /tmp/wrong)"
+		same_files_at_once "in round $round" $directories
 	done
 	expect_native
-	for directory in $directories; do
-		record "$MNT/$directory" tree
-		record_names "$MNT/$directory"
-	done
+	record_with_names $directories
 	umount "$MNT"
 	check_fs "$DISK"
 }

@@ -758,10 +758,8 @@ attack() {
 	echo "$function" > /sys/bus/pci/drivers/virtio-pci/bind
 }
 
-# encrypted_files [PARAMETER=VALUE...]: the ordinary driver, with these parameters, gets the disk and writes encrypted files, which
-# must be right.
-encrypted_files() {
-	load_driver virtio_blk_crypto "$@"
+# secret_files: a new file system with files under one key in "secret", which were encrypted natively and can be read back.
+secret_files() {
 	make_files tree 0
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
@@ -770,6 +768,43 @@ encrypted_files() {
 	drop_caches
 	same_files "$OUT/plain/tree" "$MNT/secret"
 	expect_native
+}
+
+# same_files_at_once WHEN DIRECTORY...: all of these hold the tree of plain files; they are read beside each other.
+same_files_at_once() {
+	local when=$1 directory
+	shift
+	for directory; do
+		diff -r "$OUT/plain/tree" "$MNT/$directory" >> /tmp/wrong 2>&1 &
+	done
+	wait
+	[ ! -s /tmp/wrong ] || fail "wrong contents $when: $(head /tmp/wrong)"
+}
+
+# record_with_names DIRECTORY...: has the verifier look for the tree of files in each, and for their names.
+record_with_names() {
+	local directory
+	for directory; do
+		record "$MNT/$directory" tree
+		record_names "$MNT/$directory"
+	done
+}
+
+# expect_locked DIRECTORY...: their key was removed, so neither names nor contents can be read.
+expect_locked() {
+	local directory locked
+	for directory; do
+		[ ! -e "$MNT/$directory/file-9-of-65536" ] || fail "names in $directory can be read without the key"
+		locked=$(find "$MNT/$directory" -type f | head -n 1)
+		expect_failure "reading $directory without the key" dd if="$locked" of=/dev/null status=none
+	done
+}
+
+# encrypted_files [PARAMETER=VALUE...]: the ordinary driver, with these parameters, gets the disk and writes encrypted files, which
+# must be right.
+encrypted_files() {
+	load_driver virtio_blk_crypto "$@"
+	secret_files
 	record "$MNT/secret" tree
 	umount "$MNT"
 	check_fs "$DISK"

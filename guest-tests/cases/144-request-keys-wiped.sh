@@ -18,14 +18,7 @@ keys_held() {
 	echo "${found#* }"
 }
 
-make_files tree 0
-make_fs "$DISK"
-mount_fs "$DISK" "$MNT"
-encrypted_dir "$MNT/secret" one
-cp -r "$OUT/plain/tree/." "$MNT/secret"
-drop_caches
-same_files "$OUT/plain/tree" "$MNT/secret"
-expect_native
+secret_files
 held=$(keys_held)
 [ "$held" = 0 ] || fail "$held requests that are done hold a key"
 

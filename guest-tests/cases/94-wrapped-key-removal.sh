@@ -44,11 +44,7 @@ grep -q 'Invalid argument' /tmp/words || fail "per-file keys and a wrapped key: 
 
 note 'removed: names and contents are locked'
 remove_key "$identifier" "$MNT"
-for directory in $directories; do
-	[ ! -e "$MNT/$directory/file-9-of-65536" ] || fail "names in $directory can be read without the key"
-	locked=$(find "$MNT/$directory" -type f | head -n 1)
-	expect_failure "reading $directory without the key" dd if="$locked" of=/dev/null status=none
-done
+expect_locked $directories
 same_files "$OUT/plain/tree" "$MNT/other"
 
 note 'the same blob unlocks them again, and so does a new one of the same key'

@@ -25,16 +25,9 @@ sync
 # First only the data is read again, then inodes and names as well.
 for what in 1 3; do
 	echo $what > /proc/sys/vm/drop_caches
-	for directory in $directories; do
-		diff -r "$OUT/plain/tree" "$MNT/$directory" >> /tmp/wrong 2>&1 &
-	done
-	wait
-	[ ! -s /tmp/wrong ] || fail "wrong contents after dropping caches $what: $(head /tmp/wrong)"
+	same_files_at_once "after dropping caches $what" $directories
 done
 expect_native
-for directory in $directories; do
-	record "$MNT/$directory" tree
-	record_names "$MNT/$directory"
-done
+record_with_names $directories
 umount "$MNT"
 check_fs "$DISK"
