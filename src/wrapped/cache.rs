@@ -8,13 +8,14 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use scattered_xts::KEY_BYTES;
 use zeroize::Zeroize;
 
 use super::Blob;
+use crate::lock::lock;
 use crate::secret::SecretBox;
 
 /// Keys that find room.
@@ -52,7 +53,7 @@ impl UnwrappedKeys {
     }
 
     fn entries(&self) -> MutexGuard<'_, SecretBox<[Entry; MOST]>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Copies the key of a blob to where it is to be. False: it must be unwrapped.
