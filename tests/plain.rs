@@ -237,6 +237,11 @@ fn the_driver_switches_the_cache_mode() {
     assert_eq!(guest.get_config(32, 1), [1]);
     guest.set_config(32, &[0]);
     assert_eq!(guest.get_config(32, 1), [1]);
+    // A driver that takes no feature at all has said so.
+    guest.features = 0;
+    guest.set_features_again();
+    guest.set_config(32, &[0]);
+    assert_eq!(guest.get_config(32, 1), [1]);
 }
 
 trait AssertStatus {

@@ -86,15 +86,14 @@ impl Device {
         space.as_bytes().to_vec()
     }
 
-    /// The driver may write one field, `writeback`, if it has negotiated that; anything else is ignored. Before the queues run
-    /// the frontend need not have told us what is negotiated.
+    /// The driver may write one field, `writeback`, if it has negotiated that; anything else is ignored.
     pub(super) fn write_config_bytes(&self, offset: u32, data: &[u8]) {
         let byte = CONFIG_WRITEBACK_OFFSET
             .checked_sub(offset)
             .and_then(|index| usize::try_from(index).ok())
             .and_then(|index| data.get(index));
         if let Some(&value) = byte
-            && (self.negotiated(feature::CONFIG_WCE) || self.features.load(Ordering::Acquire) == 0)
+            && self.may_choose_cache_mode()
         {
             self.chosen_early.store(self.awaits_driver(), Ordering::Release);
             let writeback = value != 0;

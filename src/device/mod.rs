@@ -247,7 +247,7 @@ impl VirtioDevice for Device {
         }
         let chosen = self.chosen_early.load(Ordering::Acquire).then(|| self.writeback.load(Ordering::Acquire));
         self.reset();
-        self.features.store(features, Ordering::Release);
+        self.negotiate(features);
         if let Some(writeback) = chosen.filter(|_| self.negotiated(feature::CONFIG_WCE)) {
             self.writeback.store(writeback, Ordering::Release);
         }

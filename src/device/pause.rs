@@ -20,8 +20,10 @@ use crate::request::QueueRole;
 /// What is known of the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Phase {
-    /// The keys are its own, or there are none of a driver before.
+    /// Nobody has said since the last reset which features a driver takes.
     #[default]
+    New,
+    /// The keys are its own, or there are none of a driver before.
     Running,
     /// All queues have been stopped, and none has told anything since.
     Stopped,
@@ -39,7 +41,7 @@ impl Device {
 
     /// What the driver has negotiated and chosen counts no more.
     pub(super) fn forget_driver(&self) {
-        *self.phase() = Phase::Running;
+        *self.phase() = Phase::New;
         self.features.store(0, Ordering::Release);
         self.last_queue.store(0, Ordering::Release);
         self.engine.forget_unwrapped();
@@ -58,9 +60,20 @@ impl Device {
         }
     }
 
-    /// Whether no driver is known: whoever chooses something now is about to start its queues.
+    /// What a driver takes of the features.
+    pub(super) fn negotiate(&self, features: u64) {
+        self.features.store(features, Ordering::Release);
+        *self.phase() = Phase::Running;
+    }
+
+    /// Whether the driver may change the cache mode. Before the queues run the frontend need not have told us what is negotiated.
+    pub(super) fn may_choose_cache_mode(&self) -> bool {
+        self.negotiated(feature::CONFIG_WCE) || *self.phase() == Phase::New
+    }
+
+    /// Whether whoever chooses something now is about to start its queues.
     pub(super) fn awaits_driver(&self) -> bool {
-        self.features.load(Ordering::Acquire) == 0 || self.is_stopped()
+        *self.phase() == Phase::New || self.is_stopped()
     }
 
     /// Whether all queues have been stopped and it is not known yet what for.
