@@ -99,6 +99,9 @@ pub struct TestArgs {
     /// Run only one half
     #[arg(long, value_enum)]
     pub only: Option<Half>,
+    /// Guest cases that run at a time [default: 2, or 1 on a machine with one CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub jobs: Option<u8>,
     /// Also run the guest cases that take minutes
     #[arg(long)]
     pub long: bool,

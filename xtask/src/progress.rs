@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Progress on standard error: a line that changes on a terminal, a line now and then elsewhere.
 
-use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
+use std::sync::LazyLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The time from one line to the next where there is no terminal.
 const PAUSE: Duration = Duration::from_secs(30);
+
+/// The lines of what runs at the same time.
+static LINES: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -18,6 +22,7 @@ fn style(template: &str) -> ProgressStyle {
 pub fn spinner(name: &str) -> ProgressBar {
     let bar =
         ProgressBar::new_spinner().with_style(style("{spinner} {msg} ... {elapsed}")).with_message(name.to_owned());
+    let bar = LINES.add(bar);
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
 }
@@ -51,7 +56,12 @@ pub fn step<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::
 
 /// Prints `name`, a verdict and seconds in columns.
 pub fn line(name: &str, verdict: &str, took: Duration) {
-    eprintln!("{name:<44} {verdict:<8} {:>6.1} s", took.as_secs_f64());
+    print(&format!("{name:<44} {verdict:<8} {:>6.1} s", took.as_secs_f64()));
+}
+
+/// Prints a line that stays above those that change.
+pub fn print(text: &str) {
+    LINES.suspend(|| eprintln!("{text}"));
 }
 
 /// The steps of a long run, and the time that is left.
@@ -67,7 +77,7 @@ impl Progress {
             let _ = out.write_str(&left(state.pos(), state.eta()));
         };
         let style = style("{bar:20} {pos} of {len}{left}: {wide_msg}").with_key("left", left);
-        Self { bar: ProgressBar::new(total as u64).with_style(style), shown: None }
+        Self { bar: LINES.add(ProgressBar::new(total as u64).with_style(style)), shown: None }
     }
 
     /// Shows what the step is that begins.
@@ -87,7 +97,7 @@ impl Progress {
 
     /// Prints a line that stays.
     pub fn print(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        print(text);
     }
 }
 

@@ -23,7 +23,7 @@ impl Report {
     pub fn fail(&mut self, name: &str, took: Duration, reason: &str) {
         progress::line(name, "FAILED", took);
         for line in reason.lines() {
-            eprintln!("    {line}");
+            progress::print(&format!("    {line}"));
         }
         self.failed.push((name.to_owned(), reason.to_owned()));
     }

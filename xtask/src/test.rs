@@ -10,7 +10,9 @@ use crate::run_case::{self, Outcome};
 use crate::setup::{self, Prepared};
 use crate::{compare, driver, guest_root, packages};
 use anyhow::{Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Runs the checks and prints the summary; true when nothing failed.
@@ -48,9 +50,7 @@ fn guest(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<()> {
                 prepared.machine.qemu.version,
                 prepared.machine.accel.name()
             );
-            for script in &scripts {
-                one(paths, &prepared, script, args, report);
-            }
+            cases(paths, &prepared, &scripts, args, report);
             if compare {
                 smoke_test(paths, &prepared, report);
             }
@@ -101,13 +101,33 @@ fn smoke_test(paths: &Paths, prepared: &Prepared, report: &mut Report) {
     }
 }
 
-fn one(paths: &Paths, prepared: &Prepared, script: &Path, args: &TestArgs, report: &mut Report) {
+/// Most of a case's time is a guest's boot, which keeps one CPU busy, and waiting.
+const AT_ONCE: usize = 2;
+
+fn cases(paths: &Paths, prepared: &Prepared, scripts: &[PathBuf], args: &TestArgs, report: &mut Report) {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let at_once = args.jobs.map_or(AT_ONCE.min(cpus), usize::from);
+    let (waiting, report) = (Mutex::new(scripts.iter()), Mutex::new(report));
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(script) = next() {
+            one(paths, prepared, script, args, &report);
+        }
+    };
+    thread::scope(|scope| (0..at_once).for_each(|_| drop(scope.spawn(work))));
+}
+
+fn one(paths: &Paths, prepared: &Prepared, script: &Path, args: &TestArgs, report: &Mutex<&mut Report>) {
     let name = guest_name(script);
+    let report = || report.lock().unwrap_or_else(PoisonError::into_inner);
     let case = match Case::read(script) {
-        Ok(case) if case.long && !args.long => return report.skip(&name, Duration::ZERO, "takes minutes: give --long"),
+        Ok(case) if case.long && !args.long => {
+            return report().skip(&name, Duration::ZERO, "takes minutes: give --long");
+        }
         case => case,
     };
     let (run, took) = timed(&name, || run_case::run(paths, prepared, &case?, args.keep));
+    let mut report = report();
     match run {
         Err(e) => report.fail(&name, took, &format!("{e:#}")),
         Ok(run) => match run.outcome {
