@@ -126,6 +126,22 @@ impl Digests {
         }
     }
 
+    /// As [`add`](Self::add), with the CRC-32C of each data unit if somebody has computed it already.
+    #[inline]
+    pub fn add_with(&mut self, offset: u64, ciphertext: &[u8], crcs: &[u32]) {
+        let units = ciphertext.len() >> self.unit_bits.min(31);
+        if self.algorithm != DigestAlgorithm::Crc32c || crcs.len() != units {
+            return self.add(offset, ciphertext);
+        }
+        self.add(offset, &[]);
+        crcs.iter().for_each(|crc| self.bytes.extend_from_slice(&crc.to_le_bytes()));
+    }
+
+    /// The binary logarithm of the data unit size, if the digests are CRC-32Cs.
+    pub fn crc32c_unit_bits(&self) -> Option<u8> {
+        (self.algorithm == DigestAlgorithm::Crc32c).then_some(self.unit_bits)
+    }
+
     /// All of them, one after the other.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -2,12 +2,12 @@
 
 //! Requests with digests.
 //!
-//! A digest is made of the very bytes that the engine decrypts or has encrypted, while they are in memory that nobody else
-//! writes: in a bounce buffer. Where the image is used in place, pieces of it go through one, too: others may write the image
-//! at any moment. The digests stay there as well until the request has succeeded.
+//! A digest is made of the very bytes that the engine decrypts or has encrypted, in memory that nobody else writes: in a bounce
+//! buffer. Others may write the image at any moment, so where it is used in place, a bounce buffer gets the ciphertext as well
+//! ([`Tee`]). The digests stay in private memory until the request has succeeded.
 
 use super::inline::Inline;
-use super::worker::{DigestBytes, MOST_DIGEST_BYTES};
+use super::worker::{BounceBuffer, DigestBytes, MOST_DIGEST_BYTES};
 use super::{Engine, Failure, Io, check_guest_memory};
 use crate::digest::{DigestAlgorithm, Digests, INLINE_BYTES};
 use crate::disk::IoDirection;
@@ -15,14 +15,19 @@ use crate::faults::Fate;
 use crate::keyslot::KeyConfig;
 use crate::observe::Stage;
 use crate::request::{CryptoTag, Extent, Payload};
-use scattered_xts::Dun;
+use scattered_xts::{Dun, Prefetch, Tee};
+use vm_memory::VolatileSlice;
 
 /// The most bytes of digests that a request may ask for.
 pub const MOST_REQUEST_DIGEST_BYTES: u64 = MOST_DIGEST_BYTES as u64 / 2;
 
-/// Bytes that are encrypted and digested, or the other way round, while they are in the CPU's first cache; more if a data
-/// unit is larger.
-const STEP: u64 = 16 << 10;
+/// Bytes that are encrypted and digested, or the other way round, while they are in the CPU's caches: a small bounce buffer.
+/// Any data unit fits.
+const STEP: usize = 64 << 10;
+/// The most data units of a step.
+const MOST_UNITS: usize = STEP / 512;
+/// The most data units in a bounce buffer.
+const MOST_UNITS_BOUNCED: usize = (256 << 10) / 512;
 
 /// The digests of a request in flight.
 pub(super) struct Digesting<'e> {
@@ -77,8 +82,8 @@ impl Engine {
         Ok(Extent { len, ..extent })
     }
 
-    /// Reads what lies in memory, through a bounce buffer: a piece is copied, digested, and decrypted into guest memory.
-    /// Returns how many bytes it has done, whole data units.
+    /// Reads what lies in memory: it is decrypted from there, and the ciphertext that was decrypted is digested. Returns how many
+    /// bytes it has done, whole data units.
     pub(super) fn read_digested(
         &self,
         io: &mut Io<'_>,
@@ -91,28 +96,28 @@ impl Engine {
         io.record.watch.lap(Stage::Other);
         let in_place = self.disk.read_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(from), Some(mut bounce)) = (in_place, io.worker.buffer_now(STEP)) else { return Ok(0) };
-        let (step, mut moved) = (io.digest_step(), 0);
-        while moved < len {
-            let step = bounce.capacity_for(step.min(len - moved));
-            let piece = from.offset(moved as usize).map_err(|_| Failure::Malformed)?; // less than a usize
-            piece.copy_to_volatile_slice(bounce.piece(step));
-            io.digest(done + moved, bounce.bytes(step));
-            let sound = io.room.fill(done + moved, step, |room| {
-                inline.decrypt(done + moved, bounce.piece(step), room, std::mem::take(&mut prefetch))?;
+        let (Some(from), Some(mut kept)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
+        let (mut moved, mut crcs) = (0, [0; MOST_UNITS]);
+        while let Some(piece) = step(&from, moved) {
+            let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
+            let mut made = 0;
+            let sound = io.room.fill(at, len, |room| {
+                let tee = tee(&io.digesting, kept.bytes_mut(len), &mut crcs);
+                made = inline.decrypt_with_tee(at, piece, room, std::mem::take(&mut prefetch), tee)?;
                 Ok::<_, Failure>(self.disk.image().in_place_is_sound())
             })?;
             if !sound {
                 break;
             }
-            moved += step as u64; // usize to u64 loses nothing
+            io.digest_with(at, kept.bytes(len), crcs.get(..made));
+            moved += len;
         }
         io.record.watch.lap(inline.stage());
-        Ok(moved)
+        Ok(moved as u64) // usize to u64 loses nothing
     }
 
-    /// Writes where the image can be written in place, through a bounce buffer: a piece is encrypted from guest memory,
-    /// digested, and copied. Returns how many bytes it has done, whole data units.
+    /// Writes where the image can be written in place: the ciphertext that goes there is digested. Returns how many bytes it has
+    /// done, whole data units.
     pub(super) fn write_digested(
         &self,
         io: &mut Io<'_>,
@@ -125,22 +130,84 @@ impl Engine {
         io.record.watch.lap(Stage::Other);
         let in_place = self.disk.write_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(to), Some(mut bounce)) = (in_place, io.worker.buffer_now(STEP)) else { return Ok(0) };
-        let (step, mut moved) = (io.digest_step(), 0);
-        while moved < len {
-            let step = bounce.capacity_for(step.min(len - moved));
-            inline.encrypt(done + moved, &payload.data(done + moved, step), bounce.piece(step), false)?;
+        let (Some(to), Some(mut kept)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
+        let past_caches = self.writes_past_caches(io);
+        let (mut moved, mut crcs) = (0, [0; MOST_UNITS]);
+        while let Some(piece) = step(&to, moved) {
+            let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
+            let tee = tee(&io.digesting, kept.bytes_mut(len), &mut crcs);
+            let made = inline.encrypt_with_tee(at, &payload.data(at, len), piece, past_caches, tee)?;
+            // The image holds it already, but nobody is told so.
             check_guest_memory()?;
-            io.digest(done + moved, bounce.bytes(step));
-            let place = to.offset(moved as usize).map_err(|_| Failure::Malformed)?; // less than a usize
-            place.copy_from(bounce.bytes(step));
             if !self.disk.image().in_place_is_sound() {
                 break;
             }
-            moved += step as u64; // usize to u64 loses nothing
+            io.digest_with(at, kept.bytes(len), crcs.get(..made));
+            moved += len;
         }
         io.record.watch.lap(inline.stage());
-        Ok(moved)
+        Ok(moved as u64) // usize to u64 loses nothing
+    }
+}
+
+impl Io<'_> {
+    /// Decrypts what the disk has put into a bounce buffer, and digests it.
+    pub(super) fn decrypt_digested(
+        &mut self,
+        inline: &Inline<'_>,
+        offset: u64,
+        bounce: &mut BounceBuffer<'_>,
+        len: usize,
+    ) -> Result<(), Failure> {
+        let (mut crcs, mut made) = ([0; MOST_UNITS_BOUNCED], 0);
+        let wants_crcs = self.wants_crcs();
+        self.room.fill(offset, len, |room| {
+            if wants_crcs {
+                made = inline.decrypt_with_crc32c(offset, bounce.bytes_mut(len), room, &mut crcs)?;
+            } else {
+                inline.decrypt(offset, bounce.piece(len), room, Prefetch::default())?;
+            }
+            Ok::<_, Failure>(true)
+        })?;
+        self.digest_with(offset, bounce.bytes(len), crcs.get(..made));
+        Ok(())
+    }
+
+    /// Encrypts into a bounce buffer, and digests what is there then.
+    pub(super) fn encrypt_digested(
+        &mut self,
+        inline: &Inline<'_>,
+        offset: u64,
+        from: &[VolatileSlice<'_>],
+        bounce: &mut BounceBuffer<'_>,
+        len: usize,
+    ) -> Result<(), Failure> {
+        let (mut crcs, mut made) = ([0; MOST_UNITS_BOUNCED], 0);
+        if self.wants_crcs() {
+            made = inline.encrypt_with_crc32c(offset, from, bounce.bytes_mut(len), &mut crcs)?;
+        } else {
+            inline.encrypt(offset, from, bounce.piece(len), false)?;
+        }
+        self.digest_with(offset, bounce.bytes(len), crcs.get(..made));
+        Ok(())
+    }
+
+    fn wants_crcs(&self) -> bool {
+        self.digesting.as_ref().is_some_and(|digesting| digesting.digests.crc32c_unit_bits().is_some())
+    }
+}
+
+/// The next bytes of the image, at most [`STEP`].
+fn step<'m>(image: &VolatileSlice<'m>, moved: usize) -> Option<VolatileSlice<'m>> {
+    let rest = image.offset(moved).ok()?;
+    rest.subslice(0, rest.len().min(STEP)).ok().filter(|piece| !piece.is_empty())
+}
+
+/// Where ciphertext goes to be digested.
+fn tee<'t>(digesting: &Option<Box<Digesting<'_>>>, kept: &'t mut [u8], crcs: &'t mut [u32]) -> Tee<'t> {
+    match digesting.as_ref().and_then(|digesting| digesting.digests.crc32c_unit_bits()) {
+        Some(unit_bits) => Tee::new(kept).with_crc32c(unit_bits, crcs),
+        None => Tee::new(kept),
     }
 }
 
@@ -151,17 +218,12 @@ impl Io<'_> {
         self.digesting.is_some()
     }
 
-    /// Digests ciphertext that lies `offset` bytes into the request, if it wants that.
-    #[inline]
-    pub(super) fn digest(&mut self, offset: u64, ciphertext: &[u8]) {
+    /// Digests ciphertext that lies `offset` bytes into the request, if that is wanted and there are no CRCs that were made beside the
+    /// cipher.
+    fn digest_with(&mut self, offset: u64, ciphertext: &[u8], crcs: Option<&[u32]>) {
         if let Some(digesting) = &mut self.digesting {
-            digesting.digests.add(offset, ciphertext);
+            digesting.digests.add_with(offset, ciphertext, crcs.unwrap_or_default());
         }
-    }
-
-    /// Bytes to be digested at a time, whole data units.
-    fn digest_step(&self) -> u64 {
-        STEP.max(self.digesting.as_ref().map_or(0, |digesting| digesting.digests.unit()))
     }
 
     /// Gives the driver the digests of a request that has succeeded.

@@ -42,11 +42,14 @@ impl Engine {
                 io.record.watch.lap(Stage::Other);
                 io.transfer(transfer, &mut bounce).await?;
                 check_guest_memory()?;
-                io.digest(done, bounce.bytes(len));
-                io.room.fill(done, len, |room| {
-                    inline.decrypt(done, bounce.piece(len), room, Prefetch::default())?;
-                    Ok::<_, Failure>(true)
-                })?;
+                if io.is_digested() {
+                    io.decrypt_digested(&inline, done, &mut bounce, len)?;
+                } else {
+                    io.room.fill(done, len, |room| {
+                        inline.decrypt(done, bounce.piece(len), room, Prefetch::default())?;
+                        Ok::<_, Failure>(true)
+                    })?;
+                }
                 io.record.watch.lap(inline.stage());
                 done += len as u64; // usize to u64 loses nothing
             }
