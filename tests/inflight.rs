@@ -114,6 +114,19 @@ fn hung_up_on_with_keys_in_requests() {
     survive_with_keys_in_requests(&[], &[End::HangUp, End::Kill, End::HangUp, End::HangUp, End::Kill, End::HangUp], 10);
 }
 
+/// A request that is carried out again has its digests.
+#[test]
+fn killed_with_digests() {
+    survive_with(Driver::new().and_digests(), &[], &[End::Kill; 15], 11);
+}
+
+#[test]
+fn killed_with_digests_and_keys_in_requests() {
+    let driver = Driver::with_keys_in_requests().and_digests();
+    let options = ["--keyslots", "0", "--cache", "none", "--aio", "threads"];
+    assert_eq!(survive_with(driver, &options, &[End::Kill; 15], 12).nokeys, 0);
+}
+
 /// A frontend may ask for a region of its default size and set larger rings afterwards: they are served, and what the region
 /// has of smaller ones is not given out in them, nor later.
 #[test]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
-use test_driver::data::{key, openssl_xts, pattern};
+use test_driver::data::{digests, key, openssl_xts, pattern};
+use test_driver::wire::{BLAKE2B_256, CRC32C, SHA256, XXHASH64};
 
 /// Bytes of plain image around the encrypted piece.
 const BEFORE: usize = 12345;
@@ -120,6 +121,45 @@ fn encrypts_and_writes_files() {
     let (code, text) = case.text(&options);
     assert_eq!(code, Some(0), "{text}");
     assert!(std::fs::read(case.path("out")).expect("output") == case.cipher, "and truncated");
+}
+
+/// Without a key, by the digests of other crates.
+#[test]
+fn prints_digests() {
+    let case = Case::new(4096, 5, 9);
+    let run = |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
+        command.stdin(Stdio::null()).arg("inspect").arg(case.path("image")).args(options).output().expect("program")
+    };
+    let offset = BEFORE.to_string();
+    for (name, algorithm) in
+        [("crc32c", CRC32C), ("xxhash64", XXHASH64), ("sha256", SHA256), ("blake2b-256", BLAKE2B_256)]
+    {
+        let output = run(&["--digest", name, "--data-unit", "4K", "--offset", &offset, "--length", "20K"]);
+        let expected: String = case
+            .cipher
+            .chunks(4096)
+            .zip((BEFORE..).step_by(4096))
+            .map(|(unit, at)| {
+                let hex: String = digests(algorithm, 4096, unit).iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{at} {hex}\n")
+            })
+            .collect();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+        assert_eq!(output.status.code(), Some(0));
+    }
+    for (options, words) in [
+        (&["--digest", "md5", "--data-unit", "4K", "--length", "4K"][..], "blake2b-256"),
+        (&["--digest", "crc32c", "--data-unit", "4K", "--length", "5K"], "not a multiple"),
+        (&["--digest", "crc32c", "--data-unit", "4K", "--length", "1G"], "not in the image"),
+        (&["--digest", "crc32c", "--data-unit", "4K"], "--length"),
+        (&["--digest", "crc32c", "--data-unit", "4K", "--length", "4K", "--dun", "3"], "cannot be used with"),
+        (&["--data-unit", "4K", "--length", "4K"], "--key-file"),
+    ] {
+        let output = run(options);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && text.contains(words), "{options:?}: {text}");
+    }
 }
 
 #[test]

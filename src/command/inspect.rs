@@ -13,6 +13,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use scattered_xts::Dun;
+use vhost_user_blk_crypto::digest::DigestAlgorithm;
 use vhost_user_blk_crypto::disk::are_same;
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 
@@ -31,17 +33,21 @@ struct Piece {
 }
 
 pub fn run(args: &InspectArgs) -> Result<ExitCode> {
+    if let Some(algorithm) = args.digest {
+        return digests(args, algorithm);
+    }
+    let (Some(first), Some(key_file)) = (args.dun, &args.key_file) else { bail!("give --dun and --key-file") };
     // Before there is a key.
     forbid_core_dumps().context("cannot turn core dumps off")?;
     let (image, image_len) = open(&args.image)?;
     let expected = args.verify.as_deref().map(open).transpose()?;
-    let piece = piece(args, image_len, expected.as_ref().map(|(_, len)| *len))?;
+    let piece = piece(args, first, image_len, expected.as_ref().map(|(_, len)| *len))?;
     let mut comparison = match (expected, &args.verify) {
         (Some((file, len)), Some(path)) => Some(Comparison::new(file, len, path, &piece)?),
         _ => None,
     };
     let mut output = output(args, &image)?;
-    let key = key::read(&args.key_file)?;
+    let key = key::read(key_file)?;
 
     let mut buffer = vec![0; STEP];
     let mut done = 0;
@@ -50,7 +56,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         let data = &mut buffer[..len];
         let at = piece.offset + done;
         image.read_exact_at(data, at).with_context(|| format!("cannot read {} at {at}", args.image.display()))?;
-        let dun = args.dun.checked_add(done / piece.unit).context("a data unit number is 2^256 or more")?;
+        let dun = first.checked_add(done / piece.unit).context("a data unit number is 2^256 or more")?;
         let bits = piece.unit.ilog2() as u8; // at most 20
         if args.encrypt {
             key.encrypt(dun, bits, data)
@@ -69,13 +75,28 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         output.flush().context("cannot write the output")?;
     }
     let Some(comparison) = comparison else { return Ok(ExitCode::SUCCESS) };
-    let (same, report) = comparison.report(&piece, args.dun);
+    let (same, report) = comparison.report(&piece, first);
     if same {
         return Ok(print(&format!("{report}\n"), ExitCode::SUCCESS));
     }
     // If that fails, the exit status says it.
     let _ = writeln!(std::io::stderr(), "{report}");
     Ok(ExitCode::FAILURE)
+}
+
+/// `--digest`: a line for each data unit.
+fn digests(args: &InspectArgs, algorithm: DigestAlgorithm) -> Result<ExitCode> {
+    let (image, image_len) = open(&args.image)?;
+    let piece = piece(args, Dun::new([0; 4]), image_len, None)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut unit = vec![0; piece.unit as usize]; // at most STEP
+    for at in (piece.offset..piece.offset + piece.len).step_by(unit.len()) {
+        image.read_exact_at(&mut unit, at).with_context(|| format!("cannot read {} at {at}", args.image.display()))?;
+        let digest: String = algorithm.digest(&unit).iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(out, "{at} {digest}").context("cannot write the output")?;
+    }
+    out.flush().context("cannot write the output")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A file or block device and its size.
@@ -87,7 +108,7 @@ fn open(path: &Path) -> Result<(File, u64)> {
     Ok((file, len))
 }
 
-fn piece(args: &InspectArgs, image_len: u64, expected_len: Option<u64>) -> Result<Piece> {
+fn piece(args: &InspectArgs, first: Dun, image_len: u64, expected_len: Option<u64>) -> Result<Piece> {
     let (offset, unit) = (args.offset, args.data_unit);
     let len = match (args.length, expected_len) {
         (Some(len), _) => len,
@@ -100,7 +121,7 @@ fn piece(args: &InspectArgs, image_len: u64, expected_len: Option<u64>) -> Resul
         len <= image_len && offset <= image_len - len,
         "{len} bytes at {offset} are not in the image, which has {image_len}"
     );
-    ensure!(args.dun.checked_add(len / unit - 1).is_some(), "the last data unit's number is 2^256 or more");
+    ensure!(first.checked_add(len / unit - 1).is_some(), "the last data unit's number is 2^256 or more");
     Ok(Piece { offset, len, unit })
 }
 

@@ -9,15 +9,17 @@ use vm_memory::VolatileSlice;
 use super::key::InUse;
 use super::worker::Worker;
 use super::{Engine, Failure, Io};
+use crate::disk::IoDirection;
 use crate::faults::{BrokenEngine, Fate};
 use crate::observe::{CryptoUse, Stage};
 use crate::request::{CryptoTag, Extent, KeySource, Payload, Request};
-use scattered_xts::Dun;
-use scattered_xts::Prefetch;
+use scattered_xts::{Dun, Prefetch, Tee};
 
 /// A request's way through the engine: its key and DUN, checked against its length. Plain data has none.
 pub(super) struct Inline<'e> {
     encrypted: Option<Encrypted<'e>>,
+    /// The data.
+    pub(super) extent: Extent,
     /// When the emulated engine is done with it, if that is slower than we are.
     pub(super) due: Option<Instant>,
 }
@@ -34,24 +36,33 @@ impl Engine {
     pub(super) async fn inline<'e>(
         &'e self,
         io: &mut Io<'e>,
+        direction: IoDirection,
         extent: Extent,
         crypto: Option<&CryptoTag>,
         payload: &Payload<'_>,
         fate: Option<&Fate>,
     ) -> Result<Inline<'e>, Failure> {
-        let Some(tag) = crypto else { return Ok(Inline { encrypted: None, due: None }) };
+        let Some(tag) = crypto else { return Ok(Inline { encrypted: None, extent, due: None }) };
+        if let Some(algorithm) = tag.digest {
+            self.check_digest(algorithm)?;
+        }
         let (key, broken) = match tag.key {
             KeySource::Slot(slot) => self.key_of_slot(io, slot, fate)?,
             KeySource::Request(key) => self.key_of_request(io, &key, payload, fate).await?,
         };
         let first = Dun::new(tag.dun);
         let config = key.key()?.config;
+        let extent = match tag.digest {
+            None => extent,
+            Some(_) => self.begin_digests(io, direction, extent, tag, config, fate).await?,
+        };
         let units = extent.len >> config.data_unit_bits;
-        io.record.crypto = Some(CryptoUse { slot: tag.slot(), generation: key.generation(), dun: tag.dun, units });
+        let (slot, generation) = (tag.slot(), key.generation());
+        io.record.crypto = Some(CryptoUse { slot, generation, dun: tag.dun, units, digest: tag.digest });
         config.check(first, extent.len)?;
         // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
         let due = self.pace.as_ref().map(|pace| pace.reserve(Instant::now(), extent.len));
-        Ok(Inline { encrypted: Some(Encrypted { broken, key, first }), due })
+        Ok(Inline { encrypted: Some(Encrypted { broken, key, first }), extent, due })
     }
 }
 
@@ -179,6 +190,87 @@ impl Inline<'_> {
             }
         }
         Ok(())
+    }
+
+    /// As [`decrypt`](Self::decrypt), with the ciphertext in private memory, too. Returns how many CRCs were made.
+    pub(super) fn decrypt_with_tee(
+        &self,
+        offset: u64,
+        from: VolatileSlice<'_>,
+        to: &[VolatileSlice<'_>],
+        prefetch: Prefetch,
+        tee: Tee<'_>,
+    ) -> Result<usize, Failure> {
+        let Some(Encrypted { broken, key, first }) = &self.encrypted else { return Ok(0) };
+        let key = key.key()?;
+        if let Some(broken) = broken {
+            let kept = tee.memory();
+            from.copy_to_volatile_slice(kept);
+            broken.decrypt(key, *first, offset, &[kept], to);
+            return Ok(0);
+        }
+        let (dun, unit_bits) = (self.dun_at(offset)?, key.config.data_unit_bits);
+        Ok(key.xts.decrypt_with_tee(dun, unit_bits, &[from], to, prefetch, tee))
+    }
+
+    /// As [`encrypt`](Self::encrypt), with the ciphertext in private memory, too. Returns how many CRCs were made.
+    pub(super) fn encrypt_with_tee(
+        &self,
+        offset: u64,
+        from: &[VolatileSlice<'_>],
+        to: VolatileSlice<'_>,
+        past_caches: bool,
+        tee: Tee<'_>,
+    ) -> Result<usize, Failure> {
+        let Some(Encrypted { broken, key, first }) = &self.encrypted else { return Ok(0) };
+        let key = key.key()?;
+        if let Some(broken) = broken {
+            let kept = tee.memory();
+            broken.encrypt(key, *first, offset, from, &[kept]);
+            kept.copy_to_volatile_slice(to);
+            return Ok(0);
+        }
+        let (dun, unit_bits) = (self.dun_at(offset)?, key.config.data_unit_bits);
+        Ok(key.xts.encrypt_with_tee(dun, unit_bits, from, &[to], past_caches, tee))
+    }
+
+    /// As [`encrypt`](Self::encrypt), into private memory, with the CRCs of data units, where that costs nothing. Returns how many
+    /// there are.
+    pub(super) fn encrypt_with_crc32c(
+        &self,
+        offset: u64,
+        from: &[VolatileSlice<'_>],
+        to: &mut [u8],
+        crcs: &mut [u32],
+    ) -> Result<usize, Failure> {
+        match &self.encrypted {
+            Some(Encrypted { broken: None, key, .. }) => {
+                let (key, dun) = (key.key()?, self.dun_at(offset)?);
+                Ok(key.xts.encrypt_with_crc32c(dun, key.config.data_unit_bits, from, to, crcs))
+            }
+            _ => self.encrypt(offset, from, VolatileSlice::from(to), false).map(|()| 0),
+        }
+    }
+
+    /// As [`decrypt`](Self::decrypt), from private memory; otherwise as [`encrypt_with_crc32c`](Self::encrypt_with_crc32c).
+    pub(super) fn decrypt_with_crc32c(
+        &self,
+        offset: u64,
+        from: &mut [u8],
+        to: &[VolatileSlice<'_>],
+        crcs: &mut [u32],
+    ) -> Result<usize, Failure> {
+        match &self.encrypted {
+            Some(Encrypted { broken: None, key, .. }) => {
+                let (key, dun) = (key.key()?, self.dun_at(offset)?);
+                Ok(key.xts.decrypt_with_crc32c(dun, key.config.data_unit_bits, from, to, crcs))
+            }
+            _ => self.decrypt(offset, VolatileSlice::from(from), to, Prefetch::default()).map(|()| 0),
+        }
+    }
+
+    fn dun_at(&self, offset: u64) -> Result<Dun, Failure> {
+        self.encrypted.as_ref().ok_or(Failure::Malformed)?.dun_at(offset)
     }
 
     /// All is encrypted or decrypted: the key is not needed any more.

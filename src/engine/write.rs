@@ -21,21 +21,28 @@ impl Engine {
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
         self.finish_prefetch(io);
-        let mut inline = self.inline(io, extent, crypto, payload, fate).await?;
+        let mut inline = self.inline(io, IoDirection::Write, extent, crypto, payload, fate).await?;
         let mut done = 0;
         while done < extent.len {
             if done > 0 {
                 io.yield_now().await;
             }
             let turn = extent.len.min(done + TURN);
-            if self.write_at_once(io, extent, done, turn - done, &inline, payload)? {
+            if io.is_digested() {
+                done += self.write_digested(io, extent, done, turn - done, &inline, payload)?;
+            } else if self.write_at_once(io, extent, done, turn - done, &inline, payload)? {
                 done = turn;
             }
             while done < turn {
                 let mut bounce = io.buffer(turn - done).await?;
                 let len = bounce.capacity_for(turn - done);
                 io.record.watch.lap(Stage::Other);
-                inline.encrypt(done, &payload.data(done, len), bounce.piece(len), false)?;
+                let data = payload.data(done, len);
+                if io.is_digested() {
+                    io.encrypt_digested(&inline, done, &data, &mut bounce, len)?;
+                } else {
+                    inline.encrypt(done, &data, bounce.piece(len), false)?;
+                }
                 check_guest_memory()?;
                 io.record.watch.lap(inline.stage());
                 // Inside the extent, so it cannot overflow.
@@ -53,6 +60,14 @@ impl Engine {
             io.sleep_until(due).await;
         }
         self.commit(io).await
+    }
+
+    /// Whether ciphertext goes to the image past the CPU's caches. A memory disk is small. The pages of a file are written back,
+    /// if anything.
+    pub(super) fn writes_past_caches(&self, io: &Io<'_>) -> bool {
+        let past_caches = !self.disk.image().is_in_memory();
+        io.worker.unfenced.set(io.worker.unfenced.get() | past_caches);
+        past_caches
     }
 
     /// Writes `len` bytes without a bounce buffer, where that can be done now: in place, or plain data by one system call.
@@ -73,9 +88,7 @@ impl Engine {
         self.lap_lookup(io);
         let moved = match in_place {
             Some(to) => {
-                // A memory disk is small. The pages of a file are written back, if anything.
-                let past_caches = inline.is_encrypted() && !disk.image().is_in_memory();
-                io.worker.unfenced.set(io.worker.unfenced.get() | past_caches);
+                let past_caches = inline.is_encrypted() && self.writes_past_caches(io);
                 inline.encrypt(done, &payload.data(done, bytes), to, past_caches)?;
                 // The image holds it already, but nobody is told so.
                 check_guest_memory()?;

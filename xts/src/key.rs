@@ -10,6 +10,7 @@ use crate::native::Native;
 use crate::pieces::{Direction, Hints, run};
 use crate::portable::Portable;
 use crate::prefetch::Prefetch;
+use crate::tee::Tee;
 use crate::{Dun, Implementation};
 
 /// Bytes of an AES-256-XTS key: one AES-256 key for the data, then one for the tweak.
@@ -136,6 +137,66 @@ impl XtsKey {
         self.crypt(Direction::Decrypt, dun, unit_bits, from, to, Hints { prefetch, ..Hints::default() });
     }
 
+    /// As [`encrypt`](Self::encrypt), or with `nontemporal` as [`encrypt_nontemporal`](Self::encrypt_nontemporal), with the
+    /// ciphertext in a second place, too. Returns how many data units' CRCs the tee has: all, or none where that cannot be
+    /// done beside.
+    pub fn encrypt_with_tee(
+        &self,
+        dun: Dun,
+        unit_bits: u8,
+        from: &[VolatileSlice<'_>],
+        to: &[VolatileSlice<'_>],
+        nontemporal: bool,
+        tee: Tee<'_>,
+    ) -> usize {
+        let hints = Hints { nontemporal, tee: Some(tee), ..Hints::default() };
+        self.crypt(Direction::Encrypt, dun, unit_bits, from, to, hints)
+    }
+
+    /// As [`decrypt_prefetching`](Self::decrypt_prefetching), with the ciphertext that is decrypted in a second place; otherwise as
+    /// [`encrypt_with_tee`](Self::encrypt_with_tee).
+    pub fn decrypt_with_tee(
+        &self,
+        dun: Dun,
+        unit_bits: u8,
+        from: &[VolatileSlice<'_>],
+        to: &[VolatileSlice<'_>],
+        prefetch: Prefetch,
+        tee: Tee<'_>,
+    ) -> usize {
+        let hints = Hints { prefetch, tee: Some(tee), ..Hints::default() };
+        self.crypt(Direction::Decrypt, dun, unit_bits, from, to, hints)
+    }
+
+    /// Encrypts into memory that nobody else uses, with the CRC-32C of each data unit. Returns how many CRCs there are: all, or none
+    /// where they cannot be computed beside the cipher.
+    pub fn encrypt_with_crc32c(
+        &self,
+        dun: Dun,
+        unit_bits: u8,
+        from: &[VolatileSlice<'_>],
+        to: &mut [u8],
+        crcs: &mut [u32],
+    ) -> usize {
+        let target = [VolatileSlice::from(to)];
+        let tee = Some(Tee::in_place(target[0]).with_crc32c(unit_bits, crcs));
+        self.crypt(Direction::Encrypt, dun, unit_bits, from, &target, Hints { tee, ..Hints::default() })
+    }
+
+    /// Decrypts from memory that nobody else uses; otherwise as [`encrypt_with_crc32c`](Self::encrypt_with_crc32c).
+    pub fn decrypt_with_crc32c(
+        &self,
+        dun: Dun,
+        unit_bits: u8,
+        from: &mut [u8],
+        to: &[VolatileSlice<'_>],
+        crcs: &mut [u32],
+    ) -> usize {
+        let source = [VolatileSlice::from(from)];
+        let tee = Some(Tee::in_place(source[0]).with_crc32c(unit_bits, crcs));
+        self.crypt(Direction::Decrypt, dun, unit_bits, &source, to, Hints { tee, ..Hints::default() })
+    }
+
     /// Encrypts memory that nobody else uses, in place.
     pub fn encrypt_in_place(&self, dun: Dun, unit_bits: u8, data: &mut [u8]) {
         let data = [VolatileSlice::from(data)];
@@ -155,8 +216,8 @@ impl XtsKey {
         unit_bits: u8,
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
-        hints: Hints,
-    ) {
+        hints: Hints<'_>,
+    ) -> usize {
         match &self.expanded {
             Expanded::Native(cipher) => run(cipher, direction, dun.low_128(), unit_bits, from, to, hints),
             Expanded::Portable(cipher) => run(cipher, direction, dun.low_128(), unit_bits, from, to, hints),

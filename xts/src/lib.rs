@@ -13,6 +13,7 @@
 //! | `native` | a schedule and its kernel: checks lengths and calls | the calls |
 //! | `x86`, `arm` | one kernel per instruction set | intrinsics, loads and stores |
 //! | `portable` | the same with the `aes` crate | |
+//! | `tee` | ciphertext in a second place, and its CRC-32C | |
 //! | `prefetch` | what the CPU is to fetch into its caches | one instruction without effect on memory |
 
 // Where `unsafe` is needed it is allowed here, by name.
@@ -30,6 +31,7 @@ mod pieces;
 mod portable;
 #[allow(unsafe_code)]
 mod prefetch;
+mod tee;
 mod tweak;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[allow(unsafe_code)]
@@ -39,6 +41,7 @@ pub use dun::Dun;
 pub use implementation::{Implementation, UnknownImplementation};
 pub use key::{KEY_BYTES, XtsKey};
 pub use prefetch::Prefetch;
+pub use tee::Tee;
 
 /// Lets other CPUs see the results of [`XtsKey::encrypt_nontemporal`] before anything that is stored after this call.
 ///

@@ -6,6 +6,7 @@ use vm_memory::VolatileSlice;
 
 use crate::key::{BLOCK_BYTES, KEY_BYTES};
 use crate::pieces::{Cipher, Direction, Hints};
+use crate::tee::Tee;
 use crate::tweak::{StartTweaks, TWEAKS_AT_ONCE};
 
 /// Round keys of AES-256, each for four lanes.
@@ -68,7 +69,7 @@ impl Drop for Schedule {
 /// # Safety
 /// The CPU can run the kernel; the places are so long; `blocks` is not 0.
 pub(super) type Crypt =
-    unsafe fn(&Schedule, tweaks: &[u128], blocks: usize, from: *const u8, to: *mut u8, hints: &mut Hints);
+    unsafe fn(&Schedule, tweaks: &[u128], blocks: usize, from: *const u8, to: *mut u8, hints: &mut Hints<'_>);
 
 /// An implementation for an instruction set.
 pub(super) struct Kernel {
@@ -85,6 +86,11 @@ pub(super) struct Kernel {
     /// # Safety
     /// The CPU can run the kernel.
     pub start_tweaks: unsafe fn(&Schedule, number: u128, &mut StartTweaks, count: usize),
+    /// Digests what a [`Tee`] has left, if the kernel does that beside; then it takes one.
+    ///
+    /// # Safety
+    /// The CPU can run the kernel.
+    pub finish_crc: Option<unsafe fn(&mut Tee<'_>)>,
     /// See [`Crypt`].
     pub encrypt: Crypt,
     /// See [`Crypt`].
@@ -127,6 +133,17 @@ impl Native {
 }
 
 impl Cipher for Native {
+    fn tees(&self) -> bool {
+        self.kernel.finish_crc.is_some()
+    }
+
+    fn finish_crc(&self, tee: &mut Tee<'_>) {
+        if let Some(finish) = self.kernel.finish_crc {
+            // SAFETY: the CPU can run the kernel, or there were no `Native`.
+            unsafe { finish(tee) };
+        }
+    }
+
     fn start_tweaks(&self, number: u128, tweaks: &mut StartTweaks, count: usize) {
         // SAFETY: the CPU can run the kernel, or there were no `Native`.
         unsafe { (self.kernel.start_tweaks)(&self.schedule, number, tweaks, count.min(TWEAKS_AT_ONCE)) }
@@ -139,10 +156,13 @@ impl Cipher for Native {
         blocks: usize,
         from: VolatileSlice<'_>,
         to: VolatileSlice<'_>,
-        hints: &mut Hints,
+        hints: &mut Hints<'_>,
     ) {
         let bytes = tweaks.len().checked_mul(blocks).and_then(|blocks| blocks.checked_mul(BLOCK_BYTES));
-        let fits = bytes.is_some_and(|bytes| bytes != 0 && bytes <= from.len() && bytes <= to.len());
+        let fits = bytes.is_some_and(|bytes| {
+            let in_tee = hints.tee.as_ref().is_none_or(|tee| tee.is_in_place() || tee.place(bytes).is_some());
+            bytes != 0 && bytes <= from.len() && bytes <= to.len() && in_tee
+        });
         debug_assert!(fits);
         if !fits {
             return;

@@ -10,6 +10,7 @@ use zeroize::Zeroize;
 
 use crate::key::BLOCK_BYTES;
 use crate::prefetch::Prefetch;
+use crate::tee::Tee;
 use crate::tweak::{StartTweaks, UnitTweaks, advance};
 
 /// Which way.
@@ -33,15 +34,25 @@ pub(super) trait Cipher {
         blocks: usize,
         from: VolatileSlice<'_>,
         to: VolatileSlice<'_>,
-        hints: &mut Hints,
+        hints: &mut Hints<'_>,
     );
+
+    /// Whether [`crypt`](Self::crypt) takes [`Hints::tee`].
+    fn tees(&self) -> bool {
+        false
+    }
+
+    /// Digests what is left, if it does that beside.
+    fn finish_crc(&self, _: &mut Tee<'_>) {}
 }
 
 /// What the caller knows of the memory. The result is the same without, and a cipher may ignore any of it.
 #[derive(Debug, Default)]
-pub(super) struct Hints {
+pub(super) struct Hints<'t> {
     /// What to fetch into the caches meanwhile.
     pub prefetch: Prefetch,
+    /// Where the ciphertext goes as well. No hint: whoever takes it sees to it.
+    pub tee: Option<Tee<'t>>,
     /// The output need not be in the caches: nobody reads it soon.
     #[cfg_attr(any(not(target_arch = "x86_64"), miri), expect(dead_code, reason = "no kernel makes use of it"))]
     pub nontemporal: bool,
@@ -101,7 +112,7 @@ fn total(pieces: &[VolatileSlice<'_>]) -> usize {
 }
 
 /// Encrypts or decrypts whole data units of `1 << unit_bits` bytes, the first with number `first`: as many as both sides
-/// have room for. `unit_bits` below 4 counts as 4, an AES block.
+/// have room for. `unit_bits` below 4 counts as 4, an AES block. Returns how many CRCs the tee has.
 pub(super) fn run<C: Cipher>(
     cipher: &C,
     direction: Direction,
@@ -109,14 +120,19 @@ pub(super) fn run<C: Cipher>(
     unit_bits: u8,
     from: &[VolatileSlice<'_>],
     to: &[VolatileSlice<'_>],
-    mut hints: Hints,
-) {
+    mut hints: Hints<'_>,
+) -> usize {
     debug_assert!((4..=31).contains(&unit_bits));
-    let Some(unit) = 1usize.checked_shl(unit_bits.max(4).into()) else { return };
+    let Some(unit) = 1usize.checked_shl(unit_bits.max(4).into()) else { return 0 };
     let unit_blocks = unit / BLOCK_BYTES;
     let units = total(from).min(total(to)) / unit;
     let (mut from, mut to) = (Cursor::new(from), Cursor::new(to));
     let mut tweaks = UnitTweaks::new(cipher, first, units);
+    if let Some(tee) = &mut hints.tee
+        && !cipher.tees()
+    {
+        tee.without_crc();
+    }
     let mut blocks_left = units * unit_blocks;
     // Of the data unit that was begun and not finished: its blocks to come, and the tweak of the first of them.
     let (mut unit_left, mut tweak) = (0, 0);
@@ -126,22 +142,22 @@ pub(super) fn run<C: Cipher>(
             if run >= unit_blocks {
                 let starts = tweaks.take(run / unit_blocks);
                 let bytes = starts.len() * unit;
-                let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return };
+                let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return 0 };
                 blocks_left -= starts.len() * unit_blocks;
-                cipher.crypt(direction, starts, unit_blocks, from, to, &mut hints);
+                crypt(cipher, direction, starts, unit_blocks, from, to, &mut hints);
                 continue;
             }
-            let Some(&start) = tweaks.take(1).first() else { return };
+            let Some(&start) = tweaks.take(1).first() else { return 0 };
             (unit_left, tweak) = (unit_blocks, start);
         }
         let blocks = if run == 0 {
-            straddling(cipher, direction, tweak, &mut from, &mut to);
+            straddling(cipher, direction, tweak, &mut from, &mut to, &mut hints);
             1
         } else {
             let blocks = run.min(unit_left);
             let bytes = blocks * BLOCK_BYTES;
-            let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return };
-            cipher.crypt(direction, &[tweak], blocks, from, to, &mut hints);
+            let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return 0 };
+            crypt(cipher, direction, &[tweak], blocks, from, to, &mut hints);
             blocks
         };
         unit_left -= blocks;
@@ -151,6 +167,43 @@ pub(super) fn run<C: Cipher>(
         }
     }
     hints.prefetch.finish();
+    hints.tee.map_or(0, |mut tee| {
+        cipher.finish_crc(&mut tee);
+        tee.crcs()
+    })
+}
+
+/// As [`Cipher::crypt`], also with a tee for a cipher that takes none: then everything goes through it.
+fn crypt<C: Cipher>(
+    cipher: &C,
+    direction: Direction,
+    tweaks: &[u128],
+    blocks: usize,
+    from: VolatileSlice<'_>,
+    to: VolatileSlice<'_>,
+    hints: &mut Hints<'_>,
+) {
+    let bytes = tweaks.len() * blocks * BLOCK_BYTES;
+    let Some(mut tee) = hints.tee.take_if(|_| !cipher.tees()) else {
+        cipher.crypt(direction, tweaks, blocks, from, to, hints);
+        return;
+    };
+    if tee.is_in_place() {
+        cipher.crypt(direction, tweaks, blocks, from, to, hints);
+    } else if let Some(place) = tee.place(bytes) {
+        match direction {
+            Direction::Encrypt => {
+                cipher.crypt(direction, tweaks, blocks, from, place, hints);
+                place.copy_to_volatile_slice(to);
+            }
+            Direction::Decrypt => {
+                from.copy_to_volatile_slice(place);
+                cipher.crypt(direction, tweaks, blocks, place, to, hints);
+            }
+        }
+    }
+    tee.advance(bytes);
+    hints.tee = Some(tee);
 }
 
 /// One block with a cut in it.
@@ -160,11 +213,12 @@ fn straddling<C: Cipher>(
     tweak: u128,
     from: &mut Cursor<'_, '_>,
     to: &mut Cursor<'_, '_>,
+    hints: &mut Hints<'_>,
 ) {
     let mut block = [0; BLOCK_BYTES];
     from.read(&mut block);
     let place = VolatileSlice::from(&mut block[..]);
-    cipher.crypt(direction, &[tweak], 1, place, place, &mut Hints::default());
+    crypt(cipher, direction, &[tweak], 1, place, place, hints);
     to.write(&block);
     block.zeroize();
 }

@@ -56,7 +56,7 @@ impl Cipher for Portable {
         blocks: usize,
         mut from: VolatileSlice<'_>,
         mut to: VolatileSlice<'_>,
-        _: &mut Hints,
+        _: &mut Hints<'_>,
     ) {
         let mut buffer = [0; BATCH * BLOCK_BYTES];
         let mut tweaks = [0; BATCH];

@@ -57,6 +57,31 @@ fn xts_mode(key: &[u8; KEY_BYTES], first: u128, unit: usize, data: &mut [u8]) {
     }
 }
 
+/// Bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    !bytes.iter().fold(u32::MAX, |crc: u32, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
+/// Large data units and long requests.
+#[test]
+#[cfg_attr(miri, ignore)] // slow
+fn crcs_of_large_data_units() {
+    let mut plain: Vec<u8> = (0u32..1 << 18).map(|i| (i.wrapping_mul(i) >> 9) as u8).collect();
+    for implementation in Implementation::available() {
+        let key = XtsKey::new(implementation, &std::array::from_fn(|i| i as u8));
+        for unit_bits in [9, 10, 12, 16, 18] {
+            let (mut output, mut kept, mut made) = (vec![0; 1 << 18], vec![0; 1 << 18], [0; 512]);
+            let tee = Tee::new(&mut kept).with_crc32c(unit_bits, &mut made);
+            let (from, to) = ([VolatileSlice::from(&mut plain[..])], [VolatileSlice::from(&mut output[..])]);
+            let count = key.encrypt_with_tee(Dun::new([1, 0, 0, 0]), unit_bits, &from, &to, false, tee);
+            assert!(output == kept && output != plain);
+            let crcs: Vec<u32> = output.chunks(1 << unit_bits).map(crc32c).collect();
+            assert!(count == 0 || made[..count] == crcs, "{implementation} {unit_bits}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(cases())]
     #[test]
@@ -78,6 +103,40 @@ proptest! {
             let place = slices(&mut output, &to);
             key.decrypt(dun, unit_bits, &place, &place);
             prop_assert!(output == plain, "{}", implementation);
+        }
+    }
+
+    /// The ciphertext is in both places, and nothing else; its CRCs are right, or not there.
+    #[test]
+    fn ciphertext_goes_to_a_second_place(
+        from in lengths(), to in lengths(), unit_bits in 4u8..=9, units in 1usize..5, seed in any::<u8>(),
+    ) {
+        let key: [u8; KEY_BYTES] = std::array::from_fn(|i| seed.wrapping_mul(i as u8 ^ 0x55));
+        let unit = 1usize << unit_bits;
+        let mut plain: Vec<_> = (0..unit * units).map(|i| (i as u8).wrapping_mul(seed | 1) ^ (i >> 8) as u8).collect();
+        let mut expected = plain.clone();
+        xts_mode(&key, 7, unit, &mut expected);
+        let crcs: Vec<u32> = expected.chunks(unit).map(crc32c).collect();
+        let dun = Dun::new([7, 0, 0, 0]);
+        let (from, to) = (cut(&from, plain.len()), cut(&to, plain.len()));
+        for implementation in Implementation::available() {
+            let key = XtsKey::new(implementation, &key);
+            for nontemporal in [false, true] {
+                let (mut output, mut kept, mut made) = (vec![0; plain.len()], vec![0xee; plain.len() + 3], [0; 5]);
+                let tee = Tee::new(&mut kept).with_crc32c(unit_bits, &mut made);
+                let (source, place) = (slices(&mut plain, &from), slices(&mut output, &to));
+                let count = key.encrypt_with_tee(dun, unit_bits, &source, &place, nontemporal, tee);
+                store_fence();
+                prop_assert!(output == expected && kept[..plain.len()] == expected && kept[plain.len()..] == [0xee; 3]);
+                prop_assert!(count == 0 || count == units && made[..units] == crcs, "{implementation} {made:x?}");
+                prop_assert!(count != 0 || unit < 256 || implementation != Implementation::Vaes256);
+            }
+            let (mut output, mut kept, mut made) = (vec![0; plain.len()], vec![0xee; plain.len() + 3], [0; 5]);
+            let tee = Tee::new(&mut kept).with_crc32c(unit_bits, &mut made);
+            let (source, place) = (slices(&mut expected, &from), slices(&mut output, &to));
+            let count = key.decrypt_with_tee(dun, unit_bits, &source, &place, Prefetch::default(), tee);
+            prop_assert!(output == plain && kept[..plain.len()] == expected && kept[plain.len()..] == [0xee; 3]);
+            prop_assert!(count == 0 || count == units && made[..units] == crcs, "{implementation} {made:x?}");
         }
     }
 
@@ -129,7 +188,7 @@ impl Cipher for Recorder {
         blocks: usize,
         from: VolatileSlice<'_>,
         to: VolatileSlice<'_>,
-        _: &mut Hints,
+        _: &mut Hints<'_>,
     ) {
         let range = |slice: &VolatileSlice<'_>| {
             let start = slice.ptr_guard().as_ptr().addr();

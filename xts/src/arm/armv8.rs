@@ -14,7 +14,7 @@ use crate::tweak::StartTweaks;
 const GROUP: usize = 8;
 
 static KERNEL: Kernel =
-    Kernel { one_lane: false, expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+    Kernel { one_lane: false, expand, start_tweaks, finish_crc: None, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {
@@ -185,7 +185,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
     blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
-    _: &mut Hints,
+    _: &mut Hints<'_>,
 ) {
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     for first in tweaks {

@@ -13,7 +13,7 @@ use crate::pieces::Hints;
 use crate::tweak::StartTweaks;
 
 static KERNEL: Kernel =
-    Kernel { one_lane: true, expand, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+    Kernel { one_lane: true, expand, start_tweaks, finish_crc: None, encrypt: crypt::<true>, decrypt: crypt::<false> };
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {
@@ -121,7 +121,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
     blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
-    hints: &mut Hints,
+    hints: &mut Hints<'_>,
 ) {
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     for first in tweaks {

@@ -10,6 +10,7 @@ use super::opaque;
 use crate::key::BLOCK_BYTES;
 use crate::native::{Kernel, RoundKeys, Schedule};
 use crate::pieces::Hints;
+use crate::tee::{CRC_BYTES, Tee, power_of_x};
 use crate::tweak::StartTweaks;
 
 /// Registers of a group.
@@ -18,8 +19,14 @@ const GROUP: usize = 8;
 const LANES: usize = 2;
 const GROUP_BLOCKS: usize = GROUP * LANES;
 
-static KERNEL: Kernel =
-    Kernel { one_lane: true, expand: expand_avx2, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+static KERNEL: Kernel = Kernel {
+    one_lane: true,
+    expand: expand_avx2,
+    start_tweaks,
+    finish_crc: Some(finish_crc),
+    encrypt: crypt::<true>,
+    decrypt: crypt::<false>,
+};
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {
@@ -28,6 +35,40 @@ pub fn kernel() -> Option<&'static Kernel> {
         && is_x86_feature_detected!("vaes")
         && is_x86_feature_detected!("vpclmulqdq");
     can.then_some(&KERNEL)
+}
+
+/// Multiplies a CRC by what so many bytes after it do to it, but for the last step, which `crc32` does.
+const fn shift(bytes: usize) -> i64 {
+    power_of_x(8 * bytes - 33) as i64
+}
+
+/// The CRC-32C of the [`CRC_BYTES`] bytes from a place on, after a state: four chains of a quarter each, as a CPU takes three
+/// cycles for a step, and can begin one in each. A macro, so that nothing is called for which the caller's registers, with
+/// tweaks in them, would be stored.
+macro_rules! crc32c {
+    ($state:expr, $at:expr) => {{
+        const QUARTER: usize = CRC_BYTES / 4;
+        let (mut a, mut b, mut c, mut d) = (u64::from($state), 0, 0, 0);
+        let mut at: *const u8 = $at;
+        for _ in 0..QUARTER / 8 {
+            // SAFETY: so many bytes have been stored there, in memory that nobody else writes.
+            unsafe {
+                a = _mm_crc32_u64(a, at.cast::<u64>().read_unaligned());
+                b = _mm_crc32_u64(b, at.add(QUARTER).cast::<u64>().read_unaligned());
+                c = _mm_crc32_u64(c, at.add(2 * QUARTER).cast::<u64>().read_unaligned());
+                d = _mm_crc32_u64(d, at.add(3 * QUARTER).cast::<u64>().read_unaligned());
+            }
+            at = at.wrapping_add(8);
+        }
+        let shifted = |crc: u64, by: i64| {
+            _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(crc as i64), _mm_cvtsi64_si128(by)) // as bits
+        };
+        let abc = _mm_xor_si128(
+            _mm_xor_si128(shifted(a, const { shift(3 * QUARTER) }), shifted(b, const { shift(2 * QUARTER) })),
+            shifted(c, const { shift(QUARTER) }),
+        );
+        (_mm_crc32_u64(0, _mm_cvtsi128_si64(abc) as u64) ^ d) as u32 // a CRC has 32 bits
+    }};
 }
 
 /// A round key, in both lanes.
@@ -74,17 +115,30 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
     }
 }
 
-/// `N` registers. `NONTEMPORAL`: with non-temporal stores.
+/// Stores a register.
+macro_rules! store {
+    ($instruction:literal, $to:expr, $at:expr, $block:expr) => {
+        asm!(
+            concat!($instruction, " [{to}], {block}"),
+            to = in(reg) $to.wrapping_add($at * LANES * BLOCK_BYTES),
+            block = in(ymm_reg) $block,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+/// `N` registers. `NONTEMPORAL`: with non-temporal stores. `TEE`: the ciphertext goes to `tee`, too.
 ///
 /// # Safety
 /// As for [`round_key`]; so many blocks can be read and written. With `NONTEMPORAL`, `to` is a multiple of 32.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const N: usize>(
+unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool, const N: usize>(
     keys: *const RoundKeys,
     tweaks: &[__m256i; N],
     from: *const u8,
     to: *mut u8,
+    tee: *mut u8,
 ) {
     let keys = opaque(keys);
     let mut blocks = *tweaks;
@@ -100,22 +154,20 @@ unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const N: usize>(
             );
         }
         *block = _mm256_xor_si256(*block, loaded);
+        if TEE && !ENCRYPT {
+            // SAFETY: the blocks can be written.
+            unsafe { store!("vmovdqu", tee, at, loaded) }
+        }
     }
     // SAFETY: as for this function.
     unsafe { rounds::<ENCRYPT, N>(keys, &mut blocks, tweaks) };
-    macro_rules! store {
-        ($instruction:literal, $at:expr, $block:expr) => {
-            asm!(
-                concat!($instruction, " [{to}], {block}"),
-                to = in(reg) to.wrapping_add($at * LANES * BLOCK_BYTES),
-                block = in(ymm_reg) $block,
-                options(nostack, preserves_flags),
-            )
-        };
-    }
     for (at, block) in blocks.iter().enumerate() {
         // SAFETY: the blocks can be written, and lie on a boundary of 32 bytes for non-temporal stores.
-        unsafe { if NONTEMPORAL { store!("vmovntdq", at, *block) } else { store!("vmovdqu", at, *block) } }
+        unsafe { if NONTEMPORAL { store!("vmovntdq", to, at, *block) } else { store!("vmovdqu", to, at, *block) } }
+        if TEE && ENCRYPT {
+            // SAFETY: the blocks can be written.
+            unsafe { store!("vmovdqu", tee, at, *block) }
+        }
     }
 }
 
@@ -125,7 +177,13 @@ unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const N: usize>(
 /// As for [`round_key`]; a block can be read and written.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn single<const ENCRYPT: bool>(keys: *const RoundKeys, tweak: __m256i, from: *const u8, to: *mut u8) {
+unsafe fn single<const ENCRYPT: bool, const TEE: bool>(
+    keys: *const RoundKeys,
+    tweak: __m256i,
+    from: *const u8,
+    to: *mut u8,
+    tee: *mut u8,
+) {
     let keys = opaque(keys);
     let loaded: __m128i;
     // SAFETY: the block can be read.
@@ -140,14 +198,21 @@ unsafe fn single<const ENCRYPT: bool>(keys: *const RoundKeys, tweak: __m256i, fr
     let mut blocks = [_mm256_xor_si256(tweak, _mm256_zextsi128_si256(loaded))];
     // SAFETY: as for this function.
     unsafe { rounds::<ENCRYPT, 1>(keys, &mut blocks, &[tweak]) };
-    // SAFETY: the block can be written.
-    unsafe {
-        asm!(
-            "vmovdqu [{to}], {block}",
-            to = in(reg) to,
-            block = in(xmm_reg) _mm256_castsi256_si128(blocks[0]),
-            options(nostack, preserves_flags),
-        );
+    let done = _mm256_castsi256_si128(blocks[0]);
+    let store = |to: *mut u8, block: __m128i| {
+        // SAFETY: the block can be written.
+        unsafe {
+            asm!(
+                "vmovdqu [{to}], {block}",
+                to = in(reg) to,
+                block = in(xmm_reg) block,
+                options(nostack, preserves_flags),
+            );
+        }
+    };
+    store(to, done);
+    if TEE {
+        store(tee, if ENCRYPT { done } else { loaded });
     }
 }
 
@@ -202,15 +267,16 @@ unsafe fn crypt<const ENCRYPT: bool>(
     blocks: usize,
     from: *const u8,
     to: *mut u8,
-    hints: &mut Hints,
+    hints: &mut Hints<'_>,
 ) {
     let on_boundary = to.addr().is_multiple_of(32) && blocks.is_multiple_of(LANES);
     // SAFETY: as for this function.
     unsafe {
-        if ENCRYPT && hints.nontemporal && on_boundary {
-            crypt_to::<ENCRYPT, true>(schedule, tweaks, blocks, from, to, hints);
-        } else {
-            crypt_to::<ENCRYPT, false>(schedule, tweaks, blocks, from, to, hints);
+        match (ENCRYPT && hints.nontemporal && on_boundary, hints.tee.is_some()) {
+            (true, false) => crypt_to::<ENCRYPT, true, false>(schedule, tweaks, blocks, from, to, hints),
+            (false, false) => crypt_to::<ENCRYPT, false, false>(schedule, tweaks, blocks, from, to, hints),
+            (true, true) => crypt_to::<ENCRYPT, true, true>(schedule, tweaks, blocks, from, to, hints),
+            (false, true) => crypt_to::<ENCRYPT, false, true>(schedule, tweaks, blocks, from, to, hints),
         }
     }
     wipe_registers();
@@ -220,23 +286,54 @@ unsafe fn crypt<const ENCRYPT: bool>(
 /// As for [`Kernel`]. With `NONTEMPORAL`, `to` is a multiple of 32, and so are the bytes of the blocks.
 #[inline]
 #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
+unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool>(
     schedule: &Schedule,
     tweaks: &[u128],
     blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
-    hints: &mut Hints,
+    hints: &mut Hints<'_>,
 ) {
+    let mut tee = match &mut hints.tee {
+        // What is stored there is there already.
+        Some(tee) if TEE && tee.is_in_place() => {
+            if ENCRYPT {
+                to
+            } else {
+                from.cast_mut()
+            }
+        }
+        Some(tee) if TEE => {
+            tee.place(tweaks.len() * blocks * BLOCK_BYTES).map_or(to, |place| place.ptr_guard_mut().as_ptr())
+        }
+        _ => to,
+    };
+    macro_rules! pass {
+        ($blocks:expr) => {
+            (from, to) = (from.wrapping_add($blocks * BLOCK_BYTES), to.wrapping_add($blocks * BLOCK_BYTES));
+            if TEE {
+                tee = tee.wrapping_add($blocks * BLOCK_BYTES);
+                if let Some(tee) = &mut hints.tee {
+                    tee.advance($blocks * BLOCK_BYTES);
+                }
+            }
+        };
+    }
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
     for first in tweaks {
         let mut tweaks = spread(first);
         let mut left = blocks;
         while left >= GROUP_BLOCKS {
             hints.prefetch.advance(GROUP_BLOCKS * BLOCK_BYTES);
+            if TEE
+                && let Some(tee) = &mut hints.tee
+                && let Some((at, state)) = tee.next_crc()
+            {
+                tee.crc_done(crc32c!(state, at));
+            }
             // SAFETY: so many blocks are left of what the caller vouches for.
-            unsafe { group::<ENCRYPT, NONTEMPORAL, GROUP>(keys, &tweaks, from, to) };
-            (from, to) = (from.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES), to.wrapping_add(GROUP_BLOCKS * BLOCK_BYTES));
+            unsafe { group::<ENCRYPT, NONTEMPORAL, TEE, GROUP>(keys, &tweaks, from, to, tee) };
+            pass!(GROUP_BLOCKS);
             left -= GROUP_BLOCKS;
             if left > 0 {
                 for tweak in &mut tweaks {
@@ -251,23 +348,31 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
                 if left & $blocks != 0 {
                     // SAFETY: as above.
                     unsafe { $action };
-                    (from, to) = (from.wrapping_add($blocks * BLOCK_BYTES), to.wrapping_add($blocks * BLOCK_BYTES));
+                    pass!($blocks);
                 }
             };
         }
         rest!(8, {
-            group::<ENCRYPT, NONTEMPORAL, 4>(keys, &[a, b, c, d], from, to);
+            group::<ENCRYPT, NONTEMPORAL, TEE, 4>(keys, &[a, b, c, d], from, to, tee);
             [a, b] = [e, f];
         });
         rest!(4, {
-            group::<ENCRYPT, NONTEMPORAL, 2>(keys, &[a, b], from, to);
+            group::<ENCRYPT, NONTEMPORAL, TEE, 2>(keys, &[a, b], from, to, tee);
             a = times_alpha_bits(a, _mm256_set1_epi64x(4));
         });
         rest!(2, {
-            group::<ENCRYPT, NONTEMPORAL, 1>(keys, &[a], from, to);
+            group::<ENCRYPT, NONTEMPORAL, TEE, 1>(keys, &[a], from, to, tee);
             a = times_alpha_bits(a, _mm256_set1_epi64x(2));
         });
-        rest!(1, single::<ENCRYPT>(keys, a, from, to));
+        rest!(1, single::<ENCRYPT, TEE>(keys, a, from, to, tee));
+    }
+}
+
+/// See [`Kernel`].
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+unsafe fn finish_crc(tee: &mut Tee<'_>) {
+    while let Some((at, state)) = tee.next_crc() {
+        tee.crc_done(crc32c!(state, at));
     }
 }
 

@@ -26,8 +26,14 @@ const LANES: usize = 4;
 const GROUP_BLOCKS: usize = GROUP * LANES;
 const GROUP_BYTES: usize = GROUP_BLOCKS * BLOCK_BYTES;
 
-static KERNEL: Kernel =
-    Kernel { one_lane: false, expand: expand_four, start_tweaks, encrypt: crypt::<true>, decrypt: crypt::<false> };
+static KERNEL: Kernel = Kernel {
+    one_lane: false,
+    expand: expand_four,
+    start_tweaks,
+    finish_crc: None,
+    encrypt: crypt::<true>,
+    decrypt: crypt::<false>,
+};
 
 /// The kernel, if the CPU can run it.
 pub fn kernel() -> Option<&'static Kernel> {
@@ -315,7 +321,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
     blocks: usize,
     from: *const u8,
     to: *mut u8,
-    hints: &mut Hints,
+    hints: &mut Hints<'_>,
 ) {
     let bytes = tweaks.len().saturating_mul(blocks).saturating_mul(BLOCK_BYTES);
     // What is decrypted comes from the disk. What is encrypted was just written by the guest.
