@@ -5,6 +5,7 @@
 //! [`target`] and [`load`] are the two dimensions; [`plan`] says which of their combinations are measured, [`run`] measures
 //! them in rounds in a [`guest`], [`verdict`] says who really encrypted, and the other modules make the report.
 
+mod answer;
 mod charts;
 mod check;
 mod dialog;

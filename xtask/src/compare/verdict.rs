@@ -3,7 +3,7 @@
 //! The two must agree.
 
 use super::disk::Counters;
-use super::target::{How, Target};
+use super::target::{Disk, How, Target};
 
 /// Who encrypts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,9 @@ pub fn judge(target: &Target, said: &Said, counted: Counters, bytes: f64) -> Ver
     } else {
         "nothing new (it says each only once per boot)".to_owned()
     };
-    let problem = contradiction(target, fscrypt, way, said, share).or_else(|| unexpected(target, way));
+    let problem = contradiction(target, fscrypt, way, said, share)
+        .or_else(|| unexpected(target, way))
+        .or_else(|| programmed(target, counted));
     Verdict { way, kernel, device, problem }
 }
 
@@ -143,6 +145,13 @@ fn unexpected(target: &Target, way: Way) -> Option<String> {
         How::DmCrypt => Way::DmCrypt,
     };
     (way != wanted).then(|| format!("it ran as {}, but should have run as {}", way.title(), wanted.title()))
+}
+
+/// Without keyslots, there is nothing to program.
+fn programmed(target: &Target, counted: Counters) -> Option<String> {
+    let commands = counted.programs + counted.evicts;
+    (target.disk == Disk::KeysInRequests && commands > 0)
+        .then(|| format!("{commands} commands for keyslots that it does not have"))
 }
 
 #[cfg(test)]
