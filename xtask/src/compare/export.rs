@@ -109,7 +109,7 @@ mod tests {
         let columns = COLUMNS.split(',').count();
         assert!(text.lines().all(|l| l.split(',').count() == columns), "{text}");
         assert_eq!(text.lines().count(), 1 + results.series.iter().map(|s| s.samples.len()).sum::<usize>());
-        assert!(text.contains("\nchurn-read-256,churn/1,NATIVE,1,5000,"), "{text}");
+        assert!(text.contains("\nchurn-read-256,churn/1,NATIVE,1,7000,"), "{text}");
     }
 
     #[test]

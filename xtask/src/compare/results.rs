@@ -244,7 +244,7 @@ pub mod tests {
         };
         assert_eq!(ratio(2, "ext4/plain"), Some(1.0));
         assert_eq!(ratio(2, "ext4/native"), Some(2.0));
-        assert_eq!(ratio(7, "churn/1"), Some(5.0 / 8.0));
+        assert_eq!(ratio(7, "churn/1"), Some(7.0 / 10.0));
     }
 
     #[test]

@@ -131,7 +131,7 @@ mod tests {
         let mut results = results();
         let lines = costs(&results);
         assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[1].starts_with("The same reads with keys in requests: 107 us"), "{}", lines[1]);
+        assert!(lines[1].starts_with("The same reads with keys in requests: 83 us"), "{}", lines[1]);
         results.series.retain(|s| s.target.keyslots().is_some());
         assert_eq!(costs(&results).len(), 1);
     }

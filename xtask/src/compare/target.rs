@@ -163,6 +163,8 @@ impl Target {
     /// they can: a fallback where none should be is noticed.
     pub fn setup_order(&self) -> u8 {
         match (self.how, self.expected()) {
+            // After what is compared with it.
+            (How::Plain, _) if self.fs == Fs::Btrfs => 4,
             (How::Plain | How::DmCrypt | How::DmInlinecrypt, _) => 0,
             (How::Native, Some(_)) => 1,
             (_, None) => 2,
@@ -181,8 +183,8 @@ pub fn all(quick: bool) -> Vec<Target> {
     let mut targets: Vec<Target> = ext4.iter().map(|how| Target::ordinary(Fs::Ext4, *how)).collect();
     if !quick {
         targets.extend([Plain, Native, Fallback].map(|how| Target::ordinary(Fs::F2fs, how)));
-        targets.extend([Plain, Native].map(|how| Target::ordinary(Fs::Btrfs, how)));
     }
+    targets.extend([Plain, Native].map(|how| Target::ordinary(Fs::Btrfs, how)));
     let keyslots: &[u32] = if quick { &QUICK_KEYSLOTS } else { &KEYSLOTS };
     targets.extend(keyslots.iter().map(|n| Target::churn(Disk::Keyslots(*n))));
     targets.extend([Disk::KeysInRequests, Disk::NoRawKeys].map(Target::churn));
@@ -210,6 +212,7 @@ mod tests {
         let order = |name: &str| all(false).iter().find(|t| t.name == name).unwrap().setup_order();
         assert!(order("churn/1024") < order("btrfs/native"));
         assert!(order("btrfs/native") < order("ext4/fallback"));
+        assert!(order("btrfs/native") < order("btrfs/plain"));
         assert_eq!(order("churn/fallback"), order("ext4/no-inlinecrypt"));
     }
 }
