@@ -37,7 +37,7 @@ plaintext() {
 	[ "$1" != encrypted ] || echo "$SENTINEL" > "$OUT/sentinel"
 }
 
-# fill SERIAL NAME encrypted|open: writes the files and takes them to the disk; prints how many bytes.
+# fill SERIAL NAME PLAIN: writes the files and takes them to the disk; prints how many bytes.
 fill() {
 	cat "$OUT/plain/$3"/* | wc -c
 	/tmp/mark begin
@@ -46,7 +46,13 @@ fill() {
 	/tmp/mark end
 }
 
-# same SERIAL NAME encrypted|open: reads them from the disk.
+# put SERIAL NAME PLAIN: the same, not counted.
+put() {
+	cp --reflink=never "$OUT/plain/$3"/* "$MNT/$1/$2"
+	sync -f "$MNT/$1"
+}
+
+# same SERIAL NAME PLAIN: reads them from the disk.
 same() {
 	drop_caches
 	diff -r "$OUT/plain/$3" "$MNT/$1/$2" > /tmp/diff 2>&1 || { head -n 3 /tmp/diff; return 1; }
@@ -72,14 +78,14 @@ balance() {
 	btrfs balance start --full-balance "$MNT/$1" > /tmp/balance 2>&1 || { cat /tmp/balance; return 1; }
 }
 
-# snapshot SERIAL NAME encrypted|open: it has the same files, also when the originals change.
+# snapshot SERIAL NAME PLAIN: it has the same files.
 snapshot() {
 	[ -e "$MNT/$1/snapshot" ] || btrfs -q subvolume snapshot "$MNT/$1" "$MNT/$1/snapshot"
 	drop_caches
 	diff -r "$OUT/plain/$3" "$MNT/$1/snapshot/$2"
 }
 
-# reflink SERIAL NAME encrypted|open: two files with one extent.
+# reflink SERIAL NAME PLAIN: two files with one extent.
 reflink() {
 	local name=file-6-of-1048577
 	cp --reflink=always "$MNT/$1/$2/$name" "$MNT/$1/$2/shared"
@@ -95,9 +101,10 @@ change() {
 	sync -f "$MNT/$1"
 }
 
-# change_plaintext encrypted|open: the files are to hold this from now on.
+# change_plaintext PLAIN NEW: what the files must hold after that.
 change_plaintext() {
-	change_file "$OUT/plain/$1"
+	cp -r "$OUT/plain/$1" "$OUT/plain/$2"
+	change_file "$OUT/plain/$2"
 }
 
 change_file() {
@@ -108,11 +115,16 @@ change_file() {
 	done
 }
 
-# record_dir SERIAL NAME encrypted|open: for the host's verifier.
+# record_dir SERIAL NAME PLAIN encrypted|open: for the host's verifier.
 record_dir() {
 	local encrypted=false
-	[ "$3" = open ] || encrypted=true
+	[ "$4" = open ] || encrypted=true
 	record_btrfs "$MNT/$1/$2" "$3" 0 $encrypted
+}
+
+# recorded NAME: that was all for this image.
+recorded() {
+	mv "$OUT/manifest.jsonl" "$OUT/$1.jsonl"
 }
 
 # load SERIAL NAME small|write|random|read: loads whose keys are counted.
@@ -140,7 +152,50 @@ fio_load() {
 	local path=$1
 	shift
 	fio --name=load --filename="$path/data" --size=16M --fallocate=none --eta=never --randrepeat=1 --output=/tmp/fio.txt \
-		--exec_prerun='/tmp/mark begin' --exec_postrun='/tmp/mark end' "$@" || { cat /tmp/fio.txt; return 1; }
+		--exec_prerun='/tmp/mark begin' --exec_postrun='/tmp/mark end' "$@" || {
+		grep -m 1 '^fio: ' /tmp/fio.txt || tail -n 3 /tmp/fio.txt
+		return 1
+	}
+}
+
+# mirror SERIAL SERIAL: a btrfs with two copies of everything, at $MNT/mirror.
+mirror() {
+	local first second
+	first=$(find_disk "$1")
+	second=$(find_disk "$2")
+	modprobe -q btrfs || true
+	mkfs.btrfs -q -f -d raid1 -m raid1 "$first" "$second"
+	mount_fs "$first" "$MNT/mirror" -o noatime
+}
+
+# damage SERIAL OTHER encrypted|open: overwrites the copy on the first of the two disks, except its superblocks.
+damage() {
+	local device other
+	device=$(find_disk "$1")
+	other=$(find_disk "$2")
+	umount "$MNT/mirror"
+	dd if=/dev/urandom of="$device" bs=1M seek=66 count=200 conv=notrunc,fsync status=none
+	btrfs -q device scan "$device" "$other"
+	mount_fs "$other" "$MNT/mirror" -o noatime
+	[ "$3" = open ] || unlock btrfs "$MNT/mirror"
+}
+
+# repair: scrub finds the damage, repairs all of it, and finds nothing more.
+repair() {
+	btrfs scrub start -B "$MNT/mirror" > /tmp/scrub 2>&1 || { cat /tmp/scrub; return 1; }
+	grep -q 'Corrected: *[1-9]' /tmp/scrub || { cat /tmp/scrub; echo 'nothing was repaired'; return 1; }
+	scrub mirror
+}
+
+# replace_disk SERIAL SERIAL: the second disk takes the place of the first.
+replace_disk() {
+	btrfs replace start -B -f "$(find_disk "$1")" "$(find_disk "$2")" "$MNT/mirror" > /tmp/replace 2>&1 || { cat /tmp/replace; return 1; }
+}
+
+# leave_mirror SERIAL
+leave_mirror() {
+	umount "$MNT/mirror"
+	check_btrfs "$(find_disk "$1")"
 }
 
 # leave SERIAL: unmounts it, and has Debian's btrfs-progs check it as far as they can.

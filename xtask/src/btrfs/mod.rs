@@ -10,7 +10,6 @@ mod steps;
 use crate::cli::BtrfsArgs;
 use crate::compare::guest::Guest;
 use crate::compare::target::Disk;
-use crate::console;
 use crate::paths::Paths;
 use crate::setup::{self, Prepared};
 use crate::verify;
@@ -18,6 +17,7 @@ use crate::{cache, progress};
 use anyhow::{Context, Result, ensure};
 use report::Findings;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 /// What a kernel lacks whose btrfs refuses keys.
@@ -50,7 +50,7 @@ pub fn run_on(paths: &Paths, prepared: &Prepared, device: &[String], keys: bool)
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let images = tempfile::Builder::new().prefix("vubc-btrfs-").tempdir_in(&out)?;
     let keyslots = if keys { &KEYSLOTS[..] } else { &[] };
-    let disks = [&[Disk::Main], keyslots].concat();
+    let disks = [&[Disk::Main, steps::PARTS, Disk::Spare(1), Disk::Spare(2), Disk::Spare(3)], keyslots].concat();
     let mut findings = Findings::default();
     let mut guest = progress::step("guest boot", || {
         Guest::start(paths, prepared, "btrfs/run.sh", (&disks, IMAGE_BYTES), device, (images.path(), &logs))
@@ -61,7 +61,7 @@ pub fn run_on(paths: &Paths, prepared: &Prepared, device: &[String], keys: bool)
         Err(error) => findings.problems.push(format!("{error:#}")),
     }
     findings.words = said(&crate::process::text(&logs.join("out/dmesg")));
-    verify(prepared, images.path(), &logs, &out, &mut findings);
+    verify(prepared, images.path(), &logs, &out, &mut findings)?;
     let text = report::text(prepared, &findings);
     println!("\n{text}");
     fs::write(out.join("report.txt"), &text)?;
@@ -75,16 +75,27 @@ fn said(dmesg: &str) -> Vec<String> {
     lines.filter(|l| l.contains(" using blk-crypto")).collect()
 }
 
-/// The independent verifier over the first disk's image.
-fn verify(prepared: &Prepared, images: &Path, logs: &Path, out: &Path, findings: &mut Findings) {
-    let image = images.join(format!("{}.img", Disk::Main.serial().to_lowercase()));
-    match verify::run(&prepared.programs.verifier, &image, &logs.join("out"), out) {
-        Ok(verified) => findings.verified = Some(verified),
-        Err(error) => findings.problems.push(format!("{error:#}")),
+/// The independent verifier over the images of which the guest has recorded what must be on them.
+fn verify(prepared: &Prepared, images: &Path, logs: &Path, out: &Path, findings: &mut Findings) -> Result<()> {
+    let from = logs.join("out");
+    // Two images have the same files: the copies, after one device was replaced.
+    let images_of = [(Disk::Main, Disk::Main), (steps::PARTS, steps::PARTS), (Disk::Spare(1), Disk::Spare(1))];
+    for (disk, recorded) in images_of.into_iter().chain([(Disk::Spare(3), Disk::Spare(1))]) {
+        let manifest = from.join(format!("{}.jsonl", recorded.serial()));
+        if !manifest.exists() {
+            continue;
+        }
+        let results = out.join(disk.serial());
+        fs::create_dir(&results)?;
+        fs::copy(&manifest, results.join("manifest.jsonl"))?;
+        for name in ["keys", "sentinel", "plain"].iter().filter(|name| from.join(name).exists()) {
+            symlink(std::path::absolute(from.join(name))?, results.join(name))?;
+        }
+        let name = format!("{}.img", disk.serial().to_lowercase());
+        match verify::run(&prepared.programs.verifier, &images.join(&name), &results, &results) {
+            Ok(verified) => findings.verified.push((name, verified)),
+            Err(error) => findings.problems.push(format!("{name}: {error:#}")),
+        }
     }
-    if let Some(line) = console::trouble(&crate::process::text(&logs.join("out/dmesg")))
-        && !findings.problems.iter().any(|p| p.contains(line))
-    {
-        findings.problems.push(format!("the guest's kernel says: {line}"));
-    }
+    Ok(())
 }

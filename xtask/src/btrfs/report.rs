@@ -49,6 +49,11 @@ impl Way {
         }
     }
 
+    /// The device did.
+    pub fn is_native(&self) -> bool {
+        self.verdict() == "NATIVE"
+    }
+
     fn words(&self) -> String {
         let Counters { encrypted, programs, .. } = self.counters;
         match encrypted {
@@ -72,10 +77,12 @@ pub struct Findings {
     pub ways: Vec<Way>,
     /// fscrypt's words.
     pub words: Vec<String>,
+    /// What was left out, and why.
+    pub notes: Vec<String>,
     /// What keys cost.
     pub loads: Vec<Load>,
-    /// What the verifier found.
-    pub verified: Option<Verified>,
+    /// Which images the verifier has looked at, and what it found.
+    pub verified: Vec<(String, Verified)>,
     /// What was wrong with guest, devices or image.
     pub problems: Vec<String>,
 }
@@ -83,7 +90,7 @@ pub struct Findings {
 impl Findings {
     /// No step failed, and the image is what it must be.
     pub fn is_good(&self) -> bool {
-        self.problems.is_empty() && self.verified.is_some() && self.steps.iter().all(|s| s.error.is_none())
+        self.problems.is_empty() && !self.verified.is_empty() && self.steps.iter().all(|s| s.error.is_none())
     }
 }
 
@@ -112,16 +119,24 @@ pub fn text(prepared: &Prepared, findings: &Findings) -> String {
         text += "note          The kernel said native, and the device encrypted nothing of some files. The public series looks for\n";
         text += "              hardware before it says that checksums need the fallback.\n";
     }
-    let verified = findings.verified.as_ref().map_or_else(|| "NOT VERIFIED".to_owned(), ToString::to_string);
-    text += &format!("image         {verified}\n\n");
+    for (image, verified) in &findings.verified {
+        text += &format!("{image:<14}{verified}\n");
+    }
+    text += "\n";
     for step in &findings.steps {
         match &step.error {
             None => text += &format!("ok      {}\n", step.name),
             Some(error) => text += &format!("FAILED  {}: {error}\n", step.name),
         }
     }
-    if !findings.loads.is_empty() {
-        text += &format!("\n{}", keys(findings).text());
+    for note in &findings.notes {
+        text += &format!("note    {note}\n");
+    }
+    let keys = keys(findings);
+    if !keys.rows.is_empty() {
+        text += &format!("\n{}", keys.text());
+    } else if !findings.loads.is_empty() {
+        text += "note    no load was native, so no key was programmed\n";
     }
     for problem in &findings.problems {
         text += &format!("FAILED: {problem}\n");
@@ -131,12 +146,12 @@ pub fn text(prepared: &Prepared, findings: &Findings) -> String {
 
 /// Program commands by keyslots.
 fn keys(findings: &Findings) -> Table {
-    let rows = findings.loads.iter().map(|load| {
+    let rows = findings.loads.iter().filter(|load| load.counters.crypto_requests > 0).map(|load| {
         let counters = &load.counters;
         let slots = match load.disk {
             Disk::Keyslots(n) => n.to_string(),
             Disk::KeysInRequests => "none".to_owned(),
-            Disk::Main | Disk::NoRawKeys => "default".to_owned(),
+            Disk::Main | Disk::NoRawKeys | Disk::Spare(_) => "default".to_owned(),
         };
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |n| format!("{n:.2}"));
         let mebibytes = counters.crypto_bytes as f64 / f64::from(1 << 20);
@@ -166,8 +181,8 @@ mod tests {
 
     #[test]
     fn one_failed_step_is_enough() {
-        let verified = || Some(Verified { files: 1, blocks: 1, checksums: 1 });
-        let mut findings = Findings { verified: verified(), ..Findings::default() };
+        let verified = Verified { files: 1, blocks: 1, checksums: 1 };
+        let mut findings = Findings { verified: vec![("image".to_owned(), verified)], ..Findings::default() };
         assert!(findings.is_good());
         findings.steps.push(Step { name: "scrub".into(), error: Some("no".into()) });
         assert!(!findings.is_good());

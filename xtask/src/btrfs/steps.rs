@@ -7,6 +7,8 @@ use crate::compare::guest::{Guest, Window};
 use crate::compare::target::Disk;
 use anyhow::Result;
 
+/// The disk on which parts of extents are overwritten.
+pub const PARTS: Disk = Disk::Spare(4);
 /// Longer than any of the loads takes.
 const SECONDS: f64 = 60.0;
 
@@ -35,11 +37,15 @@ pub fn run(guest: &mut Guest, keyslots: &[Disk], findings: &mut Findings) {
     findings.step("a directory without checksums", guest.ask(&format!("directory {main} nodatasum {kind} nosums")));
     findings.step("the files' contents", guest.ask(&format!("plaintext {kind}")));
     files(guest, kind, findings);
-    findings.step("check", guest.ask(&format!("leave {main}")));
-    if findings.lacking.is_none() {
-        for disk in keyslots {
-            loads(guest, *disk, findings);
-        }
+    parts(guest, kind, findings);
+    copies(guest, kind, findings);
+    if findings.lacking.is_some() {
+        return;
+    }
+    // What the kernel's CPU encrypts needs no keyslots, but the loads are a test all the same.
+    let native = findings.ways.iter().any(|way| way.is_native());
+    for disk in keyslots.iter().take(if native { keyslots.len() } else { 1 }) {
+        loads(guest, *disk, findings);
     }
 }
 
@@ -64,15 +70,67 @@ fn files(guest: &mut Guest, kind: &str, findings: &mut Findings) {
             findings.step(&format!("{step} of {name} files"), guest.ask(&format!("{step} {main} {name} {kind}")));
         }
     }
-    findings.step("other contents", guest.ask(&format!("change_plaintext {kind}")));
     for (name, _) in DIRECTORIES {
-        findings.step(&format!("write into extents of {name} files"), guest.ask(&format!("change {main} {name}")));
+        findings.step(&format!("record {name} files"), guest.ask(&format!("record_dir {main} {name} {kind} {kind}")));
     }
-    same(guest, kind, "after that", findings);
-    findings.step("scrub again", guest.ask(&format!("scrub {main}")));
+    findings.step("record", guest.ask(&format!("recorded {main}")));
+    findings.step("check", guest.ask(&format!("leave {main}")));
+}
+
+/// Parts of extents are overwritten, on a device of its own: kernels have given up the whole file system over this.
+fn parts(guest: &mut Guest, kind: &str, findings: &mut Findings) {
+    let serial = PARTS.serial();
+    let mut steps = vec![("make a btrfs for parts of extents".to_owned(), format!("start {serial}"))];
+    for (name, sums) in DIRECTORIES {
+        steps
+            .push((format!("a directory for {name} files, parts"), format!("directory {serial} {name} {kind} {sums}")));
+        steps.push((format!("write {name} files, parts"), format!("put {serial} {name} {kind}")));
+    }
+    steps.push(("other contents".to_owned(), format!("change_plaintext {kind} parts")));
     for (name, _) in DIRECTORIES {
-        findings.step(&format!("record {name} files"), guest.ask(&format!("record_dir {main} {name} {kind}")));
+        steps.push((format!("write into extents of {name} files"), format!("change {serial} {name}")));
+        steps.push((format!("read {name} files after that"), format!("same {serial} {name} parts")));
     }
+    steps.push(("scrub after that".to_owned(), format!("scrub {serial}")));
+    for (name, _) in DIRECTORIES {
+        steps.push((format!("record {name} files, parts"), format!("record_dir {serial} {name} parts {kind}")));
+    }
+    steps.push(("record, parts".to_owned(), format!("recorded {serial}")));
+    steps.push(("check, parts".to_owned(), format!("leave {serial}")));
+    in_order(guest, &steps, findings);
+}
+
+/// Steps that depend on each other. One that fails ends them.
+fn in_order(guest: &mut Guest, steps: &[(String, String)], findings: &mut Findings) {
+    for (at, (name, command)) in steps.iter().enumerate() {
+        if !findings.step(name, guest.ask(command)) {
+            let left = steps.len() - at - 1;
+            findings.notes.push(format!("{left} steps after \"{name}\" were not done"));
+            return;
+        }
+    }
+}
+
+/// Two copies of everything, on two of our devices. One is damaged and repaired, then replaced by a third device.
+fn copies(guest: &mut Guest, kind: &str, findings: &mut Findings) {
+    let [first, second, third] = [1, 2, 3].map(|n| Disk::Spare(n).serial());
+    let same = format!("same mirror checksummed {kind}");
+    let steps = [
+        ("RAID1 of two devices", format!("mirror {first} {second}")),
+        ("a directory with checksums, RAID1", format!("directory mirror checksummed {kind} sums")),
+        ("write files, RAID1", format!("put mirror checksummed {kind}")),
+        ("damage one device", format!("damage {second} {first} {kind}")),
+        ("read files of which one copy is damaged", same.clone()),
+        ("repair by scrub", "repair".to_owned()),
+        ("read files after repair", same.clone()),
+        ("device replace", format!("replace_disk {second} {third}")),
+        ("read files after device replace", same),
+        ("scrub after device replace", "scrub mirror".to_owned()),
+        ("record files, RAID1", format!("record_dir mirror checksummed {kind} {kind}")),
+        ("record, RAID1", format!("recorded {first}")),
+        ("check, RAID1", format!("leave_mirror {first}")),
+    ];
+    in_order(guest, &steps.map(|(name, command)| (name.to_owned(), command)), findings);
 }
 
 /// All files are read from the disk.

@@ -184,7 +184,7 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     let keyslots = match what {
         target::Disk::Keyslots(n) => Some(n),
         target::Disk::KeysInRequests => Some(0),
-        target::Disk::Main | target::Disk::NoRawKeys => None,
+        target::Disk::Main | target::Disk::NoRawKeys | target::Disk::Spare(_) => None,
     };
     let mut options = vec![];
     let mut rest = user.iter();

@@ -92,6 +92,8 @@ pub enum Disk {
     Keyslots(u32),
     /// The same without keyslots: each request brings its key along.
     KeysInRequests,
+    /// Another one with the user's options.
+    Spare(u32),
 }
 
 impl Disk {
@@ -102,6 +104,7 @@ impl Disk {
             Self::NoRawKeys => "NORAWKEYS".to_owned(),
             Self::Keyslots(n) => format!("KEYSLOTS{n}"),
             Self::KeysInRequests => "KEYSINREQUESTS".to_owned(),
+            Self::Spare(n) => format!("SPARE{n}"),
         }
     }
 }
@@ -131,7 +134,7 @@ impl Target {
         let (name, how) = match disk {
             Disk::Keyslots(n) => (format!("churn/{n}"), How::Native),
             Disk::KeysInRequests => ("churn/none".to_owned(), How::Native),
-            Disk::Main | Disk::NoRawKeys => ("churn/fallback".to_owned(), How::Fallback),
+            Disk::Main | Disk::NoRawKeys | Disk::Spare(_) => ("churn/fallback".to_owned(), How::Fallback),
         };
         Self { name, fs: Fs::Ext4, how, disk, churn: true }
     }
