@@ -228,40 +228,6 @@ freeze_case() {
 	check_fs "$DISK"
 }
 
-# raw_and_wrapped_case: raw and hardware-wrapped keys side by side, even of the same bytes, under every policy.
-raw_and_wrapped_case() {
-	local hex added wrapped directories directory round
-	make_files tree 0 100 4096 70001 524288
-	make_fs "$DISK"
-	mount_fs "$DISK" "$MNT"
-	encrypted_dir "$MNT/raw" one
-	encrypted_dir "$MNT/raw-64" one ino-lblk-64
-	wrapped_dir "$MNT/wrapped-64" one ino-lblk-64
-	wrapped_dir "$MNT/wrapped-32" one ino-lblk-32
-	wrapped_dir "$MNT/wrapped-sectors" two ino-lblk-64 512
-	# The bytes inside a wrapped key, added as a raw key, are another key.
-	hex=$(wrapped_key_hex one)
-	added=$(unhex "$hex" | xfs_io -c add_enckey "$MNT")
-	echo "raw $hex # the bytes of a wrapped key" >> "$OUT/keys"
-	set_policy "$MNT/same-bytes" "${added##* }" ino-lblk-64
-	wrapped=$(add_wrapped_key one "$MNT")
-	[ "${added##* }" != "$wrapped" ] || fail 'a raw and a wrapped key have the same identifier'
-
-	directories='raw raw-64 wrapped-64 wrapped-32 wrapped-sectors same-bytes'
-	for directory in $directories; do
-		cp -r "$OUT/plain/tree/." "$MNT/$directory" &
-	done
-	wait
-	for round in 1 2; do
-		drop_caches
-		same_files_at_once "in round $round" $directories
-	done
-	expect_native
-	record_with_names $directories
-	umount "$MNT"
-	check_fs "$DISK"
-}
-
 # read_all: reads each of the 16 files from the disk; prints how many could be read.
 read_all() {
 	local number good=0

@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # shellcheck shell=sh
-# `cargo xtask compare` in the guest: does what the host asks for over the port "dialog", one command at a time. The host
-# decides what is measured and in which order (xtask/src/compare). After lib.sh and fslib.sh, whose functions are used.
-#
-# A command is a line with a function's name and its arguments. The answer is the line `reply STATUS BYTES` and BYTES bytes of
-# output. While a load runs, `mark begin TICKS` and `mark end TICKS` come before it, with the CPU time that the guest has used;
-# the guest waits for a line after each, so that the host can read the device's counters in between.
+# `cargo xtask compare` in the guest: does what the host asks for over the port "dialog", one command at a time (dialoglib.sh). The
+# host decides what is measured and in which order (xtask/src/compare). After lib.sh and fslib.sh, whose functions are used.
 
 # disk SERIAL PARTITIONS MIB: divides the disk into PARTITIONS parts of MIB MiB; prints its inline encryption.
 disk() {
@@ -36,7 +32,7 @@ volume() {
 
 # make NAME FILE_SYSTEM HOW SERIAL PARTITION: makes and mounts the file system of a target; its directory is $MNT/NAME/d.
 make() {
-	local name=$1 how=$3 device options=noatime top=$MNT/$1
+	local name=$1 how=$3 device top=$MNT/$1
 	FS=$2
 	device=$(find_disk "$4")$5
 	case $how in
@@ -47,17 +43,16 @@ make() {
 	case $FS in
 		# Leave no work for the background.
 		ext4) mkfs.ext4 -q -F -b 4096 -O encrypt,verity,stable_inodes -E lazy_itable_init=0,lazy_journal_init=0 "$device" ;;
-		btrfs)
-			modprobe -q btrfs || true
-			mkfs.btrfs -q -f "$device"
-			;;
 		*) make_fs "$device" ;;
 	esac
-	case $how in native | fallback) options=$options,inlinecrypt ;; esac
-	mkdir -p "$top"
-	# A kernel whose btrfs encrypts may not know this option.
-	[ "$FS" != btrfs ] || mount -t btrfs -o "$options" "$device" "$top" 2> /dev/null || options=noatime
-	mountpoint -q "$top" || mount -t "$FS" -o "$options" "$device" "$top"
+	case $how in
+		native | fallback) mount_fs "$device" "$top" -o noatime ;;
+		*)
+			mkdir -p "$top"
+			[ "$FS" != btrfs ] || modprobe -q btrfs || true
+			mount -t "$FS" -o noatime "$device" "$top"
+			;;
+	esac
 	mkdir "$top/d"
 	case $how in
 		native | fallback | no-inlinecrypt) encrypted_dir "$top/d" "$name" ;;
@@ -68,11 +63,6 @@ make() {
 layout() {
 	fio --name=layout --filename="$MNT/$1/d/data" --rw=write --bs=1M --size="$2M" --direct=1 --end_fsync=1 --fallocate=none \
 		--output=/tmp/layout.txt || { cat /tmp/layout.txt; return 1; }
-}
-
-# words: the lines that fscrypt has logged so far.
-words() {
-	dmesg | sed -n 's/^.*\(fscrypt: \)/\1/p'
 }
 
 # load NAME OPTION...: runs fio; prints its JSON.
@@ -126,33 +116,7 @@ churn() {
 	key-churn run "$MNT/$1/d" "$2" "$3" "$4" "$5" /tmp/mark
 }
 
-cat > /tmp/mark << 'END'
-#!/bin/sh
-read -r _ user nice system _ _ irq softirq steal _ < /proc/stat
-echo "mark $1 $((user + nice + system + irq + softirq + steal))" >&3
-read -r _ <&3
-END
-chmod +x /tmp/mark
-cd /tmp
-exec 3<> "$(find_port dialog)"
-echo ready >&3
-while read -r line <&3; do
-	note "$line"
-	[ "$line" != end ] || break
-	set +e
-	# Words are split at spaces on purpose: no argument has any.
-	# shellcheck disable=SC2086
-	(set -e; $line) > /tmp/reply 2> /tmp/error
-	status=$?
-	set -e
-	if [ $status != 0 ]; then
-		cat /tmp/error >> /tmp/reply
-		cat /tmp/reply
-	fi
-	echo "reply $status $(wc -c < /tmp/reply)" >&3
-	cat /tmp/reply >&3
-done
-cat /tmp/error 2> /dev/null || true
+answer_the_host
 for top in "$MNT"/*/; do
 	umount "$top"
 done

@@ -33,6 +33,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Compare encryption by the device with encryption by the guest's CPU, in one guest, and write a report
     Compare(CompareArgs),
+    /// Try btrfs on the device: what the kernel says, what the device counts, checksums and ciphertext on the image, key pressure
+    Btrfs(BtrfsArgs),
     /// Install and build everything that the other commands need, without running anything
     Setup(GuestArgs),
     /// Regenerate the manual pages in `man/`
@@ -82,9 +84,22 @@ pub struct DemoArgs {
     /// How to make and run the guest.
     #[command(flatten)]
     pub guest: GuestArgs,
+    /// The file system: ext4, or btrfs, whose encryption needs a kernel of your own
+    #[arg(long, value_enum, default_value_t)]
+    pub fs: DemoFs,
     /// Keep the disk image
     #[arg(long)]
     pub keep: bool,
+}
+
+/// The file systems of the demo.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum DemoFs {
+    /// ext4
+    #[default]
+    Ext4,
+    /// btrfs, as `cargo xtask btrfs` without the loads
+    Btrfs,
 }
 
 /// `test`
@@ -190,6 +205,8 @@ pub enum FileSystem {
     Ext4,
     /// f2fs, which Debian's cloud kernel lacks
     F2fs,
+    /// btrfs, whose encryption no kernel of kernel.org has yet
+    Btrfs,
 }
 
 /// `bench`
@@ -253,6 +270,17 @@ pub struct CompareArgs {
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Options for the device, after `--`
+    #[arg(last = true)]
+    pub device: Vec<String>,
+}
+
+/// `btrfs`
+#[derive(Args)]
+pub struct BtrfsArgs {
+    /// How to make and run the guest.
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Options for the devices, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,
 }

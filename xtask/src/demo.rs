@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask demo`: one guest, a few encrypted files, and a report a person can read.
 
+use crate::btrfs;
 use crate::case::Case;
-use crate::cli::DemoArgs;
+use crate::cli::{DemoArgs, DemoFs};
 use crate::console::{self, Words};
 use crate::paths::Paths;
 use crate::progress;
@@ -13,6 +14,9 @@ use anyhow::Result;
 /// Runs it; true when encryption was native and verified.
 pub fn run(paths: &Paths, args: &DemoArgs) -> Result<bool> {
     let prepared = setup::prepare(paths, &args.guest)?;
+    if args.fs == DemoFs::Btrfs {
+        return btrfs::run_on(paths, &prepared, &[], false);
+    }
     let case = Case::read(&paths.guest_tests("demo.sh"))?;
     let (run, took) = progress::timed("guest", || run_case::run(paths, &prepared, &case, args.keep));
     let run = run?;

@@ -23,6 +23,7 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
     let (fs, symbol) = match args.fs {
         FileSystem::Ext4 => ("ext4", "CONFIG_EXT4_FS"),
         FileSystem::F2fs => ("f2fs", "CONFIG_F2FS_FS"),
+        FileSystem::Btrfs => ("btrfs", "CONFIG_BTRFS_FS"),
     };
     check_kernel(&machine.kernel, symbol)?;
     let files = fstests_build::build(paths, &machine.root, &checkouts)?;
@@ -59,6 +60,10 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
     let ended = fstests_guest::run(&run, |text| progress.feed(text));
     progress.finish(ended?);
     println!("\n{}", encrypted(&disks, &result(&dir, "dmesg")));
+    let lacking = result(&dir, "lacking");
+    if !lacking.trim().is_empty() {
+        println!("lacking  {}: {}", crate::btrfs::LACKING, lacking.trim());
+    }
     let good = progress.report.finish();
     println!("logs and results: {}", dir.display());
     if good && !args.keep {

@@ -6,6 +6,7 @@
 
 mod accel;
 mod bench;
+mod btrfs;
 mod cache;
 mod case;
 mod cli;
@@ -77,6 +78,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Miri => Ok(miri::run(&paths)),
         cli::Command::Bench(options) => bench::run(&paths, &options),
         cli::Command::Compare(options) => compare::run(&paths, &options),
+        cli::Command::Btrfs(options) => btrfs::run(&paths, &options),
         cli::Command::Setup(options) => {
             setup::prepare(&paths, &options)?;
             println!("everything is ready; try `cargo xtask demo`");

@@ -10,6 +10,8 @@
 //! | IV_INO_LBLK_64 | 4 | mode, file system UUID | index, inode number in the bits from 32 up |
 //! | IV_INO_LBLK_32 | 6 | mode, file system UUID | (SipHash-2-4(inode number) + index) mod 2^32 |
 //!
+//! btrfs has a key for each extent in place of each file: context 9, and the extent's nonce.
+//!
 //! The SipHash key has context 7 and no info; the identifier under which a policy names its master key, context 1.
 //! The names in a directory are encrypted with a key made in the same way, with their own mode, and with the number that
 //! the directory's first data unit would have.
@@ -43,6 +45,7 @@ const CONTEXT_IV_INO_LBLK_64_KEY: u8 = 4;
 const CONTEXT_IV_INO_LBLK_32_KEY: u8 = 6;
 const CONTEXT_INODE_HASH_KEY: u8 = 7;
 const CONTEXT_KEY_IDENTIFIER_HW_WRAPPED: u8 = 8;
+const CONTEXT_PER_EXTENT_KEY: u8 = 9;
 
 /// How a policy makes keys and numbers data units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,6 +161,14 @@ impl MasterKey {
             Some(key) => Ok(**key),
             None => self.derived_key(file, MODE_AES_256_XTS),
         }
+    }
+
+    /// The key that encrypts an extent of btrfs: made from the extent's nonce. Data units are numbered from the extent's start.
+    pub fn extent_key(&self, nonce: &[u8; 16]) -> Result<[u8; 64]> {
+        ensure!(self.inline_key.is_none(), "a hardware-wrapped key does not go with per-extent keys");
+        let mut key = [0; 64];
+        hkdf_sha512(&self.secret, &info(CONTEXT_PER_EXTENT_KEY, nonce), &mut key)?;
+        Ok(key)
     }
 
     /// The key that encrypts the names in a directory, which may be hardware-wrapped: names are software's affair.

@@ -20,9 +20,11 @@
 //! | what hardware makes of a hardware-wrapped key | [`hw_kdf`] |
 //! | are they there | [`check`], with [`xts`]; [`guess`] says what is there instead |
 //! | are the names of files right | [`names`] |
+//! | btrfs, whose files are found on the image itself, and its checksums | [`btrfs`] |
 //! | is plaintext anywhere | [`scan`] |
 //! | the words | [`report`] |
 
+pub mod btrfs;
 pub mod check;
 pub mod fscrypt;
 pub mod guess;
@@ -36,6 +38,7 @@ pub mod report;
 pub mod scan;
 pub mod xts;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
@@ -43,7 +46,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use memchr::memmem;
 
-use crate::manifest::Entry;
+use crate::fscrypt::MasterKey;
+use crate::manifest::{BtrfsFile, Entry};
 use crate::plan::Plan;
 use crate::report::Report;
 
@@ -53,30 +57,33 @@ use crate::report::Report;
 pub fn verify(image: &Path, results: &Path) -> Result<Report> {
     let entries = manifest::read(&results.join("manifest.jsonl"))?;
     // A run without fscrypt (dm-crypt only) has no master keys.
-    let keys = if entries.iter().any(|entry| matches!(entry, Entry::Fscrypt(_) | Entry::Names(_))) {
-        keys::read(&results.join("keys"))?
-    } else {
-        Vec::new()
+    let needs_keys = |entry: &Entry| match entry {
+        Entry::Fscrypt(_) | Entry::Names(_) => true,
+        Entry::Btrfs(file) => file.encrypted,
+        Entry::Xts(_) | Entry::Plain(_) => false,
     };
-    let plans: Vec<Plan> = entries
+    let keys = if entries.iter().any(needs_keys) { keys::read(&results.join("keys"))? } else { Vec::new() };
+    let mut plans: Vec<Plan> = entries
         .iter()
         .filter_map(|entry| Plan::new(entry, &keys, &results.join("plain")).transpose())
         .collect::<Result<_>>()?;
-    let sentinel_file = results.join("sentinel");
-    let sentinels = fs::read_to_string(&sentinel_file)
-        .map_err(anyhow::Error::from)
-        .and_then(|text| scan::parse_sentinels(&text))
-        .with_context(|| format!("{}", sentinel_file.display()))?;
-    check_sentinels(&sentinels, &plans)?;
-
     let mut file = File::open(image).with_context(|| format!("{}", image.display()))?;
     let size = file.seek(SeekFrom::End(0))?;
-
     let mut report = Report::default();
+    check_btrfs(&file, &entries, &keys, &results.join("plain"), &mut plans, &mut report)?;
+    // Where nothing is encrypted, nothing is secret.
+    let sentinels = if report.btrfs.is_empty() || plans.iter().any(Plan::is_encrypted) {
+        sentinels(results, &plans)?
+    } else {
+        Vec::new()
+    };
+
     for plan in &plans {
         let outcome = check::check(&file, plan, &plans)?;
         if plan.is_encrypted() {
-            if outcome.units > 0 {
+            if plan.continues {
+                // Its file has been counted.
+            } else if outcome.units > 0 {
                 report.files += 1;
             } else {
                 report.files_without_data += 1;
@@ -99,10 +106,47 @@ pub fn verify(image: &Path, results: &Path) -> Result<Report> {
             report.wrong_names.extend(outcome.wrong);
         }
     }
-    report.hits = scan::scan(&file, size, &sentinels)?;
-    report.scanned_bytes = size;
+    if !sentinels.is_empty() {
+        report.hits = scan::scan(&file, size, &sentinels)?;
+        report.scanned_bytes = size;
+    }
     report.sentinels = sentinels.len();
     Ok(report)
+}
+
+/// Looks at each btrfs that files are listed in.
+fn check_btrfs(
+    image: &File,
+    entries: &[Entry],
+    keys: &[MasterKey],
+    plain_dir: &Path,
+    plans: &mut Vec<Plan>,
+    report: &mut Report,
+) -> Result<()> {
+    let mut listed: BTreeMap<u64, Vec<&BtrfsFile>> = BTreeMap::new();
+    for entry in entries {
+        if let Entry::Btrfs(file) = entry {
+            listed.entry(file.offset).or_default().push(file);
+        }
+    }
+    for (base, files) in listed {
+        let mut outcome = btrfs::check(image, base, &files, keys, plain_dir)
+            .with_context(|| format!("the btrfs at offset {base} of the image"))?;
+        plans.append(&mut outcome.plans);
+        report.btrfs.push(outcome);
+    }
+    Ok(())
+}
+
+/// The texts that must be nowhere on the image.
+fn sentinels(results: &Path, plans: &[Plan]) -> Result<Vec<String>> {
+    let file = results.join("sentinel");
+    let sentinels = fs::read_to_string(&file)
+        .map_err(anyhow::Error::from)
+        .and_then(|text| scan::parse_sentinels(&text))
+        .with_context(|| format!("{}", file.display()))?;
+    check_sentinels(&sentinels, plans)?;
+    Ok(sentinels)
 }
 
 /// A sentinel that is in no plaintext can be on no image: the search for it would prove nothing.

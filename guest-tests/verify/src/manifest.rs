@@ -20,6 +20,25 @@ pub enum Entry {
     Xts(XtsArea),
     /// An area of the disk that holds its plaintext as it is.
     Plain(PlainArea),
+    /// A file in btrfs, which is found on the image itself.
+    Btrfs(BtrfsFile),
+}
+
+/// A file in btrfs.
+#[derive(Debug, Deserialize)]
+pub struct BtrfsFile {
+    /// The file's path in the guest.
+    pub path: String,
+    /// Its plaintext copy, relative to the `plain` directory of the results.
+    pub plain: String,
+    /// The subvolume's tree.
+    pub root: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Where the file system begins on the disk.
+    pub offset: u64,
+    /// Whether it must be encrypted.
+    pub encrypted: bool,
 }
 
 /// A file encrypted by fscrypt, as the guest's `fscrypt-map` describes it.

@@ -61,13 +61,15 @@ pub struct Plan {
     pub pieces: Vec<Piece>,
     /// Data units that are zero and have no place on the disk (holes, unwritten extents).
     pub absent_units: u64,
+    /// True for another part of the file that the plan before was about.
+    pub continues: bool,
 }
 
 impl Plan {
-    /// Makes the plan of a manifest entry; names have none.
+    /// Makes the plan of a manifest entry; names have none, and those of files in btrfs come from the image.
     pub fn new(entry: &Entry, keys: &[MasterKey], plain_dir: &Path) -> Result<Option<Self>> {
         let plan = match entry {
-            Entry::Names(_) => return Ok(None),
+            Entry::Names(_) | Entry::Btrfs(_) => return Ok(None),
             Entry::Fscrypt(file) => {
                 Self::of_file(file, keys, plain_dir).with_context(|| format!("{} (inode {})", file.path, file.ino))
             }
@@ -126,6 +128,7 @@ impl Plan {
             plaintext,
             pieces,
             absent_units: absent / data_unit_size,
+            continues: false,
         })
     }
 
@@ -154,6 +157,7 @@ impl Plan {
             pieces: vec![Piece { logical: 0, physical: area.offset, length: plaintext.len() as u64 }],
             plaintext,
             absent_units: 0,
+            continues: false,
         })
     }
 
@@ -171,6 +175,7 @@ impl Plan {
             pieces: vec![Piece { logical: 0, physical: area.offset, length: plaintext.len() as u64 }],
             plaintext,
             absent_units: 0,
+            continues: false,
         })
     }
 }
@@ -183,14 +188,16 @@ pub fn master_key<'a>(policy: &Policy, keys: &'a [MasterKey]) -> Result<&'a Mast
     })
 }
 
-fn read_plain(plain_dir: &Path, name: &str) -> Result<Vec<u8>> {
+/// A file's plaintext.
+pub fn read_plain(plain_dir: &Path, name: &str) -> Result<Vec<u8>> {
     let name = name.trim_start_matches('/');
     ensure!(!name.split('/').any(|part| part == ".."), "the plaintext's name leads out of the results: {name}");
     let path = plain_dir.join(name);
     fs::read(&path).with_context(|| format!("plaintext {}", path.display()))
 }
 
-fn pad(data: &mut Vec<u8>, block_size: u64) -> Result<()> {
+/// Fills the last block with zeros, as a file system does.
+pub fn pad(data: &mut Vec<u8>, block_size: u64) -> Result<()> {
     let length = (data.len() as u64).checked_next_multiple_of(block_size).context("too long")?;
     data.resize(usize::try_from(length)?, 0);
     Ok(())
@@ -240,11 +247,15 @@ fn place(extents: &[Extent], offset: u64, block_size: u64, plaintext: &[u8]) -> 
     Ok((pieces, absent))
 }
 
+/// A part of a file.
+pub fn range(plaintext: &[u8], from: u64, to: u64) -> Result<&[u8]> {
+    plaintext.get(usize::try_from(from)?..usize::try_from(to)?).context("an extent behind the end of the file")
+}
+
 /// The length of a part of the file that has no written blocks; it must read as zeros.
 fn absent_bytes(plaintext: &[u8], from: u64, to: u64) -> Result<u64> {
-    let range = usize::try_from(from)?..usize::try_from(to)?;
     ensure!(
-        plaintext[range].iter().all(|byte| *byte == 0),
+        range(plaintext, from, to)?.iter().all(|byte| *byte == 0),
         "bytes {from} to {to} hold data but have no written blocks on the disk"
     );
     Ok(to - from)

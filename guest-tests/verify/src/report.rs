@@ -6,6 +6,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde_json::{Value, json};
 
+use crate::btrfs::Outcome;
 use crate::check::Mismatch;
 use crate::hex;
 use crate::scan::Hit;
@@ -41,6 +42,8 @@ pub struct Report {
     pub directories: u64,
     /// Names in them.
     pub names: u64,
+    /// What was found of each btrfs.
+    pub btrfs: Vec<Outcome>,
     /// What is wrong with names.
     pub wrong_names: Vec<String>,
     /// Data units that are wrong.
@@ -52,7 +55,21 @@ pub struct Report {
 impl Report {
     /// Whether all is well and something was verified at all.
     pub fn is_verified(&self) -> bool {
-        self.mismatches.is_empty() && self.wrong_names.is_empty() && self.hits.is_empty() && self.data_units > 0
+        let compared = self.data_units > 0 || self.checksums() > 0;
+        compared
+            && self.mismatches.is_empty()
+            && self.wrong_names.is_empty()
+            && self.hits.is_empty()
+            && self.wrong_btrfs().next().is_none()
+    }
+
+    /// Entries of csum trees that were compared with checksums made here.
+    pub fn checksums(&self) -> u64 {
+        self.btrfs.iter().map(|fs| fs.checksums).sum()
+    }
+
+    fn wrong_btrfs(&self) -> impl Iterator<Item = &String> {
+        self.btrfs.iter().flat_map(|fs| &fs.wrong)
     }
 
     /// The same for programs.
@@ -81,12 +98,27 @@ impl Report {
             "directories": self.directories,
             "names": self.names,
             "wrong_names": self.wrong_names,
+            "checksums": self.checksums(),
+            "btrfs": self.btrfs.iter().map(btrfs_json).collect::<Vec<_>>(),
             "scanned_bytes": self.scanned_bytes,
             "sentinels": self.sentinels,
             "mismatches": mismatches,
             "plaintext_found": hits,
         })
     }
+}
+
+fn btrfs_json(fs: &Outcome) -> Value {
+    json!({
+        "algorithm": fs.algorithm,
+        "nodes": fs.nodes,
+        "checksums": fs.checksums,
+        "encrypted_extents": fs.encrypted_extents,
+        "nonces": fs.nonces,
+        "files_with_checksums": fs.files_with_checksums,
+        "files_without_checksums": fs.files_without_checksums,
+        "wrong": fs.wrong,
+    })
 }
 
 fn mismatch_json(mismatch: &Mismatch) -> Value {
@@ -135,7 +167,7 @@ impl Display for Report {
         if left > 0 {
             writeln!(f, "... and {left} more data units")?;
         }
-        for wrong in self.wrong_names.iter().take(MISMATCHES_SHOWN) {
+        for wrong in self.wrong_names.iter().take(MISMATCHES_SHOWN).chain(self.wrong_btrfs().take(MISMATCHES_SHOWN)) {
             writeln!(f, "{wrong}")?;
         }
         for hit in &self.hits {
@@ -146,18 +178,19 @@ impl Display for Report {
             )?;
         }
         if !self.is_verified() {
-            return if self.data_units == 0 {
+            return if self.data_units == 0 && self.btrfs.is_empty() {
                 write!(f, "nothing verified: no encrypted data unit lies on the image")
             } else {
                 write!(
                     f,
                     "ciphertext NOT verified: {} of {} data units wrong, {} of {} names wrong, {} sentinels found on the \
-                     image",
+                     image, {} things wrong with btrfs",
                     self.mismatches.len(),
                     self.data_units,
                     self.wrong_names.len(),
                     self.names,
-                    self.hits.len()
+                    self.hits.len(),
+                    self.wrong_btrfs().count()
                 )
             };
         }
@@ -167,7 +200,23 @@ impl Display for Report {
             .iter()
             .map(|((method, size), units)| format!("{units} data units of {size} bytes, {method}"))
             .collect();
-        write!(f, " ({})", kinds.join("; "))?;
+        if !kinds.is_empty() {
+            write!(f, " ({})", kinds.join("; "))?;
+        }
+        for fs in &self.btrfs {
+            write!(
+                f,
+                "\nbtrfs verified: {} checksums ({}) of what lies on the image, {} nodes; {} encrypted extents with {} nonces; {} files \
+                 with checksums, {} without",
+                fs.checksums,
+                fs.algorithm,
+                fs.nodes,
+                fs.encrypted_extents,
+                fs.nonces,
+                fs.files_with_checksums,
+                fs.files_without_checksums
+            )?;
+        }
         if self.directories > 0 {
             write!(f, "\nnames verified: {} in {} directories", self.names, self.directories)?;
         }

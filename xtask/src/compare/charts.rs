@@ -3,7 +3,7 @@
 
 use super::load::Load;
 use super::results::{Results, Sample, Series};
-use super::target::How;
+use super::target::{Disk, How, Target};
 use crate::measure::header::Header;
 use crate::measure::plot::{self, Bar, Colour, Group, Line};
 use crate::measure::statistics;
@@ -58,8 +58,9 @@ pub fn chapters(results: &Results) -> Result<Vec<Chapter>> {
         },
         Chapter {
             title: "Keys and keyslots",
-            words: "Files with a key each, read or written at random, 4 KiB at a time, one request after the other. Dashed: the same \
-                through blk-crypto-fallback, which keeps keys in 100 slots of its own, in the kernel.",
+            words: "Files with a key each, read or written at random, 4 KiB at a time, one request after the other. Long dashes: the same \
+                through blk-crypto-fallback, which keeps keys in 100 slots of its own, in the kernel. Dots: a device without keyslots, \
+                whose requests carry their keys.",
             pictures: churn(results)?,
         },
     ];
@@ -102,22 +103,22 @@ fn bars(
 
 /// Lines over the number of keyslots.
 fn churn(results: &Results) -> Result<Vec<String>> {
-    let hits = |s: &Sample| s.counters.hit_rate().unwrap_or(0.0) * 100.0;
+    let per_request = |s: &Sample| s.counters.programs_per_request().unwrap_or(0.0);
     let whole = |v: f64| format!("{v:.0}");
-    let percent = |v: f64| format!("{v:.0} %");
+    let hundredths = |v: f64| format!("{v:.2}");
     let mut pictures = vec![];
     for (writing, what) in [(false, "reads"), (true, "writes")] {
-        let mut add = |title: String, number: &dyn Fn(&Sample) -> f64, level: bool, form: &dyn Fn(f64) -> String| {
-            let lines = lines(results, writing, number, level);
+        let mut add = |title: String, number: &dyn Fn(&Sample) -> f64, fallback: bool, form: &dyn Fn(f64) -> String| {
+            let lines = lines(results, writing, number, fallback);
             if lines.iter().any(|l| !l.points.is_empty()) {
                 pictures.push(plot::lines(&title, &lines, form)?);
             }
             anyhow::Ok(())
         };
         add(format!("Random {what} per second"), &Sample::rate, true, &whole)?;
-        add(format!("Keys programmed per second, {what}"), &Sample::programs, false, &whole)?;
+        add(format!("Program commands per request, {what}"), &per_request, false, &hundredths)?;
         if !writing {
-            add("Requests that found their key in a slot".to_owned(), &hits, false, &percent)?;
+            add("Keys programmed per second, reads".to_owned(), &Sample::programs, false, &whole)?;
             let p99 = |s: &Sample| s.counted.latency.map_or(0.0, |l| l.p99);
             add("99 % of reads take at most, us".to_owned(), &p99, true, &whole)?;
         }
@@ -125,7 +126,8 @@ fn churn(results: &Results) -> Result<Vec<String>> {
     Ok(pictures)
 }
 
-fn lines(results: &Results, writing: bool, number: &dyn Fn(&Sample) -> f64, level: bool) -> Vec<Line> {
+/// The fallback has no commands, so there is nothing to compare those with.
+fn lines(results: &Results, writing: bool, number: &dyn Fn(&Sample) -> f64, fallback: bool) -> Vec<Line> {
     let groups = results.groups();
     let of = |load: &Load| matches!(load, Load::Churn { writing: w, .. } if *w == writing);
     let groups = groups.iter().filter(|(load, _)| of(load));
@@ -134,11 +136,12 @@ fn lines(results: &Results, writing: bool, number: &dyn Fn(&Sample) -> f64, leve
         .map(|(at, (load, group))| {
             let files = if let Load::Churn { files, .. } = load { *files } else { 0 };
             let point = |s: &&&Series| Some((s.target.keyslots()?, s.median(number)));
-            let fallback = group.iter().find(|s| s.target.how == How::Fallback);
+            let level = |is: &dyn Fn(&Target) -> bool| group.iter().find(|s| is(&s.target)).map(|s| s.median(number));
             Line {
                 label: format!("{files} files, {files} keys"),
                 points: group.iter().filter_map(|s| point(&s)).collect(),
-                level: fallback.filter(|_| level).map(|s| s.median(number)),
+                dashed: level(&|target| fallback && target.how == How::Fallback),
+                dotted: level(&|target| target.disk == Disk::KeysInRequests),
                 colour: [plot::ORANGE, plot::BLUE, plot::GREEN, plot::PURPLE][at % 4],
             }
         })

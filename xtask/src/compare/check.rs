@@ -55,7 +55,8 @@ fn word<'a>(json: &'a Value, name: &str) -> &'a str {
 fn words(json: &Value) -> Vec<String> {
     let header = json.get("header").and_then(Value::as_object);
     let header = header.into_iter().flatten().filter_map(|(_, v)| v.as_str());
-    let warning = json.get("warning").and_then(Value::as_str);
+    let warning =
+        ["warning", "keyslots_for_per_extent_keys"].map(|n| word(json, n)).into_iter().filter(|w| !w.is_empty());
     let targets = list(json, "targets")
         .iter()
         .flat_map(|t| ["target", "ran_as", "kernel_said", "device_counted"].map(|n| word(t, n)));

@@ -132,9 +132,12 @@ impl<S: Read + Write> Dialog<S> {
     }
 }
 
-/// The last few lines of what a command that failed had to say.
+/// The last few lines of what a command that failed had to say. What fio says as JSON is no reason.
 fn last_words(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let json = lines.iter().position(|l| *l == "{").zip(lines.iter().rposition(|l| *l == "}"));
+    let outside = |at: usize| json.is_none_or(|(first, last)| at < first || at > last);
+    let lines: Vec<&str> = (0..lines.len()).filter(|at| outside(*at)).map(|at| lines[at].trim()).collect();
     match lines.len() {
         0 => "it failed without a word".to_owned(),
         n => lines[n.saturating_sub(3)..].join("; "),
@@ -188,6 +191,17 @@ mod tests {
         assert_eq!(answer.unwrap(), "abc\nd");
         assert_eq!(marks, [(Mark::Begin, 100), (Mark::End, 250)]);
         assert_eq!(told, "load x\ngo\ngo\n");
+    }
+
+    #[test]
+    fn the_reason_is_not_the_end_of_json() {
+        let fio =
+            "fio: io_u error on file /mnt/x/d/data: Input/output error\n{\n  \"jobs\" : [\n    {\n    }\n  ]\n}\n";
+        assert_eq!(last_words(fio), "fio: io_u error on file /mnt/x/d/data: Input/output error");
+        let kernel =
+            "the guest's kernel: BTRFS error (device vdb): missing or error searching encryption context item\n";
+        assert!(last_words(&format!("{fio}{kernel}")).ends_with("encryption context item"));
+        assert_eq!(last_words("{\n}\n"), "it failed without a word");
     }
 
     #[test]

@@ -90,9 +90,14 @@ impl Counters {
         self.with(other, u64::saturating_add)
     }
 
+    /// Program commands for each encrypted request.
+    pub fn programs_per_request(&self) -> Option<f64> {
+        (self.crypto_requests > 0).then(|| self.programs as f64 / self.crypto_requests as f64)
+    }
+
     /// The share of encrypted requests that found their key in a slot.
     pub fn hit_rate(&self) -> Option<f64> {
-        (self.crypto_requests > 0).then(|| (1.0 - self.programs as f64 / self.crypto_requests as f64).max(0.0))
+        self.programs_per_request().map(|programs| (1.0 - programs).max(0.0))
     }
 }
 
@@ -179,7 +184,7 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     let keyslots = match what {
         target::Disk::Keyslots(n) => Some(n),
         target::Disk::KeysInRequests => Some(0),
-        target::Disk::Main | target::Disk::NoRawKeys => None,
+        target::Disk::Main | target::Disk::NoRawKeys | target::Disk::Spare(_) => None,
     };
     let mut options = vec![];
     let mut rest = user.iter();

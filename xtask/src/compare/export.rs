@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The report for programs: JSON and CSV.
 
+use super::answer::answer;
 use super::plan::Plan;
 use super::results::{Results, Sample, Series};
 use crate::measure::header::Header;
@@ -25,15 +26,18 @@ pub fn json(plan: &Plan, header: &Header, results: &Results) -> Value {
             .cost_of_a_program(writing)
             .map(|c| json!({ "request_us": c.request, "program_us": c.program, "points": c.points }))
     };
+    let key_in_request = |writing| results.time_with_key_in_request(writing).map(|(us, _)| us);
     let not_run = results.not_run.iter().map(|(target, reason)| json!({ "target": target, "reason": reason }));
     json!({
         "header": header.json(),
         "warning": header.warning,
+        "keyslots_for_per_extent_keys": answer(results),
         "rounds": plan.rounds,
         "planned": planned.collect::<Vec<_>>(),
         "targets": targets.collect::<Vec<_>>(),
         "results": results.series.iter().map(|s| series(results, s)).collect::<Vec<_>>(),
         "cost_of_a_program": { "read": cost(false), "write": cost(true) },
+        "request_with_its_key_us": { "read": key_in_request(false), "write": key_in_request(true) },
         "not_run": not_run.collect::<Vec<_>>(),
         "failed": results.failed,
     })
@@ -48,7 +52,8 @@ fn series(results: &Results, series: &Series) -> Value {
         "p50_us": series.latency(|l| l.p50), "p95_us": series.latency(|l| l.p95), "p99_us": series.latency(|l| l.p99),
         "guest_cpu_s_per_gb": series.median(Sample::guest_cpu_per_gb),
         "device_cpu_s_per_gb": series.median(Sample::device_cpu_per_gb),
-        "programs_per_s": series.median(Sample::programs), "hit_rate": series.hit_rate(),
+        "programs_per_s": series.median(Sample::programs), "programs_per_request": series.counters().programs_per_request(),
+        "hit_rate": series.hit_rate(),
         "samples": series.samples,
     })
 }
@@ -104,7 +109,7 @@ mod tests {
         let columns = COLUMNS.split(',').count();
         assert!(text.lines().all(|l| l.split(',').count() == columns), "{text}");
         assert_eq!(text.lines().count(), 1 + results.series.iter().map(|s| s.samples.len()).sum::<usize>());
-        assert!(text.contains("\nchurn-read-256,churn/1,NATIVE,1,5000,"), "{text}");
+        assert!(text.contains("\nchurn-read-256,churn/1,NATIVE,1,7000,"), "{text}");
     }
 
     #[test]

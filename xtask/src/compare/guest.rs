@@ -29,6 +29,16 @@ pub const PART_MIB: u64 = 512;
 /// For the partition table.
 const TABLE_MIB: u64 = 4;
 
+/// What was counted between two marks.
+pub struct Window {
+    /// CPU time of the guest, in seconds.
+    pub guest_cpu: f64,
+    /// CPU time of the device's process, in seconds.
+    pub device_cpu: f64,
+    /// What the device counted.
+    pub counters: Counters,
+}
+
 /// A guest that is up.
 pub struct Guest {
     qemu: Running,
@@ -48,39 +58,15 @@ impl Guest {
         prepared: &Prepared,
         plan: &Plan,
         user: &[String],
-        (images, logs): (&Path, &Path),
+        places: (&Path, &Path),
     ) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let script = Some(paths.guest_tests("compare/run.sh"));
-        Job { script, ..Job::new(prepared) }.write(paths, &scratch)?;
+        let disks = plan.disks();
         let parts = |what| plan.targets.iter().filter(|t| t.disk == what).count();
         // All of one size.
-        let most = plan.disks().into_iter().map(parts).max().unwrap_or(0) as u64;
+        let most = disks.iter().map(|what| parts(*what)).max().unwrap_or(0) as u64;
         let bytes = (most * PART_MIB + TABLE_MIB) << 20;
-        let program = &prepared.programs.device;
-        let disks: Vec<Disk> = plan
-            .disks()
-            .into_iter()
-            .map(|what| Disk::start(what, program, user, (images, bytes), (scratch.path(), logs)))
-            .collect::<Result<_>>()?;
-        let sockets: Vec<PathBuf> = disks.iter().map(Disk::socket).collect();
-        let sockets: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
-        let path = scratch.join("dialog");
-        let listener = Dialog::listen(&path)?;
-        let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &scratch) };
-        let qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
-        let dialog = Dialog::accept(&listener, BOOT, || alive(&qemu, logs))
-            .with_context(|| format!("the end of the guest's console:\n{}", tail(&logs.join("console.log"), 15)))?;
-        let mut guest = Self {
-            qemu,
-            dialog,
-            disks,
-            words: Words::default(),
-            logs: logs.to_path_buf(),
-            capabilities: String::new(),
-            scratch,
-        };
-        for what in plan.disks() {
+        let mut guest = Self::start(paths, prepared, "compare/run.sh", (&disks, bytes), user, places)?;
+        for what in disks {
             let text = guest.ask(&format!("disk {} {} {PART_MIB}", what.serial(), parts(what)))?;
             if what == target::Disk::Main {
                 guest.capabilities = text;
@@ -90,6 +76,43 @@ impl Guest {
             guest.ask(&format!("small_files {}", plan.small_files * 8))?;
         }
         Ok(guest)
+    }
+
+    /// Starts a device for each disk, with images of so many bytes in `images`, and boots the guest with a script that does what
+    /// it is asked for.
+    pub fn start(
+        paths: &Paths,
+        prepared: &Prepared,
+        script: &str,
+        (disks, bytes): (&[target::Disk], u64),
+        user: &[String],
+        (images, logs): (&Path, &Path),
+    ) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let script = Some(paths.guest_tests(script));
+        Job { script, ..Job::new(prepared) }.write(paths, &scratch)?;
+        let program = &prepared.programs.device;
+        let disks: Vec<Disk> = disks
+            .iter()
+            .map(|what| Disk::start(*what, program, user, (images, bytes), (scratch.path(), logs)))
+            .collect::<Result<_>>()?;
+        let sockets: Vec<PathBuf> = disks.iter().map(Disk::socket).collect();
+        let sockets: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
+        let path = scratch.join("dialog");
+        let listener = Dialog::listen(&path)?;
+        let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &scratch) };
+        let qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
+        let dialog = Dialog::accept(&listener, BOOT, || alive(&qemu, logs))
+            .with_context(|| format!("the end of the guest's console:\n{}", tail(&logs.join("console.log"), 15)))?;
+        Ok(Self {
+            qemu,
+            dialog,
+            disks,
+            words: Words::default(),
+            logs: logs.to_path_buf(),
+            capabilities: String::new(),
+            scratch,
+        })
     }
 
     /// The disks' options, for the report.
@@ -126,13 +149,22 @@ impl Guest {
         target: &Target,
         round: u32,
     ) -> Result<Sample> {
-        let Self { qemu, dialog, disks, logs, .. } = self;
-        let disk = disks.iter_mut().find(|d| d.what == target.disk).context("the target has no disk")?;
-        let mut marks: Vec<(Mark, u64, Counters, f64)> = vec![];
         let command = load.command(&target.id(), seconds, plan.file_mib, round);
+        let (text, window) = self.watch(target.disk, &command, seconds)?;
+        let counted = load::parse(&text).with_context(|| format!("the load counted nothing: {}", text.trim()))?;
+        let Window { guest_cpu, device_cpu, counters } = window;
+        Ok(Sample { counted, guest_cpu, device_cpu, counters })
+    }
+
+    /// Has the guest do something that takes so many seconds and has marks; returns what it printed, and what was counted between
+    /// the marks.
+    pub fn watch(&mut self, what: target::Disk, command: &str, seconds: f64) -> Result<(String, Window)> {
+        let Self { qemu, dialog, disks, logs, .. } = self;
+        let disk = disks.iter_mut().find(|d| d.what == what).context("the target has no disk")?;
+        let mut marks: Vec<(Mark, u64, Counters, f64)> = vec![];
         let limit = PATIENCE + Duration::from_secs_f64(seconds);
         let text = dialog.ask(
-            &command,
+            command,
             limit,
             || alive(qemu, logs),
             |mark, ticks| {
@@ -143,16 +175,16 @@ impl Guest {
         let [(Mark::Begin, ticks, before, cpu), (Mark::End, ticks_after, after, cpu_after)] = marks.as_slice() else {
             bail!("the guest gave {} marks in place of begin and end", marks.len());
         };
-        let counted = load::parse(&text).with_context(|| format!("the load counted nothing: {}", text.trim()))?;
-        Ok(Sample {
-            counted,
+        let window = Window {
             guest_cpu: ticks_after.saturating_sub(*ticks) as f64 / 100.0,
             device_cpu: (cpu_after - cpu).max(0.0),
             counters: after.since(*before),
-        })
+        };
+        Ok((text, window))
     }
 
-    fn ask(&mut self, command: &str) -> Result<String> {
+    /// Has the guest do something; returns what it printed.
+    pub fn ask(&mut self, command: &str) -> Result<String> {
         let Self { qemu, dialog, logs, .. } = self;
         dialog.ask(command, PATIENCE, || alive(qemu, logs), |_, _| Ok(()))
     }

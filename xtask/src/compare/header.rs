@@ -36,6 +36,7 @@ pub fn header(prepared: &Prepared, guest: &Guest, plan: &Plan, place: &str) -> R
             Disk::NoRawKeys => "disk that falls back".to_owned(),
             Disk::Keyslots(n) => format!("disk churn/{n}"),
             Disk::KeysInRequests => "disk churn/none".to_owned(),
+            Disk::Spare(n) => format!("disk {n}"),
         };
         header.add(name, options);
     }

@@ -5,12 +5,13 @@
 //! [`target`] and [`load`] are the two dimensions; [`plan`] says which of their combinations are measured, [`run`] measures
 //! them in rounds in a [`guest`], [`verdict`] says who really encrypted, and the other modules make the report.
 
+mod answer;
 mod charts;
 mod check;
 mod dialog;
-mod disk;
+pub mod disk;
 mod export;
-mod guest;
+pub mod guest;
 mod header;
 mod load;
 mod plan;
@@ -18,7 +19,7 @@ mod report;
 mod results;
 mod run;
 mod tables;
-mod target;
+pub mod target;
 mod verdict;
 
 use crate::cli::CompareArgs;

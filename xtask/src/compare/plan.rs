@@ -21,6 +21,8 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// Loads, in the order of the report.
     pub groups: Vec<Group>,
+    /// Only the most important.
+    pub quick: bool,
     /// How often.
     pub rounds: u32,
     /// Length of one measurement.
@@ -54,6 +56,7 @@ impl Plan {
         });
         Self {
             groups: groups.collect(),
+            quick,
             rounds: rounds.unwrap_or(if quick { 2 } else { 3 }),
             seconds: seconds.unwrap_or(if quick { 0.8 } else { 1.5 }),
             file_mib: if quick { 48 } else { 128 },

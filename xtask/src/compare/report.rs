@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The report: on the terminal, as Markdown and as a page that needs nothing but itself.
 
+use super::answer::{QUESTION, answer};
 use super::charts::{self, Chapter};
 use super::export;
 use super::plan::Plan;
@@ -39,7 +40,8 @@ pub fn write(plan: &Plan, header: &Header, results: &Results, out: &Path) -> Res
 
 /// For the terminal; the header has been printed when the guest was up.
 pub fn text(results: &Results) -> String {
-    let mut text = tables::verdicts(results).text() + "\n";
+    let mut text = answer(results).map_or(String::new(), |words| format!("{QUESTION}\n{words}\n\n"));
+    text += &(tables::verdicts(results).text() + "\n");
     for table in tables::measurements(results) {
         text += &(table.text() + "\n");
     }
@@ -57,6 +59,9 @@ pub fn text(results: &Results) -> String {
 
 fn markdown(header: &Header, results: &Results) -> String {
     let mut text = format!("# {TITLE}\n\n");
+    if let Some(words) = answer(results) {
+        text += &format!("**{QUESTION}** {}\n\n", escape(&words));
+    }
     if let Some(warning) = header.warning {
         text += &format!("> **Emulated.** {warning}\n\n");
     }
@@ -150,6 +155,7 @@ mod tests {
         let mut results = results();
         results.failed.push("ext4/native: words & counters".into());
         let (text, md) = (text(&results), markdown(&header(), &results));
+        assert!(md.starts_with(&format!("# {TITLE}\n\n**{QUESTION}** More than 32")), "{md}");
         assert!(text.contains("FAILED: ext4/native") && text.contains("not run: f2fs/plain"));
         assert!(md.contains("**FAILED:** ext4/native"));
         let html = html(&md, &[]);

@@ -82,23 +82,27 @@ fn row(results: &Results, series: &Series) -> Vec<String> {
     row
 }
 
-/// What programming a key costs, in a sentence each.
+/// What a key costs, in a sentence each: programmed into a slot, and brought along by the request.
 pub fn costs(results: &Results) -> Vec<String> {
-    [(false, "reads"), (true, "writes")]
-        .iter()
-        .filter_map(|(writing, what)| {
-            let cost = results.cost_of_a_program(*writing)?;
-            let in_request = results
-                .time_with_key_in_request(*writing)
-                .map(|us| format!(" With keys in requests: {us:.0} us, whatever the keys (median)."))
-                .unwrap_or_default();
-            Some(format!(
+    let mut lines = vec![];
+    for (writing, what) in [(false, "reads"), (true, "writes")] {
+        let slots = results.cost_of_a_program(writing);
+        lines.extend(slots.map(|cost| {
+            format!(
                 "Random {what} of 4 KiB, one after the other: {:.0} us when the key is in a slot, and {:.0} us more for each \
-                 key that is programmed (straight line through {} measurements).{in_request}",
+                 key that is programmed (straight line through {} measurements).",
                 cost.request, cost.program, cost.points
-            ))
-        })
-        .collect()
+            )
+        }));
+        lines.extend(results.time_with_key_in_request(writing).map(|(us, samples)| {
+            let than = slots.map(|cost| format!(", where a key that is programmed makes it {:.0} us", cost.request + cost.program));
+            format!(
+                "The same {what} with keys in requests: {us:.0} us whatever the keys (median of {samples} measurements){}.",
+                than.unwrap_or_default()
+            )
+        }));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -120,5 +124,15 @@ mod tests {
             assert_eq!(table.markdown().lines().count(), table.rows.len() + 4);
             assert_eq!(table.text().lines().count(), table.rows.len() + 2);
         }
+    }
+
+    #[test]
+    fn keys_in_requests_have_a_line_of_their_own() {
+        let mut results = results();
+        let lines = costs(&results);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[1].starts_with("The same reads with keys in requests: 83 us"), "{}", lines[1]);
+        results.series.retain(|s| s.target.keyslots().is_some());
+        assert_eq!(costs(&results).len(), 1);
     }
 }

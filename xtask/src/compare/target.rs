@@ -92,6 +92,8 @@ pub enum Disk {
     Keyslots(u32),
     /// The same without keyslots: each request brings its key along.
     KeysInRequests,
+    /// Another one with the user's options.
+    Spare(u32),
 }
 
 impl Disk {
@@ -102,6 +104,7 @@ impl Disk {
             Self::NoRawKeys => "NORAWKEYS".to_owned(),
             Self::Keyslots(n) => format!("KEYSLOTS{n}"),
             Self::KeysInRequests => "KEYSINREQUESTS".to_owned(),
+            Self::Spare(n) => format!("SPARE{n}"),
         }
     }
 }
@@ -131,7 +134,7 @@ impl Target {
         let (name, how) = match disk {
             Disk::Keyslots(n) => (format!("churn/{n}"), How::Native),
             Disk::KeysInRequests => ("churn/none".to_owned(), How::Native),
-            Disk::Main | Disk::NoRawKeys => ("churn/fallback".to_owned(), How::Fallback),
+            Disk::Main | Disk::NoRawKeys | Disk::Spare(_) => ("churn/fallback".to_owned(), How::Fallback),
         };
         Self { name, fs: Fs::Ext4, how, disk, churn: true }
     }
@@ -163,6 +166,8 @@ impl Target {
     /// they can: a fallback where none should be is noticed.
     pub fn setup_order(&self) -> u8 {
         match (self.how, self.expected()) {
+            // After what is compared with it.
+            (How::Plain, _) if self.fs == Fs::Btrfs => 4,
             (How::Plain | How::DmCrypt | How::DmInlinecrypt, _) => 0,
             (How::Native, Some(_)) => 1,
             (_, None) => 2,
@@ -181,8 +186,8 @@ pub fn all(quick: bool) -> Vec<Target> {
     let mut targets: Vec<Target> = ext4.iter().map(|how| Target::ordinary(Fs::Ext4, *how)).collect();
     if !quick {
         targets.extend([Plain, Native, Fallback].map(|how| Target::ordinary(Fs::F2fs, how)));
-        targets.extend([Plain, Native].map(|how| Target::ordinary(Fs::Btrfs, how)));
     }
+    targets.extend([Plain, Native].map(|how| Target::ordinary(Fs::Btrfs, how)));
     let keyslots: &[u32] = if quick { &QUICK_KEYSLOTS } else { &KEYSLOTS };
     targets.extend(keyslots.iter().map(|n| Target::churn(Disk::Keyslots(*n))));
     targets.extend([Disk::KeysInRequests, Disk::NoRawKeys].map(Target::churn));
@@ -210,6 +215,7 @@ mod tests {
         let order = |name: &str| all(false).iter().find(|t| t.name == name).unwrap().setup_order();
         assert!(order("churn/1024") < order("btrfs/native"));
         assert!(order("btrfs/native") < order("ext4/fallback"));
+        assert!(order("btrfs/native") < order("btrfs/plain"));
         assert_eq!(order("churn/fallback"), order("ext4/no-inlinecrypt"));
     }
 }

@@ -125,8 +125,10 @@ pub struct Line {
     pub label: String,
     /// Keyslots and value.
     pub points: Vec<(u32, f64)>,
-    /// A level to compare with, drawn dashed.
-    pub level: Option<f64>,
+    /// A level to compare with, drawn in dashes.
+    pub dashed: Option<f64>,
+    /// Another one, drawn in dots.
+    pub dotted: Option<f64>,
     /// Its colour.
     pub colour: Colour,
 }
@@ -139,7 +141,7 @@ pub fn lines(title: &str, lines: &[Line], value: impl Fn(f64) -> String) -> Resu
     slots.dedup();
     let first = slots.first().copied().unwrap_or(1);
     let last = slots.last().copied().unwrap_or(1).max(first + 1);
-    let values = lines.iter().flat_map(|l| l.points.iter().map(|p| p.1).chain(l.level));
+    let values = lines.iter().flat_map(|l| l.points.iter().map(|p| p.1).chain(l.dashed).chain(l.dotted));
     let most = nice(values.fold(f64::MIN_POSITIVE, f64::max));
     draw((WIDTH, top + 180 + 44), |area| {
         text(area, title, (10, 9), 15, TEXT, LEFT_TOP)?;
@@ -166,8 +168,9 @@ pub fn lines(title: &str, lines: &[Line], value: impl Fn(f64) -> String) -> Resu
             let style = line.colour.0.stroke_width(2);
             area.draw(&PathElement::new([(58, middle), (80, middle)], line.colour.0.stroke_width(3)))?;
             text(area, &line.label, (88, middle), 12, TEXT, LEFT_MIDDLE)?;
-            if let Some(level) = line.level {
-                chart.draw_series(DashedLineSeries::new([(first, level), (last, level)], 5, 4, style))?;
+            for (level, dash, gap) in [(line.dashed, 9, 4), (line.dotted, 2, 4)] {
+                let ends = level.map(|level| [(first, level), (last, level)]);
+                chart.draw_series(DashedLineSeries::new(ends.into_iter().flatten(), dash, gap, style))?;
             }
             chart.draw_series(LineSeries::new(line.points.clone(), style))?;
             chart.draw_series(line.points.iter().map(|p| Circle::new(*p, 4, line.colour.0.filled())))?;
@@ -237,8 +240,13 @@ mod tests {
 
     #[test]
     fn lines_have_axes_and_levels() {
-        let line =
-            Line { label: "16 keys".into(), points: vec![(1, 10.0), (1024, 40.0)], level: Some(20.0), colour: ORANGE };
+        let line = Line {
+            label: "16 keys".into(),
+            points: vec![(1, 10.0), (1024, 40.0)],
+            dashed: Some(20.0),
+            dotted: None,
+            colour: ORANGE,
+        };
         let svg = lines("t", &[line], |v| format!("{v:.0}")).unwrap();
         assert!(svg.contains("1024") && svg.contains("16 keys") && svg.contains("keyslots"));
         assert!(lines("empty", &[], |v| v.to_string()).is_ok());

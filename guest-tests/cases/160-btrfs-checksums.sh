@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: btrfs with each of its four checksums: the verifier finds its files on the image and computes all of the csum tree again
+# image: 512M
+# needs: CONFIG_BTRFS_FS mkfs.btrfs
+# check: fscrypt
+
+FS=btrfs
+make_files tree 0 1 4095 65536 1048577
+# Extents of which only a part is left, and one that two files share.
+cp "$OUT/plain/tree/file-4-of-1048577" "$OUT/plain/tree/changed"
+make-data 40000 9 | dd of="$OUT/plain/tree/changed" bs=4096 seek=20 conv=notrunc status=none
+printf 'label: gpt\nsize=124MiB\nsize=124MiB\nsize=124MiB\nsize=124MiB\n' | sfdisk -q "$DISK"
+part=0
+for algorithm in crc32c xxhash sha256 blake2; do
+	part=$((part + 1))
+	offset=$(($(cat "$BLOCK/${DISK##*/}$part/start") * 512))
+	BTRFS_OPTIONS="--csum $algorithm"
+	make_fs "$DISK$part"
+	mount_fs "$DISK$part" "$MNT"
+	mkdir "$MNT/sums" "$MNT/no-sums"
+	chattr +C "$MNT/no-sums"
+	for directory in sums no-sums; do
+		cp -r --reflink=never "$OUT/plain/tree/." "$MNT/$directory"
+		sync
+		cp --reflink=always "$MNT/$directory/file-4-of-1048577" "$MNT/$directory/changed"
+		make-data 40000 9 | dd of="$MNT/$directory/changed" bs=4096 seek=20 conv=notrunc status=none
+	done
+	sync
+	drop_caches
+	for directory in sums no-sums; do
+		same_files "$OUT/plain/tree" "$MNT/$directory"
+		record_btrfs "$MNT/$directory" tree "$offset" false
+	done
+	umount "$MNT"
+	check_fs "$DISK$part"
+done

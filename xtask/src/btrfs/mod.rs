@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask btrfs`: what btrfs on this device does on a kernel, with and without encryption, and what its keys cost.
+//!
+//! One guest has a btrfs on each of several of our devices. Every step says what came of it; a step that fails does not end the
+//! run. Whether encryption is native is reported, not demanded: in the public series it is not.
+
+mod report;
+mod steps;
+
+use crate::cli::BtrfsArgs;
+use crate::compare::guest::Guest;
+use crate::compare::target::Disk;
+use crate::paths::Paths;
+use crate::setup::{self, Prepared};
+use crate::verify;
+use crate::{cache, progress};
+use anyhow::{Context, Result, ensure};
+use report::Findings;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+/// What a kernel lacks whose btrfs refuses keys.
+pub const LACKING: &str = "this kernel's btrfs does not encrypt: it lacks the series \"btrfs: add fscrypt support\"";
+
+/// Room for all files and a balance.
+const IMAGE_BYTES: u64 = 1 << 30;
+
+/// The disks on which keys are counted.
+const KEYSLOTS: [Disk; 5] =
+    [Disk::Keyslots(1), Disk::Keyslots(4), Disk::Keyslots(32), Disk::Keyslots(256), Disk::KeysInRequests];
+
+/// Runs it; true when no step failed and the image was verified.
+pub fn run(paths: &Paths, args: &BtrfsArgs) -> Result<bool> {
+    let prepared = setup::prepare(paths, &args.guest)?;
+    run_on(paths, &prepared, &args.device, true)
+}
+
+/// The same on a guest that is ready; `keys`: also measure what keys cost.
+pub fn run_on(paths: &Paths, prepared: &Prepared, device: &[String], keys: bool) -> Result<bool> {
+    let kernel = &prepared.machine.kernel;
+    ensure!(
+        kernel.has("CONFIG_BTRFS_FS"),
+        "the guest's kernel, {}, has no CONFIG_BTRFS_FS: give one of your own that has, with --kernel and --kdir",
+        kernel.name
+    );
+    let out = paths.target.join("btrfs");
+    let logs = out.join("logs");
+    cache::remove_tree(&out)?;
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    let images = tempfile::Builder::new().prefix("vubc-btrfs-").tempdir_in(&out)?;
+    let keyslots = if keys { &KEYSLOTS[..] } else { &[] };
+    let disks = [&[Disk::Main, steps::PARTS, Disk::Spare(1), Disk::Spare(2), Disk::Spare(3)], keyslots].concat();
+    let mut findings = Findings::default();
+    let mut guest = progress::step("guest boot", || {
+        Guest::start(paths, prepared, "btrfs/run.sh", (&disks, IMAGE_BYTES), device, (images.path(), &logs))
+    })?;
+    steps::run(&mut guest, keyslots, &mut findings);
+    match guest.finish() {
+        Ok(problems) => findings.problems.extend(problems),
+        Err(error) => findings.problems.push(format!("{error:#}")),
+    }
+    findings.words = said(&crate::process::text(&logs.join("out/dmesg")));
+    verify(prepared, images.path(), &logs, &out, &mut findings)?;
+    let text = report::text(prepared, &findings);
+    println!("\n{text}");
+    fs::write(out.join("report.txt"), &text)?;
+    println!("logs and report: {}", out.display());
+    Ok(findings.is_good())
+}
+
+/// fscrypt's own words about the contents of files.
+fn said(dmesg: &str) -> Vec<String> {
+    let lines = dmesg.lines().filter_map(|l| l.find("fscrypt: ").map(|at| l[at..].trim().to_owned()));
+    lines.filter(|l| l.contains(" using blk-crypto")).collect()
+}
+
+/// The independent verifier over the images of which the guest has recorded what must be on them.
+fn verify(prepared: &Prepared, images: &Path, logs: &Path, out: &Path, findings: &mut Findings) -> Result<()> {
+    let from = logs.join("out");
+    // Two images have the same files: the copies, after one device was replaced.
+    let images_of = [(Disk::Main, Disk::Main), (steps::PARTS, steps::PARTS), (Disk::Spare(1), Disk::Spare(1))];
+    for (disk, recorded) in images_of.into_iter().chain([(Disk::Spare(3), Disk::Spare(1))]) {
+        let manifest = from.join(format!("{}.jsonl", recorded.serial()));
+        if !manifest.exists() {
+            continue;
+        }
+        let results = out.join(disk.serial());
+        fs::create_dir(&results)?;
+        fs::copy(&manifest, results.join("manifest.jsonl"))?;
+        for name in ["keys", "sentinel", "plain"].iter().filter(|name| from.join(name).exists()) {
+            symlink(std::path::absolute(from.join(name))?, results.join(name))?;
+        }
+        let name = format!("{}.img", disk.serial().to_lowercase());
+        match verify::run(&prepared.programs.verifier, &images.join(&name), &results, &results) {
+            Ok(verified) => findings.verified.push((name, verified)),
+            Err(error) => findings.problems.push(format!("{name}: {error:#}")),
+        }
+    }
+    Ok(())
+}
