@@ -13,7 +13,7 @@
 //! | `native` | a schedule and its kernel: checks lengths and calls | the calls |
 //! | `x86`, `arm` | one kernel per instruction set | intrinsics, loads and stores |
 //! | `portable` | the same with the `aes` crate | |
-//! | `prefetch` | what the CPU is to fetch into its caches | one instruction without effect on memory |
+//! | `prefetch` | prefetching into the CPU's caches | one instruction without effect on memory |
 
 // Where `unsafe` is needed it is allowed here, by name.
 #![deny(unsafe_code)]
