@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Eventfds: our own, and those of frontends, which may be no eventfds at all.
+//! Eventfds: our own, and those of frontends, which may be something else.
 
 #![forbid(unsafe_code)]
 
@@ -12,23 +12,23 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::ratelimit::RateLimit;
 
-/// An eventfd of our own.
+/// Creates an eventfd.
 ///
 /// # Errors
-/// The system's.
+/// Those of `eventfd`.
 pub fn new() -> io::Result<File> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into())
 }
 
-/// Whether it can be read or written now.
+/// Whether the file can be read or written now.
 pub fn is_ready(file: &File, flags: PollFlags) -> bool {
     poll(&mut [PollFd::new(file, flags)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
-/// Empties an eventfd without waiting. False when it is none, and would be readable for ever.
+/// Empties an eventfd without waiting. Returns false for a file that is not an eventfd and would stay readable.
 pub fn drain(event: &File) -> bool {
     let mut count = [0; 8];
-    // The flags of the descriptor are not enough: they are the frontend's to change. An offset of -1 means none.
+    // The frontend can change O_NONBLOCK, so RWF_NOWAIT is needed too. An offset of -1 means none.
     let read = rustix::io::preadv2(event, &mut [IoSliceMut::new(&mut count)], u64::MAX, ReadWriteFlags::NOWAIT);
     let read = match read {
         // Before Linux 5.8.
@@ -43,13 +43,13 @@ pub fn drain(event: &File) -> bool {
 pub fn signal(event: &File) {
     match rustix::io::write(event, &1u64.to_ne_bytes()) {
         Ok(_) => {}
-        // The counter is at its maximum: the other side has not looked for a long time, and will find it readable.
+        // The counter is at its maximum, so the eventfd is readable anyway.
         Err(Errno::AGAIN) => {}
         Err(error) => {
             static LIMIT: RateLimit = RateLimit::new();
             if let Some(suppressed) = LIMIT.allow() {
                 let error = io::Error::from(error);
-                log::warn!("cannot signal an eventfd: {error} ({suppressed} such lines left out before)");
+                log::warn!("cannot signal an eventfd: {error} ({suppressed} such lines suppressed)");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 //! A vhost-user-blk device with inline encryption, as a UFS or eMMC host controller has it.
 //!
-//! The way of a request, module by module:
+//! The stages of a request, module by module:
 //!
 //! | stage | module | knows | must not know |
 //! |---|---|---|---|
@@ -20,7 +20,9 @@
 //! | execute | [`engine`] | a request from its key to the disk, in one function | virtqueues, statuses |
 //! | virtio | [`device`] | features, configuration space; error to status | how requests are executed |
 //!
-//! [`tasks`] has the requests in flight, [`reactor`] is what their worker asks of the engine, [`segments`] their bytes in guest memory. [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
+//! [`tasks`] holds the requests in flight, [`reactor`] is the worker's interface to the engine, [`segments`] the data
+//! of a request in guest memory. [`faults`] decides which requests fail, and how. [`protocol`] has every number of the
+//! wire format, [`personality`] the values of real engines. `ARCHITECTURE.md` has the picture.
 
 pub mod control;
 pub mod descriptors;

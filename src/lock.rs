@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Locking, whatever has panicked.
+//! Locking that ignores poisoning.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks. What our locks protect are plain values: a panic elsewhere, which could only come from a defect, cannot leave them
+/// Locks. Our locks protect plain values: a panic elsewhere, which only a bug could cause, cannot leave them
 /// half-changed.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

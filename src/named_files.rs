@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The files of the command line are different files: counters or a trace in the image would be its end, and in the wrapping key
-//! that of the keys.
+//! The files of the command line must differ: counters or a trace would destroy the image or the wrapping key.
 
 use std::path::Path;
 
@@ -23,12 +22,12 @@ impl<'a> NamedFiles<'a> {
         ])
     }
 
-    /// Makes sure that the file of an option is none of those before it. To be called when these have been made.
+    /// Makes sure that the file of an option differs from those before it, which must exist by now.
     pub fn check(&self, option: &str) -> Result<()> {
         let metadata = |path: &Path| std::fs::metadata(path).ok();
         let place = self.0.iter().position(|(name, _)| *name == option).unwrap_or_default();
         let (before, rest) = self.0.split_at(place);
-        // One that does not exist yet is none of them.
+        // A file that does not exist yet differs from all others.
         let Some((path, ours)) = rest.first().and_then(|(_, path)| path.and_then(|path| Some((path, metadata(path)?))))
         else {
             return Ok(());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Tells systemd when frontends can connect, and when the end begins (sd_notify(3), `Type=notify`).
+//! Tells systemd when frontends can connect, and when the device stops (sd_notify(3), `Type=notify`).
 
 use std::ffi::OsString;
 use std::io;
@@ -8,7 +8,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The service manager's socket, if there is one. It must be made before the sandbox, which allows no new sockets.
+/// The service manager's socket, if there is one. Connect it before the sandbox starts, which allows no new sockets.
 pub struct Notify(Option<UnixDatagram>);
 
 impl Notify {
@@ -26,17 +26,17 @@ impl Notify {
         };
         let socket = std::env::var_os("NOTIFY_SOCKET").map(connect).transpose();
         Self(socket.unwrap_or_else(|error: io::Error| {
-            log::warn!("the service manager cannot be told anything by NOTIFY_SOCKET: {error}");
+            log::warn!("cannot connect to the service manager by NOTIFY_SOCKET: {error}");
             None
         }))
     }
 
-    /// Frontends can connect.
+    /// Reports that frontends can connect.
     pub fn ready(&self) {
         self.tell("READY=1\n");
     }
 
-    /// The device has begun to end.
+    /// Reports that the device stops.
     pub fn stopping(&self) {
         self.tell("STOPPING=1\n");
     }

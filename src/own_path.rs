@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Paths that this program has made, and removes only as long as they are what it has made.
+//! Paths that this program created. It removes a path only while its own file is there.
 
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Something at a path that is ours. Dropping it removes it, unless somebody else has put something in its place.
+/// A path of ours. Dropping it removes it, unless somebody has replaced it.
 #[derive(Debug)]
 pub struct OwnPath {
     path: PathBuf,
@@ -16,30 +16,30 @@ pub struct OwnPath {
 }
 
 impl OwnPath {
-    /// What is at `path` now, a symbolic link itself.
+    /// What is at `path` now. Does not follow symbolic links.
     ///
     /// # Errors
-    /// When nothing can be found there.
+    /// When nothing is there.
     pub fn find(path: &Path) -> io::Result<Self> {
         Ok(Self::of(path, &std::fs::symlink_metadata(path)?))
     }
 
-    /// What is known to be at `path`.
+    /// What is at `path`, with its metadata.
     pub fn of(path: &Path, metadata: &Metadata) -> Self {
         Self { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) }
     }
 
-    /// Whether it is the same.
+    /// Whether `metadata` belongs to the same file.
     pub fn is(&self, metadata: &Metadata) -> bool {
         self.identity == (metadata.dev(), metadata.ino())
     }
 
-    /// It stays where it is.
+    /// Leaves it in place.
     pub fn keep(mut self) {
         self.path = PathBuf::new();
     }
 
-    /// Removes it now. False when something else is there.
+    /// Removes it now. Returns false when something else is there.
     ///
     /// # Errors
     /// When it cannot be removed.
@@ -53,7 +53,7 @@ impl OwnPath {
         match std::fs::symlink_metadata(&self.path) {
             Ok(found) if self.is(&found) => std::fs::remove_file(&self.path).map(|()| true),
             Ok(_) => Ok(false),
-            // Somebody has removed it before.
+            // Somebody has already removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
@@ -67,7 +67,7 @@ impl Drop for OwnPath {
         }
         match self.try_remove() {
             Ok(true) => {}
-            Ok(false) => log::warn!("{} is left alone: somebody else has put it there", self.path.display()),
+            Ok(false) => log::warn!("{} is not removed: another program has replaced it", self.path.display()),
             Err(error) => log::warn!("cannot remove {}: {error}", self.path.display()),
         }
     }

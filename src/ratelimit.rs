@@ -8,7 +8,7 @@ use crate::lock::lock;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Lines in a row before the limit sets in.
+/// Lines in a row before the limit applies.
 const BURST: u32 = 10;
 /// After a burst, one line in this time.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ impl RateLimit {
         Self(Mutex::new(None))
     }
 
-    /// Whether a line may be logged now; if so, how many were not since the last one.
+    /// Whether a line may be logged now. If so, returns how many were suppressed since the last one.
     pub fn allow(&self) -> Option<u64> {
         let mut window = lock(&self.0);
         let now = Instant::now();
@@ -40,7 +40,7 @@ impl RateLimit {
                 window.suppressed = window.suppressed.saturating_add(1);
                 return None;
             }
-            // The limit stays on for a guest that goes on, and is lifted for one that was quiet for a while.
+            // The limit persists while the guest continues, and ends after a quiet period.
             let quiet = now.duration_since(window.start) > INTERVAL * BURST;
             window.lines = if quiet { 0 } else { BURST - 1 };
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a worker thread asks of the layer that executes its requests.
+//! The interface of a worker thread to the layer that executes its requests.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -8,27 +8,27 @@ use std::task::Waker;
 
 use crate::tasks::Token;
 
-/// One worker's part of the layer below: it knows which of the worker's requests can go on.
+/// One worker's part of the layer below. It knows which of the worker's requests can continue.
 pub trait Reactor: Send {
-    /// How many more requests may be started. While it is 0, requests are in flight.
+    /// How many more requests may start. While it is 0, requests are in flight.
     fn room(&self) -> usize;
-    /// Submits what requests have asked of the disk since the last call.
+    /// Submits the disk operations that requests have queued since the last call.
     fn submit(&self);
-    /// Adds the requests that can go on. Never waits.
+    /// Adds the requests that can continue. Never waits.
     fn poll_completions(&self, tokens: &mut Vec<Token>);
-    /// Requests are about to be completed, or the worker is going to rest: releases the keys that are kept for requests to
-    /// come, and lets other CPUs see what has been stored.
+    /// Called before requests complete and before the worker rests: releases keys that were kept for later requests,
+    /// and makes stores visible to other CPUs.
     fn before_completion(&self);
-    /// Whether faults hold requests back: those that [`Reactor::drain`] is about.
+    /// Whether faults hold requests back, which [`Reactor::drain`] would release.
     fn has_held_requests(&self) -> bool;
-    /// Somebody waits until all requests of a queue are done: releases those that are held back. Returns whether there were
-    /// any.
+    /// Releases requests of a queue that faults hold back, because somebody waits for all its requests. Returns whether
+    /// there were any.
     fn drain(&self, queue: usize) -> bool;
-    /// Gives `action` descriptors that are readable when there are completions.
+    /// Passes the descriptors to `action` that become readable when there are completions.
     ///
     /// # Errors
     /// Those of `action`.
     fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()>;
-    /// Requests are polled with this.
+    /// The waker to poll requests with.
     fn waker(&self) -> &Waker;
 }

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use zeroize::Zeroize;
 
-/// One value in whole pages of its own.
+/// A value in pages of its own.
 pub struct SecretBox<T> {
     value: NonNull<T>,
     mapped: usize,
@@ -20,7 +20,7 @@ unsafe impl<T: Send> Send for SecretBox<T> {}
 unsafe impl<T: Sync> Sync for SecretBox<T> {}
 
 impl<T> SecretBox<T> {
-    /// Bytes that one takes of what may be locked, with pages of the usual size.
+    /// Bytes of locked memory that one takes, with pages of 4 KiB.
     pub const LOCKED: usize = (size_of::<T>() + 4095) & !4095;
 
     /// Moves `value`, which must not hold a secret yet, into locked memory.
@@ -32,8 +32,8 @@ impl<T> SecretBox<T> {
         let mapped = size_of::<T>().max(1).next_multiple_of(system::page_size());
         let address = system::map(mapped)?;
         let value_at = NonNull::new(address.cast::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        // From here on dropping `this` unmaps. The zero bytes of a fresh mapping become a `T` below, before any return
-        // but the error ones, where `T`'s own drop must not run: hence the guard.
+        // From here on, dropping the guard unmaps. If a call below fails there is no `T` yet, so `T`'s own drop must
+        // not run.
         let guard = Unmap { address, mapped };
         // SAFETY: the range is the mapping made above.
         unsafe {
@@ -65,7 +65,7 @@ impl<T> std::ops::DerefMut for SecretBox<T> {
 impl<T> Drop for SecretBox<T> {
     fn drop(&mut self) {
         let guard = Unmap { address: self.value.as_ptr().cast(), mapped: self.mapped };
-        // SAFETY: the value is dropped once, here, and not used again; its bytes are then plain memory of the mapping.
+        // SAFETY: the value is dropped once, here, and not used again. Its bytes are then plain memory of the mapping.
         unsafe {
             self.value.drop_in_place();
             std::slice::from_raw_parts_mut(guard.address.cast::<u8>(), guard.mapped).zeroize();
@@ -115,13 +115,12 @@ mod system {
     /// # Safety
     /// The range must be a mapping of [`map`] that nothing uses any more.
     pub unsafe fn unmap(address: *mut c_void, len: usize) {
-        // SAFETY: the caller's promise. Unmapping unlocks it, too. A failure would leave memory mapped, which harms
-        // nothing.
+        // SAFETY: the caller's promise. This also unlocks. If it fails, the memory stays mapped, which is harmless.
         let _ = unsafe { munmap(address, len) };
     }
 }
 
-/// Miri, which checks what is done with the memory, knows none of these calls.
+/// Miri checks how the memory is used, but has none of these calls.
 #[cfg(miri)]
 mod system {
     use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -151,11 +150,11 @@ mod system {
     }
 }
 
-/// Calls `action`, which works on secrets, and then overwrites `STACK` bytes of the stack from here on: as many as the
-/// action may have used.
+/// Calls `action`, which works on secrets, and then overwrites `STACK` bytes of the stack below: as many as the action
+/// may have used.
 ///
-/// Values that are moved leave copies behind which no destructor sees; expanded keys are returned by value from the
-/// crates that expand them. So this surrounds every command that has to do with keys.
+/// Moving a value leaves a copy that no destructor sees, and the crates that expand keys return them by value. So every
+/// command on keys runs inside this.
 pub fn with_wiped_stack<const STACK: usize, R>(action: impl FnOnce() -> R) -> R {
     #[inline(never)]
     fn below<R>(action: impl FnOnce() -> R) -> R {
@@ -163,8 +162,8 @@ pub fn with_wiped_stack<const STACK: usize, R>(action: impl FnOnce() -> R) -> R 
     }
     #[inline(never)]
     fn wipe<const STACK: usize>() {
-        // Its frame lies where the frames of `below` were. Filled at once: wiping word by word takes longer than
-        // programming a key. That the compiler leaves it, the test below checks.
+        // Its frame covers the frames of `below`. It is filled at once, because wiping word by word takes longer than
+        // programming a key. The test below checks that the compiler keeps it.
         let frame = [0u8; STACK];
         std::hint::black_box(&frame);
     }
@@ -173,23 +172,21 @@ pub fn with_wiped_stack<const STACK: usize, R>(action: impl FnOnce() -> R) -> R 
     result
 }
 
-/// For [`with_wiped_stack`]: enough for a raw key to be expanded and put in its place. Code that is not optimised takes
-/// more.
+/// For [`with_wiped_stack`]: enough to expand a raw key and put it in its place. Unoptimised code takes more.
 pub const PROGRAM_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } else { 8 << 10 };
 
-/// For [`with_wiped_stack`]: enough for a raw key that lies where it is used to be expanded in its place, with the CPU's own
-/// instructions.
+/// For [`with_wiped_stack`]: enough to expand a raw key in place with the CPU's own instructions.
 pub const EXPANSION_STACK: usize = if cfg!(debug_assertions) { COMMAND_STACK } else { 1 << 10 };
 
-/// For [`with_wiped_stack`]: enough for all that is done with keys, several times what unwrapping one takes.
+/// For [`with_wiped_stack`]: enough for every operation on keys, several times what unwrapping takes.
 pub const COMMAND_STACK: usize = 64 << 10;
 
-/// Overwrites what a signal handler has left behind of this thread: the kernel puts the CPU's registers, which may hold round keys, on
-/// the stack that the handler runs on. To be called when a handler with `SA_ONSTACK` has run while keys were used. Without such a stack
-/// there is nothing to do.
+/// Overwrites what a signal handler has left of this thread: the kernel saves the CPU's registers, which may hold round
+/// keys, on the handler's stack. Call it when a handler with `SA_ONSTACK` has run while keys were used. Without such a
+/// stack it does nothing.
 pub fn wipe_signal_stack() {
     let mut stack = std::mem::MaybeUninit::<libc::stack_t>::zeroed();
-    // SAFETY: it asks, and writes a `stack_t`, for which there is room; a zeroed one is valid, too.
+    // SAFETY: it only queries, and writes a `stack_t`, for which there is room; a zeroed one is valid.
     let stack = unsafe {
         libc::sigaltstack(std::ptr::null(), stack.as_mut_ptr());
         stack.assume_init()
@@ -197,11 +194,11 @@ pub fn wipe_signal_stack() {
     if stack.ss_sp.is_null() || stack.ss_flags & (libc::SS_DISABLE | libc::SS_ONSTACK) != 0 {
         return;
     }
-    // SAFETY: the memory is this thread's, for handlers, and none runs: signals that may come at any time are for a thread of their own,
-    // and nothing here raises one.
+    // SAFETY: the memory is this thread's signal stack, and no handler runs: another thread takes external signals, and
+    // nothing here raises one.
     let stack = unsafe { std::slice::from_raw_parts_mut(stack.ss_sp.cast::<u8>(), stack.ss_size) };
     stack.fill(0);
-    // Somebody may look at it, as far as the compiler knows.
+    // Keeps the compiler from removing the stores.
     std::hint::black_box(stack);
 }
 
@@ -237,14 +234,14 @@ mod tests {
         use crate::keyslot::{KeyConfig, KeyslotTable};
         let table = KeyslotTable::new(1, scattered_xts::Implementation::detect()).expect("keyslot");
         let config = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
-        // On the heap, and nowhere else.
+        // The only copy, on the heap.
         let mut key = Box::new([0; 64]);
         key.iter_mut().zip(1u8..).for_each(|(byte, i)| *byte = i.wrapping_mul(73));
         let program = || table.program_now(0, &key, config).map(drop);
-        // Long enough a stack for the test to look at.
+        // Makes the stack long enough for the test to read.
         std::hint::black_box([0u8; 128 << 10]);
         program().expect("slot");
-        // That the test can find what it looks for: a round key is the key itself, and moves leave it behind.
+        // Checks that the test can find a key: a round key is the key itself, and moves leave copies.
         let without = pieces_on_the_stack(&*key);
         with_wiped_stack::<PROGRAM_STACK, _>(program).expect("slot");
         assert_eq!(pieces_on_the_stack(&*key), 0, "(without wiping there were {without})");

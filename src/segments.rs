@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Bytes of a request in guest memory, however they are scattered there.
+//! The data of a request in guest memory, in any number of pieces.
 #![forbid(unsafe_code)]
 
 use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
-/// Pieces of guest memory in a row. Most requests have few, which need no allocation.
+/// Contiguous pieces of guest memory, in order. Most requests have few, which need no allocation.
 pub type Pieces<'m> = SmallVec<[VolatileSlice<'m>; 4]>;
 
 /// A string of bytes in guest memory.
 ///
-/// The guest can change its memory at any time, so what has been copied out of it is what counts, and users of this
-/// type read nothing a second time.
+/// The guest can change its memory at any time. Only what was copied out counts, and users of this type read nothing
+/// twice.
 #[derive(Debug, Default)]
 pub struct Segments<'m> {
     slices: Pieces<'m>,
-    /// Slices that have been taken off as a whole.
+    /// How many slices have been removed completely.
     first: usize,
     len: u64,
 }
@@ -38,8 +38,8 @@ impl<'m> Segments<'m> {
         self.len == 0
     }
 
-    /// Copies the first bytes out of guest memory and takes them off the string. False, with nothing usable copied, when
-    /// there are fewer than `buffer.len()`.
+    /// Copies the first bytes out of guest memory and removes them from the string. Returns false if there are fewer
+    /// than `buffer.len()`; the buffer is then not usable.
     pub fn read_front(&mut self, buffer: &mut [u8]) -> bool {
         let wanted = buffer.len() as u64; // usize to u64 loses nothing
         if self.len < wanted {
@@ -59,7 +59,7 @@ impl<'m> Segments<'m> {
         true
     }
 
-    /// Takes the last byte off the string.
+    /// Removes the last byte.
     pub fn split_last(&mut self) -> Option<VolatileSlice<'m>> {
         if self.is_empty() {
             return None;
@@ -77,7 +77,7 @@ impl<'m> Segments<'m> {
         None
     }
 
-    /// The `len` bytes (or as many as there are) from `offset` on, where they lie.
+    /// The `len` bytes from `offset` on, or fewer at the end, without copying them.
     pub fn pieces(&self, offset: u64, len: usize) -> Pieces<'m> {
         let mut rest = len;
         let mut pieces = Pieces::new();
@@ -103,7 +103,7 @@ impl<'m> Segments<'m> {
         done
     }
 
-    /// Copies `data` into guest memory from `offset` on. Returns how many bytes found room.
+    /// Copies `data` into guest memory from `offset` on. Returns how many bytes fit.
     pub fn copy_from(&self, offset: u64, data: &[u8]) -> usize {
         let mut done = 0;
         self.for_each_from(offset, |slice| {
@@ -129,7 +129,7 @@ impl<'m> Segments<'m> {
     }
 }
 
-/// Room in guest memory for what a request answers.
+/// Space in guest memory for the reply to a request.
 #[derive(Debug, Default)]
 pub struct Room<'m> {
     segments: Segments<'m>,
@@ -142,28 +142,28 @@ impl<'m> Room<'m> {
         Self { segments, written: 0 }
     }
 
-    /// Bytes that find room.
+    /// Bytes of space.
     pub fn len(&self) -> u64 {
         self.segments.len()
     }
 
-    /// Whether nothing finds room.
+    /// Whether there is no space.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes that were written.
+    /// Bytes written.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Writes data at an offset; what does not fit is cut off.
+    /// Writes data at an offset, and cuts off what does not fit.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         let written = self.segments.copy_from(offset, data);
         self.written += written as u64; // usize to u64 loses nothing; the sum stays below the chain's 2^32 bytes
     }
 
-    /// Gives the room for `len` bytes at an offset to `action`, which says whether it has filled it.
+    /// Passes the space for `len` bytes at an offset to `action`, which returns whether it has filled it.
     ///
     /// # Errors
     /// Those of `action`.

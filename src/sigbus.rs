@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Mappings of files that somebody else can cut off.
+//! Mappings of files that somebody else can truncate.
 //!
-//! Touching a page that its file does not have any more, or for which the file system has no room or no huge page left,
-//! raises SIGBUS. For a mapping that is watched the signal is caught: a page of zeroes takes the place of the missing one,
-//! and the mapping counts as broken from then on. So whoever uses such memory asks afterwards whether it is still sound,
-//! and believes nothing of what it has read or written when it is not. System calls on such memory raise no signal: they
-//! fail with EFAULT.
+//! An access to a page that the file no longer has, or for which there is no room or no huge page left, raises SIGBUS.
+//! In a watched mapping the handler catches the signal: it puts a page of zeroes in place of the missing one and marks
+//! the mapping as broken. So code that uses such memory checks afterwards whether it is still sound, and otherwise
+//! discards what it read or wrote. System calls on such memory raise no signal but fail with EFAULT.
 
 use std::ffi::c_void;
 use std::io;
@@ -29,7 +28,7 @@ pub enum Holds {
     Other,
 }
 
-/// Catches SIGBUS in a mapping as long as it lives. Drop it before the mapping, whose place other memory may take.
+/// Catches SIGBUS in a mapping while it lives. Drop it before the mapping, whose place other memory may take.
 #[derive(Debug)]
 pub struct Watch(&'static WatchedRange);
 
@@ -40,15 +39,15 @@ impl Watch {
     /// When the signal cannot be caught, or too many mappings are watched.
     pub fn new(region: &MmapRegion, holds: Holds) -> io::Result<Self> {
         if BEFORE.get_or_init(install).is_none() {
-            return Err(io::Error::other("the signal SIGBUS cannot be caught"));
+            return Err(io::Error::other("cannot catch the signal SIGBUS"));
         }
-        // The file system's blocks: of hugetlbfs its pages.
+        // The file system's block size; on hugetlbfs, its page size.
         let blocks = region.file_offset().and_then(|file| file.file().metadata().ok()).map(|file| file.blksize());
         let blocks = blocks.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| bytes.is_power_of_two());
         let free = |entry: &&WatchedRange| {
             entry.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        let entry = ENTRIES.iter().find(free).ok_or_else(|| io::Error::other("there are too many mappings"))?;
+        let entry = ENTRIES.iter().find(free).ok_or_else(|| io::Error::other("too many mappings are watched"))?;
         let start = region.as_ptr() as usize;
         entry.broken.store(false, Ordering::Relaxed);
         entry.is_guest_memory.store(holds == Holds::GuestMemory, Ordering::Relaxed);
@@ -58,11 +57,11 @@ impl Watch {
         Ok(Self(entry))
     }
 
-    /// Whether no access to the mapping has failed so far: what was read from it before this call was the file's, and what
-    /// was written went there.
+    /// Whether no access to the mapping has failed so far. If so, what was read from it before this call came from the
+    /// file, and what was written went there.
     pub fn is_sound(&self) -> bool {
-        // The page of zeroes may be another thread's doing. Whoever has read from it must see the flag, which was set
-        // before: the flag must not be loaded before the data. (For what was written see `WatchedRange::replace`.)
+        // Another thread may have caused the page of zeroes. The handler sets the flag before the page appears, so the
+        // flag must not be loaded before the data. (For stores see `WatchedRange::replace`.)
         fence(Ordering::Acquire);
         !self.0.broken.load(Ordering::Relaxed)
     }
@@ -78,8 +77,8 @@ impl Drop for Watch {
     }
 }
 
-/// Whether all of the guest's memory has been there so far: as [`Watch::is_sound`], of all of the process' guests. Rings,
-/// descriptors and buffers may lie anywhere in it, and what is wrong with one of them is wrong with what it led to.
+/// Whether all guest memory has been there so far: [`Watch::is_sound`] for all guests of the process. Rings,
+/// descriptors and buffers may lie anywhere in it, so one missing page puts all of them in doubt.
 pub fn guest_memory_is_sound() -> bool {
     // As in `Watch::is_sound`.
     fence(Ordering::Acquire);
@@ -89,18 +88,18 @@ pub fn guest_memory_is_sound() -> bool {
 /// A range of addresses in which SIGBUS is caught. All fields are atomics because the handler reads them.
 #[derive(Debug)]
 struct WatchedRange {
-    /// Somebody has this entry.
+    /// The entry is in use.
     taken: AtomicBool,
     /// 0: not set up.
     start: AtomicUsize,
     end: AtomicUsize,
     broken: AtomicBool,
     is_guest_memory: AtomicBool,
-    /// Bytes of a page, if the system's pages are too small to be replaced. 0: not known.
+    /// Page size of the file, if it is larger than the system's. 0: unknown.
     large_page: AtomicUsize,
 }
 
-/// All memory regions of a frontend, the images and the rest; tests have many devices.
+/// Enough for all memory regions of a frontend, the images and the rest; tests have many devices.
 const MOST: usize = 2048;
 
 static ENTRIES: [WatchedRange; MOST] = [const {
@@ -119,13 +118,13 @@ static LOST_GUEST_MEMORY: AtomicUsize = AtomicUsize::new(0);
 
 static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
 
-/// What SIGBUS did before.
+/// The action for SIGBUS before ours.
 static BEFORE: OnceLock<Option<libc::sigaction>> = OnceLock::new();
 
-/// Installs the handler. Returns what was there.
+/// Installs the handler. Returns the previous action.
 fn install() -> Option<libc::sigaction> {
     PAGE_SIZE.store(rustix::param::page_size(), Ordering::Relaxed);
-    // Without it the order of a store to a missing page and the look at the flag is left to the CPU.
+    // Without membarrier, the CPU may reorder a store to a missing page and the load of the flag.
     if let Err(error) = membarrier(MembarrierCommand::RegisterPrivateExpedited) {
         log::debug!("membarrier cannot be used: {}", io::Error::from(error));
     }
@@ -145,16 +144,15 @@ fn install() -> Option<libc::sigaction> {
 extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel hands over a valid `siginfo_t` to a handler with SA_SIGINFO; for a fault it has an address.
     let (address, code) = unsafe { ((*info).si_addr() as usize, (*info).si_code) };
-    // Sent by somebody, or for an address that no page would make better.
+    // Not sent by a process, and not an alignment error, which no page would fix.
     let is_missing = code > 0 && code != libc::BUS_ADRALN;
     if is_missing && ENTRIES.iter().any(|entry| entry.has(address) && entry.replace(address)) {
-        // The access is repeated and succeeds.
+        // The kernel repeats the access, which succeeds.
         return;
     }
-    // Not ours. The access is repeated, with whatever handler there was.
+    // Not ours. Restore the previous action; the kernel repeats the access.
     if let Some(Some(before)) = BEFORE.get() {
-        // SAFETY: `before` is what the system gave us. A failure would repeat the signal for ever, so none is possible
-        // to handle: the call fails only for invalid arguments.
+        // SAFETY: `before` came from the system. The call fails only for invalid arguments.
         unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
     }
 }
@@ -165,15 +163,15 @@ impl WatchedRange {
         start != 0 && address >= start && address < self.end.load(Ordering::Relaxed)
     }
 
-    /// Puts zeroes in the place of a page. For the signal handler.
+    /// Puts zeroes in place of a page. Called in the signal handler.
     fn replace(&self, address: usize) -> bool {
-        // Before the page: whoever finds that finds the flag.
+        // Before the page: a thread that sees the page must see the flag.
         if !self.broken.swap(true, Ordering::SeqCst) && self.is_guest_memory.load(Ordering::Relaxed) {
             LOST_GUEST_MEMORY.fetch_add(1, Ordering::SeqCst);
         }
-        // A CPU may look at the flag before an older store of its own has found its page: no fence but a full one, which is
-        // too dear for each request, keeps these in order. This call is one for all threads, here and now: who has not
-        // seen the flag before it has made its stores, too, and not to a page that comes after it.
+        // A CPU may load the flag before an older store of its own has reached its page. Only a full fence keeps this
+        // order, and one per request is too expensive. This call is a fence for all threads: a thread that did not see
+        // the flag before it has also finished its stores, so they did not go to the new page.
         let _ = membarrier(MembarrierCommand::PrivateExpedited);
         match put_zeroes(address, PAGE_SIZE.load(Ordering::Relaxed)) {
             // A part of a huge page of hugetlbfs cannot be replaced.
@@ -186,12 +184,12 @@ impl WatchedRange {
     }
 }
 
-/// Puts zeroes in the place of the page of `bytes` bytes that has an address of a mapping that is watched.
+/// Puts zeroes in place of the page of `bytes` bytes around an address in a watched mapping.
 fn put_zeroes(address: usize, bytes: usize) -> rustix::io::Result<()> {
     let start = (address & !(bytes - 1)) as *mut c_void;
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-    // SAFETY: the page is part of a mapping that is watched, which stays mapped as long as somebody accesses it; it is
-    // memory that anybody may change at any time, so its users expect any content.
+    // SAFETY: the page is part of a watched mapping, which stays mapped as long as somebody accesses it. Anybody may
+    // change this memory at any time, so its users expect any content.
     unsafe { mmap_anonymous(start, bytes, ProtFlags::READ | ProtFlags::WRITE, flags) }.map(drop)
 }
 
@@ -204,7 +202,7 @@ mod tests {
     use rustix::fs::{MemfdFlags, memfd_create};
     use vm_memory::{Bytes, FileOffset, VolatileMemory};
 
-    // That of guest memory has an effect on all of the process: `tests/lost_memory.rs`.
+    // `tests/lost_memory.rs` covers guest memory, whose loss affects the whole process.
     fn watched(region: &MmapRegion) -> Watch {
         Watch::new(region, Holds::Other).expect("watch")
     }
@@ -231,7 +229,7 @@ mod tests {
         assert!(!watch.is_sound() && other.is_sound());
     }
 
-    /// There is no huge page left, which is the rule on machines that have reserved none.
+    /// No huge page is left, the normal case on machines that reserve none.
     #[test]
     fn a_huge_page_that_the_system_does_not_have() {
         const HUGE: usize = 2 << 20;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The file of `--stats`: opened at start, because later nothing can be opened any more, and written anew each time.
+//! The file of `--stats`. It is opened at start, because the sandbox forbids it later, and rewritten each time.
 
 use std::fs::File;
 use std::io::Write;
@@ -19,8 +19,8 @@ pub struct StatsFile {
 }
 
 impl StatsFile {
-    /// Opens the file, or makes it, for the owner alone. What is in it stays until the first counters come. Of a pipe nobody waits
-    /// for the other end, and later not until it has room.
+    /// Opens the file, or creates it for its owner alone. Its content stays until the first counters are written. A
+    /// pipe never makes the device wait for its reader.
     pub fn open(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot write the counters to {}", path.display());
         let mut options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();

@@ -2,15 +2,15 @@
 
 //! The requests that one worker has in flight, each a future.
 //!
-//! This is no runtime: the worker knows which request can go on, because whatever a request waits for is named by its
-//! [`Token`], and polls that one. A place is used again when its request is done, and so is its memory. A future must not
-//! move once it was polled, so each place is an allocation of its own.
+//! This is no runtime. A request waits for things that name it by its [`Token`], so the worker knows which request can
+//! continue, and polls that one. The place and memory of a finished request are reused. A future must not move after
+//! its first poll, so each place is an allocation of its own.
 #![forbid(unsafe_code)]
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Names a request that a worker has in flight, until it is done. Small numbers, used again.
+/// Names a request in flight of one worker. Tokens are small numbers and are reused.
 pub type Token = usize;
 
 /// Requests in flight, by token.
@@ -31,7 +31,7 @@ impl<F: Future> Tasks<F> {
         self.free.len() == self.places.len()
     }
 
-    /// A new request: `make` is told its token. It does nothing before it is polled.
+    /// Adds a request; `make` gets its token. The request does nothing before its first poll.
     pub fn insert(&mut self, make: impl FnOnce(Token) -> F) -> Token {
         let token = self.free.pop().unwrap_or_else(|| {
             self.places.push(Box::pin(None));
@@ -43,7 +43,7 @@ impl<F: Future> Tasks<F> {
         token
     }
 
-    /// Goes on with a request. When it is done, its token names nothing any more. `Pending` for a token that names nothing.
+    /// Polls a request. When it is done, its token is free. Returns `Pending` for a free token.
     pub fn poll(&mut self, token: Token, context: &mut Context<'_>) -> Poll<F::Output> {
         let Some(place) = self.places.get_mut(token) else { return Poll::Pending };
         let Some(future) = place.as_mut().as_pin_mut() else { return Poll::Pending };

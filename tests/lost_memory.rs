@@ -25,7 +25,7 @@ use vm_memory::{Bytes, GuestAddress};
 const DISK: u64 = 8 << 20;
 const HALF: u64 = MEMORY_BYTES / 2;
 /// What the log says of memory that is missing.
-const NOT_THERE: &str = "a part of the guest's memory is not there";
+const NOT_THERE: &str = "part of the guest's memory is missing";
 
 /// The program with an image, in the sandbox; killed in the end.
 struct Running {
@@ -346,11 +346,11 @@ fn regions_are_refused() {
             let regions = [guest.region(0, HALF), guest.region(4096, HALF)];
             guest.frontend().set_mem_table(&regions).is_err()
         }),
-        ("has no region of 67104768 bytes at 0x100000 ", |guest| {
+        ("that does not exist: 67104768 bytes at 0x100000 ", |guest| {
             let region = guest.region(0, HALF - 4096);
             guest.frontend().remove_mem_region(&region).is_err()
         }),
-        ("has no region of 67108864 bytes at 0x101000 ", |guest| {
+        ("that does not exist: 67108864 bytes at 0x101000 ", |guest| {
             let region = guest.region(4096, HALF);
             guest.frontend().remove_mem_region(&region).is_err()
         }),

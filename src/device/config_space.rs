@@ -10,16 +10,16 @@ use super::Device;
 use crate::protocol::{CONFIG_WRITEBACK_OFFSET, ConfigSpace, SECTOR_SHIFT, SECTOR_SIZE, feature};
 use crate::request::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits};
 
-/// Descriptors of a request beside its data: header, crypto message, status. A driver may keep the first two apart.
+/// Descriptors of a request besides its data: header, crypto message, status. A driver may separate the first two.
 const OTHER_DESCRIPTORS: u16 = 3;
-/// With header and status this fills the rings of 128 that QEMU and libblkio have when nobody asks for others.
+/// With header and status this fills rings of 128 entries, the default of QEMU and libblkio.
 const USUAL_SEG_MAX: u16 = 126;
 
-/// The segments for rings of at most `queue_size`, which are as large as that if somebody has `asked` for it.
+/// The maximum number of segments for rings of at most `queue_size`. If the user has `asked` for that size, the rings
+/// have it.
 ///
-/// A driver reads the number before it sets its rings, and QEMU even before there is a driver. So what the rings will be
-/// is known only from the user. A driver that makes longer chains than its ring has descriptors waits for ever for
-/// descriptors that it does not have.
+/// A driver reads this number before it sets up its rings, and QEMU even before there is a driver. So only the user
+/// knows the size of the rings. A driver whose chains are longer than its ring waits forever for free descriptors.
 pub fn seg_max(queue_size: u16, asked: bool) -> u16 {
     let fits = queue_size.saturating_sub(OTHER_DESCRIPTORS).max(1);
     if asked { fits } else { fits.min(USUAL_SEG_MAX) }
@@ -86,7 +86,7 @@ impl Device {
         space.as_bytes().to_vec()
     }
 
-    /// The driver may write one field, `writeback`, if it has negotiated that; anything else is ignored.
+    /// The driver may write one field, `writeback`, if it has negotiated that. All other writes are ignored.
     pub(super) fn write_config_bytes(&self, offset: u32, data: &[u8]) {
         let byte = CONFIG_WRITEBACK_OFFSET
             .checked_sub(offset)
@@ -99,7 +99,7 @@ impl Device {
             let writeback = value != 0;
             let before = self.writeback.swap(writeback, Ordering::AcqRel);
             if before && !writeback && self.flush().is_err() {
-                // Logged there; every later flush fails, too.
+                // `flush` has logged it. Later flushes fail, too.
                 self.writeback.store(before, Ordering::Release);
             }
         }

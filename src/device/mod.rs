@@ -35,7 +35,7 @@ pub use status::{DeviceStatus, EngineStatus, FeatureStatus, ImageStatus, KeyStat
 
 const _: () = assert!(AES_256_XTS_KEY_BYTES == scattered_xts::KEY_BYTES);
 
-/// What a device is; fixed while it lives.
+/// Configuration of a device, fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct DeviceConfig {
     /// The engine.
@@ -43,17 +43,17 @@ pub struct DeviceConfig {
     pub engine: EngineConfig,
     /// Request queues.
     pub num_queues: u16,
-    /// The most descriptors of a queue, a power of two.
+    /// The maximum queue size, a power of two.
     pub queue_size: u16,
-    /// The most segments of data that a driver is told to put in one request. They must fit in the rings that it uses, and
-    /// it asks before it sets these: see [`seg_max`].
+    /// The maximum number of data segments per request, as told to the driver. They must fit in its rings, which the
+    /// driver sets up later: see [`seg_max`].
     pub seg_max: u16,
     /// Bytes of a physical block.
     pub physical_block_size: u32,
     /// Completed writes may be in the cache until a flush. The driver can change it.
     pub writeback: bool,
-    /// Keys outlive a reset and new features. A frontend that goes takes them with it all the same:
-    /// the next one may be another guest's.
+    /// Keep keys on a reset and on new features. A disconnect always clears them: the next frontend may belong to
+    /// another guest.
     pub keep_keys_on_reset: bool,
     /// A driver that negotiated neither the control virtqueue nor inline encryption may use keyslots in-band: it sends
     /// the commands on its request queues.
@@ -64,25 +64,22 @@ pub struct DeviceConfig {
 pub struct Device {
     config: DeviceConfig,
     engine: Engine,
-    /// Negotiated feature bits.
     features: AtomicU64,
-    /// The `writeback` field of the configuration space.
     writeback: AtomicBool,
-    /// It was written by a driver whose queues have not begun.
+    /// A driver wrote it before its queues began.
     chosen_early: AtomicBool,
-    /// Who is told of a new size.
     resize_notifier: ResizeNotifier,
-    /// Whether the driver is the one that programmed the keys.
+    /// Whether the current driver programmed the keys.
     phase: Mutex<Phase>,
-    /// The last of the queues that have been started since all were stopped, or the device was reset.
+    /// The highest queue started since all were stopped or the device was reset.
     last_queue: AtomicUsize,
 }
 
-/// The one mapping from errors to statuses.
+/// Maps errors to statuses. No other code does.
 fn status(failure: &Failure) -> Status {
     match failure {
         Failure::Unsupported => Status::Unsupp,
-        // The image cannot do what the file system or disk below it does not offer after all.
+        // The file system or disk below the image does not support the operation after all.
         Failure::Disk(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Status::Unsupp,
         Failure::NoKey => Status::NoKey,
         Failure::Malformed
@@ -108,7 +105,7 @@ impl Device {
     /// Makes a device with empty keyslots. With `wrapping` it offers hardware-wrapped keys.
     ///
     /// # Errors
-    /// When the memory for the keys cannot be had or not be locked.
+    /// When the memory for the keys cannot be allocated or locked.
     pub fn new(config: DeviceConfig, wrapping: Option<Wrapping>, disk: Disk) -> io::Result<Self> {
         let (queues, slots) = (usize::from(config.num_queues) + 1, config.engine.keyslots.into());
         let observer = Observer::new(queues, slots, config.engine.crypto_engine.name());
@@ -119,35 +116,35 @@ impl Device {
         Ok(Self { config, engine, features, writeback, chosen_early, resize_notifier, phase, last_queue })
     }
 
-    /// What it was made from.
+    /// Its configuration.
     pub fn settings(&self) -> &DeviceConfig {
         &self.config
     }
 
-    /// What executes its requests.
+    /// The engine that executes its requests.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// What the device has counted since it was made.
+    /// The counters since the device was created.
     pub fn stats(&self) -> Stats {
         self.observer().stats()
     }
 
-    /// What counts, and can be told to record latencies and traces.
+    /// Counts requests, and records latencies and traces on demand.
     pub fn observer(&self) -> &Arc<Observer> {
         self.engine.observer()
     }
 
-    /// The faults of the device, which can be changed at any time.
+    /// The device's faults, which may change at any time.
     pub fn faults(&self) -> &Faults {
         self.engine.faults()
     }
 
-    /// Makes what so many workers need of the system, before there is a sandbox: see [`Disk::prepare`].
+    /// Creates what this many workers need from the system, before the sandbox starts: see [`Disk::prepare`].
     ///
     /// # Errors
-    /// As that.
+    /// Those of [`Disk::prepare`].
     pub fn prepare(&self, workers: usize) -> io::Result<()> {
         self.disk().prepare(workers)
     }
@@ -155,22 +152,22 @@ impl Device {
     /// Makes everything durable that the guest has written.
     ///
     /// # Errors
-    /// The system's; once it has failed, always.
+    /// Those of the system. After a failure it always fails.
     pub fn flush(&self) -> io::Result<()> {
         self.engine.flush()
     }
 
-    /// Loses all keys, as an engine that was reset. Returns how many there were, when no request uses them any more.
+    /// Loses all keys, as in a reset of the engine. Returns their number, when no request uses them any more.
     pub fn reset_engine(&self) -> usize {
         let lost = self.engine.lose_keys();
         self.observer().count_engine_reset(lost);
         lost
     }
 
-    /// Starts a trace into a file, ending the one before.
+    /// Starts a trace into a file, and ends the previous one.
     ///
     /// # Errors
-    /// When the file cannot be had.
+    /// When the file cannot be opened.
     pub fn start_trace(&self, file: &Path) -> io::Result<()> {
         if self.disk().image().is_at(file) {
             return Err(io::Error::other("it is the image; name another file"));
@@ -206,12 +203,12 @@ impl Device {
         }
     }
 
-    /// Whether a write must be durable before it is completed: the driver cannot flush, or chose write-through.
+    /// Whether a write must be durable before it completes: the driver cannot flush, or chose write-through.
     fn write_through(&self) -> bool {
         !self.negotiated(feature::FLUSH) || !self.writeback.load(Ordering::Acquire)
     }
 
-    /// The driver has reset the device. Returns how many keys are lost.
+    /// Loses the keys after a reset by the driver, unless they are kept. Returns how many were lost.
     fn lose_keys(&self) -> usize {
         let lost = if self.config.keep_keys_on_reset { 0 } else { self.engine.lose_keys() };
         self.engine.keyslots().set_usable(true);
@@ -238,11 +235,11 @@ impl VirtioDevice for Device {
 
     fn set_features(&self, mut features: u64) {
         if features & feature::CTRL_VQ == 0 {
-            // Keys could not be programmed.
+            // Without it, keys could not be programmed.
             features &= !feature::INLINE_ENCRYPTION;
         }
         if self.is_stopped() && features == self.features.load(Ordering::Acquire) {
-            // A machine that goes on after a pause says this, too.
+            // A machine that resumes after a pause does this, too.
             return;
         }
         let chosen = self.chosen_early.load(Ordering::Acquire).then(|| self.writeback.load(Ordering::Acquire));
@@ -300,7 +297,7 @@ impl VirtioDevice for Device {
         let crate::request::ParsedChain { mut request, room, status } = parse(chain, self.role(queue), &self.limits());
         if let Err(failure) = check_guest_memory() {
             failure.report();
-            // What was taken for a chain or a request need not be one.
+            // Zeroes in place of missing memory may have been parsed.
             request = Err(Refusal { request_type: None, status: self::status(&failure), malformed: false });
         }
         PendingRequest { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
@@ -316,7 +313,7 @@ impl VirtioDevice for Device {
         }
     }
 
-    /// The way of a request, and the one place where it ends.
+    /// Executes a request. Every request ends here.
     fn serve<'m>(&'m self, token: Token, mut parsed: PendingRequest<'m>) -> impl Future<Output = u32> {
         parsed.io.token = token;
         // By reference, so that the future holds the request once.
@@ -328,7 +325,7 @@ impl VirtioDevice for Device {
                     if let Request::Control(ControlCommand::Program(_) | ControlCommand::Evict { .. }) = request {
                         self.claim_keyslots();
                     }
-                    // When guest memory is missing, the data may have gone nowhere.
+                    // If guest memory is missing, the data may be lost.
                     let served = self.engine.serve(io, request).await.and_then(|()| check_guest_memory());
                     let status = match served {
                         Ok(()) => Status::Ok,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Whether the driver that goes on is the one that programmed the keys.
+//! Whether the current driver is the one that programmed the keys.
 //!
-//! A machine that is paused and one that is reset look the same at first: the frontend stops all queues, and later it sets the
-//! same features again. Frontends that cannot say RESET_DEVICE say no more. What differs is where the queues begin: after a
+//! A pause and a reset of the machine look the same at first: the frontend stops all queues, and later sets the same
+//! features again. Frontends without RESET_DEVICE send nothing else. The difference is where the queues begin: after a
 //! pause where they were, after a reset at 0. A queue that was at 0 and begins there tells nothing.
 //!
 //! Until a queue tells, no request finds a key.
@@ -17,19 +17,19 @@ use crate::protocol::feature;
 use crate::queue::Beginning;
 use crate::request::QueueRole;
 
-/// What is known of the driver.
+/// What is known about the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Phase {
-    /// Nobody has said since the last reset which features a driver takes.
+    /// No driver has negotiated features since the last reset.
     #[default]
     New,
-    /// The keys are its own, or there are none of a driver before.
+    /// The keys belong to this driver, or a previous one left none.
     Running,
-    /// All queues have been stopped, and none has told anything since.
+    /// All queues have been stopped, and none has shown why.
     Stopped,
-    /// The same, but a command came, and the keys are gone.
+    /// The same, but a command came, and the old keys are gone.
     Claimed,
-    /// A queue goes on where it was. Others may tell otherwise.
+    /// One queue continues where it was. Others may show otherwise.
     GoesOn,
 }
 
@@ -39,7 +39,7 @@ impl Device {
         lock(&self.phase)
     }
 
-    /// What the driver has negotiated and chosen counts no more.
+    /// Forgets what the driver has negotiated and chosen.
     pub(super) fn forget_driver(&self) {
         *self.phase() = Phase::New;
         self.features.store(0, Ordering::Release);
@@ -53,30 +53,30 @@ impl Device {
         self.writeback.store(self.config.writeback, Ordering::Release);
     }
 
-    /// What the driver before has chosen is forgotten; not what the new one has chosen before its queues began.
+    /// Forgets the choices of the previous driver, but not those of the new one before its queues began.
     fn forget_old_choices(&self) {
         if !self.chosen_early.swap(false, Ordering::AcqRel) {
             self.forget_choices();
         }
     }
 
-    /// What a driver takes of the features.
     pub(super) fn negotiate(&self, features: u64) {
         self.features.store(features, Ordering::Release);
         *self.phase() = Phase::Running;
     }
 
-    /// Whether the driver may change the cache mode. Before the queues run the frontend need not have told us what is negotiated.
+    /// Whether the driver may change the cache mode. Before the queues run, the frontend need not have sent the
+    /// features.
     pub(super) fn may_choose_cache_mode(&self) -> bool {
         self.negotiated(feature::CONFIG_WCE) || *self.phase() == Phase::New
     }
 
-    /// Whether whoever chooses something now is about to start its queues.
+    /// Whether a driver that chooses something now is about to start its queues.
     pub(super) fn awaits_driver(&self) -> bool {
         *self.phase() == Phase::New || self.is_stopped()
     }
 
-    /// Whether all queues have been stopped and it is not known yet what for.
+    /// Whether all queues have been stopped, and it is not known yet why.
     pub(super) fn is_stopped(&self) -> bool {
         matches!(*self.phase(), Phase::Stopped | Phase::Claimed)
     }
@@ -85,8 +85,8 @@ impl Device {
     pub(super) fn all_stopped(&self) {
         let mut phase = self.phase();
         if *phase == Phase::Stopped {
-            // A driver has run meanwhile, and it never got known whether the keys are its own. Where its queues go on
-            // from here says nothing of that.
+            // A driver has run meanwhile, but no queue showed whether the keys are its own. The next start will not
+            // show it either.
             self.observer().count_lost(self.lose_keys());
         }
         *phase = Phase::Stopped;
@@ -111,7 +111,7 @@ impl Device {
                 Phase::Running
             }
             (Phase::Claimed, Beginning::Afresh) => {
-                // The keys that are there now are this driver's.
+                // The current keys are this driver's.
                 self.forget_old_choices();
                 self.observer().count_reset(0);
                 Phase::Running
@@ -120,11 +120,11 @@ impl Device {
         };
     }
 
-    /// What a queue is for.
+    /// The role of a queue.
     ///
-    /// The control virtqueue comes after all request queues on offer, says the specification. Drivers that use fewer put it
-    /// after those that they use. So the last queue that has been started may be either, unless it is where the
-    /// specification has the control virtqueue; and until then it is not known which queue will be the last.
+    /// In the specification, the control virtqueue comes after all request queues that the device offers. Drivers that
+    /// use fewer put it after those that they use. So the last queue that has been started may be either, unless it is
+    /// where the specification has the control virtqueue. Until then it is not known which queue will be the last.
     pub(super) fn role(&self, queue: usize) -> QueueRole {
         let features = self.features.load(Ordering::Acquire);
         let multiqueue = features & feature::MQ != 0;
@@ -140,8 +140,8 @@ impl Device {
         }
     }
 
-    /// A command for a keyslot is going to be carried out. If it is not known whose keys there are, they go first: those of
-    /// another driver must not stay beside its own. This does not wait for requests: while keys are not usable nobody has one.
+    /// A command is about to change a keyslot. If the owner of the keys is not known, they are wiped first: keys of two
+    /// drivers must not mix. This does not wait for requests: while keys are not usable, no request has one.
     pub(super) fn claim_keyslots(&self) {
         if self.engine.keyslots().usable() {
             return;

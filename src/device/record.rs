@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the statistics and traces are told of a request.
+//! The record of a request, for statistics and traces.
 
 use crate::observe::{Kind, Record, Stage};
 use crate::protocol::{SECTOR_SHIFT, Status, request_type};
 use crate::request::{ControlCommand, Extent, Refusal, Request};
 
 impl Record {
-    /// Fills in what a request is.
+    /// Fills in the type and extent of a request.
     pub(super) fn describe(&mut self, request: &Request<'_>) {
         let (request_type, extent) = match request {
             Request::Read { extent, crypto: None, .. } => (request_type::IN, Some(*extent)),
@@ -32,10 +32,10 @@ impl Record {
         }
     }
 
-    /// Fills in how it has ended, and where the time went of a request that has one stage.
+    /// Fills in the status, and the time of a request with a single stage.
     pub(super) fn finish(&mut self, status: Status) {
         self.status = status;
-        // Reads, writes and commands tell the stages apart themselves.
+        // Reads, writes and commands measure their stages themselves.
         if self.watch.runs()
             && matches!(self.kind(), Kind::Flush | Kind::Discard | Kind::WriteZeroes | Kind::SecureErase)
         {
@@ -43,7 +43,7 @@ impl Record {
         }
     }
 
-    /// Fills in what a refused chain is.
+    /// Fills in the type of a refused chain.
     pub(super) fn describe_refusal(&mut self, refusal: &Refusal) {
         self.request_type = refusal.request_type;
         self.status = refusal.status;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Another size of the disk, while it is in use.
+//! Resizing the disk while it is in use.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use crate::disk::ResizeError;
 use crate::lock::lock;
 use crate::vhost::Notifier;
 
-/// What a resize has done.
+/// The result of a resize.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Resized {
     /// The size now.
@@ -39,7 +39,7 @@ pub enum FrontendKnows {
     Unchanged,
 }
 
-/// Who has to hear of a new size. Its lock is held while the size changes: nobody connects meanwhile.
+/// The frontend to tell of a new size. The lock is held while the size changes, so no frontend connects meanwhile.
 #[derive(Default)]
 pub struct ResizeNotifier(Mutex<Frontend>);
 
@@ -56,18 +56,18 @@ impl ResizeNotifier {
         action(&mut lock(&self.0))
     }
 
-    /// Somebody has connected, or hung up.
+    /// A frontend has connected or disconnected.
     pub fn set_connected(&self, connected: bool) {
         self.with(|frontend| *frontend = Frontend { connected, ..Frontend::default() });
     }
 
-    /// The frontend can be told.
+    /// Sets the notifier of the frontend.
     pub fn set_notifier(&self, notifier: Notifier) {
         self.with(|frontend| frontend.notifier = Some(Arc::new(notifier)));
     }
 
-    /// A queue has been started: tells the frontend again what it may have missed. QEMU's vhost-user-blk gives the guest what it
-    /// has read when it connected, and listens to no change before the driver is there.
+    /// A queue has been started: tells the frontend again what it may have missed. QEMU's vhost-user-blk gives the
+    /// guest the size that it read on connecting, and ignores changes before the driver is there.
     pub fn queue_started(&self) {
         let missed = self.with(|frontend| std::mem::take(&mut frontend.missed).then(|| frontend.notifier.clone()));
         if let Some(notifier) = missed.flatten() {
@@ -77,8 +77,8 @@ impl ResizeNotifier {
 }
 
 impl Device {
-    /// Takes over the size that the image has now, or enlarges the image to `bytes` before. All queues serve requests for the
-    /// new size at once; then the frontend is told, if it can be. Requests in flight are what they were.
+    /// Takes over the current size of the image, or first enlarges the image to `bytes`. All queues serve the new size
+    /// at once; then the frontend is told, if possible. Requests in flight are not affected.
     ///
     /// # Errors
     /// When the image cannot have this size, or would shrink with a frontend connected.
@@ -90,7 +90,7 @@ impl Device {
             Ok::<_, ResizeError>((sizes, frontend.connected, frontend.notifier.clone()))
         })?;
         let (before, bytes) = sizes;
-        // Without the lock: the frontend asks for the configuration space before it answers, and may hang up instead.
+        // Without the lock: the frontend reads the configuration space before it replies, and may hang up instead.
         let (frontend, reason) = match notifier {
             _ if before == bytes => (FrontendKnows::Unchanged, None),
             _ if !connected => (FrontendKnows::NotConnected, None),
@@ -104,7 +104,7 @@ impl Device {
             },
         };
         if before != bytes {
-            log::info!("the disk has {bytes} bytes now, before it had {before}");
+            log::info!("the size of the disk has changed from {before} to {bytes} bytes");
         }
         Ok(Resized { bytes, before, frontend, reason })
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the device tells of itself, as `status` and `keyslots` of the control socket print it.
+//! The state of the device, as `status` and `keyslots` of the control socket print it.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use crate::observe::trace::TraceStatus;
 use crate::protocol::feature;
 use crate::request::QueueRole;
 
-/// The name of the one mode there is.
+/// The only mode.
 const MODE: &str = "AES-256-XTS";
 
 const FEATURES: &[(u64, &str)] = &[
@@ -33,7 +33,7 @@ const FEATURES: &[(u64, &str)] = &[
     (feature::VERSION_1, "VERSION_1"),
 ];
 
-/// What the device is, and its state.
+/// The device and its state.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeviceStatus {
     /// The engine.
@@ -42,7 +42,7 @@ pub struct DeviceStatus {
     pub image: ImageStatus,
     /// A frontend is connected.
     pub connected: bool,
-    /// FeatureStatus that the driver has negotiated.
+    /// Features that the driver has negotiated.
     pub features: FeatureStatus,
     /// Latencies are recorded.
     pub latency: bool,
@@ -55,7 +55,7 @@ pub struct DeviceStatus {
 /// What the engine offers.
 #[derive(Debug, Clone, Serialize)]
 pub struct EngineStatus {
-    /// What encrypts and decrypts, as `--crypto-engine` names it.
+    /// The AES-XTS implementation, as `--crypto-engine` names it.
     pub crypto_engine: &'static str,
     /// Crypto modes.
     pub modes: Vec<&'static str>,
@@ -78,13 +78,13 @@ pub struct EngineStatus {
 pub struct ImageStatus {
     /// Its size.
     pub bytes: u64,
-    /// There is no file: it is lost when the device ends.
+    /// A memory disk, which is lost when the device ends.
     pub in_memory: bool,
-    /// How data that is not moved in place gets there, as `--aio` names it.
+    /// How data is moved that is not moved in place, as `--aio` names it.
     pub aio: &'static str,
     /// Writes are refused.
     pub read_only: bool,
-    /// Space can be given back.
+    /// The image can free space.
     pub discard: bool,
     /// Bytes of a logical block.
     pub logical_block_size: u32,
@@ -97,7 +97,7 @@ pub struct ImageStatus {
 pub struct FeatureStatus {
     /// As a number in hexadecimal.
     pub bits: String,
-    /// Names of those that are known.
+    /// Names of the known bits.
     pub names: Vec<&'static str>,
 }
 
@@ -110,12 +110,12 @@ pub struct QueueStatus {
     pub role: &'static str,
 }
 
-/// What is known of a keyslot. Never a key.
+/// The state of a keyslot. Never a key.
 #[derive(Debug, Clone, Serialize)]
 pub struct KeyslotStatus {
     /// Its number.
     pub slot: usize,
-    /// What it holds now; nothing when it is empty.
+    /// Its current key; nothing if it is empty.
     #[serde(flatten)]
     pub key: Option<KeyStatus>,
     /// Successful program commands.
@@ -140,7 +140,7 @@ pub struct KeyStatus {
 }
 
 impl Device {
-    /// What the key of a slot was programmed for. The hold on the key is as short as this call.
+    /// The state of a slot's key. Holds the key only during this call.
     fn key_info(&self, slot: usize) -> Option<KeyStatus> {
         let key = self.engine.keyslots().peek(u32::try_from(slot).ok()?)?;
         let config = key.key().config;
@@ -164,7 +164,7 @@ impl Device {
         }
     }
 
-    /// What the device is, and its state.
+    /// The device and its state.
     pub fn status(&self) -> DeviceStatus {
         let features = self.features.load(Ordering::Acquire);
         let queue = |queue: usize| match self.role(queue) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What is known of the pages of an image in memory (tmpfs, or a memory disk), for each block of it.
+//! What is known about the pages of an image in memory (tmpfs, or a memory disk), block by block.
 //!
-//! *Present*: all pages of the block are there, so it can be read in place. To touch a page of a hole would make it: a read would
-//! take the host's memory, and undo a discard.
+//! *Present*: all pages of the block exist, so it can be read in place. Touching a page of a hole would create it: a
+//! read would take the host's memory and undo a discard.
 //!
-//! *Populated*: it is best written in place, too. Storing into a mapping is several times as fast as `pwrite(2)` - except for the
-//! first time, when it costs a page fault. So a block is written by system calls until that has happened twice. Then, if it is
-//! present, its pages are put into the page table at once.
+//! *Populated*: writing in place pays, too. Storing into a mapping is several times as fast as `pwrite(2)`, except for
+//! the first time, which costs a page fault. So a block is written by system calls twice. Then, if it is present, its
+//! pages are put into the page table at once.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -15,17 +15,16 @@ use vm_memory::VolatileSlice;
 
 use super::resident::{Resident, is_resident};
 
-/// Bytes of a block.
 const BLOCK: u64 = 64 << 10;
-/// The largest image for which this is remembered: the memory it takes is bounded (4 MiB).
+/// The largest image that is tracked. This bounds the memory to 4 MiB.
 const LARGEST: u64 = BLOCK << 22;
 
-/// Blocks that are looked at in one system call: 2 MiB.
+/// Blocks per system call: 2 MiB.
 const AT_ONCE: usize = 32;
 
-/// What is known of a block; these can be combined.
+/// State bits of a block.
 mod state {
-    /// All of its pages are there.
+    /// All of its pages exist.
     pub const PRESENT: u8 = 1;
     /// It has been written once.
     pub const WRITTEN: u8 = 2;
@@ -33,23 +32,22 @@ mod state {
     pub const POPULATED: u8 = 4;
 }
 
-/// The state of each block of an image.
 #[derive(Debug)]
 pub struct Blocks {
     states: Box<[AtomicU8]>,
-    /// How often pages may have gone: what was found out of the pages meanwhile does not count.
+    /// How often pages may have gone. A probe does not count if they may have gone meanwhile.
     losses: AtomicU32,
 }
 
 impl Blocks {
-    /// Nothing is known. `None` for an image that is too large.
+    /// Nothing is known yet. `None` for an image that is too large.
     pub fn new(len: u64) -> Option<Self> {
         let blocks = usize::try_from(len.div_ceil(BLOCK)).ok().filter(|_| len <= LARGEST)?;
         let states = std::iter::repeat_with(AtomicU8::default).take(blocks).collect();
         Some(Self { states, losses: AtomicU32::new(0) })
     }
 
-    /// Whether all pages of a range are known to be there.
+    /// Whether all pages of a range are known to exist.
     pub fn are_present(&self, offset: u64, len: usize) -> bool {
         self.are(state::PRESENT, offset, len)
     }
@@ -64,8 +62,8 @@ impl Blocks {
             .is_some_and(|(_, states)| states.iter().all(|state| state.load(Ordering::Relaxed) & wanted != 0))
     }
 
-    /// Asks the system whether all pages of a range are there, and remembers it of each block that it is told of. `bytes` gives a
-    /// range of the mapping.
+    /// Asks the system whether all pages of a range exist, and records the answer for each whole block. `bytes` returns
+    /// a range of the mapping.
     pub fn probe<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) -> bool {
         let Some((first, states)) = self.range(offset, len) else { return false };
         let end = offset + len as u64; // it has blocks, so it does not overflow; usize to u64 loses nothing
@@ -75,13 +73,13 @@ impl Blocks {
             let (from, to) = (start.max(offset), end.min(start + len));
             match bytes(start, len) {
                 Some(whole) => self.probe_blocks(states, &whole, from - start, to - from),
-                // The image ends within the last block. Of that nothing is remembered.
+                // The image ends within the last block, for which nothing is recorded.
                 None => bytes(from, to - from).is_some_and(|range| is_resident(&range)),
             }
         })
     }
 
-    /// Looks at a few whole blocks. Tells whether a range of them is there.
+    /// Probes a few whole blocks. Returns whether a range of them is present.
     fn probe_blocks(&self, states: &[AtomicU8], whole: &VolatileSlice<'_>, from: u64, len: u64) -> bool {
         let losses = self.losses.load(Ordering::SeqCst);
         let Some(resident) = Resident::of(whole) else { return false };
@@ -97,11 +95,11 @@ impl Blocks {
         resident.are(from, len)
     }
 
-    /// A range has been written by a system call. `bytes` gives a range of the mapping.
+    /// Records a write by a system call. `bytes` returns a range of the mapping.
     pub fn was_written<'a>(&self, offset: u64, len: usize, bytes: impl Fn(u64, u64) -> Option<VolatileSlice<'a>>) {
         let Some((first, states)) = self.range(offset, len) else { return };
         for (number, state) in (first..).zip(states) {
-            // Whoever comes at the same time does the same once more.
+            // Another thread at the same time only repeats this.
             let now = state.load(Ordering::Relaxed);
             if now & state::POPULATED != 0 {
                 continue;
@@ -120,18 +118,18 @@ impl Blocks {
                     (now & state::PRESENT != 0).then_some(now | state::POPULATED)
                 });
             } else {
-                // It is asked again, but not each time.
+                // Ask again later, but not each time.
                 state.fetch_and(!state::WRITTEN, Ordering::Relaxed);
             }
         }
     }
 
-    /// The pages of a range may be gone: to be called after they went, and before, for others read meanwhile.
+    /// The pages of a range may be gone. Call this before and after they go, because others read meanwhile.
     pub fn forget(&self, offset: u64, len: u64) {
         self.losses.fetch_add(1, Ordering::SeqCst);
         let Ok(first) = usize::try_from(offset / BLOCK) else { return };
         let count = usize::try_from(len.div_ceil(BLOCK)).unwrap_or(usize::MAX).saturating_add(1);
-        // Some of it may lie in a larger mapping.
+        // Part of the range may be in a larger mapping.
         self.states.iter().skip(first).take(count).for_each(|state| state.store(0, Ordering::SeqCst));
     }
 
@@ -144,10 +142,9 @@ impl Blocks {
     }
 }
 
-/// Puts the pages of a block, which are present, into the page table. Reading two bytes is enough: a page fault on tmpfs maps
-/// the pages around it as well (fault-around), by default the aligned 64 KiB of addresses, and a block overlaps two of these
-/// at most. The pages can be written then without another fault, because tmpfs tracks no first write. Storing would take one
-/// fault for each page.
+/// Puts the pages of a present block into the page table. Reading two bytes is enough: a page fault on tmpfs also maps
+/// the pages around it (fault-around), by default the aligned 64 KiB, and a block overlaps at most two of these. Writes
+/// then cause no fault, because tmpfs tracks no first write. Storing would cause one fault per page.
 fn populate(block: &VolatileSlice<'_>) {
     let mut byte = [0u8];
     block.copy_to(&mut byte);

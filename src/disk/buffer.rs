@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Private memory between guest memory and the disk: page-aligned, bounded, used again and again.
+//! Private memory between guest memory and the disk: page-aligned, bounded, reused.
 
 #![forbid(unsafe_code)]
 
@@ -16,22 +16,21 @@ const SMALL_COUNT: usize = 64;
 /// Large buffers of a pool: 8 MiB.
 const LARGE_COUNT: usize = 32;
 
-/// Page alignment: what O_DIRECT needs, and copies run at a fraction of their speed on less than 32 bytes.
+/// Page alignment: O_DIRECT needs it, and copies are several times slower below 32 bytes.
 #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
 #[repr(C, align(4096))]
 struct Page([u8; 4096]);
 
-/// A buffer of a pool, [`SMALL`] or [`LARGE`]. It holds data of the guest's and is not cleared between requests: a user
+/// A buffer of a pool, [`SMALL`] or [`LARGE`]. It holds the guest's data and is not cleared between requests, so a user
 /// reads only what it has filled.
 pub struct Buffer {
     pages: Box<[Page]>,
-    /// Place in the pool.
     index: usize,
 }
 
 impl Buffer {
     fn new(bytes: usize, index: usize) -> Option<Self> {
-        // The system gives the memory when it is first touched.
+        // The kernel provides the memory on first touch.
         <[Page]>::new_box_zeroed_with_elems(bytes / size_of::<Page>()).ok().map(|pages| Self { pages, index })
     }
 
@@ -52,12 +51,12 @@ impl Buffer {
         VolatileSlice::from(bytes.get_mut(..len).unwrap_or_default())
     }
 
-    /// Bytes it has room for.
+    /// Its size.
     pub fn capacity(&self) -> usize {
         self.bytes().len()
     }
 
-    /// Its number in the pool, from 0.
+    /// Its index in the pool.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -76,22 +75,22 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool that makes its buffers when they are needed.
+    /// A pool that allocates its buffers on demand.
     pub fn new() -> Self {
         Self { small: Class::new(SMALL, SMALL_COUNT, 0), large: Class::new(LARGE, LARGE_COUNT, SMALL_COUNT) }
     }
 
-    /// Makes all buffers now. False when there is no memory.
+    /// Allocates all buffers now. Returns false without memory.
     pub fn make_all(&mut self) -> bool {
         self.small.make_all() && self.large.make_all()
     }
 
-    /// Buffers that are there to take. Any buffer serves any request, if need be in steps.
+    /// How many buffers can be taken. Any buffer serves any request, if necessary in steps.
     pub fn available(&self) -> usize {
         self.small.available() + self.large.available()
     }
 
-    /// A buffer for a transfer of `len` bytes: the size that suits it, or the other one. `None` when all are taken, or
+    /// A buffer for a transfer of `len` bytes: of the right size, or else of the other. `None` when all are taken or
     /// there is no memory.
     pub fn get(&mut self, len: u64) -> Option<Buffer> {
         // usize to u64 loses nothing
@@ -102,12 +101,12 @@ impl Pool {
         }
     }
 
-    /// Takes a buffer back.
+    /// Returns a buffer.
     pub fn put(&mut self, buffer: Buffer) {
         if buffer.index < SMALL_COUNT { self.small.free.push(buffer) } else { self.large.free.push(buffer) }
     }
 
-    /// The buffers that are here.
+    /// The buffers that are not taken.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Buffer> {
         self.small.free.iter_mut().chain(&mut self.large.free)
     }
@@ -168,7 +167,7 @@ mod tests {
         let index = first.index();
         pool.put(first);
         assert_eq!(pool.get(1).map(|buffer| buffer.index()), Some(index));
-        // One is lost on purpose: it was taken and dropped.
+        // One is lost on purpose: taken and dropped.
         let mut taken: Vec<_> = std::iter::from_fn(|| pool.get(1 << 20)).collect();
         assert_eq!((taken.len(), pool.available()), (all - 1, 0));
         let mut indices: Vec<_> = taken.iter().map(Buffer::index).collect();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Threads for what would hold a worker up: system calls that wait for storage.
+//! Threads for system calls that wait for storage and would block a worker.
 
 #![forbid(unsafe_code)]
 
@@ -18,37 +18,37 @@ use crate::eventfd;
 use crate::lock::lock;
 use crate::threads::named;
 
-/// The most threads. They are made when there is work for them and stay.
+/// The maximum number of threads. They are started on demand and stay.
 const MOST_THREADS: usize = 16;
 
-/// The most threads that do anything else than moving data or flushing: those may take long.
+/// The maximum number of threads for actions, which may take long. The others are for data and flushes.
 const MOST_ACTING: usize = 8;
 
-/// Something to do with the image, other than moving data.
+/// An operation on the image other than moving data.
 pub type Action = Box<dyn FnOnce(&Image) -> io::Result<()> + Send>;
 
-/// What a helper does.
+/// A task for a helper.
 pub enum Task {
     /// Moves data.
     Transfer(Transfer, Buffer),
-    /// Makes durable what has been written before.
+    /// Makes earlier writes durable.
     Flush,
     /// Anything else.
     Action(Action),
 }
 
-/// Who is to be answered: a token, and the completion_queue of the channel that it belongs to.
+/// Where a completion goes: the token, and the completion queue of its channel.
 type Recipient = (usize, Arc<CompletionQueue>);
 
 /// What a helper has taken from the lists.
 enum Work {
     Transfer(Transfer, Buffer, Recipient),
     Action(Action, Recipient),
-    /// One flush answers all that have asked for one before it begins.
+    /// One flush serves everybody who asked before it begins.
     Flush(Vec<Recipient>),
 }
 
-/// The helpers of an image; any number of channels use them.
+/// The helpers of an image, shared by any number of channels.
 pub struct Helpers {
     shared: Arc<HelperState>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -64,11 +64,11 @@ struct HelperState {
 struct TaskQueues {
     transfers: VecDeque<(Transfer, Buffer, Recipient)>,
     actions: VecDeque<(Action, Recipient)>,
-    /// Helpers that carry out actions.
+    /// Helpers that execute actions.
     acting: usize,
-    /// Those who wait for the next flush.
+    /// Requests for the next flush.
     flushes: Vec<Recipient>,
-    /// A helper flushes. Another one could only wait for it.
+    /// A helper is flushing. Another one would only wait for it.
     flushing: bool,
     idle: usize,
     stop: bool,
@@ -83,7 +83,7 @@ impl TaskQueues {
         }
     }
 
-    /// How many helpers would find something to do.
+    /// How many helpers would find work.
     fn ready(&self) -> usize {
         let actions = self.actions.len().min(MOST_ACTING.saturating_sub(self.acting));
         self.transfers.len() + actions + usize::from(!self.flushing && !self.flushes.is_empty())
@@ -104,10 +104,10 @@ impl TaskQueues {
     }
 }
 
-/// where the completions for one channel arrive.
+/// Where the completions of one channel arrive.
 pub struct CompletionQueue {
     completions: Mutex<Vec<(usize, IoCompletion)>>,
-    /// Length of `completions`: looking must be cheap.
+    /// Length of `completions`, so that polling is cheap.
     arrived: AtomicUsize,
     event: File,
 }
@@ -119,7 +119,7 @@ impl Helpers {
         Self { shared: Arc::new(shared), threads: Mutex::default() }
     }
 
-    /// Has a helper do something; the answer goes to `completion_queue` under `token`.
+    /// Submits a task. Its completion goes to `completion_queue` under `token`.
     pub fn submit(&self, task: Task, token: usize, completion_queue: &Arc<CompletionQueue>) {
         let mut state = lock(&self.shared.state);
         state.add(task, (token, Arc::clone(completion_queue)));
@@ -140,10 +140,10 @@ impl Helpers {
         match named(format!("helper {}", threads.len())).spawn(move || shared.run()) {
             Ok(thread) => threads.push(thread),
             Err(error) if threads.is_empty() => {
-                log::error!("cannot start a helper thread, its work is done in the worker: {error}");
+                log::error!("cannot start a helper thread, so a worker does its work: {error}");
                 self.shared.run_what_is_there();
             }
-            // The others do the work.
+            // The other helpers do the work.
             Err(_) => {}
         }
     }
@@ -209,7 +209,6 @@ impl HelperState {
     }
 }
 
-/// The same result again.
 fn copy(result: &io::Result<()>) -> io::Result<()> {
     match result {
         Ok(()) => Ok(()),
@@ -221,10 +220,10 @@ fn copy(result: &io::Result<()>) -> io::Result<()> {
 }
 
 impl CompletionQueue {
-    /// An empty one.
+    /// An empty queue.
     ///
     /// # Errors
-    /// When an eventfd cannot be had.
+    /// When an eventfd cannot be created.
     pub fn new() -> io::Result<Self> {
         let event = eventfd::new()?;
         Ok(Self { completions: Mutex::default(), arrived: AtomicUsize::new(0), event })
@@ -235,7 +234,7 @@ impl CompletionQueue {
         completions.push((token, completion));
         self.arrived.store(completions.len(), Ordering::Release);
         if completions.len() == 1 {
-            // It cannot fill up: the count is at most 1.
+            // It cannot overflow: the count is at most 1.
             eventfd::signal(&self.event);
         }
     }
@@ -248,7 +247,7 @@ impl CompletionQueue {
         let mut arrived = lock(&self.completions);
         self.arrived.store(0, Ordering::Release);
         completions.append(&mut arrived);
-        // Under the lock, so that no signal of a later answer is taken away.
+        // Under the lock, to keep the signal of a later completion.
         eventfd::drain(&self.event);
     }
 }

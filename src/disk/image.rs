@@ -22,7 +22,7 @@ use scattered_xts::Prefetch;
 
 /// A raw image: a regular file, a block device or memory. Made by [`OpenOptions`](super::OpenOptions).
 ///
-/// Ranges are the caller's business: it has checked them against [`Image::len`].
+/// The caller must have checked ranges against [`Image::len`].
 #[derive(Debug)]
 pub struct Image {
     pub(super) file: File,
@@ -32,17 +32,16 @@ pub struct Image {
     pub(super) can_discard: bool,
     pub(super) can_secure_erase: bool,
     pub(super) is_block_device: bool,
-    /// Opened with O_DIRECT.
     pub(super) direct: bool,
     /// Made by [`OpenOptions::in_memory`](super::OpenOptions::in_memory).
     pub(super) in_memory: bool,
-    /// The bytes, where they can be used in place.
+    /// The bytes, if they can be used in place.
     pub(super) mapping: Option<Mapping>,
-    /// Reads can be tried without waiting (RWF_NOWAIT). Not every file system can.
+    /// Reads can be tried without waiting (RWF_NOWAIT). Some file systems do not support that.
     pub(super) nowait: AtomicBool,
     /// `fdatasync`; another one in tests.
     pub(super) sync: fn(&File) -> io::Result<()>,
-    /// Held while it runs: the system reports a failed write-back once, to whoever asks first.
+    /// Held during a flush: the system reports a failed write-back once, to the first caller.
     pub(super) flush_failed: Mutex<bool>,
 }
 
@@ -51,25 +50,26 @@ pub struct Image {
 pub enum ZeroMode {
     /// The space stays allocated.
     Keep,
-    /// The space may be given back.
+    /// The space may be freed.
     MayDeallocate,
 }
 
-/// Bytes of zeroes written at once where the image cannot make zeroes by itself.
+/// Bytes per write when the image cannot make zeroes by itself.
 const ZERO_STEP: usize = 1 << 16;
 
-/// Aligned as O_DIRECT needs it.
+/// Aligned for O_DIRECT.
 #[repr(align(4096))]
 struct Zeroes([u8; ZERO_STEP]);
 static ZEROES: Zeroes = Zeroes([0; ZERO_STEP]);
 
 impl Image {
-    /// Bytes; a multiple of 512. It may grow at any time ([`Image::resize`]), and shrinks only while nobody uses it.
+    /// The size in bytes, a multiple of 512. It may grow at any time ([`Image::resize`]), and shrinks only while nobody
+    /// uses it.
     pub fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
 
-    /// Whether there are no bytes: never the case for an image that was opened.
+    /// Whether it is empty, which an opened image never is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -79,7 +79,7 @@ impl Image {
         self.read_only
     }
 
-    /// Whether [`Image::discard`] can give space back.
+    /// Whether [`Image::discard`] can free space.
     pub fn can_discard(&self) -> bool {
         self.can_discard
     }
@@ -89,7 +89,7 @@ impl Image {
         self.can_secure_erase
     }
 
-    /// Whether it bypasses the host's page cache (O_DIRECT): then data must lie at page boundaries.
+    /// Whether it bypasses the host's page cache (O_DIRECT). Data must then be page-aligned.
     pub fn is_direct(&self) -> bool {
         self.direct
     }
@@ -104,41 +104,41 @@ impl Image {
         self.in_memory
     }
 
-    /// Bytes to be read where they lie, if that can be done without waiting for the storage and fills no hole. They count only if
+    /// A range to read in place, if that neither waits for the storage nor fills a hole. What was read counts only if
     /// [`Image::in_place_is_sound`] afterwards.
     pub fn read_in_place(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         self.mapping.as_ref()?.to_read(offset, len)
     }
 
-    /// Bytes to be written where they lie, if that is as good as [`Image::write`]. They count only if
+    /// A range to write in place, if that is as good as [`Image::write`]. What was written counts only if
     /// [`Image::in_place_is_sound`] afterwards.
     pub fn write_in_place(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         self.mapping.as_ref()?.to_write(offset, len)
     }
 
-    /// Whether [`Image::read_in_place`] mostly answers without a system call.
+    /// Whether [`Image::read_in_place`] usually needs no system call.
     pub fn residency_is_cached(&self) -> bool {
         self.mapping.as_ref().is_none_or(Mapping::is_in_memory)
     }
 
-    /// The first bytes of what will be read in place, to be fetched.
+    /// The first bytes of a range that will be read in place, to prefetch.
     pub fn prefetch_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
         self.mapping.as_ref()?.prefetch_read(offset, len)
     }
 
-    /// Bytes are going to be written in place: see [`Mapping::prefetch_write`].
+    /// A range will be written in place: see [`Mapping::prefetch_write`].
     pub fn prefetch_write(&self, offset: u64, len: u64) {
         if let Some(mapping) = &self.mapping {
             mapping.prefetch_write(offset, len);
         }
     }
 
-    /// Whether what was done in place has worked. It has not when somebody has truncated the image, or there was no
-    /// space; then it must be done again by other means.
+    /// Whether all accesses in place have worked so far. They fail when somebody has truncated the image, or when there
+    /// was no space. The access must then be repeated by other means.
     pub fn in_place_is_sound(&self) -> bool {
         let sound = self.mapping.as_ref().is_some_and(Mapping::is_sound);
         if !sound {
-            // A signal has struck. What the CPU was at is in its frame.
+            // A signal has struck, and its frame has the CPU's registers.
             wipe_signal_stack();
         }
         sound
@@ -154,8 +154,8 @@ impl Image {
         &self.file
     }
 
-    /// Fills `pieces` from `offset` on, if that can be done without waiting for the storage, as far as the system can
-    /// tell. False: it would wait; some pieces may have been filled.
+    /// Fills `pieces` from `offset` on, if that does not wait for the storage, as far as the system knows. Returns
+    /// false if it would wait; some pieces may be filled.
     ///
     /// # Errors
     /// As [`Image::read`].
@@ -179,7 +179,7 @@ impl Image {
     /// Writes `pieces` at `offset`, as [`Image::write`].
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn write_from(&self, offset: u64, pieces: &[VolatileSlice<'_>]) -> io::Result<()> {
         vectored::all(offset, pieces, io::ErrorKind::WriteZero, |offset, rest| {
             vectored::write(&self.file, offset, rest)
@@ -212,7 +212,7 @@ impl Image {
     /// Writes `data` at `offset`. It is durable after the next successful [`Image::flush`].
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, offset)?;
         self.was_written(offset, data.len());
@@ -222,8 +222,8 @@ impl Image {
     /// Makes everything written so far durable.
     ///
     /// # Errors
-    /// The system's. After a failure the system has dropped the dirty pages, so a later flush that succeeds would
-    /// promise too much: all later ones fail, too, until the image is opened anew.
+    /// Those of the system calls. After a failure the system has dropped the dirty pages, so a later successful flush
+    /// would promise too much. So all later flushes fail until the image is opened again.
     pub fn flush(&self) -> io::Result<()> {
         if self.read_only {
             return Ok(());
@@ -234,22 +234,22 @@ impl Image {
         }
         (self.sync)(&self.file).inspect_err(|error| {
             *failed = true;
-            log::error!("flushing the image has failed, what was written is not safe: {error}");
+            log::error!("a flush of the image has failed, so written data may be lost: {error}");
         })
     }
 
-    /// Gives the space of a range back; the range then reads as zeroes.
+    /// Frees the space of a range, which then reads as zeroes.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         Ok(self.deallocate(FallocateFlags::PUNCH_HOLE, offset, len)?)
     }
 
-    /// Makes a range zeroes, in the cheapest way that the image has.
+    /// Zeroes a range in the cheapest way that the image supports.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> io::Result<()> {
         let flags = match mode {
             ZeroMode::MayDeallocate if self.can_discard => FallocateFlags::PUNCH_HOLE,
@@ -283,7 +283,7 @@ impl Image {
     /// Has the storage destroy all copies of a range (`BLKSECDISCARD`).
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn secure_erase(&self, offset: u64, len: u64) -> io::Result<()> {
         super::open::secure_discard(&self.file, offset, len)
     }

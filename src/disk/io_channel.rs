@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One worker's way to the image: which system call moves the data, and who waits for it.
+//! One worker's access to the image: which system call moves the data, and who waits for it.
 //!
 //! | [`Aio`] | data | what would wait |
 //! |---|---|---|
@@ -8,7 +8,7 @@
 //! | `IoUring` | io_uring with registered file and buffers: for O_DIRECT and block devices | helper threads, for all but data |
 //! | `Threads` | helper threads | helper threads |
 //!
-//! Before that, with `Sync`, whoever moves data looks whether it can be done in place: see [`Disk::read_in_place`].
+//! With `Sync`, data is moved in place instead if possible: see [`Disk::read_in_place`].
 
 #![forbid(unsafe_code)]
 
@@ -35,7 +35,7 @@ pub enum Aio {
 }
 
 impl Aio {
-    /// The name that the command line has for it.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sync => "sync",
@@ -54,7 +54,7 @@ pub enum IoDirection {
     Write,
 }
 
-/// Data to be moved between the front of a buffer and the image.
+/// A transfer between the front of a buffer and the image.
 #[derive(Debug, Clone, Copy)]
 pub struct Transfer {
     /// Reading or writing.
@@ -66,7 +66,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Moves the data here and now.
+    /// Moves the data in this thread.
     pub(super) fn run(self, image: &Image, buffer: &mut Buffer) -> io::Result<()> {
         match self.direction {
             IoDirection::Read => image.read(self.offset, front_mut(buffer, self.len)?),
@@ -83,30 +83,30 @@ pub(super) fn front_mut(buffer: &mut Buffer, len: usize) -> io::Result<&mut [u8]
     buffer.bytes_mut().get_mut(..len).ok_or(io::ErrorKind::InvalidInput.into())
 }
 
-/// What came of a request to the disk.
+/// The result of a task for the disk.
 #[derive(Debug)]
 #[must_use = "the buffer must go back to the channel"]
 pub struct IoCompletion {
-    /// Whether it worked.
+    /// Whether it succeeded.
     pub result: io::Result<()>,
     /// The buffer of a transfer.
     pub buffer: Option<Buffer>,
 }
 
-/// One worker's way to the image.
+/// One worker's access to the image.
 pub struct IoChannel {
     disk: Arc<Disk>,
     pool: Pool,
     ring: Option<Uring>,
     completion_queue: Arc<CompletionQueue>,
-    /// Tasks that the helpers have.
+    /// How many tasks the helpers have.
     with_helpers: usize,
 }
 
-/// Bytes of memory that are changed while a worker waits for it.
+/// Up to this many bytes of a memory disk, a worker executes an action itself.
 const QUICK: u64 = 1 << 20;
 
-/// The most tasks of a channel that the helpers have.
+/// The maximum number of tasks of a channel that the helpers have.
 const MOST_WITH_HELPERS: usize = 256;
 
 impl IoChannel {
@@ -127,22 +127,22 @@ impl IoChannel {
         self.pool.get(len)
     }
 
-    /// Takes a buffer back.
+    /// Returns a buffer.
     pub fn put_buffer(&mut self, buffer: Buffer) {
         self.pool.put(buffer);
     }
 
-    /// How many requests may be started that need a buffer or a helper.
+    /// How many requests may start that need a buffer or a helper.
     pub fn room(&self) -> usize {
         self.pool.available().min(MOST_WITH_HELPERS.saturating_sub(self.with_helpers))
     }
 
-    /// Tasks that the helper threads have.
+    /// How many tasks the helpers have.
     pub fn with_helpers(&self) -> usize {
         self.with_helpers
     }
 
-    /// Moves data. `None`: the answer comes later, under `token`.
+    /// Moves data. Returns `None` if the completion comes later, under `token`.
     pub fn transfer(&mut self, token: usize, transfer: Transfer, mut buffer: Buffer) -> Option<IoCompletion> {
         if let Some(ring) = &mut self.ring {
             return ring.queue(token, transfer, buffer);
@@ -163,7 +163,7 @@ impl IoChannel {
         None
     }
 
-    /// Makes durable what has been written before. The answer comes under `token`; it has no buffer.
+    /// Makes earlier writes durable. The completion comes under `token` and has no buffer.
     pub fn flush(&mut self, token: usize) -> Option<IoCompletion> {
         if self.image().is_in_memory() {
             return Some(IoCompletion { result: self.image().flush(), buffer: None });
@@ -172,7 +172,8 @@ impl IoChannel {
         None
     }
 
-    /// Has something done to `bytes` bytes of the image that may wait. The answer comes under `token`; it has no buffer.
+    /// Runs an action that may wait, on `bytes` bytes of the image. The completion comes under `token` and has no
+    /// buffer.
     pub fn run(&mut self, token: usize, bytes: u64, action: Action) -> Option<IoCompletion> {
         if self.image().is_in_memory() && bytes <= QUICK {
             return Some(IoCompletion { result: action(self.image()), buffer: None });
@@ -186,14 +187,14 @@ impl IoChannel {
         self.disk.helpers.submit(task, token, &self.completion_queue);
     }
 
-    /// Passes on what was started.
+    /// Submits what has been queued.
     pub fn submit(&mut self) {
         if let Some(ring) = &mut self.ring {
             ring.submit();
         }
     }
 
-    /// Adds what has been answered. Never waits.
+    /// Adds completions. Never waits.
     pub fn poll_completions(&mut self, completions: &mut Vec<(usize, IoCompletion)>) {
         if let Some(ring) = &mut self.ring {
             ring.poll_completions(completions);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! An image's bytes as memory: the page cache itself, with no system call and no copy in between.
+//! An image as mapped memory: the page cache itself, without system calls and copies.
 //!
-//! What a mapping cannot do is fail: where a file has been truncated, or a file system is full, touching it raises
-//! SIGBUS. That is caught (see [`sigbus`](crate::sigbus)): whoever used the mapping finds that it is broken and does the
-//! same by system calls, which tell what is wrong. A broken mapping is not used again.
+//! An access to a mapping cannot return an error: if the file was truncated or the file system is full, it raises
+//! SIGBUS. The handler catches that (see [`sigbus`](crate::sigbus)). The user of the mapping finds it broken and
+//! repeats the access by system calls, which report the cause. A broken mapping is not used again.
 
 use std::fs::File;
 use std::io;
@@ -23,17 +23,17 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// An image in the address space.
 #[derive(Debug)]
 pub struct Mapping {
-    // Before the region, which it must not outlive.
+    // Dropped before the region.
     watch: Watch,
     region: MmapRegion,
-    /// The file lives in memory (tmpfs), so its pages are there or nowhere.
+    /// The file is in memory (tmpfs), so its pages exist there or nowhere.
     in_memory: bool,
-    /// What is known of these; not of a large file.
+    /// What is known about the pages; `None` for a large file.
     blocks: Option<Blocks>,
     writable: Writable,
-    /// What the system says of the pages is true.
+    /// The system tells the truth about the pages.
     truthful: OnceLock<bool>,
-    /// Of the whole file again, when that has become larger: whoever uses this one is not disturbed.
+    /// A mapping of the whole file after it has grown. Users of this mapping are not disturbed.
     larger: OnceLock<Box<Mapping>>,
 }
 
@@ -46,15 +46,15 @@ enum Writable {
     All,
 }
 
-/// Which bytes of a mapping are to be written in place.
+/// Which bytes of a mapping should be written in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
     /// None.
     Never,
-    /// Those of a file in memory where it is the fastest way. Of another file none: there, each write-back is followed by
+    /// Those of a file in memory where that is fastest. None of another file: there, each write-back is followed by
     /// page faults.
     WhereItPays,
-    /// All: for a file that holds nothing yet, and is written by nobody else.
+    /// All: for a new file that nobody else writes.
     Always,
 }
 
@@ -62,9 +62,9 @@ impl Mapping {
     /// Maps the first `len` bytes of a file.
     ///
     /// # Errors
-    /// The system's; or there are too many mappings already.
+    /// Those of the system calls; or too many mappings exist.
     pub fn new(file: &File, len: u64, writing: Writing) -> io::Result<Self> {
-        // It cannot be found out later, in the sandbox.
+        // The sandbox forbids finding out later.
         resident::mincore_is_allowed();
         let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| u64::try_from(system.f_type) == Ok(TMPFS_MAGIC));
         Self::map(file, len, in_memory, writing)
@@ -90,8 +90,8 @@ impl Mapping {
         Ok(Self { watch, region, in_memory, blocks, writable, truthful, larger })
     }
 
-    /// A range to read, if it can be read without waiting for the storage, as far as the system can tell, and has no hole that
-    /// reading would fill. What was read counts only if [`Mapping::is_sound`] afterwards.
+    /// A range to read, if that does not wait for the storage, as far as the system knows, and fills no hole. What was
+    /// read counts only if [`Mapping::is_sound`] afterwards.
     pub fn to_read(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         let this = self.covering(offset, len)?;
         let range = this.range(offset, len)?;
@@ -104,7 +104,7 @@ impl Mapping {
         there.then_some(range)
     }
 
-    /// Not often: out of the way of what is known.
+    /// Rare, so kept out of the fast path.
     #[cold]
     #[inline(never)]
     fn probe(&self, blocks: &Blocks, offset: u64, len: usize) -> bool {
@@ -117,13 +117,13 @@ impl Mapping {
             && *self.truthful.get_or_init(|| self.region.file_offset().is_some_and(resident::mincore_is_truthful))
     }
 
-    /// What gives ranges of this mapping.
+    /// A function that returns ranges of this mapping.
     fn bytes<'a>(&'a self) -> impl Fn(u64, u64) -> Option<VolatileSlice<'a>> {
         |offset, len| self.range(offset, usize::try_from(len).ok()?)
     }
 
-    /// A range to write, where storing is as good as writing. What was written counts only if [`Mapping::is_sound`]
-    /// afterwards.
+    /// A range to write, where storing is as good as a system call. What was written counts only if
+    /// [`Mapping::is_sound`] afterwards.
     pub fn to_write(&self, offset: u64, len: usize) -> Option<VolatileSlice<'_>> {
         let this = self.covering(offset, len)?;
         match (this.writable, &this.blocks) {
@@ -133,7 +133,7 @@ impl Mapping {
         }
     }
 
-    /// A range has been written by a system call.
+    /// Records a write by a system call.
     pub fn was_written(&self, offset: u64, len: usize) {
         if let Some(this) = self.covering(offset, len)
             && this.writable == Writable::Populated
@@ -144,8 +144,8 @@ impl Mapping {
         }
     }
 
-    /// A range is being given back to the file system, or has been: to be called before, for those who read it from now on, and
-    /// after, for those who have read it meanwhile.
+    /// A range is being freed, or has been. Call this before, for those who read from now on, and after, for those who
+    /// have read meanwhile.
     pub fn was_discarded(&self, offset: u64, len: u64) {
         if let Some(blocks) = &self.blocks {
             blocks.forget(offset, len);
@@ -155,13 +155,13 @@ impl Mapping {
         }
     }
 
-    /// Bytes are going to be read: the first of them, to be fetched.
+    /// The first bytes of a range that will be read, to prefetch.
     pub fn prefetch_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
         let len = at_most(len, PREFETCH_BYTES);
         Some(Prefetch::new(&self.covering(offset, len)?.range(offset, len)?))
     }
 
-    /// Bytes are going to be written: the CPU looks up where they lie. To fetch what is there before did not pay, neither for
+    /// A range will be written: makes the CPU look up its address. Prefetching the old content did not pay, neither for
     /// plain data nor for any engine.
     pub fn prefetch_write(&self, offset: u64, len: u64) {
         if let Some(start) = self.to_write(offset, at_most(len, 1)) {
@@ -176,13 +176,13 @@ impl Mapping {
         self.region.get_slice(usize::try_from(offset).ok()?, len).ok()
     }
 
-    /// The mapping that has a range: this one, or a larger one.
+    /// The mapping that contains a range: this one, or a larger one.
     fn covering(&self, offset: u64, len: usize) -> Option<&Self> {
         let end = usize::try_from(offset).ok()?.checked_add(len)?;
         if end <= self.region.size() { Some(self) } else { self.larger.get()?.covering(offset, len) }
     }
 
-    /// Also covers what the file has up to `len` bytes.
+    /// Extends the mapping to `len` bytes of the file.
     ///
     /// # Errors
     /// As [`Mapping::new`].
@@ -193,10 +193,10 @@ impl Mapping {
         match self.larger.get() {
             Some(larger) => larger.extend(file, len),
             None => {
-                // With room for more, so that a file that grows often does not need many. Nobody asks for what is past the
-                // end of the file.
+                // Maps more, so that a file that grows often needs few mappings. Nobody uses bytes past the end of the
+                // file.
                 let ample = len.max((self.region.size() as u64).saturating_mul(2)); // usize to u64 loses nothing
-                // What is populated there is found out anew.
+                // Populated blocks are found again.
                 let writing = match self.writable {
                     Writable::No => Writing::Never,
                     Writable::Populated => Writing::WhereItPays,
@@ -204,14 +204,14 @@ impl Mapping {
                 };
                 let map = |len| Self::map(file, len, self.in_memory, writing);
                 let larger = map(ample).or_else(|_| map(len))?;
-                // Callers do not extend at the same time; if they did, the second mapping would be for nothing.
+                // Callers do not extend concurrently. If they did, the second mapping would be unused.
                 let _ = self.larger.set(Box::new(larger));
                 Ok(())
             }
         }
     }
 
-    /// Whether the file lives in memory.
+    /// Whether the file is in memory.
     pub fn is_in_memory(&self) -> bool {
         self.in_memory
     }
@@ -222,7 +222,7 @@ impl Mapping {
     }
 }
 
-/// Bytes that are fetched ahead: the rest of a longer request comes by itself, as the CPU notices the pattern.
+/// Bytes to prefetch: for longer requests the CPU recognises the pattern.
 const PREFETCH_BYTES: usize = 4096;
 
 fn at_most(len: u64, most: usize) -> usize {
@@ -257,7 +257,7 @@ mod tests {
         }
     }
 
-    /// The registers at the time of a fault, which may hold keys, are in the signal's frame.
+    /// The signal's frame has the registers at the time of a fault, which may hold keys.
     #[test]
     fn nothing_stays_of_the_signal() {
         #[inline(never)]
@@ -338,7 +338,7 @@ mod tests {
         assert!(mapping.to_read(8192, 4097).is_none() && mapping.to_read(8191, 512).is_none());
         assert!(!mapping.blocks.as_ref().expect("in memory").are_present(8192, 512));
         write(0, LEN as usize + 512);
-        // Also what is too long to be looked at at once, and the end, which is less than a block.
+        // Also ranges that are too long for one probe, and the end, which is less than a block.
         for (at, len) in [(0, LEN as usize), (512, LEN as usize), (LEN - 512, 1024)] {
             assert!(mapping.to_read(at, len).is_some(), "{at}, {len}");
         }
@@ -368,14 +368,14 @@ mod tests {
             file.set_len(bytes.max(8192)).expect("size");
             mapping.extend(&file, bytes).expect("extended");
         }
-        // Old and new part together, and what was handed out before is the same memory.
+        // Old and new part together. What was handed out before is the same memory.
         let after = mapping.to_write(4096, (1 << 20) - 4096).expect("range");
         after.copy_from(&[7u8; 8192]);
         let mut bytes = [0u8; 8192];
         before.copy_to(&mut bytes[..]);
         assert!(bytes[..4096] == [0; 4096] && bytes[4096..] == [7; 4096]);
         assert!(mapping.to_read(0, 1 << 30).is_none());
-        // Broken at one end: not used at all any more.
+        // If one end is broken, nothing is used any more.
         file.set_len(8192).expect("truncated");
         mapping
             .covering(512 << 10, 512)

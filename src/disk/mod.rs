@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The disk: offsets and bytes, which may be ciphertext or not. No keys, no DUNs, no virtio.
+//! The disk: offsets and bytes, encrypted or not. No keys, no DUNs, no virtio.
 //!
-//! [`Image`] is what is there and what can be done with it, here and now. [`IoChannel`] is one worker's way to it, which
-//! does not wait: [`Buffer`]s go to the disk and come back with an [`IoCompletion`].
+//! [`Image`] is the image and its operations, which may wait. [`IoChannel`] is one worker's access to it, which does
+//! not wait: [`Buffer`]s go to the disk and come back with an [`IoCompletion`].
 
 mod blocks;
 mod buffer;
@@ -36,7 +36,7 @@ pub const SECTOR_SIZE: u64 = 1 << SECTOR_SHIFT;
 /// Binary logarithm of [`SECTOR_SIZE`].
 pub const SECTOR_SHIFT: u32 = 9;
 
-/// An image and the way to it.
+/// An image and the access to it.
 pub struct Disk {
     image: Arc<Image>,
     aio: Aio,
@@ -44,27 +44,27 @@ pub struct Disk {
     rings: Mutex<IdleRings>,
 }
 
-/// Rings of io_uring that no channel uses, each with the buffers that are registered with it.
+/// io_uring rings that no channel uses, each with its registered buffers.
 #[derive(Default)]
 struct IdleRings {
     idle: Vec<(buffer::Pool, uring::Uring)>,
-    /// No more are made.
+    /// No more are created.
     complete: bool,
 }
 
 impl Disk {
-    /// A disk. Without `aio`, data is moved in the way that suits the image: io_uring, or threads where it is forbidden,
-    /// for a block device and for an image opened with O_DIRECT, and system calls in the worker for a cached file.
+    /// Creates a disk. Without `aio`, the image decides: io_uring for a block device and with O_DIRECT (threads where
+    /// io_uring is forbidden), system calls in the worker for a cached file.
     ///
     /// # Errors
-    /// When io_uring is asked for and the system does not let us use it.
+    /// When io_uring is requested and the system refuses it.
     pub fn new(image: Image, aio: Option<Aio>) -> io::Result<Self> {
         let aio = match aio {
             None if image.is_in_memory() => Aio::Sync,
             None if image.is_direct() || image.is_block_device() => match uring::probe() {
                 Ok(()) => Aio::IoUring,
                 Err(error) => {
-                    log::warn!("io_uring cannot be used here ({error}): threads take its place");
+                    log::warn!("io_uring cannot be used here ({error}); helper threads are used instead");
                     Aio::Threads
                 }
             },
@@ -87,35 +87,35 @@ impl Disk {
         self.aio
     }
 
-    /// Bytes of the image to be read where they lie: see [`Image::read_in_place`].
+    /// A range to read in place: see [`Image::read_in_place`].
     pub fn read_in_place(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
         let len = usize::try_from(len).ok()?;
         if self.aio == Aio::Sync { self.image().read_in_place(offset, len) } else { None }
     }
 
-    /// Bytes of the image to be written where they lie: see [`Image::write_in_place`].
+    /// A range to write in place: see [`Image::write_in_place`].
     pub fn write_in_place(&self, offset: u64, len: u64) -> Option<VolatileSlice<'_>> {
         let len = usize::try_from(len).ok()?;
         if self.aio == Aio::Sync { self.image().write_in_place(offset, len) } else { None }
     }
 
-    /// Bytes are going to be read: where that is done in place, the first of them, to be fetched into the CPU's caches.
+    /// A range will be read: if that is done in place, returns its first bytes to prefetch.
     pub fn prefetch_read(&self, offset: u64, len: u64) -> Option<Prefetch> {
         if self.aio == Aio::Sync { self.image().prefetch_read(offset, len) } else { None }
     }
 
-    /// Bytes are going to be written: where that is done in place, the CPU looks up where they lie.
+    /// A range will be written: if that is done in place, makes the CPU look up its address.
     pub fn prefetch_write(&self, offset: u64, len: u64) {
         if self.aio == Aio::Sync {
             self.image().prefetch_write(offset, len);
         }
     }
 
-    /// Moves data between guest memory and the image without a buffer, where that can be done here and now. False:
+    /// Moves data between guest memory and the image without a buffer, if that is possible now. If it returns false,
     /// use [`IoChannel::transfer`].
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn transfer_directly(
         &self,
         direction: IoDirection,
@@ -129,8 +129,8 @@ impl Disk {
         }
     }
 
-    /// Makes the io_uring rings for so many channels, before the sandbox forbids to make any. Channels use them one
-    /// after the other; a channel for which there is none moves data by helper threads.
+    /// Creates the io_uring rings for this many channels before the sandbox, which allows no new ones. Channels reuse
+    /// them. A channel without a ring moves data by helper threads.
     ///
     /// # Errors
     /// When there is no memory, or the system refuses a ring.
@@ -144,7 +144,7 @@ impl Disk {
     }
 
     fn rings(&self) -> MutexGuard<'_, IdleRings> {
-        // A plain list, which a panic elsewhere cannot leave half-changed.
+        // A panic elsewhere cannot leave a plain list half-changed.
         lock(&self.rings)
     }
 
@@ -154,7 +154,7 @@ impl Disk {
         Ok((pool, ring))
     }
 
-    /// A ring for a channel. `None`: there is none.
+    /// A ring for a channel, if there is one.
     fn get_ring(&self) -> io::Result<Option<(buffer::Pool, uring::Uring)>> {
         let mut rings = self.rings();
         match rings.idle.pop() {
@@ -167,7 +167,7 @@ impl Disk {
         self.rings().idle.push((pool, ring));
     }
 
-    /// A channel for a worker.
+    /// Creates a channel for a worker.
     ///
     /// # Errors
     /// When there is no memory, or the system refuses descriptors or a ring.

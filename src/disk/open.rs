@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Opening an image: what it is, how large, what it can do, and that nobody else writes it.
+//! Opening an image: its kind, its size, what it supports, and a lock against other writers.
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Seek, SeekFrom};
@@ -22,7 +22,7 @@ use super::mapping::{Mapping, Writing};
 pub struct OpenOptions {
     /// Refuse writes.
     pub read_only: bool,
-    /// Use the image's ability to give space back, where it has it.
+    /// Use the image's ability to free space, if it has it.
     pub discard: bool,
     /// Bypass the host's page cache (O_DIRECT).
     pub direct: bool,
@@ -32,83 +32,37 @@ pub struct OpenOptions {
 
 /// Why an image cannot be used. The messages say what to do.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
 pub enum OpenError {
-    /// It cannot be opened.
     #[error("cannot open the image {}: {error}{}", path.display(), hint(error))]
-    Open {
-        /// The image.
-        path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// It is a directory, a pipe or the like.
+    Open { path: PathBuf, error: io::Error },
     #[error("{} is neither a regular file nor a block device; --blk-file takes a raw image", .0.display())]
     Kind(PathBuf),
-    /// It is empty.
     #[error("the image {} is empty; give it a size, for example: truncate -s 1G {}", .0.display(), .0.display())]
     Empty(PathBuf),
-    /// It does not consist of whole blocks.
     #[error(
         "the image {} has {len} bytes, which is not a multiple of the block size {block}; enlarge it, for example: \
          truncate -s {} {}", path.display(), len.next_multiple_of(u64::from(*block)), path.display()
     )]
-    Size {
-        /// The image.
-        path: PathBuf,
-        /// Its bytes.
-        len: u64,
-        /// The logical block size.
-        block: u32,
-    },
-    /// It has larger sectors.
+    Size { path: PathBuf, len: u64, block: u32 },
     #[error(
         "{} has logical blocks of {device} bytes, which cannot serve a disk with {block}; use --logical-block-size \
          {device}", path.display()
     )]
-    BlockSize {
-        /// The block device.
-        path: PathBuf,
-        /// Its logical block size.
-        device: u32,
-        /// The logical block size that was asked for.
-        block: u32,
-    },
-    /// It cannot be used without the page cache, or only in larger blocks.
+    BlockSize { path: PathBuf, device: u32, block: u32 },
     #[error(
-        "the image {} cannot be read past the page cache in blocks of {block} bytes: {error}; use --cache writeback, or \
+        "the image {} cannot be read with O_DIRECT in blocks of {block} bytes: {error}; use --cache writeback, or \
          a larger --logical-block-size (4096 is what most file systems need)", path.display()
     )]
-    Direct {
-        /// The image.
-        path: PathBuf,
-        /// The logical block size.
-        block: u32,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// There is no memory for an image.
+    Direct { path: PathBuf, block: u32, error: io::Error },
     #[error("cannot make a memory disk of {len} bytes: {error}; --blk-ram takes a multiple of the block size {block}")]
-    Memory {
-        /// Bytes asked for.
-        len: u64,
-        /// The logical block size.
-        block: u32,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// Somebody else has it.
+    Memory { len: u64, block: u32, error: io::Error },
     #[error(
         "the image {} is in use by another device; stop that one, or open it with --read-only here", .0.display()
     )]
     Locked(PathBuf),
-    /// Something else.
     #[error("cannot use the image {}: {error}", path.display())]
-    Other {
-        /// The image.
-        path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
+    Other { path: PathBuf, error: io::Error },
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -122,7 +76,7 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl OpenOptions {
-    /// Opens and locks a raw image. Its content is never looked at to guess a format.
+    /// Opens and locks a raw image. Never guesses a format from the content.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -148,7 +102,7 @@ impl OpenOptions {
             })?;
         lock(&file, self.read_only, path)?;
 
-        // Works for block devices, too.
+        // Also works for block devices.
         let len = file.seek(SeekFrom::End(0)).map_err(other)?;
         if len == 0 {
             return Err(OpenError::Empty(owned()));
@@ -192,7 +146,7 @@ impl OpenOptions {
         Ok(image)
     }
 
-    /// Makes an image of zeroes in memory, which is gone with the process.
+    /// Creates an image of zeroes in memory.
     ///
     /// # Errors
     /// [`OpenError::Memory`].
@@ -218,7 +172,7 @@ impl OpenOptions {
             in_memory: true,
             mapping,
             nowait: AtomicBool::new(false),
-            // Nothing outlives the process.
+            // Nothing needs to outlive the process.
             sync: |_| Ok(()),
             flush_failed: Mutex::new(false),
         })
@@ -226,17 +180,17 @@ impl OpenOptions {
 }
 
 impl Image {
-    /// Whether O_DIRECT takes blocks of this size: some file systems and disks need larger ones.
+    /// Whether O_DIRECT supports this block size: some file systems and disks need larger blocks.
     fn check_alignment(&self, block: u32) -> io::Result<()> {
         let mut pool = super::buffer::Pool::new();
         let mut buffer = pool.get(block.into()).ok_or(io::ErrorKind::OutOfMemory)?;
-        // The last block: its offset is as little aligned as any.
+        // The offset of the last block is the least aligned.
         let data = super::io_channel::front_mut(&mut buffer, block as usize)?; // u32 to usize loses nothing
         self.read(self.len() - u64::from(block), data)
     }
 }
 
-/// How long to wait for a lock: the system lets the files of an io_uring go a while after their process has ended.
+/// How long to wait for a lock: after a process has ended, the kernel keeps the files of its io_uring for a while.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 fn try_lock(file: &File, read_only: bool) -> Result<(), TryLockError> {
@@ -251,15 +205,12 @@ fn try_lock(file: &File, read_only: bool) -> Result<(), TryLockError> {
     }
 }
 
-/// A writer wants the image alone; readers share it, and may look at an image that is being written.
+/// A writer needs the image alone. Readers share it, and may read an image that is being written.
 fn lock(file: &File, read_only: bool, path: &Path) -> Result<(), OpenError> {
     match try_lock(file, read_only) {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) if read_only => {
-            log::warn!(
-                "the image {} is being written by another device: what is read may not fit together",
-                path.display()
-            );
+            log::warn!("the image {} is being written by another device, so reads may be inconsistent", path.display());
             Ok(())
         }
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
@@ -274,7 +225,7 @@ pub fn are_same(one: &Metadata, other: &Metadata) -> bool {
     (file(one).is_some() && file(one) == file(other)) || (device(one).is_some() && device(one) == device(other))
 }
 
-/// A hole punched past the end of a file changes nothing, but tells whether the file system can.
+/// Punches a hole past the end of the file. This changes nothing, but shows whether the file system supports it.
 fn file_system_punches_holes(file: &File, len: u64) -> bool {
     fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, len, SECTOR_SIZE).is_ok()
 }
@@ -283,9 +234,9 @@ fn block_device_discards(file: &File) -> bool {
     let Ok(metadata) = file.metadata() else { return false };
     let device = metadata.rdev();
     let directory = format!("/sys/dev/block/{}:{}", major(device), minor(device));
-    // A partition has no queue of its own; its disk is one level up.
+    // A partition has no queue directory; its disk, one level up, has.
     ["queue", "../queue"].iter().any(|queue| {
-        // Discarded space must read as zeroes afterwards, which the kernel does with the second of these.
+        // Discarded space must read as zeroes, which the kernel ensures with the second limit.
         ["discard_max_bytes", "write_zeroes_max_bytes"].iter().all(|limit| {
             std::fs::read_to_string(format!("{directory}/{queue}/{limit}"))
                 .is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0))
@@ -293,12 +244,11 @@ fn block_device_discards(file: &File) -> bool {
     })
 }
 
-/// The kernel checks for support before it looks at the range, and no device takes a range that is not aligned.
+/// The kernel checks for support before the range, and no device accepts a range that is not aligned.
 fn block_device_erases(file: &File) -> bool {
     secure_discard(file, 1, 1).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
 }
 
-/// `ioctl(BLKSECDISCARD)`.
 pub(super) fn secure_discard(file: &File, offset: u64, len: u64) -> io::Result<()> {
     /// `_IO(0x12, 125)`, <linux/fs.h>.
     const BLKSECDISCARD: libc::Ioctl = 0x127d;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Which pages of a mapping of a file are in the page cache (`mincore(2)`): those that can be read without waiting for the
-//! storage, and, of a file in memory, those that exist.
+//! Which pages of a file mapping are in the page cache (`mincore(2)`): those that can be read without waiting for the
+//! storage and, for a file in memory, those that exist.
 //!
-//! The call is not always to be had, nor to be believed. Nothing then counts as resident, and data is moved by system calls.
+//! The call may be forbidden, or may not tell the truth. Then no page counts as resident, and data is moved by system
+//! calls.
 
 use std::mem::MaybeUninit;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +14,7 @@ use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
 use crate::probe;
 
-/// Pages that are looked up in one system call: those of 2 MiB, or more where pages are larger.
+/// Pages per system call: 2 MiB, or more where pages are larger.
 const MOST_PAGES: usize = 512;
 
 /// Pages of a mapping.
@@ -29,7 +30,7 @@ pub(super) fn is_resident(range: &VolatileSlice<'_>) -> bool {
 }
 
 impl Resident {
-    /// Asks the system about the pages of a range. `None` when it does not tell, or when there are too many.
+    /// Asks the system about the pages of a range. `None` when it refuses, or when there are too many.
     pub(super) fn of(range: &VolatileSlice<'_>) -> Option<Self> {
         let page_size = rustix::param::page_size();
         let address = range.ptr_guard().as_ptr() as usize;
@@ -46,7 +47,7 @@ impl Resident {
         (result == 0).then_some(Self { there, pages, page_size })
     }
 
-    /// Whether the pages of a part are there. The range began on a page boundary.
+    /// Whether the pages of a part are resident. The range must begin on a page boundary.
     pub(super) fn are(&self, start: u64, len: u64) -> bool {
         let page = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         self.all(page(start) / self.page_size..page(start.saturating_add(len)).div_ceil(self.page_size))
@@ -63,8 +64,8 @@ impl Resident {
     }
 }
 
-/// Whether the call can be made: a filter around this process may kill it for that. To be asked for the first time before there is
-/// a sandbox of our own.
+/// Whether the call is allowed: a filter around this process may kill it for the call. The first use must be before our
+/// own sandbox.
 pub(super) fn mincore_is_allowed() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
@@ -73,9 +74,9 @@ pub(super) fn mincore_is_allowed() -> bool {
     })
 }
 
-/// Whether what the system says of a file's pages is true. Of a file that is not ours, and that we may not write, it says that
-/// all are there; so it is asked for one that is not: past the file's end. What we may do when it is asked is what counts: to be
-/// called after capabilities have been dropped.
+/// Whether the system tells the truth about a file's pages. For a file of another owner that we may not write, it says
+/// that all are resident. So this asks for a page past the file's end, which is not. The permissions at this moment
+/// count, so call this after dropping capabilities.
 pub(super) fn mincore_is_truthful(file: &FileOffset) -> bool {
     let page_size = rustix::param::page_size();
     let past_the_end = || {

@@ -39,7 +39,7 @@ fn a_failed_flush_is_never_forgotten() {
     assert_eq!(CALLS.load(Ordering::SeqCst), 1);
 }
 
-/// Of flushes at the same time none succeeds after one has failed.
+/// When one of several concurrent flushes fails, none succeeds after it.
 #[test]
 fn flushes_at_the_same_time_do_not_miss_a_failure() {
     static CALLS: AtomicU32 = AtomicU32::new(0);
@@ -75,7 +75,7 @@ fn flush_asks_the_system_each_time() {
 #[test]
 fn lanes_share_the_rings_that_were_prepared() {
     let (file, image) = image(1 << 20);
-    // Where it is forbidden, there is nothing to test.
+    // Where io_uring is forbidden, there is nothing to test.
     let Ok(disk) = Disk::new(image, Some(Aio::IoUring)) else { return };
     let disk = Arc::new(disk);
     disk.prepare(1).expect("a ring");
@@ -97,7 +97,7 @@ fn lanes_share_the_rings_that_were_prepared() {
     };
     for round in 0..3 {
         let (mut first, mut second) = (disk.io_channel().expect("channel"), disk.io_channel().expect("channel"));
-        // That of the second are the helpers'.
+        // The second has only that of the helpers.
         assert_eq!((first.events().len(), second.events().len()), (2, 1));
         let room = first.room();
         write(&mut first, 0, round + 1);
@@ -107,7 +107,7 @@ fn lanes_share_the_rings_that_were_prepared() {
             finish(&mut first);
             assert_eq!(first.room(), room);
         }
-        // What is in flight is waited for.
+        // This waits for what is in flight.
         drop(first);
         let mut bytes = [0; 8192];
         std::os::unix::fs::FileExt::read_exact_at(file.as_file(), &mut bytes, 0).expect("read");
@@ -158,14 +158,14 @@ fn an_image_that_was_truncated_gives_errors() {
     assert!(image.read(4096, &mut [0; 512]).is_err());
 }
 
-/// A channel of a disk whose flushes are this.
+/// A channel of a disk with this flush function.
 fn channel_with(sync: fn(&File) -> io::Result<()>) -> (tempfile::NamedTempFile, IoChannel) {
     let (file, mut image) = image(1 << 20);
     image.sync = sync;
     (file, Arc::new(Disk::new(image, Some(Aio::Threads)).expect("disk")).io_channel().expect("channel"))
 }
 
-/// Waits for so many answers; their tokens and whether they are good, in order of the tokens.
+/// Waits for this many completions. Returns their tokens and whether they succeeded, in order of the tokens.
 fn wait_for(channel: &mut IoChannel, count: usize) -> Vec<(usize, bool)> {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     let mut completions = Vec::new();
@@ -193,7 +193,7 @@ fn read_meanwhile(channel: &mut IoChannel, token: usize) {
     assert_eq!(wait_for(channel, 1), [(token, true)]);
 }
 
-/// However many ask for a flush, one thread does it; reads go on. Those who ask meanwhile wait for another one.
+/// However many ask for a flush, one thread does it, and reads continue. Later requests wait for another flush.
 #[test]
 fn one_flush_answers_all_that_came_before_it() {
     static CALLS: AtomicU32 = AtomicU32::new(0);
@@ -210,7 +210,7 @@ fn one_flush_answers_all_that_came_before_it() {
     while CALLS.load(Ordering::SeqCst) == 0 {
         std::thread::yield_now();
     }
-    // The first one has begun, so it does not count for these.
+    // The first flush has begun, so it does not count for these.
     (1..100).for_each(|token| assert!(channel.flush(token).is_none()));
     read_meanwhile(&mut channel, 1000);
     assert_eq!(CALLS.load(Ordering::SeqCst), 1);
@@ -223,7 +223,7 @@ fn one_flush_answers_all_that_came_before_it() {
     read_meanwhile(&mut channel, 1001);
     ALLOWED.store(2, Ordering::SeqCst);
     assert_eq!(wait_for(&mut channel, 99), (1..100).map(|token| (token, true)).collect::<Vec<_>>());
-    // A failure is everybody's, and for good.
+    // A failure affects everybody, forever.
     ALLOWED.store(9, Ordering::SeqCst);
     assert_eq!(wait_for(&mut channel, 3), (100..103).map(|token| (token, false)).collect::<Vec<_>>());
     assert!(channel.flush(103).is_none());
@@ -231,7 +231,7 @@ fn one_flush_answers_all_that_came_before_it() {
     assert_eq!(CALLS.load(Ordering::SeqCst), 3);
 }
 
-/// However many large ranges are discarded, threads are left for reads and flushes.
+/// However many large ranges are discarded, threads stay free for reads and flushes.
 #[test]
 fn changes_that_take_long_leave_threads_for_data() {
     static GO_ON: AtomicU32 = AtomicU32::new(0);

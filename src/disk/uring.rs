@@ -2,8 +2,8 @@
 
 //! Moving data by io_uring, with the image's file and the pool's buffers registered.
 //!
-//! A ring can do nothing else: the kernel holds it to reading and writing the registered file, so that it is no way round the
-//! sandbox, which sees none of its operations.
+//! A ring is restricted to reading and writing the registered file. So it cannot circumvent the sandbox, which does not
+//! see its operations.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -18,13 +18,13 @@ use super::io_channel::{IoCompletion, IoDirection, Transfer};
 use super::{Image, io_channel};
 use crate::probe;
 
-/// Entries of the submission queue: more than there are buffers, so it never runs over.
+/// Entries of the submission queue: more than there are buffers, so it never overflows.
 const ENTRIES: u32 = 128;
 
-/// The time between two tries to submit something.
+/// Pause between two attempts to submit.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Place of the image among the registered files.
+/// Index of the image among the registered files.
 const IMAGE: types::Fixed = types::Fixed(0);
 
 /// A ring of one channel.
@@ -32,15 +32,15 @@ pub struct Uring {
     ring: IoUring,
     buffers_are_registered: bool,
     in_flight: Slab<InFlight>,
-    /// Pushed and not submitted.
+    /// Entries are pushed and not submitted.
     unsubmitted: bool,
-    /// The kernel does not take what is submitted, and will not.
+    /// The kernel accepts no submissions any more, with this error.
     broken: Option<i32>,
     /// `io_uring_enter(2)`; another one in tests.
     enter: fn(&IoUring) -> io::Result<usize>,
 }
 
-/// A transfer that the kernel has, with its buffer: that stays where it is until the kernel is done.
+/// A transfer in the kernel, with its buffer, which must stay in place until the kernel is done.
 struct InFlight {
     token: usize,
     transfer: Transfer,
@@ -53,7 +53,7 @@ struct InFlight {
 const FIXED_FILE: u8 = 1;
 const UNREGISTER_FILES: u8 = 3;
 
-/// Whether the system lets us use io_uring: all three of its system calls, and what we need of them.
+/// Whether io_uring is usable: all three of its system calls, and the features that we need.
 ///
 /// # Errors
 /// Why not: EPERM where it is forbidden, ENOSYS where it does not exist, EINVAL before Linux 5.10.
@@ -65,19 +65,19 @@ pub fn probe() -> io::Result<()> {
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.map_err(io::Error::other)?;
         ring.submit_and_wait(1).map(drop)
     };
-    // A filter around this program may have the system answer with our end.
+    // A filter around this program may kill it for these calls.
     if probe::is_filtered() && !probe::is_allowed(|| all().is_ok()) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     all()
 }
 
-/// A ring that does nothing until it is restricted.
+/// A ring that does nothing until [`restrict`].
 fn disabled(entries: u32) -> io::Result<IoUring> {
     IoUring::builder().setup_r_disabled().build(entries)
 }
 
-/// Lets a ring begin, with these operations and flags only, for good.
+/// Enables a ring, with these operations and flags only.
 fn restrict(ring: &IoUring, operations: &[u8], flags: u8) -> io::Result<()> {
     let operations = operations.iter().map(|&operation| Restriction::sqe_op(operation));
     let mut all = vec![
@@ -94,7 +94,7 @@ impl Uring {
     /// A ring for `image`, with all buffers of `pool`.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn new(image: &Image, pool: &mut Pool) -> io::Result<Self> {
         let ring = disabled(ENTRIES)?;
         ring.submitter().register_files(&[image.file().as_raw_fd()])?;
@@ -107,9 +107,9 @@ impl Uring {
             .into_iter()
             .map(|buffer| libc::iovec { iov_base: buffer.bytes_mut().as_mut_ptr().cast(), iov_len: buffer.capacity() })
             .collect();
-        // SAFETY: the addresses are of the pool's buffers, which are written by the kernel only for an operation that
-        // names them, and such an operation owns its buffer (`InFlight`). Should a buffer be freed earlier than the ring,
-        // the kernel still holds its pages.
+        // SAFETY: the addresses belong to the pool's buffers. The kernel writes a buffer only for an operation that
+        // names it, and such an operation owns its buffer (`InFlight`). If a buffer is freed before the ring, the
+        // kernel still holds its pages.
         let registered = unsafe { ring.submitter().register_buffers(&buffers) };
         if let Err(error) = &registered {
             log::debug!("io_uring works without registered buffers: {error}");
@@ -131,7 +131,7 @@ impl Uring {
         })
     }
 
-    /// Starts a transfer. An answer at once means that it could not be started.
+    /// Queues a transfer. A completion at once means that it could not be started.
     pub fn queue(&mut self, token: usize, transfer: Transfer, buffer: Buffer) -> Option<IoCompletion> {
         if let Some(error) = self.broken {
             return Some(IoCompletion { result: Err(io::Error::from_raw_os_error(error)), buffer: Some(buffer) });
@@ -146,23 +146,23 @@ impl Uring {
         }
     }
 
-    /// Queues what is left of a transfer.
+    /// Pushes the rest of a transfer.
     fn push(&mut self, number: usize) -> io::Result<()> {
         let Some(flight) = self.in_flight.get_mut(number) else { return Ok(()) };
         let entry = flight.entry(self.buffers_are_registered)?.user_data(number as u64); // usize to u64 loses nothing
-        // SAFETY: the entry's buffer is owned by the flight, which stays in `in_flight` until the kernel has answered,
-        // and does not move: the bytes are on the heap. The image's file is registered with the ring.
+        // SAFETY: the flight owns the entry's buffer, and stays in `in_flight` until the kernel is done. The bytes are
+        // on the heap and do not move. The image's file is registered with the ring.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
-            // Full of entries that were not submitted yet.
+            // The queue is full of entries that are not submitted yet.
             self.ring.submit()?;
         }
         self.unsubmitted = true;
         Ok(())
     }
 
-    /// Tells the kernel of what was started. It may take less than all, or nothing for now (EAGAIN, EBUSY, EINTR): the rest is
-    /// submitted again, at once, or when the kernel answers something, which has the owner of the ring come back. Only when it has
-    /// nothing to answer is it waited for.
+    /// Submits queued transfers. The kernel may take only a part, or nothing for now (EAGAIN, EBUSY, EINTR). The rest
+    /// is submitted again: at once, or when the kernel completes something and the owner of the ring returns. Only if
+    /// there is nothing to complete does this wait.
     pub fn submit(&mut self) {
         while self.unsubmitted && self.broken.is_none() {
             let taken = (self.enter)(&self.ring);
@@ -187,7 +187,7 @@ impl Uring {
         }
     }
 
-    /// Adds what has been answered.
+    /// Adds completions.
     pub fn poll_completions(&mut self, completions: &mut Vec<(usize, IoCompletion)>) {
         if self.in_flight.is_empty() {
             return;
@@ -197,7 +197,7 @@ impl Uring {
             let Ok(number) = usize::try_from(completion.user_data()) else { continue };
             match self.progress(number, completion.result()) {
                 Ok(true) => completions.extend(self.complete(number, Ok(()))),
-                // There is a rest to do.
+                // The rest is still to be moved.
                 Ok(false) => {
                     if let Err(error) = self.push(number) {
                         completions.extend(self.complete(number, Err(error)));
@@ -210,7 +210,7 @@ impl Uring {
         if let Some(error) = self.broken
             && self.in_flight.len() == self.ring.submission().len()
         {
-            // The kernel has none of them, and nothing is submitted any more.
+            // The kernel has none of these, and no more are submitted.
             let numbers: Vec<_> = self.in_flight.iter().map(|(number, _)| number).collect();
             let failed = |number| self.complete(number, Err(io::Error::from_raw_os_error(error)));
             completions.extend(numbers.into_iter().filter_map(failed));
@@ -221,7 +221,7 @@ impl Uring {
         self.ring.completion().next()
     }
 
-    /// Notes a result of the kernel. True when the transfer is complete.
+    /// Records a result of the kernel. Returns true when the transfer is complete.
     fn progress(&mut self, number: usize, result: i32) -> io::Result<bool> {
         let Some(flight) = self.in_flight.get_mut(number) else { return Ok(false) };
         match usize::try_from(result) {
@@ -270,15 +270,15 @@ impl AsFd for Uring {
 }
 
 impl Uring {
-    /// Waits for all that is in flight, and adds it. False: some of it the kernel has for good.
+    /// Waits for all transfers in flight, and adds them. Returns false if the kernel keeps some forever.
     pub fn drain(&mut self, completions: &mut Vec<(usize, IoCompletion)>) -> bool {
-        // The buffers of what is in flight belong to the kernel until it answers.
+        // The kernel owns the buffers in flight until it is done.
         while !self.in_flight.is_empty() {
             self.poll_completions(completions);
             if self.in_flight.is_empty() {
                 break;
             }
-            // What was answered meanwhile is answered.
+            // Completions up to here have been added.
             if let Err(error) = self.ring.submitter().submit_and_wait(1)
                 && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
             {
@@ -294,7 +294,7 @@ impl Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         self.drain(&mut Vec::new());
-        // Else the system keeps the image open, and locked, for a while. It cannot do more than fail.
+        // Otherwise the system keeps the image open, and locked, for a while. A failure is harmless.
         let _ = self.ring.submitter().unregister_files();
     }
 }

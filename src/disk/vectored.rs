@@ -9,27 +9,27 @@ use std::os::fd::AsRawFd;
 use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
-/// What the system takes at once (`UIO_MAXIOV`).
+/// The maximum number of pieces per call (`UIO_MAXIOV`).
 const MOST_PIECES: usize = 1024;
 
-/// Reads at once as much as the system gives. Bytes read; 0 at the end of the file.
+/// Reads once. Returns the bytes read; 0 at the end of the file.
 ///
 /// # Errors
 /// The system's: EAGAIN when `RWF_NOWAIT` is among the flags and the read would wait.
 pub fn read(file: &File, offset: u64, pieces: &[VolatileSlice<'_>], flags: libc::c_int) -> io::Result<usize> {
     let vectors = vectors(pieces);
-    // SAFETY: the vectors name memory that is mapped as long as the slices live, which is longer than the call; it is
-    // memory which others may write at any time, so that the kernel writes it breaks no promise.
+    // SAFETY: the vectors name memory that is mapped as long as the slices live, which is longer than the call. Others
+    // may write this memory at any time, so the kernel may, too.
     let result = unsafe {
         libc::preadv2(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int, to_off(offset)?, flags)
     };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Writes at once as much as the system takes. Bytes written.
+/// Writes once. Returns the bytes written.
 ///
 /// # Errors
-/// The system's.
+/// Those of the system calls.
 pub fn write(file: &File, offset: u64, pieces: &[VolatileSlice<'_>]) -> io::Result<usize> {
     let vectors = vectors(pieces);
     // SAFETY: as in `read`; the kernel only reads it.
@@ -38,10 +38,10 @@ pub fn write(file: &File, offset: u64, pieces: &[VolatileSlice<'_>]) -> io::Resu
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Calls `action` with an offset and what is left of the pieces until nothing is.
+/// Calls `action` with an offset and the remaining pieces, until none remain.
 ///
 /// # Errors
-/// Those of `action`; `at_end` when it moves nothing.
+/// Those of `action`; `at_end` if it moves nothing.
 pub fn all(
     mut offset: u64,
     pieces: &[VolatileSlice<'_>],

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! An engine that is broken, in place of the healthy one for the requests of a fault.
+//! A broken engine, which replaces the healthy one for requests that a fault strikes.
 //!
-//! It works on a copy of the data, one data unit after the other. That is slow, and a fault may be.
+//! It works on a copy of the data, one data unit after the other. That is slow, which is acceptable for a fault.
 
 use vm_memory::VolatileSlice;
 use zeroize::Zeroizing;
@@ -16,11 +16,10 @@ use scattered_xts::{Dun, XtsKey};
 /// A broken engine, for one request.
 pub struct BrokenEngine {
     breakage: Breakage,
-    /// Other keys beside the request's, when the breakage is about them and they are known.
+    /// Other keys of the slot, if the breakage needs them and they are known.
     kept: Option<Kept>,
 }
 
-/// Which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CipherDirection {
     Encrypt,
@@ -28,8 +27,8 @@ enum CipherDirection {
 }
 
 impl Faults {
-    /// The engine for a request with this fate; `None`: the healthy one. To be called before the request takes the key of
-    /// `slot`, so that it can hold up neither programming nor eviction.
+    /// The engine for a request with this fate; `None`: the healthy one. Call this before the request takes the key of
+    /// `slot`, so that it delays neither programming nor eviction.
     pub fn engine(&self, fate: Option<&Fate>, slot: u32) -> Option<Box<BrokenEngine>> {
         let breakage = fate?.broken?;
         let kept = if breakage.key == WhichKey::Right { None } else { self.kept.get(slot) };
@@ -38,14 +37,14 @@ impl Faults {
 }
 
 impl BrokenEngine {
-    /// The request has the key of this programming of its slot. What is kept of another is of no use.
+    /// The request uses the key of this generation. Kept keys of another one are useless.
     pub fn with_generation(mut self: Box<Self>, generation: u64) -> Box<Self> {
         self.kept = self.kept.filter(|kept| kept.generation == generation);
         self
     }
 
-    /// Encrypts what lies `offset` bytes into a request whose first data unit is `first`. See
-    /// [`XtsKey::encrypt`] for `from` and `to`.
+    /// Encrypts the data `offset` bytes into a request whose first data unit is `first`. See [`XtsKey::encrypt`] for
+    /// `from` and `to`.
     pub fn encrypt(
         &self,
         key: &ProgrammedKey,
@@ -82,8 +81,8 @@ impl BrokenEngine {
         let Some(unit) = 1usize.checked_shl(unit_bits.into()) else { return };
         let mut data = Zeroizing::new(vec![0; total(from).min(total(to))]);
         gather(from, &mut data);
-        // A data unit of the wrong size may have begun before this piece of the request, or go on after it: its blocks
-        // are where they are in it, and the rest of it is of no interest.
+        // A data unit of the wrong size may begin before this piece of the request, or end after it. Its blocks keep
+        // their place in it, and the rest of it does not matter.
         let mut place = Zeroizing::new(vec![0; unit]);
         let mut number = offset >> unit_bits;
         let mut skip = usize::try_from(offset & (unit as u64 - 1)).unwrap_or(0); // less than a usize
@@ -104,7 +103,7 @@ impl BrokenEngine {
         scatter(&data, to);
     }
 
-    /// One data unit, the `number`th of the request.
+    /// One data unit, number `number` of the request.
     fn unit(&self, direction: CipherDirection, key: &XtsKey, first: Dun, number: u64, unit_bits: u8, place: &mut [u8]) {
         let right = first.low_128().wrapping_add(number.into());
         if direction == CipherDirection::Decrypt {
@@ -177,7 +176,7 @@ mod tests {
     use openssl::symm::{Cipher, Crypter, Mode};
     use scattered_xts::Implementation;
 
-    /// A request may be encrypted in steps that are no multiples of the wrong data unit size.
+    /// A request may be encrypted in steps that are not multiples of the wrong data unit size.
     #[test]
     fn a_wrong_data_unit_goes_on_in_the_next_step() {
         let mut key = [0; 64];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::protocol::SECTOR_SHIFT;
 use crate::request::Extent;
 
-/// What a request is, as far as faults tell requests apart.
+/// The type of a request, as far as faults distinguish types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     /// IN and CRYPTO_IN.
@@ -56,13 +56,11 @@ impl Op {
     }
 }
 
-/// A set of operations, a bit each.
+/// A set of operations, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Ops(u16);
 
-/// All operations.
 pub(super) const ANY: Ops = Ops(0xff);
-/// Reads and writes.
 pub(super) const TRANSFERS: Ops = Ops(1 << Op::Read as u16 | 1 << Op::Write as u16);
 
 impl Ops {
@@ -79,7 +77,7 @@ impl Ops {
     }
 }
 
-/// A request, as far as faults look at it.
+/// What faults know about a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'r> {
     /// What it is.
@@ -94,10 +92,9 @@ pub struct Subject<'r> {
     pub extents: &'r [Extent],
 }
 
-/// When a fault strikes. All of it must hold.
+/// When a fault strikes. All conditions must hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// The operations.
     pub(super) ops: Ops,
     /// Only requests that name a keyslot and transfer data.
     pub(super) encrypted_only: bool,
@@ -105,24 +102,22 @@ pub struct Condition {
     pub(super) digested_only: bool,
     /// Sectors of 512 bytes, of which the request concerns at least one.
     pub(super) sectors: Option<RangeInclusive<u64>>,
-    /// Keyslots.
     pub(super) slots: Option<RangeInclusive<u64>>,
-    /// Indices of queues.
     pub(super) queues: Option<RangeInclusive<u64>>,
-    /// The first request that may be struck, of those that match, from 1.
+    /// The first matching request that may be struck, counted from 1.
     pub(super) nth: u64,
-    /// The most requests that are struck.
+    /// The maximum number of requests to strike.
     pub(super) count: Option<u64>,
-    /// Of those that may be struck, as a part of 2^64; `None`: all.
+    /// The share of these that is struck, as a part of 2^64; `None`: all.
     pub(super) probability: Option<u64>,
-    /// For the pseudo-random choice.
+    /// The seed of the pseudo-random choice.
     pub(super) seed: u64,
     /// How long after the fault was added.
     pub(super) after: Duration,
 }
 
 impl Condition {
-    /// Whether the request is of the kind meant.
+    /// Whether the request matches, apart from `nth`, `count` and `probability`.
     pub(super) fn matches(&self, subject: &Subject<'_>) -> bool {
         let within = |range: &Option<RangeInclusive<u64>>, value: Option<u64>| match (range, value) {
             (None, _) => true,
@@ -137,7 +132,7 @@ impl Condition {
             && self.sectors.as_ref().is_none_or(|sectors| subject.extents.iter().any(|extent| touches(extent, sectors)))
     }
 
-    /// Whether it is this one's turn: the `matched`th that matches, after `struck` that were struck.
+    /// Whether to strike the `matched`th matching request, after `struck` strikes.
     pub(super) fn chosen(&self, matched: u64, struck: u64) -> bool {
         matched >= self.nth
             && self.count.is_none_or(|count| struck < count)
@@ -150,8 +145,8 @@ fn touches(extent: &Extent, sectors: &RangeInclusive<u64>) -> bool {
     extent.offset >> SECTOR_SHIFT <= *sectors.end() && last >> SECTOR_SHIFT >= *sectors.start()
 }
 
-/// The `number`th value of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014): the same
-/// for the same seed, everywhere.
+/// The `number`th value of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014): the
+/// same for the same seed on every machine.
 fn random(seed: u64, number: u64) -> u64 {
     let mut z = seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::kind::{FaultKind, Short};
 
-/// Keys that are lost before a request is served.
+/// Keys to lose before a request is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Loss {
-    /// That of its own slot.
+    /// The key of its own slot.
     Slot,
     /// All.
     All,
@@ -22,19 +22,19 @@ pub struct Fate {
     pub queue: usize,
     /// It waits until the fault with this number is gone.
     pub stuck: Option<u64>,
-    /// Keys are lost before.
+    /// Keys are lost first.
     pub loss: Option<Loss>,
     /// It fails.
     pub io_error: bool,
-    /// Not all is transferred.
+    /// Only a part is transferred.
     pub short: Option<Short>,
-    /// It meets a broken engine.
+    /// It uses a broken engine.
     pub broken: Option<Breakage>,
     /// Digests are wrong of data units whose numbers are multiples of this.
     pub wrong_digest: Option<u64>,
     /// It is completed later.
     pub delay: Duration,
-    /// It is completed together with so many others, in another order.
+    /// It completes together with this many others, in another order.
     pub reorder: Option<usize>,
 }
 
@@ -46,16 +46,16 @@ pub enum WhichKey {
     Right,
     /// Its halves swapped.
     Swapped,
-    /// The one before.
+    /// The previous one.
     Previous,
 }
 
 /// What is wrong with an engine. The default is a healthy one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Breakage {
-    /// Data units are not counted.
+    /// All data units have the first one's number.
     pub not_incremented: bool,
-    /// Numbers have 32 bits.
+    /// Numbers are cut to 32 bits.
     pub truncated: bool,
     /// Numbers are big-endian.
     pub big_endian: bool,
@@ -63,9 +63,9 @@ pub struct Breakage {
     pub unit_bits: Option<u8>,
     /// The key.
     pub key: WhichKey,
-    /// Data goes past the engine.
+    /// Data bypasses the engine.
     pub plaintext: bool,
-    /// Data units whose numbers are multiples of the first have the bit flipped that the second names.
+    /// `(every, bit)`: the bit is flipped in data units whose numbers are multiples of `every`.
     pub flip: Option<(u64, u32)>,
 }
 
@@ -84,7 +84,7 @@ impl Fate {
         }
     }
 
-    /// Another fault strikes. Where two contradict each other the later one counts.
+    /// Adds a fault. If two contradict each other, the later one counts.
     pub(super) fn add(&mut self, id: u64, kind: FaultKind) {
         match kind {
             FaultKind::IoError => self.io_error = true,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Keys for engines that use a wrong one. Only while there is such a fault, and only of slots that are programmed then. The memory is
-//! there from the moment on at which such a fault is added: later there may be none that can be locked.
+//! Copies of keys for engines that use a wrong one. They exist only while there is such a fault, and only for slots
+//! that are programmed then. The memory is allocated when such a fault is added: later there may be none that can be
+//! locked.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,7 +14,7 @@ use crate::secret::SecretBox;
 use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
 use zeroize::Zeroize;
 
-/// The memory for the keys cannot be had or not be locked.
+/// The memory for the keys cannot be allocated or locked.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the keys of {slots} keyslots, which this fault needs, take {} KiB of locked memory: {error}; raise the limit (ulimit -l, \
@@ -25,17 +26,17 @@ pub struct KeepError {
     error: io::Error,
 }
 
-/// What is kept for a slot, in locked memory.
+/// The copies for a slot, in locked memory.
 pub(super) struct Keys {
     /// As programmed.
     raw: [u8; KEY_BYTES],
     /// With the halves swapped.
     pub(super) swapped: Option<XtsKey>,
-    /// What was programmed before.
+    /// The previous key.
     pub(super) previous: Option<XtsKey>,
 }
 
-/// The keys of a slot, as of one programming.
+/// The keys of a slot at one generation.
 #[derive(Clone)]
 pub(super) struct Kept {
     pub(super) generation: u64,
@@ -45,7 +46,7 @@ pub(super) struct Kept {
 /// Kept keys by slot.
 pub struct KeptKeys {
     keeping: AtomicBool,
-    /// Keyslots of the device.
+    /// How many keyslots the device has.
     most: usize,
     state: Mutex<KeptState>,
 }
@@ -53,7 +54,7 @@ pub struct KeptKeys {
 #[derive(Default)]
 struct KeptState {
     slots: HashMap<u32, Kept>,
-    /// Memory that is locked and not used.
+    /// Locked memory that is not used.
     spare: Vec<SecretBox<Keys>>,
 }
 
@@ -62,7 +63,7 @@ impl Keys {
 }
 
 impl KeptState {
-    /// Wipes what is kept of a slot, and has its memory again unless a request uses it.
+    /// Wipes the copies for a slot, and recycles their memory unless a request uses it.
     fn forget(&mut self, slot: u32) {
         if let Some(Kept { keys, .. }) = self.slots.remove(&slot) {
             self.spare.extend(Arc::into_inner(keys).map(blank));
@@ -79,7 +80,7 @@ fn blank(mut keys: SecretBox<Keys>) -> SecretBox<Keys> {
 
 impl KeptKeys {
     pub(super) fn new(most: u16) -> Self {
-        // Without keyslots, the last key that a request has brought along is kept.
+        // Without keyslots, the last key that came with a request is kept.
         Self { keeping: AtomicBool::new(false), most: most.max(1).into(), state: Mutex::default() }
     }
 
@@ -87,14 +88,14 @@ impl KeptKeys {
         lock(&self.state)
     }
 
-    /// Begins to keep keys.
+    /// Starts to keep keys.
     ///
     /// # Errors
-    /// [`KeepError`]; then none are kept that were not kept before.
+    /// [`KeepError`]; then nothing has changed.
     pub(super) fn keep(&self) -> Result<(), KeepError> {
         let mut state = self.state();
         if !self.keeping() {
-            // One more, for the time in which a slot has both the new and the old ones.
+            // One more, for the time in which a slot has both the old and the new copies.
             let spare = (0..=self.most).map(|_| SecretBox::new(Keys::BLANK)).collect::<io::Result<_>>();
             let bytes = (self.most + 1) * SecretBox::<Keys>::LOCKED;
             state.spare = spare.map_err(|error| KeepError { slots: self.most, bytes, error })?;
@@ -103,7 +104,7 @@ impl KeptKeys {
         Ok(())
     }
 
-    /// Forgets them all.
+    /// Wipes all copies and keeps no more keys.
     pub(super) fn keep_no_more(&self) {
         self.keeping.store(false, Ordering::Release);
         *self.state() = KeptState::default();
@@ -114,10 +115,10 @@ impl KeptKeys {
         self.keeping.load(Ordering::Acquire)
     }
 
-    /// A slot has been programmed. To be called where the stack is wiped afterwards.
+    /// A slot has been programmed. The caller wipes the stack.
     ///
     /// # Errors
-    /// [`KeepError`]: requests still use what was kept of many slots before.
+    /// [`KeepError`]: requests still use the old copies for many slots.
     pub fn programmed(
         &self,
         slot: u32,

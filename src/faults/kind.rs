@@ -9,38 +9,38 @@ use super::condition::{ANY, Op, Ops, TRANSFERS};
 /// What a fault does to a request that it strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
-    /// It fails with IOERR, and nothing is done. A program command empties the slot, as any that fails.
+    /// It fails with IOERR and has no other effect. A program command empties the slot, as any command that fails.
     IoError,
-    /// It is done, and completed so much later.
+    /// It completes this much later.
     Delay(Duration),
-    /// It is done, and completed with others of its queue, the last one first.
+    /// It completes together with others of its queue, the last one first.
     Reorder {
-        /// How many are completed together, unless no more come for a while.
+        /// How many complete together, unless no more come for a while.
         window: usize,
     },
     /// Only the front of the data is transferred.
     Short(Short),
-    /// It is not begun until the fault is cleared. When the queue is stopped it fails with IOERR.
+    /// It does not start until the fault is cleared. If the queue is stopped first, it fails with IOERR.
     Stuck,
-    /// Its keyslot is emptied before.
+    /// Its keyslot is emptied first.
     LoseKey,
-    /// All keyslots are emptied before.
+    /// All keyslots are emptied first.
     LoseAllKeys,
     /// All data units have the number of the first.
     DunNotIncremented,
-    /// Only the low 32 bits of the numbers count.
+    /// Numbers are cut to their low 32 bits.
     Dun32Bit,
-    /// The tweak is the number as 16 bytes, the most significant first.
+    /// The tweak is the number as 16 bytes, big-endian.
     DunByteOrder,
-    /// The engine works with data units of this size, in binary logarithm, and numbers those.
+    /// The engine uses data units of this size (binary logarithm), and numbers those.
     DataUnit(u8),
-    /// The key for the data is used for the tweak, and the other way round.
+    /// The keys for data and tweak are swapped.
     KeyHalvesSwapped,
-    /// The key that the slot had before this one is used.
+    /// The previous key of the slot is used.
     PreviousKey,
     /// Nothing is encrypted or decrypted.
     Plaintext,
-    /// A bit of the ciphertext is flipped in data units whose numbers are multiples of something.
+    /// A bit of the ciphertext is flipped in data units whose numbers are multiples of `every`.
     BitFlip {
         /// The number.
         every: u64,
@@ -57,7 +57,7 @@ pub enum FaultKind {
 /// How a short transfer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Short {
-    /// Bytes that are transferred, rounded down to whole logical blocks and data units; `None`: half.
+    /// Bytes to transfer, rounded down to whole logical blocks and data units; `None`: half.
     pub bytes: Option<u64>,
     /// Whether the status says OK.
     pub claims_success: bool,
@@ -109,7 +109,7 @@ impl FaultKind {
         matches!(self, Self::KeyHalvesSwapped | Self::PreviousKey)
     }
 
-    /// The operations that `op=` may name for it, as text.
+    /// The operations that `op=` may name, as text.
     pub(super) fn ops_text(self) -> String {
         let names: Vec<_> = Op::ALL.iter().filter(|op| self.ops().has(**op)).map(|op| op.name()).collect();
         names.join(", ")

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Faults on cue: what goes wrong, for which requests, and when. `docs/faults.md` has the grammar.
+//! Fault injection: what goes wrong, for which requests, and when. `docs/faults.md` has the grammar.
 //!
-//! This module decides; it changes no request. `engine/faulty.rs` does what a [`Fate`] says, and [`BrokenEngine`] is the
-//! engine that stands in for the healthy one in a request that meets broken hardware. Without a fault a request costs one
-//! relaxed load of an atomic.
+//! This module decides and changes no request. `engine/faulty.rs` applies a [`Fate`], and [`BrokenEngine`] replaces the
+//! healthy engine for a request that meets broken hardware. Without a fault, a request costs one relaxed load of an
+//! atomic.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,7 @@ pub use spec::{Spec, SpecError};
 pub struct Faults {
     /// Whether there is any.
     armed: AtomicBool,
-    /// How often a fault has struck, those that have been cleared included.
+    /// How often faults have struck, including those that were cleared.
     struck: AtomicU64,
     table: Mutex<Table>,
     /// For engines that use a wrong key.
@@ -58,19 +58,19 @@ struct Fault {
 /// A fault in the list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FaultStatus {
-    /// Its number, which is not used again.
+    /// Its number, which is not reused.
     pub id: u64,
-    /// What it was added with.
+    /// Its specification.
     pub spec: String,
-    /// Requests that fulfilled its conditions, but for `nth`, `count` and `probability`.
+    /// Requests that met its conditions, apart from `nth`, `count` and `probability`.
     pub matched: u64,
     /// Requests that it has struck.
     pub struck: u64,
 }
 
-/// There is no fault of this number.
+/// No fault has this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there is no fault {0}; list them to see those that there are")]
+#[error("there is no fault {0}; `fault list` shows all")]
 pub struct NoSuchFault(pub u64);
 
 /// Why a fault is not added.
@@ -85,7 +85,7 @@ pub enum AddError {
 }
 
 impl Faults {
-    /// No faults yet, of a device with so many keyslots.
+    /// No faults yet, for a device with this many keyslots.
     pub fn new(keyslots: u16) -> Self {
         Self {
             armed: AtomicBool::new(false),
@@ -99,7 +99,7 @@ impl Faults {
         lock(&self.table)
     }
 
-    /// Adds a fault, for requests that come from now on. Returns its number.
+    /// Adds a fault for requests from now on. Returns its number.
     ///
     /// # Errors
     /// [`AddError`].
@@ -124,12 +124,12 @@ impl Faults {
         Ok(id)
     }
 
-    /// The faults that there are, the oldest first. One whose `count` is used up is still there.
+    /// All faults, the oldest first, including those whose `count` is used up.
     pub fn list(&self) -> Vec<FaultStatus> {
         self.table().faults.iter().map(Fault::status).collect()
     }
 
-    /// Removes a fault, or all. Returns how many.
+    /// Removes one fault, or all. Returns how many.
     ///
     /// # Errors
     /// [`NoSuchFault`].
@@ -158,17 +158,17 @@ impl Faults {
         self.armed.load(Ordering::Relaxed)
     }
 
-    /// Whether a fault is still there.
+    /// Whether a fault still exists.
     pub fn has(&self, id: u64) -> bool {
         self.table().faults.iter().any(|fault| fault.id == id)
     }
 
-    /// How often a fault has struck a request since the device was made.
+    /// How often faults have struck requests since the device was created.
     pub fn struck(&self) -> u64 {
         self.struck.load(Ordering::Relaxed)
     }
 
-    /// Which faults strike a request that has come now. `None`: none.
+    /// The faults that strike a new request; `None`: none.
     pub fn strike(&self, subject: &Subject<'_>) -> Option<Box<Fate>> {
         let mut fate = None;
         for fault in &mut self.table().faults {

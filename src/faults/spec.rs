@@ -14,9 +14,7 @@ use super::words::{duration, number, probability, range};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
     text: String,
-    /// What goes wrong.
     pub(super) kind: FaultKind,
-    /// When.
     pub(super) condition: Condition,
 }
 
@@ -30,7 +28,7 @@ const KINDS: &str = "io-error, delay=TIME, reorder[=N], short[=BYTES], stuck, lo
     wrong-digest[=N]";
 const CONDITIONS: &str = "op, sector, slot, queue, nth, count, probability, seed, after";
 
-/// The most completions that are held back to be put in another order.
+/// The maximum number of completions that are held back for reordering.
 const MOST_REORDERED: u64 = 64;
 
 impl fmt::Display for Spec {
@@ -117,7 +115,7 @@ fn kind(name: &str, value: Option<&str>) -> Result<FaultKind, SpecError> {
     }
 }
 
-/// What belongs to the kind and not to the conditions. False when it is nothing of the kind.
+/// Sets a parameter of the kind. Returns false if it has no such parameter.
 fn detail(kind: &mut FaultKind, name: &str, value: &str) -> Result<bool, SpecError> {
     match (kind, name) {
         (FaultKind::Short(short), "status") => {
@@ -134,7 +132,7 @@ fn detail(kind: &mut FaultKind, name: &str, value: &str) -> Result<bool, SpecErr
 }
 
 impl Condition {
-    /// False when there is no such condition.
+    /// Returns false if there is no such condition.
     fn set(&mut self, name: &str, value: &str) -> Result<bool, SpecError> {
         match name {
             "op" => self.ops = ops(value)?,

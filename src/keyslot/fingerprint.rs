@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Names for keys that are in no slot.
+//! Fingerprints of keys that are in no slot.
 
 #![forbid(unsafe_code)]
 
@@ -12,24 +12,24 @@ use scattered_xts::KEY_BYTES;
 
 use crate::secret::SecretBox;
 
-/// Makes fingerprints: the same for the same key as long as the device runs, and of no use to find the key.
+/// Makes fingerprints: the same for the same key while the device runs, and useless to find the key.
 pub struct Fingerprints {
     salt: SecretBox<[u8; 32]>,
 }
 
 impl Fingerprints {
-    /// With a salt of their own.
+    /// Uses a new random salt.
     ///
     /// # Errors
-    /// When there is no locked memory, or no randomness.
+    /// When there is no locked memory or no randomness.
     pub fn new() -> io::Result<Self> {
         let mut salt = SecretBox::new([0; 32])?;
-        // So few bytes come as a whole.
+        // A request this small is never cut short.
         rustix::rand::getrandom(&mut *salt, rustix::rand::GetRandomFlags::empty())?;
         Ok(Self { salt })
     }
 
-    /// The front of AES-256-CMAC over the key. To be called where the stack is wiped.
+    /// The front of AES-256-CMAC over the key. The caller wipes the stack.
     pub fn of(&self, key: &[u8; KEY_BYTES]) -> u64 {
         let mut mac = Cmac::<Aes256>::new((&*self.salt).into());
         mac.update(key);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The slot under a scheduler that chooses which thread goes on at every access to an atomic, a lock or a condition. All
-//! of the slot's accesses are sequentially consistent, so that is all that can happen. A lost wake-up is found as a deadlock.
+//! Tests the slot under a scheduler that chooses the next thread at every access to an atomic, a lock or a condition.
+//! All of the slot's accesses are sequentially consistent, so this covers all that can happen. A lost wake-up shows as
+//! a deadlock.
 //!
 //! `RUSTFLAGS=--cfg=shuttle cargo test --lib interleavings`
 
@@ -19,7 +20,7 @@ use scattered_xts::KEY_BYTES;
 
 const CONFIG: KeyConfig = KeyConfig { data_unit_bits: 12, dun_bytes: 8 };
 
-/// A slot, and how many requests hold the key of each generation. The counters are no points where a thread may stop.
+/// A slot, and how many requests hold the key of each generation. The scheduler does not switch at these counters.
 struct Watched {
     slot: Slot,
     holders: [AtomicU32; 8],
@@ -41,7 +42,7 @@ impl Watched {
             claim.publish(generation, &[generation as u8; KEY_BYTES], CONFIG);
             claim.drained().await
         });
-        // Older keys are gone: nobody has one.
+        // Nobody may hold an older key.
         for old in 1..generation {
             assert_eq!(self.holders(old).load(Ordering::Relaxed), 0, "generation {old} is in use after {generation}");
         }
@@ -60,7 +61,7 @@ impl Watched {
         evicted
     }
 
-    /// A request: takes the key, lets others go on, uses it.
+    /// A request: takes the key, yields, uses it.
     fn request(&self) -> Option<u64> {
         let handle = self.slot.acquire()?;
         let generation = handle.generation();
@@ -131,7 +132,7 @@ fn busy() {
 /// A worker that keeps its key between requests, beside commands.
 fn kept() {
     let table = Arc::new(KeyslotTable::new(1, Implementation::Portable).expect("memory"));
-    // The slot was evicted for good. No point where a thread may stop.
+    // The slot was evicted for good. The scheduler does not switch at this flag.
     let gone = Arc::new(AtomicBool::new(false));
     let worker = thread::spawn({
         let (table, gone) = (Arc::clone(&table), Arc::clone(&gone));
@@ -169,8 +170,8 @@ fn kept() {
     worker.join().expect("no panic");
 }
 
-/// There are millions of orders even of one request and one command. Random ones, and those that need few switches at
-/// certain places (PCT), which is what defects of this kind need.
+/// Even one request and one command have millions of orders. This tries random ones, and those that need few switches
+/// at certain places (PCT), which find most bugs of this kind.
 fn orders(test: impl Fn() + Send + Sync + Copy + 'static) {
     shuttle::check_random(test, 10_000);
     for switches in 1..=4 {

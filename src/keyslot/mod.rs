@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The keyslots: index to key; and keys that come with requests. No guest memory, no virtio, no disk.
+//! Keyslots, and keys that come with requests. No guest memory, no virtio, no disk.
 
 mod fingerprint;
 mod recent;
@@ -26,7 +26,7 @@ pub struct KeyConfig {
     pub dun_bytes: u8,
 }
 
-/// Why a transfer does not go with a key.
+/// Why a key cannot serve a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TransferError {
     /// Length 0 or not a multiple of the data unit size.
@@ -48,7 +48,7 @@ impl KeyConfig {
         if units == 0 || units << self.data_unit_bits != len {
             return Err(TransferError::Length);
         }
-        // The last DUN is the largest, so it and the absence of a wrap-around are all there is to check.
+        // The last DUN is the largest, so it is enough to check that it fits and does not wrap around.
         let last = dun.checked_add(units - 1).ok_or(TransferError::Dun)?;
         if last.fits(self.dun_bytes) { Ok(units) } else { Err(TransferError::Dun) }
     }
@@ -63,15 +63,15 @@ pub struct NoSuchSlot;
 pub struct KeyslotTable {
     slots: Box<[slot::Slot]>,
     next_generation: AtomicU64,
-    /// Whether requests find the keys.
+    /// Whether requests may use the keys.
     usable: AtomicBool,
 }
 
 impl KeyslotTable {
-    /// `slots` empty keyslots, each in locked memory of its own, for keys that `implementation` works with.
+    /// Creates empty keyslots, each in locked memory of its own, for keys of this implementation.
     ///
     /// # Errors
-    /// When the memory cannot be had or not be locked.
+    /// When the memory cannot be allocated or locked.
     pub fn new(slots: u16, implementation: Implementation) -> io::Result<Self> {
         let slots = (0..slots).map(|_| slot::Slot::new(implementation)).collect::<io::Result<_>>()?;
         Ok(Self { slots, next_generation: AtomicU64::new(1), usable: AtomicBool::new(true) })
@@ -81,7 +81,7 @@ impl KeyslotTable {
         usize::try_from(slot).ok().and_then(|slot| self.slots.get(slot)).ok_or(NoSuchSlot)
     }
 
-    /// The key in a slot, or `None` when the slot is empty, or keys are not usable.
+    /// The key in a slot, or `None` if the slot is empty or keys are not usable.
     ///
     /// # Errors
     /// [`NoSuchSlot`].
@@ -90,22 +90,22 @@ impl KeyslotTable {
         Ok(if self.usable() { slot.acquire() } else { None })
     }
 
-    /// The key in a slot, to look at: also one that is not usable.
+    /// The key in a slot for inspection, even if keys are not usable.
     pub fn peek(&self, slot: u32) -> Option<KeyHandle<'_>> {
         self.slot(slot).ok()?.acquire()
     }
 
-    /// Whether requests find the keys that there are.
+    /// Whether requests may use the keys.
     pub fn usable(&self) -> bool {
         self.usable.load(Ordering::Acquire)
     }
 
-    /// Lets requests find the keys, or not.
+    /// Sets whether requests may use the keys.
     pub fn set_usable(&self, usable: bool) {
         self.usable.store(usable, Ordering::Release);
     }
 
-    /// The right to change a slot: when no other command has it.
+    /// The exclusive right to change a slot. Waits while another command has it.
     ///
     /// # Errors
     /// [`NoSuchSlot`].
@@ -118,7 +118,7 @@ impl KeyslotTable {
         self.next_generation.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Empties a slot. Completes when no request uses its key any more.
+    /// Empties a slot. Completes when no request uses its key.
     ///
     /// # Errors
     /// [`NoSuchSlot`].
@@ -131,7 +131,7 @@ impl KeyslotTable {
 
 #[cfg(test)]
 impl KeyslotTable {
-    /// Puts a key into a slot; returns when no request uses the old one any more.
+    /// Puts a key into a slot. Returns when no request uses the old one.
     pub(crate) fn program_now(
         &self,
         slot: u32,

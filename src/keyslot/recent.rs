@@ -2,9 +2,8 @@
 
 //! The keys that a worker has used last.
 //!
-//! To take a key and to let go of it are atomic operations that wait until all earlier stores of the CPU are done, those of
-//! a page of ciphertext among them. A worker that keeps the key until it has served a few more requests pays for that
-//! once.
+//! Taking and releasing a key are atomic operations. They wait until all earlier stores of the CPU are done, such as
+//! those of a page of ciphertext. A worker that keeps the key for a few more requests pays for that once.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +14,7 @@ use smallvec::SmallVec;
 use super::slot::Parked;
 use super::{KeyHandle, KeyslotTable, NoSuchSlot};
 
-/// Keys that are kept at a time.
+/// The maximum number of kept keys.
 const MOST: usize = 8;
 
 /// One worker's keys, by slot. A command for the slot of such a key completes only after [`RecentKeys::release_all`].
@@ -25,13 +24,12 @@ pub struct RecentKeys {
 }
 
 impl RecentKeys {
-    /// For keys of this table.
+    /// Keeps keys of this table.
     pub fn new(table: Arc<KeyslotTable>) -> Self {
         Self { table, keys: SmallVec::new() }
     }
 
-    /// The key that the slot holds now: the one that was kept, if that is still it. `table` is the one that the keys are
-    /// from.
+    /// The current key of the slot, from the kept ones if possible. `table` must be the one that the keys are from.
     ///
     /// # Errors
     /// [`NoSuchSlot`].
@@ -48,7 +46,7 @@ impl RecentKeys {
         table.acquire(slot)
     }
 
-    /// Keeps a key of this slot for the next request that uses it.
+    /// Keeps a key for the next request that uses the slot.
     pub fn keep(&mut self, slot: u32, key: KeyHandle<'_>) {
         if self.keys.len() == MOST {
             self.release_all();
@@ -58,7 +56,7 @@ impl RecentKeys {
         }
     }
 
-    /// Lets go of all keys. To be called before the worker rests.
+    /// Releases all keys. Call it before the worker rests.
     pub fn release_all(&mut self) {
         for (slot, parked) in self.keys.drain(..) {
             if let Ok(slot) = self.table.slot(slot) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Keys that come with requests, of an engine without keyslots.
+//! Keys that come with requests, for an engine without keyslots.
 //!
 //! Each is expanded in a place of its own in locked memory, and wiped there. A worker has a fixed number of places.
 
@@ -14,10 +14,10 @@ use super::{KeyConfig, ProgrammedKey};
 use crate::secret::SecretBox;
 use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
 
-/// Requests of one worker that can have a key at a time; others wait. A place is a page of locked memory.
+/// How many requests of one worker can have a key at a time; others wait. A place is a page of locked memory.
 pub const PLACES: usize = 64;
 
-/// Keys that are kept until their requests are completed: for requests that bring the same ones.
+/// How many keys are kept until their requests complete, for requests with the same keys.
 const MOST_RECENT: usize = 4;
 
 /// A key and what it was expanded from.
@@ -51,14 +51,14 @@ impl RequestKey {
         &self.expanded
     }
 
-    /// In time that does not depend on where they differ.
+    /// Compares in constant time.
     fn is_same(&self, other: &Self) -> bool {
         let differ = self.raw.iter().zip(&other.raw).fold(0, |differ, (a, b)| differ | (a ^ b));
         std::hint::black_box(differ) == 0
     }
 
     fn wipe(&mut self) {
-        // At once, not byte by byte; somebody may look at it, as far as the compiler knows.
+        // Writes the whole array at once. The compiler must not remove that.
         self.raw = [0; KEY_BYTES];
         std::hint::black_box(&self.raw);
         self.expanded.xts.wipe();
@@ -66,10 +66,10 @@ impl RequestKey {
 }
 
 impl RequestKeys {
-    /// So many free places.
+    /// Creates free places.
     ///
     /// # Errors
-    /// When the memory cannot be had or not be locked.
+    /// When the memory cannot be allocated or locked.
     pub fn new(places: usize, implementation: Implementation) -> io::Result<Self> {
         let config = KeyConfig { data_unit_bits: 0, dun_bytes: 0 };
         let blank = || {
@@ -79,7 +79,7 @@ impl RequestKeys {
         Ok(Self { free: (0..places).map(|_| blank()).collect::<io::Result<_>>()?, recent: SmallVec::new() })
     }
 
-    /// A free place, unless requests have them all.
+    /// A free place, unless requests use all of them.
     pub fn take(&mut self) -> Option<Place> {
         if self.free.is_empty() {
             self.release_recent();
@@ -87,8 +87,8 @@ impl RequestKeys {
         self.free.pop()
     }
 
-    /// Expands the key whose raw form has been put into a place, and returns the place where it is: another one when a request
-    /// that is about to be completed had the same key. Then the second value is false. The stack is to be wiped afterwards.
+    /// Expands the raw key in a place. Returns the place to use: another one, and false, if a request that is about to
+    /// complete has the same key. The caller wipes the stack.
     pub fn expand(&mut self, mut place: Place, config: KeyConfig) -> (Place, bool) {
         if let Some(same) = self.recent.iter().position(|recent| recent.is_same(&place)) {
             place.wipe();
@@ -102,7 +102,7 @@ impl RequestKeys {
         (place, true)
     }
 
-    /// A request has done its last byte. Its key is wiped by [`release_recent`](Self::release_recent) at the latest.
+    /// A request is done with its last byte. [`release_recent`](Self::release_recent) wipes its key at the latest.
     pub fn keep(&mut self, place: Place) {
         if self.recent.len() == MOST_RECENT {
             self.give_back_first();
@@ -123,7 +123,7 @@ impl RequestKeys {
         }
     }
 
-    /// Wipes the keys that were kept. To be called before requests are completed.
+    /// Wipes the kept keys. Call it before requests complete.
     pub fn release_recent(&mut self) {
         while let Some(place) = self.recent.pop() {
             self.give_back(place);

@@ -2,11 +2,11 @@
 
 //! One keyslot: programmed and evicted on the control path, used on the I/O path, with no lock between the two.
 //!
-//! A slot has two cells, of which at most one is published. A command claims the slot, expands the new key into the spare
-//! cell and publishes it, waits until no request in flight uses the old cell, and wipes that. So a request that holds a
+//! A slot has two cells, of which at most one is published. A command claims the slot, expands the new key into the
+//! spare cell, publishes it, waits until no request in flight uses the old cell, and wipes that. So a request with a
 //! [`KeyHandle`] keeps the key that the slot held when it came, and a command completes only when the old key is gone.
 //!
-//! Whoever waits here is a future: no thread is held.
+//! Waiting is always a future and blocks no thread.
 
 use std::cell::UnsafeCell;
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use std::io;
 use std::sync::PoisonError;
 use std::task::{Poll, Waker};
 
-// What decides in which order threads go on; the tests in `interleavings` take that into their own hands.
+// These decide the order of threads. The tests in `interleavings` replace them.
 #[cfg(all(test, shuttle))]
 use shuttle::sync::{
     Mutex, MutexGuard,
@@ -30,7 +30,7 @@ use super::KeyConfig;
 use crate::secret::SecretBox;
 use scattered_xts::{Implementation, KEY_BYTES, XtsKey};
 
-/// What a programmed slot holds.
+/// The key in a programmed slot.
 pub struct ProgrammedKey {
     /// The expanded key.
     pub xts: XtsKey,
@@ -40,21 +40,20 @@ pub struct ProgrammedKey {
 
 /// A key and the number of requests in flight that use it.
 struct Cell {
-    /// Handles to the key: of requests that use it, and of workers that keep it. Besides, for a moment, requests that
-    /// looked at an older state and step back.
+    /// Handles to the key, held by requests and by workers that keep it. Also, for a moment, requests that saw an older
+    /// state and step back.
     users: AtomicU32,
-    /// Blank unless the slot's state names this cell, or its last users have not gone yet.
+    /// Blank unless the slot's state names this cell or its last users are not gone yet.
     key: UnsafeCell<ProgrammedKey>,
 }
 
-/// A keyslot.
 pub(super) struct Slot {
     /// 0: empty. Else `generation << 1 | index of the published cell`, the generation never repeating.
     state: AtomicU64,
     cells: SecretBox<[Cell; 2]>,
-    /// A command has the slot: commands are serialised. Never looked at on the I/O path.
+    /// A command has claimed the slot: commands are serialised. The I/O path never reads this.
     claimed: AtomicBool,
-    /// Commands wait, for the claim or for the last user of a key: whoever changes that must wake them.
+    /// Commands wait for the claim or for the last user of a key. Whoever changes either must wake them.
     waiting: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
 }
@@ -91,17 +90,17 @@ impl Slot {
         })
     }
 
-    /// The right to change the slot. Waits for other commands.
+    /// Claims the slot. Waits for other commands.
     pub(super) async fn claim(&self) -> Claim<'_> {
         self.until(|| !self.claimed.swap(true, SeqCst)).await;
         let claim = Claim { slot: self, old: 0 };
-        // A command that was given up has not waited for the users of the old key.
+        // A cancelled command has not waited for the users of the old key.
         let spare = self.cell(spare(self.state.load(SeqCst)));
         self.until(|| spare.users.load(SeqCst) == 0).await;
         claim
     }
 
-    /// Waits until `condition` holds. It is looked at anew when somebody calls [`Slot::wake`].
+    /// Waits until `condition` holds. [`Slot::wake`] makes it check again.
     async fn until(&self, mut condition: impl FnMut() -> bool) {
         poll_fn(|context| {
             if condition() {
@@ -114,13 +113,13 @@ impl Slot {
                 }
                 self.waiting.store(true, SeqCst);
             }
-            // Whoever changed it before and did not see that somebody waits has woken nobody.
+            // Checks again: a change before `waiting` was set has woken nobody.
             if condition() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
 
-    /// Has those who wait look again.
+    /// Makes waiting commands check again.
     fn wake(&self) {
         if self.waiting.load(SeqCst) {
             let wakers = {
@@ -140,7 +139,7 @@ impl Slot {
                 return None;
             }
             self.cell(state).users.fetch_add(1, SeqCst);
-            // The handle counts down again when dropped, also when the slot was reprogrammed in between.
+            // Dropping the handle decrements the count, even if the slot was reprogrammed meanwhile.
             let handle = KeyHandle { slot: self, state };
             if self.state.load(SeqCst) == state {
                 return Some(handle);
@@ -148,18 +147,18 @@ impl Slot {
         }
     }
 
-    /// The handle that was [parked](KeyHandle::park).
+    /// Restores a [parked](KeyHandle::park) handle.
     pub(super) fn unpark(&self, parked: Parked) -> KeyHandle<'_> {
         KeyHandle { slot: self, state: parked.0 }
     }
 
-    /// Whether anybody has a key of the slot: the one that it holds now, or one that it held before.
+    /// Whether anybody holds a key of the slot, current or old.
     #[cfg(test)]
     pub(super) fn is_in_use(&self) -> bool {
         self.cells.iter().any(|cell| cell.users.load(SeqCst) != 0)
     }
 
-    /// Whether there is a key in each cell. No command may be under way.
+    /// Whether each cell holds a key. No command may be in progress.
     #[cfg(test)]
     pub(super) fn cells_in_use(&self) -> [bool; 2] {
         // SAFETY: nobody has the claim, so nobody writes.
@@ -178,12 +177,12 @@ impl Slot {
     }
 }
 
-/// The cell that a state does not name.
+/// The cell that the state does not name.
 fn spare(state: u64) -> u64 {
     if state == 0 { 0 } else { (state & 1) ^ 1 }
 }
 
-/// The right to change a slot, until it is dropped. One change, then [`Claim::drained`].
+/// The exclusive right to change a slot, until dropped. One change, then [`Claim::drained`].
 pub struct Claim<'s> {
     slot: &'s Slot,
     /// The state before the change.
@@ -209,7 +208,7 @@ impl Claim<'_> {
         self.old = self.slot.state.swap(0, SeqCst);
     }
 
-    /// Waits for the last user of the key that the slot held before the change, and wipes it.
+    /// Waits for the last user of the key that the slot held before the change, and wipes that key.
     pub async fn drained(self) -> Evicted {
         if self.old == 0 {
             return Evicted::Nothing;
@@ -229,13 +228,13 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// A request's hold on the key that its slot had when the request was taken. Not tied to the slot's later contents.
+/// A request's hold on the key that its slot had when the request came. Later changes of the slot do not affect it.
 pub struct KeyHandle<'s> {
     slot: &'s Slot,
     state: u64,
 }
 
-/// A hold on a key without a reference to its slot. It lasts until it is unparked, and that handle dropped.
+/// A hold on a key without a reference to its slot. It lasts until it is unparked and that handle is dropped.
 #[must_use = "the key stays in use"]
 pub(super) struct Parked(u64);
 
@@ -257,12 +256,11 @@ impl KeyHandle<'_> {
         self.state >> 1
     }
 
-    /// Whether it is a key of this slot.
     pub(super) fn is_of(&self, slot: &Slot) -> bool {
         std::ptr::eq(self.slot, slot)
     }
 
-    /// Keeps the hold, and lets go of the reference. Only [`Slot::unpark`] of the same slot gives it back.
+    /// Keeps the hold but not the reference. Only [`Slot::unpark`] of the same slot restores it.
     pub(super) fn park(self) -> Parked {
         Parked(std::mem::ManuallyDrop::new(self).state)
     }

@@ -44,7 +44,7 @@ fn expected(byte: u8) -> [u8; 16] {
     })
 }
 
-/// Programs slot 0 in a thread of its own, which says so when the command is complete.
+/// Programs slot 0 in another thread, which sends a message when the command is complete.
 fn program_second_key(table: &Arc<KeyslotTable>) -> (thread::JoinHandle<()>, mpsc::Receiver<()>) {
     let (done, finished) = mpsc::channel();
     let table = Arc::clone(table);
@@ -109,8 +109,9 @@ fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
     assert_eq!(fingerprint(fresh.key()), expected(2));
 }
 
-/// A worker asks before it carries out a command, for it would wait for its own requests for ever: also when it is somebody
-/// else's command that waits for them (a reset of the engine), and the slot is empty or has a new key meanwhile.
+/// A worker checks this before it executes a command, because it would wait forever for its own requests. That includes
+/// a command of another thread that waits for them (a reset of the engine), and a slot that is empty or has a new key
+/// by then.
 #[test]
 fn a_slot_is_in_use_until_the_last_request_with_an_older_key_is_done() {
     for (command, new_key) in [(0, false), (1, true)] {
@@ -124,7 +125,7 @@ fn a_slot_is_in_use_until_the_last_request_with_an_older_key_is_done() {
                 _ => drop(table.program_now(0, &[2; KEY_BYTES], CONFIG)),
             }
         });
-        // It has begun when the slot does not name the old key any more.
+        // It has begun when the slot no longer names the old key.
         while table.acquire(0).expect("slot").map(|key| key.generation()) == Some(1) {
             thread::yield_now();
         }
@@ -136,7 +137,7 @@ fn a_slot_is_in_use_until_the_last_request_with_an_older_key_is_done() {
     }
 }
 
-/// A worker that keeps keys for requests to come holds their slots as a request does, and never uses an old key.
+/// A worker that keeps keys holds their slots as a request does, and never uses an old key.
 #[test]
 fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
     let table = Arc::new(KeyslotTable::new(20, Implementation::detect()).expect("table"));
@@ -151,7 +152,7 @@ fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
     assert_eq!((acquire(&mut recent, 0), acquire(&mut recent, 0)), (1, 1));
     assert!(table.is_in_use(0) && !table.is_in_use(1));
     let (programmer, finished) = program_second_key(&table);
-    // It waits, but nobody gets the old key any more.
+    // The command waits, but nobody gets the old key.
     while acquire(&mut recent, 0) == 1 {
         thread::yield_now();
     }
@@ -162,7 +163,7 @@ fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
     assert_eq!(table.evict_now(0), Ok(Evicted::Key));
     assert!(recent.acquire(&table, 0).expect("slot").is_none());
     assert_eq!(recent.acquire(&table, 99).map(|_| ()), Err(NoSuchSlot));
-    // However many slots are used in turn, few are held.
+    // Few slots are held, however many are used in turn.
     for slot in 0..20 {
         table.program_now(slot, &[3; KEY_BYTES], CONFIG).expect("slot");
         acquire(&mut recent, slot);
@@ -293,8 +294,8 @@ enum Step {
     Release,
 }
 
-/// Every sequence of six steps on one slot, beside a model of two variables. Commands that would wait are left out: the
-/// interleavings test has those.
+/// Every sequence of six steps on one slot, against a model of two variables. The interleavings test covers commands
+/// that would wait.
 #[test]
 fn every_sequence_of_six_steps() {
     const STEPS: [Step; 5] = [Step::Program, Step::Evict, Step::Clear, Step::Acquire, Step::Release];
@@ -327,7 +328,7 @@ fn every_sequence_of_six_steps() {
                 key = None;
             }
             if cfg!(not(miri)) {
-                // It looks at padding, too, which Miri takes for unwritten.
+                // It reads padding, which Miri takes for uninitialised.
                 let cells = table.slots[0].cells_in_use();
                 assert_eq!(cells.iter().filter(|used| **used).count(), usize::from(key.is_some()), "one key, or none");
             }

@@ -46,8 +46,8 @@ impl<'m> Chain<'m> {
     ) -> Result<Self, ChainError> {
         let mut chain = Chain::default();
         let mut count = 0u16;
-        // The iterator ends both after the last descriptor and at a broken one. A chain is whole exactly
-        // when the last descriptor that it yields names no next one.
+        // The iterator ends both after the last descriptor and at a broken one. The chain is complete only if the last
+        // descriptor has no next one.
         let mut whole = false;
         for descriptor in descriptors {
             whole = !descriptor.has_next();

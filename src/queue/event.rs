@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Eventfds: our own, and those of the frontend, which may do anything with them at any time.
+//! Eventfds of the frontend, which can do anything with them at any time.
 //!
-//! They are never set to non-blocking: that would hold for the frontend's side, too.
+//! They are never set to non-blocking: that would affect the frontend, too.
 
 use std::fs::File;
 use std::io;
@@ -14,19 +14,19 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use crate::eventfd::{self, is_ready};
 use crate::lock::lock;
 
-/// An eventfd of the frontend that is written to.
+/// An eventfd of the frontend to write to.
 #[derive(Debug)]
 pub struct Event {
     file: File,
-    /// A write waits while the counter is at its maximum. The frontend may change that.
+    /// A write waits while the counter is at its maximum. The frontend may change this flag.
     blocks: bool,
 }
 
-/// All that there are: a thread may hang in a write to any of them.
+/// All eventfds: a thread may hang in a write to any of them.
 static ALL: Mutex<Vec<Weak<Event>>> = Mutex::new(Vec::new());
 
 impl Event {
-    /// Takes what the frontend gave.
+    /// Takes an eventfd of the frontend.
     ///
     /// # Errors
     /// When it is not an eventfd.
@@ -40,18 +40,20 @@ impl Event {
         Ok(event)
     }
 
-    /// Adds 1, if there is room. If there is none, the frontend has not looked for a long time, and will find it readable.
+    /// Adds 1, if there is room. If not, the frontend has not read the counter for a long time and finds the eventfd
+    /// readable anyway.
     ///
-    /// A frontend that fills the counter between our look and our write, or lets writes wait that did not before, can hold up
-    /// the calling thread until somebody calls [`Event::unblock_all`]. So this is for workers, and not to be called with a lock
-    /// held that such a caller needs.
+    /// A frontend can fill the counter between our check and our write, or make the eventfd blocking meanwhile. This
+    /// blocks the calling thread until somebody calls [`Event::unblock_all`]. So only workers may call this, and
+    /// without a lock that such a caller needs.
     pub fn signal(&self) {
         if !self.blocks || is_ready(&self.file, PollFlags::OUT) {
             eventfd::signal(&self.file);
         }
     }
 
-    /// Makes room for all who hang in [`Event::signal`]. Never waits. For who waits for a worker, and has waited for long.
+    /// Makes room for all threads that hang in [`Event::signal`]. Never waits. For threads that have waited long for a
+    /// worker.
     pub fn unblock_all() {
         let all: Vec<_> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
         for event in all {
@@ -62,13 +64,13 @@ impl Event {
     }
 }
 
-/// Refuses what could block us in other ways than an eventfd: pipes, sockets, files.
+/// Refuses files that could block us in other ways than an eventfd: pipes, sockets, regular files.
 ///
 /// # Errors
-/// When it has the type of one of those.
+/// When it has one of these types.
 pub fn check_eventfd(file: &File) -> io::Result<()> {
     let mode = fstat(file)?.st_mode;
-    // Eventfds, and their like, have no type of file.
+    // Eventfds and similar files have no file type.
     if FileType::from_raw_mode(mode) == FileType::Unknown {
         Ok(())
     } else {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! In-flight tracking: what a queue has taken and not returned, in memory that outlives this process (QEMU's
+//! In-flight tracking: the chains that a queue has taken and not returned, in memory that outlives this process (QEMU's
 //! docs/interop/vhost-user.rst, "Inflight I/O tracking", split virtqueue).
 //!
-//! The frontend keeps the region and hands it to the next backend, which finishes what this one was about to return and
-//! serves the rest again. Each store leaves a region from which that is possible: [`QueueLog`] says in which order they
-//! are made. A process that is killed has made its stores up to some point, in the order of the program, so what counts
-//! is that the compiler keeps the order; Release does that.
+//! The frontend keeps the region and passes it to the next backend, which finishes what this one was about to return
+//! and serves the rest again. Each store leaves a region from which that is possible; [`QueueLog`] defines their order.
+//! A killed process has made its stores up to some point in program order. So only the compiler must keep the order,
+//! which Release guarantees.
 //!
-//! Nothing in a region is believed. It is mapped memory of somebody else's file. When that gets shorter the region is lost
-//! ([`QueueLog::is_lost`]), and its queues go on without. The ones made here are sealed against it.
+//! The content of a region is not trusted: it is a mapping of somebody else's file. If the file is truncated the region
+//! is lost ([`QueueLog::is_lost`]), and its queues continue without it. Regions made here are sealed against that.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +23,7 @@ use crate::sigbus::{Holds, Watch};
 
 /// `QueueRegionSplit::version` of a region in use; 0 in a fresh one.
 const VERSION: u16 = 1;
-/// Queues' parts begin at multiples of this, a cache line.
+/// Alignment of a queue's part: a cache line.
 const ALIGNMENT: usize = 64;
 
 // struct QueueRegionSplit
@@ -51,14 +51,14 @@ pub enum RegionError {
     /// The region cannot be mapped.
     #[error("the in-flight region cannot be mapped: {0}")]
     Map(String),
-    /// The system's.
+    /// An error of the system.
     #[error(transparent)]
     System(#[from] io::Error),
 }
 
-/// The region of a device: a part for each queue.
+/// The region of a device: one part per queue.
 pub struct InflightRegion {
-    // Before the mapping, which it must not outlive.
+    // Dropped before the mapping.
     watch: Watch,
     mapping: MmapRegion,
     queues: u16,
@@ -76,10 +76,10 @@ pub fn region_bytes(queues: u16, queue_size: u16) -> u64 {
 }
 
 impl InflightRegion {
-    /// A file for a fresh region, all zero, of [`region_bytes`].
+    /// Creates a file for a fresh region of [`region_bytes`], all zeroes.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn create(queues: u16, queue_size: u16) -> io::Result<File> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("vhost-user-inflight", flags)?);
@@ -106,19 +106,19 @@ impl InflightRegion {
         Ok(Arc::new(Self { watch, mapping, queues, queue_size }))
     }
 
-    /// A queue's part, when it has one.
+    /// A queue's part, if it has one.
     pub fn queue(self: &Arc<Self>, index: usize) -> Option<QueueLog> {
         let at = (index < usize::from(self.queues)).then(|| index * part_bytes(self.queue_size))?;
         Some(QueueLog { region: Arc::clone(self), at, counter: 0 })
     }
 
     fn load<T: AtomicAccess + Default>(&self, at: usize) -> T {
-        // The places are inside the mapping and aligned, so this does not fail.
+        // The offsets are inside the mapping and aligned, so this does not fail.
         self.mapping.as_volatile_slice().load(at, Ordering::Acquire).unwrap_or_default()
     }
 
     fn store<T: AtomicAccess>(&self, at: usize, value: T) {
-        // As above.
+        // Does not fail, as in `load`.
         let _ = self.mapping.as_volatile_slice().store(value, at, Ordering::Release);
         crash_point();
     }
@@ -131,8 +131,8 @@ impl InflightRegion {
 /// | a chain is taken | its counter, then its in-flight mark |
 /// | it is returned | its link to the last head returned, the last head, *the used ring*, its mark off, the used index |
 ///
-/// So each chain is a batch of its own. A backend that returns several at once leaves a longer list of them, which
-/// [`QueueLog::recover`] follows as well.
+/// So each chain is a batch of its own. A backend that returns several at once leaves a longer list, which
+/// [`QueueLog::recover`] also follows.
 pub struct QueueLog {
     region: Arc<InflightRegion>,
     /// Where the part begins.
@@ -141,19 +141,19 @@ pub struct QueueLog {
     counter: u64,
 }
 
-/// What a queue goes on with.
+/// Where a queue continues.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// The region is fresh: the frontend says where the queue goes on.
+    /// The region is fresh: the frontend says where the queue continues.
     Fresh,
     /// Heads that were taken and not returned, in the order in which they were taken.
     Resubmit(Vec<u16>),
-    /// The region is for a smaller ring: this one cannot be tracked, and the frontend says where the queue goes on.
+    /// The region is for a smaller ring: this one cannot be tracked, and the frontend says where the queue continues.
     TooSmall,
 }
 
 impl QueueLog {
-    /// The most descriptors of a ring that this can log.
+    /// The maximum size of a ring that this can log.
     pub fn size(&self) -> u16 {
         self.region.queue_size
     }
@@ -166,7 +166,7 @@ impl QueueLog {
         self.region.store(self.at + offset, value.to_le());
     }
 
-    /// Where a descriptor's state is; `head` is less than the size.
+    /// Offset of a field of a descriptor's state; `head` is less than the size.
     fn desc(&self, head: u16, offset: usize) -> usize {
         self.at + DESC + usize::from(head) * DESC_BYTES + offset
     }
@@ -175,11 +175,11 @@ impl QueueLog {
         self.region.load::<u8>(self.desc(head, INFLIGHT)) != 0
     }
 
-    /// Begins to log a ring of `size` descriptors whose used index is `used`; first finishes what the backend before
-    /// this one was about to return.
+    /// Starts to log a ring of `size` descriptors whose used index is `used`. First finishes what the previous backend
+    /// was about to return.
     ///
     /// # Errors
-    /// When the region does not belong to the ring, or makes no sense.
+    /// When the region does not belong to the ring or is inconsistent.
     pub fn recover(&mut self, size: u16, used: u16) -> Result<Recovery, &'static str> {
         if size > self.size() {
             self.forget();
@@ -190,11 +190,12 @@ impl QueueLog {
                 self.region.store(self.at + FEATURES, 0u64);
                 self.set_field(DESC_NUM, self.size());
                 self.set_field(USED_IDX, used);
-                // From here on it is in use.
+                // From here on the region is in use.
                 self.set_field(VERSION_AT, VERSION);
                 return Ok(Recovery::Fresh);
             }
-            // "It's equal to the virtqueue size", says the specification: some may take the ring's, which may be smaller.
+            // The specification says "It's equal to the virtqueue size". Some may write the ring's size, which may be
+            // smaller.
             VERSION if [self.size(), size].contains(&self.field(DESC_NUM)) => {}
             _ => return Err("the in-flight region is of another version or size"),
         }
@@ -211,8 +212,7 @@ impl QueueLog {
         Ok(Recovery::Resubmit(found.into_iter().map(|(_, head)| head).collect()))
     }
 
-    /// What is noted was noted of another ring. A later backend must not take it for this one's: the part becomes as good as
-    /// fresh.
+    /// Makes the part fresh: what it records belongs to another ring, and a later backend must not use it for this one.
     fn forget(&self) {
         if self.field(VERSION_AT) == 0 {
             return;
@@ -223,10 +223,10 @@ impl QueueLog {
         self.set_field(VERSION_AT, 0);
     }
 
-    /// The used ring may be ahead of the region: by the batch whose list begins at the last head.
+    /// The used ring may be ahead of the region by the batch whose list begins at the last head.
     fn finish_batch(&self, used: u16) -> Result<(), &'static str> {
         let batch = used.wrapping_sub(self.field(USED_IDX));
-        // A ring that began anew since then has nothing in flight.
+        // A ring that was set up anew since then has nothing in flight.
         if batch != 0 && (0..self.size()).any(|head| self.in_flight(head)) {
             if batch > self.size() {
                 return Err("the in-flight region does not belong to this ring");
@@ -246,12 +246,12 @@ impl QueueLog {
         Ok(())
     }
 
-    /// Whether a part of the region is not there: what was read from it or written to it counts for nothing.
+    /// Whether a part of the region is missing. What was read from it or written to it is then not valid.
     pub fn is_lost(&self) -> bool {
         !self.region.watch.is_sound()
     }
 
-    /// A chain has been taken from the available ring. Before it is served.
+    /// Call this when a chain has been taken from the available ring, before it is served.
     pub fn taken(&mut self, head: u16) {
         if head < self.size() {
             self.region.store(self.desc(head, COUNTER), self.counter.to_le());
@@ -260,7 +260,7 @@ impl QueueLog {
         }
     }
 
-    /// A chain is about to be returned. Before the used ring has it.
+    /// Call this before a chain is put in the used ring.
     pub fn returning(&self, head: u16) {
         if head < self.size() {
             self.region.store(self.desc(head, NEXT), self.field(LAST_BATCH_HEAD).to_le());
@@ -268,7 +268,7 @@ impl QueueLog {
         }
     }
 
-    /// A chain has been returned: the used ring's index is `used` now.
+    /// Call this when a chain has been returned and the used ring's index is `used`.
     pub fn returned(&self, head: u16, used: u16) {
         if head < self.size() {
             self.region.store(self.desc(head, INFLIGHT), 0u8);

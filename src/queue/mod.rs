@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A virtqueue of a vhost-user device: heads, used lengths, notification. What the chains mean is not known here.
+//! A virtqueue of a vhost-user device: heads, used lengths, notification. It does not know what the chains mean.
 //!
 //! Rules that hold whatever the driver does:
 //! - every head that was taken is returned exactly once;
-//! - a head that is made available again before it was returned, or any other break of the ring's rules, retires the
-//!   queue: it is reported once and not looked at again until the frontend starts it anew;
+//! - a head that is made available again before it was returned, or any other violation of the ring's rules, retires
+//!   the queue: it is reported once and not used again until the frontend restarts it;
 //! - stopping a queue returns only when everything taken from it has been returned.
 //!
-//! A worker looks at guest memory only in a [`Turn`], and a turn lasts until all that was taken in it has been returned.
-//! When a part of that memory turns out not to be there ([`sigbus`](crate::sigbus)), nothing that is in a ring is believed any
-//! more: all queues are retired, and the session ends.
+//! A worker accesses guest memory only during a [`Turn`], and a turn lasts until all chains taken in it have been
+//! returned. If part of that memory turns out to be missing ([`sigbus`](crate::sigbus)), no ring can be trusted: all
+//! queues are retired, and the session ends.
 //!
-//! With a [`QueueLog`] the queue goes on where a backend that was killed has left it: what that had taken and not returned
-//! is given out first.
+//! With a [`QueueLog`] the queue continues where a killed backend left it: chains that were taken and not returned come
+//! first.
 #![forbid(unsafe_code)]
 
 mod chain;
@@ -42,7 +42,7 @@ pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
 use state::VringState;
 pub use turn::{BATCH, Completion, TakenChain, Turn};
 
-/// How long to wait for the end of a turn before the worker may hang in a write to the frontend's eventfds.
+/// How long to wait for the end of a turn before assuming that the worker hangs in a write to an eventfd.
 pub const STUCK: Duration = Duration::from_millis(100);
 
 /// Where a ring lies, in guest physical addresses.
@@ -56,18 +56,18 @@ pub struct RingAddresses {
     pub used_ring: GuestAddress,
 }
 
-/// Where a queue begins, beside where it was when all queues had been stopped.
+/// Where a queue begins, compared with its position when all queues had been stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beginning {
-    /// Where it was.
+    /// At the same index.
     GoesOn,
-    /// Somewhere else: the driver has set it up anew.
+    /// At another index: the driver has set the queue up anew.
     Afresh,
-    /// It was at 0 and begins at 0, or the queues had not all been stopped. That tells nothing.
+    /// The queue was at 0 and begins at 0, or not all queues had been stopped. This tells nothing.
     Unknown,
 }
 
-/// Proof that a queue is idle and stays so: no worker can begin a turn while it lives.
+/// Proof that a queue is idle: no worker can begin a turn while this lives.
 #[must_use = "the queue runs again when this is dropped"]
 pub struct Paused<'v> {
     vring: &'v Vring,
@@ -76,7 +76,7 @@ pub struct Paused<'v> {
 /// A virtqueue with its eventfds. Shared by the frontend's thread and the one worker that serves it.
 pub struct Vring {
     index: usize,
-    /// A hint for [`Vring::begin`], which looks at many queues that do not run.
+    /// A hint for [`Vring::begin`], which checks many queues that do not run.
     may_run: AtomicBool,
     state: Mutex<VringState>,
     idle: Condvar,
@@ -112,12 +112,12 @@ impl Vring {
         Ok(Self { index, may_run: AtomicBool::new(false), state, idle, wake })
     }
 
-    /// Names the eventfd that wakes the worker of this queue. It stays the first one.
+    /// Sets the eventfd that wakes the worker of this queue. Only the first call has an effect.
     pub fn set_waker(&self, wake: &Arc<File>) {
         let _ = self.wake.set(Arc::clone(wake));
     }
 
-    /// Has the worker look at the queue.
+    /// Makes the worker check the queue.
     pub fn wake(&self) {
         if let Some(wake) = self.wake.get() {
             eventfd::signal(wake);
@@ -134,13 +134,13 @@ impl Vring {
         lock(&self.state)
     }
 
-    /// Sets the number of descriptors: a power of two, at most the maximum. False when it is not.
+    /// Sets the number of descriptors: a power of two, at most the maximum. Returns false if it is not.
     pub fn set_size(&self, size: u16) -> bool {
         self.lock().queue.try_set_size(size).is_ok()
     }
 
-    /// Sets where the ring lies and takes the used index over from it, as a ring that goes on needs. False when an
-    /// address is not aligned or not in guest memory.
+    /// Sets the addresses of the ring and takes the used index from it, which a ring that continues needs. Returns
+    /// false if an address is not aligned or not in guest memory.
     pub fn set_addresses(&self, memory: &GuestMemoryMmap, addresses: RingAddresses) -> bool {
         let mut state = self.lock();
         let queue = &mut state.queue;
@@ -166,7 +166,7 @@ impl Vring {
         self.lock().queue.set_event_idx(on);
     }
 
-    /// Sets the log of what is in flight, which counts from the next start on. False when the queue is started.
+    /// Sets the in-flight log, which is used from the next start on. Returns false if the queue is started.
     pub fn set_log(&self, log: Option<QueueLog>) -> bool {
         let mut state = self.lock();
         let stopped = !state.queue.ready();
@@ -176,8 +176,8 @@ impl Vring {
         stopped
     }
 
-    /// Sets the eventfd that the driver notifies with and starts the queue where the frontend says, or where the log says
-    /// that it was left. Returns the eventfd it had, and how it begins.
+    /// Sets the eventfd with which the driver notifies, and starts the queue where the frontend says, or where the log
+    /// says that it was left. Returns the previous eventfd, and how the queue begins.
     pub fn set_kick(&self, kick: Option<File>) -> (Option<File>, Beginning) {
         self.lock().queue.set_ready(false);
         let mut state = self.wait_idle();
@@ -185,7 +185,7 @@ impl Vring {
         state.restart();
         let mut beginning = Beginning::Unknown;
         if kick.is_some() {
-            // Frontend and log must agree that it goes on.
+            // Frontend and log must agree that the queue continues.
             let asked = state.queue.next_avail();
             if let Err(reason) = state.recover(self.index) {
                 state.retire(self.index, reason);
@@ -200,7 +200,7 @@ impl Vring {
         (std::mem::replace(&mut state.kick, kick), beginning)
     }
 
-    /// All queues have been stopped: notes where this one is, which counts when it is started the next time.
+    /// All queues have been stopped: saves the position of this one for its next start.
     pub fn save_position(&self) {
         let mut state = self.lock();
         state.left_at = Some(state.queue.next_avail());
@@ -209,8 +209,8 @@ impl Vring {
     /// Sets the eventfd that interrupts the driver.
     pub fn set_call(&self, call: Option<Arc<Event>>) {
         let mut state = self.lock();
-        // Frontends may start and enable a queue before they hand over its interrupt (QEMU does). The driver may
-        // be waiting for one that went nowhere; one too many is harmless.
+        // Frontends may start and enable a queue before they pass its interrupt (QEMU does). The driver may wait for an
+        // interrupt that went nowhere; a spurious one is harmless.
         state.interrupt_due |= state.queue.ready();
         state.call = call;
         drop(state);
@@ -222,17 +222,17 @@ impl Vring {
         self.lock().err = err;
     }
 
-    /// Enables or disables the queue. A disabled queue keeps its place.
+    /// Enables or disables the queue. A disabled queue keeps its position.
     pub fn set_enabled(&self, enabled: bool) {
         let mut state = self.lock();
         state.enabled = enabled;
         self.may_run.store(state.may_run(), Ordering::Release);
     }
 
-    /// The guest's memory has grown or been replaced: a ring that was in none may be in it now.
+    /// The guest's memory has grown or been replaced, so it may contain the ring now.
     pub fn memory_added(&self) {
         if std::mem::take(&mut self.lock().lacks_memory) {
-            // As in dropping `Paused`.
+            // As when a `Paused` is dropped.
             self.wake();
         }
     }
@@ -242,7 +242,7 @@ impl Vring {
         self.lock().queue.ready()
     }
 
-    /// Gives the notification eventfd to `action` when the queue is started and enabled.
+    /// Passes the notification eventfd to `action` if the queue is started and enabled.
     pub fn with_kick<R>(&self, action: impl FnOnce(&File) -> R) -> Option<R> {
         let state = self.lock();
         match &state.kick {
@@ -251,8 +251,8 @@ impl Vring {
         }
     }
 
-    /// Stops the queue, waits until the worker has returned all that it took, and tells the index of the next
-    /// available chain. Gives back the notification eventfd, too. What is still to be given out anew stays in the log.
+    /// Stops the queue and waits until the worker has returned all chains. Returns the index of the next available
+    /// chain, and the notification eventfd. Chains that are still to be resubmitted stay in the log.
     pub fn stop(&self) -> (u16, Option<File>) {
         self.lock().queue.set_ready(false);
         let mut state = self.wait_idle();
@@ -261,7 +261,7 @@ impl Vring {
         (state.queue.next_avail(), state.kick.take())
     }
 
-    /// Waits until the worker has returned all that it took, and keeps it from taking more.
+    /// Waits until the worker has returned all chains, and keeps it from taking more.
     pub fn pause(&self) -> Paused<'_> {
         self.lock().pauses += 1;
         let paused = Paused { vring: self };
@@ -272,14 +272,14 @@ impl Vring {
     fn wait_idle(&self) -> MutexGuard<'_, VringState> {
         let mut state = self.lock();
         if state.busy {
-            // The worker may be asleep over requests of other queues.
+            // The worker may sleep while requests of other queues are in flight.
             self.wake();
         }
         while state.busy {
             let waited = self.idle.wait_timeout(state, STUCK).unwrap_or_else(PoisonError::into_inner);
             state = waited.0;
             if state.busy && waited.1.timed_out() {
-                // A frontend that fills its eventfds on purpose must not keep us here.
+                // A frontend that fills its eventfds on purpose must not block us.
                 drop(state);
                 Event::unblock_all();
                 state = self.lock();
@@ -288,8 +288,8 @@ impl Vring {
         state
     }
 
-    /// Begins a turn, if the queue runs. Only the one worker of the queue may do so, and only then may it look at the
-    /// guest's memory: memory that it looked at before may be gone, unless it was at a turn all the time.
+    /// Begins a turn, if the queue runs. Only the queue's worker may do so, and it may access guest memory only in a
+    /// turn: between turns, memory may be removed.
     pub fn begin(&self) -> Option<Turn<'_>> {
         if !self.may_run.load(Ordering::Acquire) {
             return None;
@@ -307,12 +307,13 @@ impl Vring {
         self.lock().retire(self.index, reason);
     }
 
-    /// Whether the queue has been retired since this was last asked.
+    /// Whether the queue has been retired since the last call.
     pub fn take_retirement(&self) -> bool {
         std::mem::take(&mut self.lock().retirement_is_news)
     }
 
-    /// Tells the frontend if the queue has been retired since it was last told. For the worker alone: see [`Event::signal`].
+    /// Tells the frontend if the queue has been retired since it was last told. Only for the worker: see
+    /// [`Event::signal`].
     pub fn signal_error(&self) {
         let mut state = self.lock();
         let due = std::mem::take(&mut state.err_due);
@@ -329,7 +330,7 @@ impl Drop for Paused<'_> {
         let mut state = self.vring.lock();
         state.pauses -= 1;
         drop(state);
-        // The worker may have seen a notification and found that the queue does not run.
+        // The worker may have ignored a notification while the queue did not run.
         self.vring.wake();
     }
 }

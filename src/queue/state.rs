@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a queue is at a time, and how chains come out of its ring.
+//! The state of a queue, and how chains are taken from its ring.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,22 +16,22 @@ use super::turn::TakenChain;
 use super::{Chain, ChainError, Event};
 use crate::ratelimit::RateLimit;
 
-/// All of it is behind the queue's lock.
+/// The queue's lock protects all of this.
 pub(super) struct VringState {
     pub(super) queue: Queue,
     pub(super) kick: Option<File>,
     /// Shared, because it is written to without the lock.
     pub(super) call: Option<Arc<Event>>,
     pub(super) err: Option<Arc<Event>>,
-    /// The driver is to be interrupted at the worker's next look.
+    /// Interrupt the driver at the worker's next check.
     pub(super) interrupt_due: bool,
     /// SET_VRING_ENABLE.
     pub(super) enabled: bool,
-    /// The worker is at its turn.
+    /// The worker is in a turn.
     pub(super) busy: bool,
-    /// How many [`Paused`] there are.
+    /// How many [`Paused`] exist.
     pub(super) pauses: usize,
-    /// The ring is in no memory, so the queue waits for that.
+    /// The ring is outside the memory, so the queue waits for memory.
     pub(super) lacks_memory: bool,
     /// Why the queue was retired.
     pub(super) retired: Option<&'static str>,
@@ -40,16 +40,15 @@ pub(super) struct VringState {
     /// The retirement has not been counted yet.
     pub(super) retirement_is_news: bool,
     pub(super) in_flight: HeadSet,
-    /// In-flight tracking.
     pub(super) log: Option<QueueLog>,
-    /// Heads that another backend had in flight, in the order in which they are given out.
+    /// Heads that another backend had in flight, in the order of resubmission.
     pub(super) resubmit: VecDeque<u16>,
-    /// The index of the next available chain when all queues had been stopped; until the queue is started again.
+    /// The index of the next available chain when all queues had been stopped. Valid until the next start.
     pub(super) left_at: Option<u16>,
 }
 
 impl VringState {
-    /// Also of a queue that is paused.
+    /// Whether the queue runs when it is not paused.
     pub(super) fn may_run(&self) -> bool {
         self.enabled && self.queue.ready() && self.retired.is_none()
     }
@@ -64,7 +63,7 @@ impl VringState {
         most: usize,
         chains: &mut Vec<TakenChain<'m>>,
     ) -> Result<(), &'static str> {
-        // Without EVENT_IDX this spares notifications while we look; with it, the call does nothing.
+        // Without EVENT_IDX this avoids notifications while we poll; with it, the call does nothing.
         self.queue.disable_notification(memory).map_err(|_| "the used ring cannot be written")?;
         let size = self.queue.size();
         let max_descriptors = self.queue.max_size();
@@ -86,17 +85,17 @@ impl VringState {
             if let Some(log) = &mut self.log {
                 log.taken(head);
             }
-            // An indirect chain may be as long as the device's largest queue, which is what `seg_max` is made from,
-            // also on a queue that the driver made smaller.
+            // An indirect chain may be as long as the device's largest queue, from which `seg_max` is derived, even if
+            // the driver made this queue smaller.
             chains.push(TakenChain { head, chain: Chain::walk(memory, descriptors, max_descriptors) });
         }
         Ok(())
     }
 
-    /// Whether all of the ring is in this memory.
+    /// Whether the whole ring is in this memory.
     pub(super) fn ring_is_in(&self, memory: &GuestMemoryMmap) -> bool {
         let (queue, size) = (&self.queue, usize::from(self.queue.size()));
-        // virtio 1.4, 2.7; without the notification indices, which not all drivers have.
+        // virtio 1.4, 2.7; without the notification indices, which not all drivers use.
         let parts = [
             (queue.desc_table(), 16 * size, Permissions::Read),
             (queue.avail_ring(), 4 + 2 * size, Permissions::Read),
@@ -112,12 +111,12 @@ impl VringState {
         Chain::walk(memory, descriptors, self.queue.max_size())
     }
 
-    /// Goes on without in-flight tracking when its region is gone.
+    /// Continues without in-flight tracking if the region is lost.
     pub(super) fn check_log(&mut self, index: usize) {
         if self.log.as_ref().is_some_and(QueueLog::is_lost) {
             self.log = None;
             warn(format_args!(
-                "queue {index} goes on without in-flight tracking: the file of the in-flight region has been cut off; if this \
+                "queue {index} continues without in-flight tracking: the file of the in-flight region was truncated; if this \
                  program is killed now, requests in flight are lost"
             ));
         }
@@ -125,12 +124,12 @@ impl VringState {
 
     pub(super) fn retire(&mut self, index: usize, reason: &'static str) {
         if self.retired.is_none() {
-            // A guest can break a ring, reset the device and do it again.
+            // A guest can break a ring, reset the device, and repeat that.
             static LIMIT: RateLimit = RateLimit::new();
             if let Some(suppressed) = LIMIT.allow() {
                 log::error!(
                     "queue {index} is stopped: {reason}; it goes on when the driver resets the device ({suppressed} \
-                     such lines left out before)"
+                     such lines suppressed)"
                 );
             }
             self.set_retired(reason);
@@ -152,25 +151,25 @@ impl VringState {
         self.resubmit.clear();
     }
 
-    /// Goes on where the log says that the queue was left.
+    /// Continues where the log says that the queue was left.
     pub(super) fn recover(&mut self, index: usize) -> Result<(), &'static str> {
         let Some(log) = &mut self.log else { return Ok(()) };
         let used = self.queue.next_used();
         let size = self.queue.size();
         let recovery = log.recover(size, used)?;
         if log.is_lost() {
-            return Err("the file of the in-flight region has been cut off, so nobody knows what is in flight");
+            return Err("the file of the in-flight region was truncated, so the requests in flight are not known");
         }
         let heads = match recovery {
             Recovery::Fresh => return Ok(()),
             Recovery::Resubmit(heads) => heads,
             Recovery::TooSmall => {
-                // The one number only repeats the other: no reason to refuse the ring.
+                // One number only repeats the other, so a difference is no reason to refuse the ring.
                 static SAID: Once = Once::new();
                 SAID.call_once(|| {
                     log::warn!(
-                        "queue {index}: the frontend's in-flight region is for rings of {}, this ring has {size}: it is \
-                         served without tracking, and what is in flight when this program is killed is lost. Give the \
+                        "queue {index}: the frontend's in-flight region is for rings of {}, and this ring has {size}. It is \
+                         served without tracking: if this program is killed, requests in flight are lost. Give the \
                          frontend a queue size of {size} to have it tracked (said once)",
                         log.size()
                     );
@@ -182,23 +181,23 @@ impl VringState {
         if !heads.is_empty() {
             log::info!("queue {index}: {} requests were in flight and are served again", heads.len());
         }
-        // All that was taken has either been returned or is in flight. At most as many as the ring has descriptors.
+        // Every chain taken was either returned or is in flight; the ring has descriptors for at most that many.
         self.queue.set_next_avail(used.wrapping_add(heads.len() as u16));
         for &head in &heads {
             self.in_flight.insert(head);
         }
         self.resubmit = heads.into();
-        // The backend before this one may have returned chains without a word.
+        // The previous backend may have returned chains without an interrupt.
         self.interrupt_due = true;
         Ok(())
     }
 }
 
-/// Logs what a frontend does, which it may do again and again.
+/// Logs what a frontend does. Limited, because it may do that repeatedly.
 pub(super) fn warn(message: std::fmt::Arguments<'_>) {
     static LIMIT: RateLimit = RateLimit::new();
     if let Some(suppressed) = LIMIT.allow() {
-        log::warn!("{message} ({suppressed} such lines left out before)");
+        log::warn!("{message} ({suppressed} such lines suppressed)");
     }
 }
 
@@ -214,7 +213,7 @@ mod tests {
             for head in 0..size {
                 assert!(set.insert(head) && !set.insert(head), "{size} {head}");
             }
-            // What is out of range is refused by the caller, and by the set from the next word on.
+            // The caller refuses heads that are out of range; the set refuses them from the next word on.
             (size.max(64)..=u16::MAX).for_each(|head| assert!(!set.insert(head), "{size} {head}"));
             for head in 0..size {
                 set.remove(head);

@@ -2,8 +2,8 @@
 
 //! The descriptors of a chain whose head is known (virtio 1.4, 2.7.5).
 //!
-//! `virtio-queue` makes chains only from what it finds in the available ring. The head of a request that a backend
-//! before this one had in flight need not be there any more: the driver may have written over it.
+//! `virtio-queue` makes chains only from heads in the available ring. The head of a request that the previous backend
+//! had in flight may be gone: the driver may have overwritten it.
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -14,11 +14,9 @@ const DESCRIPTOR_BYTES: u64 = size_of::<Descriptor>() as u64;
 pub struct Descriptors<'m> {
     memory: &'m GuestMemoryMmap,
     table: GuestAddress,
-    /// Entries of the table.
     size: u16,
-    /// The next descriptor's index.
     next: Option<u16>,
-    /// Descriptors that may still come; a loop has more than the table.
+    /// Descriptors that may still follow; a loop has more than the table.
     left: u16,
     bytes: u32,
     indirect: bool,

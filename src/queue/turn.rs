@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a worker does with a queue: takes chains, returns them.
+//! A worker's access to a queue: takes chains and returns them.
 
 use std::sync::MutexGuard;
 
@@ -12,7 +12,7 @@ use super::state::{VringState, warn};
 use super::{Chain, ChainError, Vring};
 use crate::sigbus;
 
-/// The most chains that a worker takes from a queue at a time.
+/// The maximum number of chains that a worker takes from a queue at a time.
 pub const BATCH: usize = 32;
 
 /// A chain and the head under which it is returned.
@@ -33,20 +33,20 @@ pub struct Completion {
     pub written: u32,
 }
 
-/// A worker's turn at a queue: until it is dropped the queue is not idle, so whoever stops the queue or changes the
-/// guest's memory waits for it. Dropped also when the worker panics.
+/// A worker's turn at a queue. Until it is dropped the queue is not idle, so stopping the queue or changing the guest's
+/// memory waits for it. A panic of the worker drops it, too.
 pub struct Turn<'v> {
     pub(super) vring: &'v Vring,
 }
 
 impl Turn<'_> {
-    /// Takes up to `most` chains, [`BATCH`] at the most; none when the queue does not run any more. What was taken must
-    /// be returned with [`Turn::complete`], in any order.
+    /// Takes up to `most` chains, at most [`BATCH`]; none when the queue no longer runs. Each chain must be returned
+    /// with [`Turn::complete`], in any order.
     ///
-    /// The driver may hold back its notifications after this: see [`Turn::arm`].
+    /// The driver may suppress its notifications after this: see [`Turn::arm`].
     ///
-    /// False: the ring is not in this memory. The queue waits for [`Vring::memory_added`], which may have been called just
-    /// before: so the caller must look whether there is newer memory.
+    /// Returns false if the ring is not in this memory. The queue then waits for [`Vring::memory_added`]. That may have
+    /// been called just before, so the caller must check for newer memory.
     pub fn pop<'m>(&self, memory: &'m GuestMemoryMmap, most: usize, chains: &mut Vec<TakenChain<'m>>) -> bool {
         let mut guard = self.vring.lock();
         let state = &mut *guard;
@@ -54,19 +54,19 @@ impl Turn<'_> {
             return true;
         }
         if !state.ring_is_in(memory) {
-            // Not the driver's doing: its addresses were in memory when the ring was set up. Frontends may take a region away
-            // to give it back in another shape, and leave the queue running meanwhile (QEMU does).
+            // This is not the driver's fault: its addresses were in memory when the ring was set up. Frontends may
+            // remove a region to add it in another shape, while the queue runs (QEMU does).
             state.lacks_memory = true;
-            warn(format_args!("queue {} waits: the frontend has taken away the memory of its ring", self.vring.index));
+            warn(format_args!("queue {} waits: the frontend has removed the memory of its ring", self.vring.index));
             return false;
         }
         state.check_log(self.vring.index);
         let popped = state.pop(memory, most.min(BATCH), chains);
         if !sigbus::guest_memory_is_sound() {
-            // Whatever it looked like. The session ends, and says why.
-            state.set_retired("a part of the guest's memory is not there");
+            // Missing memory is the cause, whatever the ring looked like. The session ends and reports it.
+            state.set_retired("part of the guest's memory is missing");
         } else if let Err(reason) = popped {
-            // What was taken before is still served and returned.
+            // Chains taken before are still served and returned.
             state.retire(self.vring.index, reason);
         }
         let due = std::mem::take(&mut state.interrupt_due);
@@ -74,17 +74,18 @@ impl Turn<'_> {
         true
     }
 
-    /// Walks a chain that has been taken once more: the memory has grown.
+    /// Walks a taken chain again, because memory was added.
     pub fn walk<'m>(&self, memory: &'m GuestMemoryMmap, head: u16) -> Result<Chain<'m>, ChainError> {
         self.vring.lock().walk(memory, head)
     }
 
-    /// Whether there may be more to take: not when somebody waits for the end of the turn, or the queue was retired.
+    /// Whether there may be more to take: not when somebody waits for the end of the turn, or when the queue was
+    /// retired.
     pub fn is_running(&self) -> bool {
         self.vring.lock().runs()
     }
 
-    /// Asks the driver to notify. True when it has made something available in the meantime, which it did not notify of.
+    /// Asks the driver to notify. Returns true if it has made something available meanwhile, without a notification.
     pub fn arm(&self, memory: &GuestMemoryMmap) -> bool {
         let mut guard = self.vring.lock();
         let state = &mut *guard;
@@ -95,11 +96,11 @@ impl Turn<'_> {
             state.retire(self.vring.index, "the ring cannot be accessed");
             false
         });
-        // If memory is missing, the next look says so.
+        // If memory is missing, the next poll reports it.
         more || !state.resubmit.is_empty() || !sigbus::guest_memory_is_sound()
     }
 
-    /// Returns chains to the driver and interrupts it when it wants that.
+    /// Returns chains to the driver and interrupts it if it wants that.
     pub fn complete(&self, memory: &GuestMemoryMmap, completions: &[Completion]) {
         let mut guard = self.vring.lock();
         let state = &mut *guard;
@@ -110,7 +111,7 @@ impl Turn<'_> {
             }
             if state.queue.add_used(memory, completion.head, completion.written).is_err() {
                 state.retire(self.vring.index, "the used ring cannot be written");
-                // In the log it stays in flight.
+                // It stays in flight in the log.
                 continue;
             }
             if let Some(log) = &state.log {
@@ -118,7 +119,7 @@ impl Turn<'_> {
                 if sigbus::guest_memory_is_sound() {
                     log.returned(completion.head, state.queue.next_used());
                 }
-                // Else nobody knows where that went. The next backend looks at the used ring, as after a crash here.
+                // Otherwise the write went nowhere. The next backend checks the used ring, as after a crash here.
             }
         }
         let wanted = !completions.is_empty() && state.queue.needs_notification(memory).unwrap_or(true);
@@ -126,7 +127,7 @@ impl Turn<'_> {
     }
 }
 
-/// Interrupts the driver if that is wanted, without the lock: the eventfd is the frontend's.
+/// Interrupts the driver if wanted, without the lock: the eventfd is the frontend's.
 fn interrupt(state: MutexGuard<'_, VringState>, wanted: bool) {
     let call = state.call.clone().filter(|_| wanted);
     drop(state);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Commands of the control virtqueue, as the driver sent them. What the device offers is checked where it is known.
+//! Commands of the control virtqueue, as the driver sent them. The engine checks whether it supports them.
 
 use std::mem::offset_of;
 
@@ -23,20 +23,20 @@ use crate::segments::{Room, Segments};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyType {
-    /// The guest programs keys as they are
+    /// The guest programs raw keys
     Raw,
     /// The guest programs keys that only this device can unwrap
     Wrapped,
 }
 
-/// What a key is, and what it is for; nothing of it is checked.
+/// What a key is, and what it is for. Not checked yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyDescription {
     /// Bytes of the key.
     pub key_size: u32,
-    /// `None` for a type that there is not.
+    /// `None` for an unknown type.
     pub key_type: Option<KeyType>,
-    /// Whether it is for the one mode that there is.
+    /// Whether it is for AES-256-XTS, the only mode.
     pub is_aes_256_xts: bool,
     /// Binary logarithm of the data unit size.
     pub data_unit_bits: u32,
@@ -61,19 +61,19 @@ impl KeyDescription {
     }
 }
 
-/// The payload of KEYSLOT_PROGRAM: what the key is for, and the key where the driver has put it.
+/// The payload of KEYSLOT_PROGRAM. The key itself stays in guest memory.
 #[derive(Debug)]
 pub struct Programming<'m> {
-    /// Keyslot; not known to exist.
+    /// Keyslot, which may not exist.
     pub slot: u32,
     /// What the key is.
     pub key: KeyDescription,
-    /// The key descriptor, as long as it has to be.
+    /// The key descriptor, of sufficient length.
     descriptor: Segments<'m>,
 }
 
 impl Programming<'_> {
-    /// Copies the key from guest memory. To be called once, where the copy is wiped.
+    /// Copies the key from guest memory. Call it once, where the copy is wiped.
     pub fn read_key(&self) -> Zeroizing<[u8; MAX_KEY_BYTES]> {
         let mut key = Zeroizing::new([0; MAX_KEY_BYTES]);
         read_key(&self.descriptor, &mut *key);
@@ -81,15 +81,15 @@ impl Programming<'_> {
     }
 }
 
-/// The payload of IMPORT_KEY: the raw key where the driver has put it.
+/// The payload of IMPORT_KEY. The raw key stays in guest memory.
 #[derive(Debug)]
 pub struct Importing<'m> {
-    /// As long as it has to be.
+    /// Of sufficient length.
     blob: Segments<'m>,
 }
 
 impl Importing<'_> {
-    /// Copies the key from guest memory. To be called once, where the copy is wiped.
+    /// Copies the key from guest memory. Call it once, where the copy is wiped.
     pub fn read_key(&self) -> KeyBlob {
         let mut blob = KeyBlob::new_zeroed();
         self.blob.copy_to(0, blob.as_mut_bytes());
@@ -97,16 +97,16 @@ impl Importing<'_> {
     }
 }
 
-/// A command. There is no key in it: one that is not wrapped stays in guest memory until it is used.
+/// A command. It has no copy of a raw key, which stays in guest memory until it is used.
 #[derive(Debug)]
 pub enum ControlCommand<'m> {
     /// GET_CRYPTO_MODES.
     GetCryptoModes,
     /// KEYSLOT_PROGRAM.
     Program(Programming<'m>),
-    /// KEYSLOT_EVICT: only the slot counts, and only it must be there.
+    /// KEYSLOT_EVICT: only the slot is read, and required.
     Evict {
-        /// Keyslot; not known to exist.
+        /// Keyslot, which may not exist.
         slot: u32,
     },
     /// DERIVE_SW_SECRET: of an ephemerally wrapped key.
@@ -129,7 +129,7 @@ pub(super) fn is_command(request_type: u32) -> bool {
         || request_type == request_type::GET_CRYPTO_EXTENSIONS
 }
 
-/// A command on a request queue.
+/// Parses a command on a request queue.
 pub(super) fn parse_in_band(request_type: u32, payload: Segments<'_>) -> Result<ControlCommand<'_>, Refused> {
     match request_type {
         request_type::GET_CRYPTO_CHARACTERISTICS => Ok(ControlCommand::GetCharacteristics),
@@ -155,23 +155,23 @@ fn importing(blob: Segments<'_>) -> Result<Importing<'_>, Refused> {
     if blob.len() < size_of::<KeyBlob>() as u64 { Err(Refused::TooShort) } else { Ok(Importing { blob }) }
 }
 
-/// A wrapped key, which is no secret.
+/// Copies a wrapped key, which is no secret.
 fn blob(payload: &mut Segments<'_>) -> Result<Box<KeyBlob>, Refused> {
     let mut blob = KeyBlob::new_box_zeroed().map_err(|_| Status::IoErr)?;
     if payload.read_front(blob.as_mut_bytes()) { Ok(blob) } else { Err(Refused::TooShort) }
 }
 
-/// The front of a key descriptor is all that an evict command needs.
+/// The slot is the front of a key descriptor, and all that an evict command needs.
 fn slot(payload: &mut Segments<'_>) -> Result<u32, Refused> {
     let mut slot = U32::ZERO;
     if payload.read_front(slot.as_mut_bytes()) { Ok(slot.get()) } else { Err(Refused::TooShort) }
 }
 
-/// Where the key and what it is for stand in a key descriptor: see [`KeyDescriptor`].
+/// Offsets in a [`KeyDescriptor`].
 const KEY_OFFSET: u64 = offset_of!(KeyDescriptor, bytes) as u64; // 4
 const USAGE_OFFSET: u64 = offset_of!(KeyDescriptor, usage) as u64; // 132
 
-/// Copies the front of the key that a descriptor brings, whether it is in use or not.
+/// Copies the front of a descriptor's key field, used or not.
 pub(super) fn read_key(descriptor: &Segments<'_>, key: &mut [u8]) {
     descriptor.copy_to(KEY_OFFSET, key);
 }
@@ -192,7 +192,7 @@ fn programming(descriptor: Segments<'_>) -> Result<Programming<'_>, Refused> {
     Ok(Programming { slot, key, descriptor })
 }
 
-/// What an engine offers, as the driver is told.
+/// What an engine offers to the driver.
 pub struct Capabilities {
     /// Number of keyslots.
     pub keyslots: u16,
@@ -219,12 +219,12 @@ impl Capabilities {
         }
     }
 
-    /// The answer to GET_CRYPTO_CHARACTERISTICS. False when it does not fit.
+    /// Replies to GET_CRYPTO_CHARACTERISTICS. Returns false if the reply does not fit.
     pub fn reply_characteristics(&self, room: &mut Room<'_>) -> bool {
         reply_whole(room, self.characteristics().as_bytes())
     }
 
-    /// The answer to GET_CRYPTO_MODES: whole entries only, as many as there is room for.
+    /// Replies to GET_CRYPTO_MODES, with as many whole entries as fit.
     pub fn reply_modes(&self, room: &mut Room<'_>) {
         let mut modes = [U32::ZERO; crypto_mode::TABLE_LEN];
         if let Some(mask) = modes.get_mut(crypto_mode::AES_256_XTS as usize) {
@@ -246,7 +246,7 @@ pub fn reply_extensions(room: &mut Room<'_>, keys_in_requests: bool, digests: &[
     reply_whole(room, extensions.as_bytes())
 }
 
-/// The answer to a command that makes a wrapped key. False when it does not fit.
+/// Replies to a command that makes a wrapped key. Returns false if the reply does not fit.
 pub fn reply_blob(room: &mut Room<'_>, blob: &[u8]) -> bool {
     let mut message = KeyBlob::new_zeroed();
     message.key_size.set(blob.len() as u32); // 68
@@ -254,7 +254,7 @@ pub fn reply_blob(room: &mut Room<'_>, blob: &[u8]) -> bool {
     reply_whole(room, message.as_bytes())
 }
 
-/// Writes an answer if there is room for all of it.
+/// Writes a reply if all of it fits.
 pub fn reply_whole(room: &mut Room<'_>, bytes: &[u8]) -> bool {
     let fits = room.len() >= bytes.len() as u64; // usize to u64 loses nothing
     if fits {
@@ -270,7 +270,7 @@ mod tests {
     use virtio_queue::desc::split::Descriptor;
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-    /// No copy of a raw key is made before it is used: not in a command that waits for its turn.
+    /// A raw key is not copied before it is used, not even in a command that waits for its turn.
     #[test]
     fn raw_keys_stay_in_guest_memory_until_they_are_used() {
         let guest = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! From a chain of bytes to a request that is known to make sense: the wire layout, the disk's size and the limits.
+//! From a chain of bytes to a validated request: the wire layout, the disk's size and the limits.
 //!
-//! All checks that need neither keys nor the disk are here, so what [`parse`] returns can be executed without asking
-//! again. Every byte of a header or payload is copied from guest memory once. No files, no keys of slots, no crypto.
+//! All checks that need neither keys nor the disk are here, so what [`parse`] returns needs no more of them. Every byte
+//! of a header or payload is copied from guest memory once. No files, no keys of slots, no crypto.
 
 #![forbid(unsafe_code)]
 
@@ -29,7 +29,7 @@ pub use control::{
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::StatusByte;
 
-/// What a request may be: fixed by the disk and by what the driver negotiated.
+/// Limits of requests, set by the disk and by the negotiated features.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of the disk.
@@ -44,15 +44,15 @@ pub struct Limits {
     pub crypto: CryptoAccess,
 }
 
-/// How a driver gets at the keyslots.
+/// How a driver may use keyslots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CryptoAccess {
     /// Not at all.
     None,
-    /// By the feature: encrypted requests on the request queues, commands on the control virtqueue.
+    /// With the feature: encrypted requests on the request queues, commands on the control virtqueue.
     ControlQueue,
     /// Encrypted requests and commands on any request queue, for drivers behind a frontend that does not pass the
-    /// feature on.
+    /// feature through.
     InBand,
 }
 
@@ -69,7 +69,7 @@ pub enum QueueRole {
     Request,
     /// Keyslots.
     Control,
-    /// One or the other: the driver has not shown which.
+    /// Either: the driver has not shown which.
     Either,
 }
 
@@ -82,12 +82,12 @@ pub struct Extent {
     pub len: u64,
 }
 
-/// Where an encrypted request has its key from.
+/// Where an encrypted request gets its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeySource {
-    /// A keyslot; not known to exist.
+    /// From a keyslot, which may not exist.
     Slot(u32),
-    /// It brings a key along, for this; nothing of it is checked.
+    /// From the request itself. Not checked yet.
     Request(KeyDescription),
 }
 
@@ -117,7 +117,7 @@ impl CryptoTag {
     }
 }
 
-/// What a request has in guest memory beside its headers: the key descriptor, if it brings its key along, and the data of a
+/// A request's payload in guest memory: the key descriptor, if the request brings its key along, and the data of a
 /// write.
 #[derive(Debug)]
 pub struct Payload<'m> {
@@ -127,12 +127,12 @@ pub struct Payload<'m> {
 }
 
 impl<'m> Payload<'m> {
-    /// The `len` bytes of data from `offset` on, where they lie.
+    /// The `len` bytes of data from `offset` on, without copying them.
     pub fn data(&self, offset: u64, len: usize) -> Pieces<'m> {
         self.segments.pieces(self.descriptor + offset, len) // inside the chain's 2^32 bytes
     }
 
-    /// Copies the front of the key from guest memory. To be called once.
+    /// Copies the front of the key from guest memory. Call it once.
     pub fn read_key(&self, key: &mut [u8]) {
         control::read_key(&self.segments, key);
     }
@@ -174,21 +174,21 @@ pub enum Request<'m> {
     Control(ControlCommand<'m>),
 }
 
-/// Why a chain is not a request. `request_type` for the statistics: `None` when there is not even a header.
+/// Why a chain is not a request. `request_type` is for the statistics: `None` without a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
     /// What the driver asked for.
     pub request_type: Option<u32>,
     /// The status it gets.
     pub status: Status,
-    /// The chain is too short to be a request: it is returned with length 0, status or not.
+    /// The chain is too short for a request: it is returned with length 0, with or without a status.
     pub malformed: bool,
 }
 
-/// A chain that has been looked at.
+/// A parsed chain.
 #[derive(Debug)]
 pub struct ParsedChain<'m> {
-    /// The request, or why there is none; then nothing has been done.
+    /// The request, or why there is none.
     pub request: Result<Request<'m>, Refusal>,
     /// Where its data goes.
     pub room: Room<'m>,
@@ -196,7 +196,7 @@ pub struct ParsedChain<'m> {
     pub status: StatusByte<'m>,
 }
 
-/// Reads and checks a request.
+/// Parses and validates a request.
 pub fn parse<'m>(chain: Chain<'m>, role: QueueRole, limits: &Limits) -> ParsedChain<'m> {
     let Chain { readable, writable } = chain;
     let (status, room) = StatusByte::split(writable);
@@ -237,7 +237,7 @@ fn parse_request<'m>(
     })
 }
 
-/// Why the rest of a request was not accepted.
+/// Why the rest of a request was refused.
 enum Refused {
     Status(Status),
     TooShort,
@@ -293,7 +293,7 @@ fn parse_body<'m>(
     }
 }
 
-/// The crypto message, and the key descriptor where one follows, which stays where it is.
+/// Parses the crypto message, and a key descriptor if one follows. The descriptor stays in guest memory.
 fn parse_crypto(data: &mut Segments<'_>, limits: &Limits, extended: bool) -> Result<CryptoTag, Refused> {
     if limits.crypto == CryptoAccess::None {
         return Err(Status::Unsupp.into());
@@ -337,7 +337,7 @@ fn digest_algorithm(number: u8) -> Result<Option<DigestAlgorithm>, Status> {
 }
 
 impl Limits {
-    /// The extent of `len` bytes from a sector on, when it is whole blocks inside the disk.
+    /// The extent of `len` bytes from a sector on, if it consists of whole blocks inside the disk.
     fn transfer(&self, sector: u64, len: u64) -> Result<Extent, Status> {
         let block = u64::from(self.logical_block_size);
         let sectors = len >> SECTOR_SHIFT;
@@ -363,7 +363,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Every place and length on small disks and around the largest numbers, against a list of the sectors there are.
+    /// Every offset and length on small disks and near overflow, against a list of the existing sectors.
     #[test]
     fn every_transfer_of_small_disks() {
         for (block, blocks) in [(512, 1u64), (512, 5), (1024, 3), (4096, 1), (4096, 2)] {

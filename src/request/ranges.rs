@@ -8,7 +8,7 @@ use super::{Extent, Limits};
 use crate::protocol::{RANGE_FLAG_UNMAP, RangeSegment, SECTOR_SHIFT, Status};
 use crate::segments::Segments;
 
-/// What one request may ask for.
+/// Limits of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeLimits {
     /// Ranges.
@@ -17,10 +17,10 @@ pub struct RangeLimits {
     pub sectors: u32,
 }
 
-/// DISCARD: giving space back is quick. 2 GiB in a range.
+/// DISCARD: freeing space is quick. 2 GiB per range.
 pub const DISCARD_LIMITS: RangeLimits = RangeLimits { ranges: 64, sectors: 1 << 22 };
-/// WRITE_ZEROES and SECURE_ERASE: where the image has no quick way, every byte is written, and nothing can stop a request
-/// that has begun. 64 MiB.
+/// WRITE_ZEROES and SECURE_ERASE: if the image has no quick way, every byte is written, and a request cannot be
+/// stopped. 64 MiB.
 pub const ERASE_LIMITS: RangeLimits = RangeLimits { ranges: 1, sectors: 1 << 17 };
 
 /// A range of WRITE_ZEROES.
@@ -28,17 +28,17 @@ pub const ERASE_LIMITS: RangeLimits = RangeLimits { ranges: 1, sectors: 1 << 17 
 pub struct ZeroRange {
     /// What becomes zero.
     pub extent: Extent,
-    /// The space may be given back.
+    /// The space may be freed.
     pub may_deallocate: bool,
 }
 
-/// Ranges without flags.
+/// Parses ranges without flags.
 pub(super) fn plain(data: Segments<'_>, limits: &Limits, most: RangeLimits) -> Result<Vec<Extent>, Status> {
     let ranges = parse(data, limits, most, 0)?;
     Ok(ranges.into_iter().map(|(extent, _)| extent).collect())
 }
 
-/// Ranges of WRITE_ZEROES.
+/// Parses ranges of WRITE_ZEROES.
 pub(super) fn zeroes(data: Segments<'_>, limits: &Limits) -> Result<Vec<ZeroRange>, Status> {
     let ranges = parse(data, limits, ERASE_LIMITS, RANGE_FLAG_UNMAP)?;
     Ok(ranges
@@ -47,7 +47,7 @@ pub(super) fn zeroes(data: Segments<'_>, limits: &Limits) -> Result<Vec<ZeroRang
         .collect())
 }
 
-/// All ranges are checked before the caller touches the first.
+/// Checks all ranges before the caller uses the first.
 fn parse(
     mut data: Segments<'_>,
     limits: &Limits,

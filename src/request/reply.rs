@@ -7,13 +7,13 @@ use vm_memory::VolatileSlice;
 use crate::protocol::Status;
 use crate::segments::{Room, Segments};
 
-/// The one place that writes a status byte.
+/// The status byte. No other code writes one.
 #[derive(Debug)]
 #[must_use = "the driver waits for a status"]
 pub struct StatusByte<'m>(Option<VolatileSlice<'m>>);
 
 impl<'m> StatusByte<'m> {
-    /// Takes the status byte off the writable part of a chain. What is left is room for data.
+    /// Splits the status byte off the writable part of a chain. The rest is room for data.
     pub(super) fn split(mut writable: Segments<'m>) -> (Self, Room<'m>) {
         let status = writable.split_last();
         (Self(status), Room::new(writable))
@@ -30,8 +30,8 @@ impl<'m> StatusByte<'m> {
         u32::try_from(written).unwrap_or(u32::MAX)
     }
 
-    /// Writes the status, if there is room for it, of a chain that is not a request. Returns the used length, which is 0
-    /// for such a chain.
+    /// Writes the status of a chain that is not a request, if there is room for it. Returns the used length, which is
+    /// 0.
     pub fn finish_malformed(&mut self, status: Status) -> u32 {
         self.write(status);
         0

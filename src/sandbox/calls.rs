@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! seccomp: the system calls that may be made. Three filters, of which the kernel takes the strictest answer:
+//! seccomp: the allowed system calls. There are three filters, and the kernel applies the strictest answer:
 //!
-//! 1. what is on the list is allowed, anything else kills the process;
-//! 2. what a library tries and can do without is told "permission denied": opening files, looking up paths;
-//! 3. `clone3` is told "no such system call": its flags are in memory, where a filter cannot see them. The C library goes
-//!    back to `clone` then, of which only threads are allowed.
+//! 1. calls on the list are allowed, any other kills the process;
+//! 2. calls that a library tries and does not need (opening files, looking up paths) fail with "permission denied";
+//! 3. `clone3` fails with "no such system call": its flags are in memory, where a filter cannot see them. The C library
+//!    then falls back to `clone`, which is allowed for threads only.
 //!
-//! The list has what the GNU C library and musl make of the program's calls. A call that is allowed for any argument costs
-//! next to nothing: the kernel keeps these in a bitmap.
+//! The list covers the calls of the GNU C library and of musl. A call that is allowed for any argument costs almost
+//! nothing: the kernel keeps these in a bitmap.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -60,7 +60,7 @@ const ANY: &[c_long] = &[
     libc::SYS_timerfd_settime,
     libc::SYS_ppoll,
     libc::SYS_memfd_create,
-    // Frontends. Making sockets is not here.
+    // Frontends. Creating sockets is not allowed.
     libc::SYS_accept,
     libc::SYS_accept4,
     libc::SYS_recvmsg,
@@ -107,7 +107,7 @@ const ANY: &[c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// Older forms, which newer architectures do not have.
+/// Older forms, which newer architectures lack.
 #[cfg(target_arch = "x86_64")]
 const ANY_OF_THIS_CPU: &[c_long] =
     &[libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_epoll_create, libc::SYS_time, libc::SYS_dup2];
@@ -120,14 +120,14 @@ const OPEN: &[c_long] = &[libc::SYS_openat, libc::SYS_open];
 #[cfg(not(target_arch = "x86_64"))]
 const OPEN: &[c_long] = &[libc::SYS_openat];
 
-/// Fails with EACCES. A library asks for the number of CPUs, a panic for the program's symbols.
+/// Fail with EACCES. A library asks for the number of CPUs, a panic for the program's symbols.
 const REFUSED: &[c_long] = &[libc::SYS_openat2, libc::SYS_readlinkat, libc::SYS_faccessat, libc::SYS_getcwd];
 #[cfg(target_arch = "x86_64")]
 const REFUSED_OF_THIS_CPU: &[c_long] = &[libc::SYS_readlink, libc::SYS_access, libc::SYS_stat, libc::SYS_lstat];
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_OF_THIS_CPU: &[c_long] = &[];
 
-/// Puts the calling thread and those to come under the filters.
+/// Puts the calling thread and its later threads under the filters.
 pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxError> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok(Some(Missing("seccomp: not on this CPU".into())));
@@ -141,7 +141,7 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
     };
     let refused = || REFUSED.iter().chain(REFUSED_OF_THIS_CPU).chain(if sandbox.opens_files() { &[] } else { OPEN });
     let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
-    // The one that allows little comes last, because it does not allow to install another one.
+    // The strictest comes last, because it allows no further filters.
     let filters = [
         filter(plain(&[libc::SYS_clone3]), SeccompAction::Allow, errno(libc::ENOSYS))?,
         filter(plain(refused()), SeccompAction::Allow, errno(libc::EACCES))?,
@@ -160,7 +160,7 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
     Ok(None)
 }
 
-/// Whether the system call of seccomp can be made. That the kernel does not know it is another matter.
+/// Whether the seccomp call is allowed. The kernel may still not support it.
 fn can_be_made() -> bool {
     probe::is_allowed(|| {
         // SAFETY: no filter is at the address 0, so nothing is installed.
@@ -177,7 +177,7 @@ fn allowed(sandbox: &Sandbox) -> Result<Rules, seccompiler::Error> {
     let refused = REFUSED.iter().chain(REFUSED_OF_THIS_CPU).chain(OPEN).chain(&[libc::SYS_clone3]);
     let mut rules = plain(ANY.iter().chain(ANY_OF_THIS_CPU).chain(refused));
     if sandbox.io_uring {
-        // No new rings: those that are there can only read and write the image. They let go of it in the end.
+        // No new rings. The existing ones can only read and write the image, and unregister it at the end.
         rules.extend(plain(&[libc::SYS_io_uring_enter]));
         rules.insert(libc::SYS_io_uring_register, vec![SeccompRule::new(vec![is(1, UNREGISTER_FILES)?])?]);
     }
@@ -204,17 +204,17 @@ fn with_conditions() -> Vec<(c_long, Vec<ArgCondition>)> {
         // No new code.
         (libc::SYS_mmap, vec![SeccompCondition::new(2, Len::Dword, Op::MaskedEq(exec), 0)]),
         (libc::SYS_mprotect, vec![SeccompCondition::new(2, Len::Dword, Op::MaskedEq(exec), 0)]),
-        // To this process only: abort() does it.
+        // To this process only, for abort().
         (libc::SYS_kill, vec![is(0, me)]),
         (libc::SYS_tgkill, vec![is(0, me)]),
-        // On a connected socket: a signal handler does it.
+        // On a connected socket, for a signal handler.
         (libc::SYS_sendto, vec![SeccompCondition::new(4, Len::Qword, Op::Eq, 0)]),
         // Names of threads and of mappings.
         (
             libc::SYS_prctl,
             [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA].map(|option| is(0, flags(option))).into(),
         ),
-        // Of this process, and only asked for.
+        // Of this process, read only.
         (libc::SYS_prlimit64, vec![SeccompCondition::new(2, Len::Qword, Op::Eq, 0)]),
         (
             libc::SYS_ioctl,

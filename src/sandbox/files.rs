@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Landlock: which files can be opened, made, removed. Also no TCP, no abstract Unix sockets and no signals outside.
+//! Landlock: which files can be opened, created and removed. Also no TCP, no abstract Unix sockets and no signals
+//! outside.
 
 use std::io;
 
@@ -12,10 +13,10 @@ use landlock::{
 use super::{Access, FILTERED, Missing, Sandbox, SandboxError};
 use crate::probe;
 
-/// The version whose restrictions are asked for, of Linux 6.12. Older kernels have less of them.
+/// The Landlock version to ask for, of Linux 6.12. Older kernels restrict less.
 const VERSION: ABI = ABI::V6;
 
-/// What is lost with an older version, by version of the kernel.
+/// What an older version does not restrict.
 fn lost(version: ABI) -> &'static str {
     match version {
         ABI::Unsupported => "everything",
@@ -34,7 +35,7 @@ fn rights(access: Access) -> BitFlags<AccessFs> {
     }
 }
 
-/// Puts the calling thread and those to come under the sandbox's rules, as far as the kernel can.
+/// Puts the calling thread and its later threads under the rules, as far as the kernel can.
 pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxError> {
     if !can_be_made() {
         return Ok(Some(Missing(format!("Landlock: {FILTERED}"))));
@@ -45,7 +46,7 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
         let metadata = metadata.map_err(|error| SandboxError::Path { path: path.clone(), error })?;
         let mut rights = rights(*access);
         if !metadata.is_dir() {
-            // Landlock refuses the others for files.
+            // Landlock refuses all other rights for files.
             rights &= AccessFs::from_file(VERSION);
         }
         let fd = PathFd::new(path)
@@ -62,7 +63,7 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
     .map(str::to_owned)
     .or_else(|| match status.landlock {
         LandlockStatus::Available { effective_abi, .. } if effective_abi < VERSION => Some(format!(
-            "Landlock: that of the kernel has version {}; {} are not restricted by it (Linux 6.12 has all)",
+            "Landlock: the kernel has version {}, which does not restrict {} (Linux 6.12 restricts all)",
             effective_abi as i32,
             lost(effective_abi)
         )),
@@ -71,13 +72,13 @@ pub(super) fn restrict(sandbox: &Sandbox) -> Result<Option<Missing>, SandboxErro
     .map(Missing))
 }
 
-/// Whether the system calls of Landlock can be made. That the kernel does not know them is another matter.
+/// Whether the Landlock calls are allowed. The kernel may still not support them.
 fn can_be_made() -> bool {
     let answered = |result: libc::c_long| {
         let error = io::Error::last_os_error().raw_os_error();
         result >= 0 || !matches!(error, Some(libc::EPERM | libc::EACCES))
     };
-    // SAFETY: the first asks for a number; the others are given a descriptor that does not exist.
+    // SAFETY: the first only returns a number; the others get a descriptor that does not exist.
     probe::is_allowed(|| unsafe {
         answered(libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, ASK_FOR_VERSION))
             && answered(libc::syscall(libc::SYS_landlock_add_rule, -1, 0, std::ptr::null::<u8>(), 0))

@@ -14,8 +14,8 @@ use rustix::thread::{
 use super::{FILTERED, Missing, SandboxError};
 use crate::probe;
 
-/// Drops all capabilities. What memory may be locked stays as it was: io_uring locks the buffers of each connection. Returns what a
-/// filter around this program keeps from working.
+/// Drops all capabilities. The limit on locked memory keeps its effect: io_uring locks the buffers of each connection.
+/// Returns what a filter around this program forbids.
 pub(super) fn drop_all() -> Result<Option<Missing>, SandboxError> {
     let refused = |error: io::Error| match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => Ok(Some(error.to_string())),
@@ -29,7 +29,7 @@ pub(super) fn drop_all() -> Result<Option<Missing>, SandboxError> {
     Ok(reason.map(|reason| Missing(format!("the dropping of privileges: {reason}"))))
 }
 
-/// False: it would be the end of this process.
+/// Returns false if a filter would kill the process for this.
 fn drop_capabilities() -> io::Result<bool> {
     set_no_new_privs(true)?;
     let had = capabilities(None)?;
@@ -38,13 +38,13 @@ fn drop_capabilities() -> io::Result<bool> {
     }
     if had.effective.contains(CapabilitySet::SETPCAP) {
         for capability in (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
-            // An error: the kernel does not know so many.
+            // On an error, the kernel has no capability of this number.
             if let Ok(true) = capability_is_in_bounding_set(capability) {
                 remove_capability_from_bounding_set(capability)?;
             }
         }
     }
-    // Kernels before 4.3 have no ambient set. It is empty without a permitted one, anyhow.
+    // Kernels before 4.3 have no ambient set. It is empty anyway without a permitted one.
     let _ = clear_ambient_capability_set();
     let none = CapabilitySet::empty();
     if had.permitted.is_empty() && had.inheritable.is_empty() {
@@ -57,12 +57,12 @@ fn drop_capabilities() -> io::Result<bool> {
     Ok(true)
 }
 
-/// The limit counts from now on; with the capability it did not.
+/// The limit counts once the capability is gone, so it is raised before.
 fn keep_locking_memory() {
     let unlimited = Rlimit { current: None, maximum: None };
     if setrlimit(Resource::Memlock, unlimited).is_err() {
         let maximum = getrlimit(Resource::Memlock).maximum;
-        // As far as it goes. What cannot be locked then works without, and says so.
+        // As far as possible. What cannot be locked later works without it and reports that.
         let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Who connects: one frontend at a time is served, and nobody waits for another without knowing.
+//! Accepts connections. The device serves one frontend at a time and lets no other wait without an answer.
 //!
-//! The first that says something is the frontend. One that says nothing, a health check for example, keeps nobody out. Who
-//! comes while a frontend is served is hung up on: a QEMU that waits for an answer stands still, monitor included.
+//! The first connection that sends something is the frontend. A silent one, such as a health check, keeps nobody out. A
+//! connection that comes while a frontend is served is closed: a QEMU that waits for an answer stands still, including
+//! its monitor.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -19,15 +20,15 @@ use super::{Listen, Stop};
 use crate::descriptors::hint;
 use crate::ratelimit::RateLimit;
 
-/// The most connections that have said nothing. With one more the oldest goes.
+/// The maximum number of silent connections. One more closes the oldest.
 const MOST_SILENT: usize = 16;
-/// How often to look for the rest of a message.
+/// How often to check for the rest of a message.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How long to accept nobody after that has failed.
+/// How long to accept nothing after accepting has failed.
 const REST: Duration = Duration::from_secs(1);
 
-/// How long somebody who connects while a frontend is served is kept. A frontend that hangs up and comes back at once has
-/// perhaps not hung up yet: a process that it is just starting has a copy of its socket for a moment.
+/// How long a connection that comes while a frontend is served is kept. A frontend that reconnects may not have hung up
+/// yet: a process that it is starting has a copy of its socket for a moment.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// What the frontend does next.
@@ -37,7 +38,7 @@ pub enum FrontendEvent {
     Message(Header),
     /// It has hung up.
     End,
-    /// Somebody has asked to stop.
+    /// The device must stop.
     Stop,
 }
 
@@ -46,13 +47,11 @@ pub struct Acceptor<'a> {
     listener: Option<&'a UnixListener>,
     stop: &'a Stop,
     silent: Vec<Connection>,
-    /// Who has come while a frontend is served, and when it is hung up on.
+    /// A connection that came while a frontend is served, and when to close it.
     latecomer: Option<(Connection, Instant)>,
-    /// Nobody is accepted until then.
     rest_until: Option<Instant>,
 }
 
-/// What was waited for.
 #[derive(Debug, Clone, Copy)]
 struct Wait {
     flags: PollFlags,
@@ -60,14 +59,14 @@ struct Wait {
 }
 
 impl Wait {
-    /// Not for more of the message that has come in part: its connection would be readable all the time.
+    /// A pause after part of a message: its connection would be readable all the time.
     fn pause() -> Self {
         Self { flags: PollFlags::empty(), until: Some(Instant::now() + PAUSE) }
     }
 }
 
 impl<'a> Acceptor<'a> {
-    /// Nobody has connected so far, unless the only one has.
+    /// Starts with no connection, or with the inherited one.
     ///
     /// # Errors
     /// When the socket cannot be used.
@@ -83,10 +82,10 @@ impl<'a> Acceptor<'a> {
         Ok(Self { listener, stop, silent, latecomer: None, rest_until: None })
     }
 
-    /// Waits for a frontend: somebody who has sent a message. None when there will be none.
+    /// Waits for a frontend: a connection that has sent a message. Returns `None` when there will be none.
     ///
     /// # Errors
-    /// When nobody can be accepted any more.
+    /// When no connection can be accepted any more.
     pub fn frontend(&mut self) -> io::Result<Option<Connection>> {
         self.silent.extend(self.latecomer.take().map(|(caller, _)| caller));
         loop {
@@ -107,11 +106,11 @@ impl<'a> Acceptor<'a> {
                         soon = true;
                         place += 1;
                     }
-                    // Somebody looked whether anyone is here.
+                    // Somebody only checked whether the device listens.
                     Ok(Arrival::End) => drop(self.silent.remove(place)),
                     Err(error) => {
                         drop(self.silent.remove(place));
-                        warn(&format!("somebody has connected who is no frontend: {error}"));
+                        warn(&format!("a connection is closed, because it is not a frontend's: {error}"));
                     }
                 }
             }
@@ -121,17 +120,17 @@ impl<'a> Acceptor<'a> {
             {
                 if self.silent.len() >= MOST_SILENT {
                     drop(self.silent.remove(0));
-                    warn("a connection by which nothing has come gives way to others");
+                    warn("the oldest silent connection is closed to make room for others");
                 }
                 self.silent.push(Connection::new(stream));
             }
         }
     }
 
-    /// Waits for what the frontend does next, until `deadline` if there is one, and hangs up on others meanwhile.
+    /// Waits for the frontend's next event, until `deadline` if there is one. Closes other connections meanwhile.
     ///
     /// # Errors
-    /// When a message of the frontend cannot be read, or none has come in time.
+    /// When a message of the frontend cannot be read, or does not come in time.
     pub fn next_event(&mut self, frontend: &mut Connection, deadline: Option<Instant>) -> io::Result<FrontendEvent> {
         loop {
             if self.stop.requested() {
@@ -149,7 +148,7 @@ impl<'a> Acceptor<'a> {
                 Arrival::Message(header) if has_room(&frontend.stream)? => return Ok(FrontendEvent::Message(header)),
                 Arrival::Message(_) => Wait { flags: PollFlags::OUT, until: None },
                 Arrival::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                    return Err(io::Error::other("it still waits for the rest of a reply that is an error"));
+                    return Err(io::Error::other("it waits for the rest of a reply that reports an error"));
                 }
                 Arrival::Nothing => Wait { flags: PollFlags::IN, until: deadline },
                 Arrival::Part => Wait::pause(),
@@ -158,7 +157,7 @@ impl<'a> Acceptor<'a> {
             wait.until = wait.until.into_iter().chain(self.latecomer.as_ref().map(|(_, until)| *until)).min();
             if self.wait(Some(&frontend.stream), wait)? {
                 match self.accept() {
-                    // A frontend that hangs up and comes back: what it had sent before is still being served.
+                    // A frontend that reconnects: requests of its old connection are still being served.
                     Ok(Some(stream)) if has_hung_up(&frontend.stream) => self.silent.push(Connection::new(stream)),
                     Ok(Some(stream)) => {
                         let latecomer = (Connection::new(stream), Instant::now() + GRACE);
@@ -169,15 +168,15 @@ impl<'a> Acceptor<'a> {
                     Ok(None) => {}
                     Err(error) => {
                         self.rest_until = Some(Instant::now() + REST);
-                        warn(&format!("cannot accept and hang up on another frontend: {error}{}", hint(&error)));
+                        warn(&format!("cannot accept and close another connection: {error}{}", hint(&error)));
                     }
                 }
             }
         }
     }
 
-    /// Waits for the frontend, or else the silent ones, for somebody who connects, and for the wish to stop. Returns whether
-    /// somebody has connected.
+    /// Waits for the frontend, or without one for the silent connections, for a new connection, and for a request to
+    /// stop. Returns whether there is a new connection.
     fn wait(&mut self, frontend: Option<&UnixStream>, wait: Wait) -> io::Result<bool> {
         self.rest_until = self.rest_until.filter(|&until| Instant::now() < until);
         let listener = self.listener.filter(|_| self.rest_until.is_none());
@@ -187,7 +186,7 @@ impl<'a> Acceptor<'a> {
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         let timeout = [wait.until, self.rest_until].into_iter().flatten().min().map(|until| {
             let left = until.saturating_duration_since(Instant::now());
-            // A few seconds at the most.
+            // At most a few seconds.
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
         });
         match poll(&mut fds, timeout.as_ref()) {
@@ -213,22 +212,22 @@ impl<'a> Acceptor<'a> {
     }
 }
 
-/// Whether a reply can be sent without waiting: a socket is writable as long as most of its buffer is empty.
+/// Whether a reply can be sent without waiting: a socket is writable while most of its buffer is empty.
 fn has_room(stream: &UnixStream) -> io::Result<bool> {
     let mut fds = [PollFd::new(stream, PollFlags::OUT)];
     Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))? > 0)
 }
 
-/// On who has come while a frontend is served.
+/// Closes a connection that came while a frontend is served.
 fn hang_up(caller: Connection) {
     drop(caller);
-    warn("another frontend has connected; it is hung up on, because the device is in use: it serves one at a time");
+    warn("another frontend has connected and is refused: the device is in use and serves one frontend at a time");
 }
 
 /// Anybody who can connect can cause these lines.
 fn warn(line: &str) {
     static LIMIT: RateLimit = RateLimit::new();
     if let Some(suppressed) = LIMIT.allow() {
-        log::warn!("{line} ({suppressed} such lines left out before)");
+        log::warn!("{line} ({suppressed} such lines suppressed)");
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Looks at what a frontend has sent before the `vhost` crate reads it, so that reading never waits and never fails halfway.
+//! Peeks at what a frontend has sent before the `vhost` crate reads it. So reading never waits and never fails halfway.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSliceMut};
@@ -17,13 +17,13 @@ use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE};
 use super::backend_channel::Header;
 use crate::descriptors;
 
-/// How long a frontend may take from the first byte of a message to the last.
+/// The maximum time from the first byte of a message to the last.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Descriptors that other threads may take between the look at a message and its reading.
+/// Descriptors that other threads may open between the peek at a message and its reading.
 const SPARE_DESCRIPTORS: usize = 4;
 
-/// What has come by a connection.
+/// What has arrived on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
     /// Nothing so far.
@@ -36,11 +36,11 @@ pub enum Arrival {
     End,
 }
 
-/// A connection that is looked at.
+/// A connection, and when its incomplete message began.
 pub struct Connection {
     /// The socket.
     pub stream: UnixStream,
-    /// Since when there is only part of a message.
+    /// When the first part of an incomplete message arrived.
     part_since: Option<Instant>,
 }
 
@@ -50,10 +50,10 @@ impl Connection {
         Self { stream, part_since: None }
     }
 
-    /// What has come. Never waits.
+    /// Peeks at what has arrived. Never waits.
     ///
     /// # Errors
-    /// When the message cannot be read: no descriptors are left for those that it has, or the rest of it does not come.
+    /// When the message cannot be read: no descriptors are left for it, or its rest does not arrive.
     pub fn look(&mut self) -> io::Result<Arrival> {
         let arrival = look(&self.stream)?;
         if arrival != Arrival::Part {
@@ -77,9 +77,9 @@ fn look(stream: &UnixStream) -> io::Result<Arrival> {
         Err(Errno::CONNRESET) => return Ok(Arrival::End),
         Err(error) => return Err(error.into()),
     };
-    // Copies of the descriptors, closed when this returns: the message has its own.
+    // Copies of the descriptors, closed on return. The message keeps its own.
     let files: Vec<_> = ancillary.drain().collect();
-    // The crate would read the header, lose the descriptors, and wait for the header again.
+    // Otherwise the crate would read the header, lose the descriptors, and wait for the header again.
     if received.flags.contains(ReturnFlags::CTRUNC) || !files.is_empty() && spare_descriptors(stream).is_err() {
         return Err(io::Error::other(format!(
             "it passes more descriptors than a message may have ({MAX_ATTACHED_FD_ENTRIES}), or than can be open here \
@@ -92,7 +92,7 @@ fn look(stream: &UnixStream) -> io::Result<Arrival> {
         return Ok(Arrival::End);
     }
     let header = Header::from_bytes(bytes);
-    // A size that no message has is refused by the crate, which reads no further then.
+    // The crate refuses a size that no message has, and then reads no further.
     let whole = received.bytes == Header::BYTES
         && (header.size as usize > MAX_MSG_SIZE
             || ioctl_fionread(stream)? >= (Header::BYTES as u64).saturating_add(header.size.into()));
@@ -104,13 +104,13 @@ fn look(stream: &UnixStream) -> io::Result<Arrival> {
     })
 }
 
-/// Whether nothing more will come, but for what has come already.
+/// Whether the peer sends nothing more. What it sent before may be unread.
 pub fn has_hung_up(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
-/// Proves, before a message is read, that there is room for a few more descriptors than it has.
+/// Checks, before a message is read, that a few more descriptors can be opened than it has.
 fn spare_descriptors(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     (0..SPARE_DESCRIPTORS).map(|_| Ok(fcntl_dupfd_cloexec(stream.as_fd(), 0)?)).collect()
 }

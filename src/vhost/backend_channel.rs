@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The backend channel: a second socket, by which the frontend can be told something unasked.
+//! The backend channel: a second socket, on which the backend sends messages of its own.
 //!
-//! The `vhost` crate takes the socket (SET_BACKEND_REQ_FD) but cannot send the one message that a block device has for it,
-//! VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, and does not give it away. So that request is taken from the connection here, before
-//! the crate sees it. QEMU's docs/interop/vhost-user.rst has the layout of all messages: a header of three 32-bit numbers
-//! (request, flags, size of what follows), in the host's byte order.
+//! The `vhost` crate takes the socket (SET_BACKEND_REQ_FD). But it cannot send the one message that a block device
+//! needs, VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, and does not give the socket away. So this module takes that request
+//! from the connection before the crate sees it. QEMU's docs/interop/vhost-user.rst has the layout of all messages: a
+//! header of three 32-bit numbers (request, flags, size of the payload) in the host's byte order.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
@@ -33,7 +33,7 @@ const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 
-/// How long a frontend may take to confirm a message.
+/// The maximum time for a frontend to confirm a message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A header, as it is on the wire.
@@ -50,7 +50,7 @@ impl Header {
     /// Bytes of a header.
     pub const BYTES: usize = 12;
 
-    /// The frontend sends the socket of its backend channel.
+    /// Whether the message passes the socket of the backend channel.
     pub fn has_channel(&self) -> bool {
         self.request == SET_BACKEND_REQ_FD
     }
@@ -63,7 +63,7 @@ impl Header {
         bytes
     }
 
-    /// Made from what came.
+    /// Parses a header.
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
         let number = u32::from_ne_bytes;
@@ -80,15 +80,15 @@ fn wrong(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The frontend has sent the socket of its backend channel.
+/// The message that passes the socket of the backend channel.
 pub struct BackendSocket {
-    /// The socket, if it is one.
+    /// The socket, or why it is not usable.
     pub socket: io::Result<UnixStream>,
     need_reply: bool,
 }
 
 impl BackendSocket {
-    /// Answers the frontend, if it wants that: whether the socket was taken.
+    /// Tells the frontend whether the socket was taken, if it wants to know.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -101,10 +101,10 @@ impl BackendSocket {
     }
 }
 
-/// Takes a message for which [`Header::has_channel`] holds.
+/// Receives a message for which [`Header::has_channel`] holds.
 ///
 /// # Errors
-/// When it is broken: the connection cannot be used any more.
+/// When the message is broken. The connection is then unusable.
 pub fn receive(connection: &UnixStream) -> io::Result<BackendSocket> {
     let mut bytes = [0; Header::BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -127,7 +127,7 @@ pub fn receive(connection: &UnixStream) -> io::Result<BackendSocket> {
     Ok(BackendSocket { socket, need_reply: header.flags & NEED_REPLY != 0 })
 }
 
-/// It must be a connected socket of the right kind: anything else could block or not tell where messages end.
+/// Refuses all but Unix stream sockets: others could block, or lose message boundaries.
 fn stream(socket: OwnedFd) -> io::Result<UnixStream> {
     let kind = (sockopt::socket_domain(&socket)?, sockopt::socket_type(&socket)?);
     if kind != (AddressFamily::UNIX, SocketType::STREAM) {
@@ -145,20 +145,21 @@ struct BackendChannel {
     socket: UnixStream,
     /// The frontend confirms messages (VHOST_USER_PROTOCOL_F_REPLY_ACK).
     confirms: bool,
-    /// Messages that it has not confirmed yet: their replies come in order.
+    /// Messages without a reply so far; replies come in order.
     open: u32,
-    /// Something has gone wrong with what is read from it: where the next reply begins is not known.
+    /// Reading failed, so it is not known where the next reply begins.
     broken: bool,
 }
 
 impl Notifier {
-    /// With the socket that the frontend gave; `confirms` when VHOST_USER_PROTOCOL_F_REPLY_ACK was negotiated.
+    /// Uses the frontend's socket; `confirms` if VHOST_USER_PROTOCOL_F_REPLY_ACK was negotiated.
     pub fn new(socket: UnixStream, confirms: bool) -> Self {
         Self { channel: Mutex::new(BackendChannel { socket, confirms, open: 0, broken: false }) }
     }
 
-    /// Tells the frontend, and waits for its reply if there is one. The frontend may ask for the configuration space before
-    /// it replies, so this must not be called by the thread that serves its requests, nor with a lock that this one takes.
+    /// Tells the frontend, and waits for its reply if it sends one. The frontend may read the configuration space
+    /// before it replies. So the thread that serves its messages must not call this, and no caller may hold a lock that
+    /// this thread takes.
     ///
     /// # Errors
     /// When the channel is closed or full, when the frontend refuses, or when it does not reply in time.
@@ -168,13 +169,13 @@ impl Notifier {
         channel.wait_for_reply()
     }
 
-    /// Tells the frontend and waits for nothing: for the thread that serves its requests.
+    /// Tells the frontend without waiting, for the thread that serves its messages.
     pub fn send_config_changed(&self) {
-        // If somebody is telling it at this moment, that will do.
+        // If another thread is telling it right now, that is enough.
         if let Ok(mut channel) = self.channel.try_lock()
             && let Err(error) = channel.send_config_changed()
         {
-            log::warn!("the frontend cannot be told that the disk has another size: {error}");
+            log::warn!("cannot tell the frontend the new size of the disk: {error}");
         }
     }
 }
@@ -204,8 +205,8 @@ impl BackendChannel {
             self.open = self.open.saturating_sub(1);
             match (self.open, value) {
                 (0, 0) => return Ok(()),
-                (0, _) => return Err(io::Error::other("it refuses the message")),
-                // The reply to an older message, for which nobody waits any more.
+                (0, _) => return Err(io::Error::other("the frontend refuses the message")),
+                // A late reply to an older message.
                 _ => {}
             }
         }
@@ -217,7 +218,7 @@ impl BackendChannel {
         while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
             if !self.readable(deadline)? {
                 self.broken = done > 0;
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "it has not replied within 5 seconds"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the frontend has not replied within 5 seconds"));
             }
             match recv(&self.socket, rest, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(io::ErrorKind::ConnectionReset.into()),
@@ -230,12 +231,12 @@ impl BackendChannel {
         let expected = Header { request: CONFIG_CHANGE_MSG, flags: VERSION | REPLY, size: 8 };
         if header.first_chunk().is_none_or(|header| Header::from_bytes(*header) != expected) {
             self.broken = true;
-            return Err(wrong("its reply is malformed"));
+            return Err(wrong("the frontend's reply is malformed"));
         }
         Ok(value.first_chunk().map_or(0, |value| u64::from_ne_bytes(*value)))
     }
 
-    /// Waits; false when it is too late.
+    /// Waits for data. Returns false at the deadline.
     fn readable(&self, deadline: Instant) -> io::Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };

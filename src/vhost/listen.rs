@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Where frontends come from: a path, or a socket that somebody else has made (QEMU's "Backend program conventions").
+//! Sources of frontend connections: a path, or an inherited socket (QEMU's "Backend program conventions").
 
 use std::fs::File;
 use std::io;
@@ -16,29 +16,29 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 
 use crate::own_path::OwnPath;
 
-/// Connections that wait to be accepted. More than one only as long as the device is busy.
+/// The maximum number of connections that wait to be accepted. More than one waits only while the device is busy.
 const BACKLOG: i32 = 128;
 
 /// A source of frontend connections.
 #[derive(Debug)]
 pub enum Listen {
-    /// Frontends connect to a listening socket. A path that this program has made is removed in the end.
+    /// Frontends connect to a listening socket. At the end, a path that this program created is removed.
     Listening(UnixListener, Option<OwnPath>),
     /// One frontend is connected already.
     Connected(UnixStream),
 }
 
 impl Listen {
-    /// Listens at `path`. A socket that nobody listens to any more is replaced.
+    /// Listens at `path`. Replaces a stale socket.
     ///
     /// # Errors
-    /// When something else than such a socket is there, or the socket cannot be made.
+    /// When the path exists and is not a stale socket, or the socket cannot be created.
     pub fn at_path(path: &Path, access: SocketAccess) -> Result<Self> {
         let (listener, path) = bind_socket(path, "--socket-path", access)?;
         Ok(Self::Listening(listener, Some(path)))
     }
 
-    /// Takes an inherited socket, which listens or is connected; as systemd's socket activation hands it over, too.
+    /// Takes an inherited socket, listening or connected, also one from systemd's socket activation.
     ///
     /// # Errors
     /// When the descriptor is not a Unix stream socket.
@@ -46,7 +46,7 @@ impl Listen {
         if fd <= 2 {
             bail!("--fd {fd} is a standard stream; give the number of an inherited socket");
         }
-        // SAFETY: a number that is no open descriptor is refused here, before anything owns it.
+        // SAFETY: the call refuses a number that is not an open descriptor, before anything owns it.
         let open = rustix::io::fcntl_getfd(unsafe { rustix::fd::BorrowedFd::borrow_raw(fd) });
         open.with_context(|| format!("--fd {fd} is not open"))?;
         // SAFETY: the descriptor is open, was inherited for this purpose, and nothing else in this program uses it.
@@ -56,7 +56,7 @@ impl Listen {
         if kind != (AddressFamily::UNIX, SocketType::STREAM) {
             bail!("the descriptor given with --fd is another kind of socket; it must be a Unix stream socket");
         }
-        // Not for child processes.
+        // Child processes must not inherit it.
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
         if listening {
             Ok(Self::Listening(fd.into(), None))
@@ -68,7 +68,7 @@ impl Listen {
         }
     }
 
-    /// The number of the one socket that systemd passes by socket activation (sd_listen_fds(3)), if it does.
+    /// The descriptor of the one socket that systemd passes by socket activation (sd_listen_fds(3)), if it passes one.
     ///
     /// # Errors
     /// When it passes more than one.
@@ -90,7 +90,7 @@ impl Listen {
 pub struct SocketAccess {
     /// Permission bits.
     pub mode: u32,
-    /// Number of the group that it is given to, if it is another one than ours.
+    /// Number of the group that gets the socket; `None`: ours.
     pub group: Option<u32>,
 }
 
@@ -99,14 +99,14 @@ impl SocketAccess {
     pub const PRIVATE: Self = Self { mode: 0o600, group: None };
 }
 
-/// Listens at a path of ours; `option` is the one that names it. Nobody can connect before mode and group are right.
+/// Listens at a path; `option` is the option that names it. Nobody can connect before mode and group are set.
 ///
 /// # Errors
-/// When something else than a socket that nobody listens to is there, or the socket cannot be made.
+/// When the path exists and is not a stale socket, or the socket cannot be created.
 pub fn bind_socket(path: &Path, option: &str, access: SocketAccess) -> Result<(UnixListener, OwnPath)> {
     remove_stale_socket(path, option)?;
     let socket = named_socket(path, access.mode).with_context(|| format!("cannot listen at {}", path.display()))?;
-    let own = OwnPath::find(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    let own = OwnPath::find(path).with_context(|| format!("cannot get the status of {}", path.display()))?;
     if let Some(group) = access.group {
         give_to_group(path, &own, group).with_context(|| {
             format!("cannot give {} to group {group}; become a member of that first", path.display())
@@ -116,13 +116,13 @@ pub fn bind_socket(path: &Path, option: &str, access: SocketAccess) -> Result<(U
     Ok((socket.into(), own))
 }
 
-/// A socket that does not listen yet. It has its mode before it has its name.
+/// A socket that does not listen yet. Its mode is set before its path exists.
 fn named_socket(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     let mode = Mode::from_raw_mode(mode);
     rustix::fs::fchmod(&socket, mode)?;
-    // The bits of the umask would be taken away.
+    // The umask would clear bits.
     let umask = rustix::process::umask(Mode::RWXU | Mode::RWXG | Mode::RWXO);
     rustix::process::umask(umask - mode);
     let bound = rustix::net::bind(&socket, &address);
@@ -130,18 +130,18 @@ fn named_socket(path: &Path, mode: u32) -> io::Result<OwnedFd> {
     Ok(bound.map(|()| socket)?)
 }
 
-/// By a descriptor: whoever may write in the directory could put another file at the path.
+/// Uses a descriptor: whoever may write to the directory could put another file at the path.
 fn give_to_group(path: &Path, own: &OwnPath, group: u32) -> io::Result<()> {
     let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let file = File::from(file);
     if !own.is(&file.metadata()?) {
-        return Err(io::Error::other("somebody else has put another file there"));
+        return Err(io::Error::other("another program has replaced the socket"));
     }
     rustix::fs::chownat(&file, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
     Ok(())
 }
 
-/// Removes a socket that nobody listens to any more.
+/// Removes a stale socket: one on which nobody listens.
 fn remove_stale_socket(path: &Path, option: &str) -> Result<()> {
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -149,7 +149,7 @@ fn remove_stale_socket(path: &Path, option: &str) -> Result<()> {
         }
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("cannot get the status of {}", path.display())),
     };
     let stale = is_stale(path);
     if !stale.with_context(|| format!("{} is in use; remove it or name another {option}", path.display()))? {
@@ -157,23 +157,23 @@ fn remove_stale_socket(path: &Path, option: &str) -> Result<()> {
     }
     match OwnPath::of(path, &found).remove() {
         Ok(true) => Ok(()),
-        Ok(false) => bail!("another program has just come to {}; name another {option}", path.display()),
+        Ok(false) => bail!("another program has just replaced {}; name another {option}", path.display()),
         Err(error) => Err(error).with_context(|| format!("cannot replace the old socket {}", path.display())),
     }
 }
 
-/// Whether nobody listens at a socket.
+/// Whether nobody listens on a socket.
 fn is_stale(path: &Path) -> io::Result<bool> {
     let look = || match UnixStream::connect(path) {
         Ok(_) => Ok(false),
-        // Only this says that nobody is there.
+        // Only this error means that nobody listens.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
         Err(error) => Err(error),
     };
     if !look()? {
         return Ok(false);
     }
-    // Somebody may have named it just now, and not listen yet.
+    // A program may have created it just now, and not listen yet.
     std::thread::sleep(Duration::from_millis(100));
     look()
 }
@@ -181,7 +181,7 @@ fn is_stale(path: &Path) -> io::Result<bool> {
 impl Drop for Listen {
     fn drop(&mut self) {
         if let Self::Listening(_, path) = self {
-            // While the socket is open its inode has no other use.
+            // The inode is not reused while the socket is open.
             drop(path.take());
         }
     }

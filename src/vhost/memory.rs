@@ -17,21 +17,21 @@ use vm_memory::{
 
 use crate::sigbus::{Holds, Watch};
 
-/// Memory regions that a frontend may add one by one; as many as the kernel's vhost has.
+/// The maximum number of memory regions that a frontend may add one by one, as in the kernel's vhost.
 pub const MOST_REGIONS: usize = 509;
 
 /// The guest's memory and where the frontend has it mapped.
 ///
-/// A worker keeps its [`View`] for a whole stretch of work. So whoever removes or replaces regions must have ended all
-/// stretches before ([`Vring::pause`](crate::queue::Vring::pause)). Regions may be added at any time: a view finds them
-/// when it is asked for what is newest.
+/// A worker keeps its [`View`] for a whole stretch of work. So all stretches must have ended
+/// ([`Vring::pause`](crate::queue::Vring::pause)) before regions are removed or replaced. Regions may be added at any
+/// time: [`View::newest`] finds them.
 pub struct SharedMemory {
-    // Before the regions themselves: their watches must not outlive them.
+    // Dropped before the mappings, which their watches must not outlive.
     regions: Vec<Region>,
     current: GuestMemoryAtomic<GuestMemoryMmap>,
 }
 
-/// A region, for what the frontend says of it. It gives the addresses of rings as its own virtual addresses.
+/// A region, with the frontend's virtual addresses, which it uses for rings.
 struct Region {
     user_addr: u64,
     size: u64,
@@ -39,11 +39,11 @@ struct Region {
     watch: Watch,
 }
 
-/// The guest's memory as a worker sees it in a stretch of work: as it was at the start, and with what was added since.
+/// The guest's memory as a worker sees it in a stretch of work: as it was at the start, and what was added since.
 pub struct View {
     source: GuestMemoryAtomic<GuestMemoryMmap>,
     memory: GuestMemoryLoadGuard<GuestMemoryMmap>,
-    /// With more regions. What is in use of this one stays as it is.
+    /// A view with more regions. References into this one stay valid.
     larger: OnceCell<Box<View>>,
 }
 
@@ -54,12 +54,12 @@ impl View {
         Self { source, memory, larger: OnceCell::new() }
     }
 
-    /// What is seen.
+    /// The memory in this view.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
 
-    /// The view that has all regions of now: this one, if none was added since.
+    /// The view with all current regions: this one, if none was added since.
     pub fn newest(&self) -> &Self {
         if std::ptr::eq(&raw const *self.source.memory(), self.memory()) {
             return self;
@@ -74,7 +74,7 @@ impl SharedMemory {
         Self { regions: Vec::new(), current: GuestMemoryAtomic::new(GuestMemoryMmap::new()) }
     }
 
-    /// For workers: always the newest memory.
+    /// A handle to the newest memory, for workers.
     pub fn handle(&self) -> GuestMemoryAtomic<GuestMemoryMmap> {
         self.current.clone()
     }
@@ -89,7 +89,7 @@ impl SharedMemory {
         self.regions.iter().all(|region| region.watch.is_sound())
     }
 
-    /// Replaces all regions (SET_MEM_TABLE). No worker may look at the guest's memory meanwhile.
+    /// Replaces all regions (SET_MEM_TABLE). No worker may access guest memory meanwhile.
     pub fn replace(&mut self, regions: &[VhostUserMemoryRegion], files: Vec<File>) -> Result<()> {
         let mapped = regions.iter().zip(files).map(|(region, file)| map(region, file));
         let (mut mapped, regions): (Vec<_>, Vec<_>) = mapped.collect::<Result<Vec<_>>>()?.into_iter().unzip();
@@ -117,16 +117,17 @@ impl SharedMemory {
         self.publish(memory)
     }
 
-    /// Removes a region (REM_MEM_REG), which is known by both addresses and its size. No worker may look at the guest's
-    /// memory meanwhile.
+    /// Removes a region (REM_MEM_REG), identified by both addresses and its size. No worker may access guest memory
+    /// meanwhile.
     pub fn remove(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
         let is_meant = |known: &Region| {
             (known.guest_addr, known.user_addr, known.size)
                 == (region.guest_phys_addr, region.user_addr, region.memory_size)
         };
-        let known = self.regions.iter().position(is_meant).ok_or_else(|| {
-            refused(format!("the guest's memory has no region of {}, which was to be removed", place(region)))
-        })?;
+        let known =
+            self.regions.iter().position(is_meant).ok_or_else(|| {
+                refused(format!("cannot remove a memory region that does not exist: {}", place(region)))
+            })?;
         let (memory, _) = self
             .current
             .memory()
@@ -136,7 +137,7 @@ impl SharedMemory {
         self.publish(memory)
     }
 
-    /// The guest physical address of an address of the frontend's.
+    /// The guest physical address of a virtual address of the frontend.
     pub fn translate(&self, user_addr: u64) -> Result<GuestAddress> {
         self.regions
             .iter()
@@ -155,12 +156,12 @@ impl SharedMemory {
 }
 
 fn map(region: &VhostUserMemoryRegion, file: File) -> Result<(GuestRegionMmap, Region)> {
-    // Of a device, such as DAX memory, no size is known.
+    // Devices, such as DAX memory, have no known size.
     if let Ok(found) = file.metadata()
         && found.is_file()
         && region.mmap_offset.checked_add(region.memory_size).is_none_or(|end| end > found.len())
     {
-        let offset = region.mmap_offset; // not aligned in there
+        let offset = region.mmap_offset; // a copy: the struct is packed
         return Err(refused(format!(
             "the memory region of {} begins at byte {} of its file, which has only {} bytes: the frontend must make the \
              file as large as the memory in it",
@@ -176,9 +177,9 @@ fn map(region: &VhostUserMemoryRegion, file: File) -> Result<(GuestRegionMmap, R
     Ok((mapped, Region { user_addr, size, guest_addr, watch }))
 }
 
-/// Names a region in messages.
+/// Describes a region in messages.
 fn place(region: &VhostUserMemoryRegion) -> String {
-    // The fields are not aligned.
+    // Copies: the struct is packed.
     let (size, guest, user) = (region.memory_size, region.guest_phys_addr, region.user_addr);
     format!("{size} bytes at {guest:#x} (the frontend's {user:#x})")
 }

@@ -25,7 +25,7 @@ use crate::protocol::feature;
 use crate::queue::{Event, InflightRegion, RingAddresses, check_eventfd, region_bytes};
 use crate::ratelimit::RateLimit;
 
-/// How long a frontend may be silent that was told that reading its configuration space has failed.
+/// How long a frontend may be silent after its read of the configuration space has failed.
 const SILENCE: Duration = Duration::from_secs(2);
 
 fn event(index: u8, file: Option<File>) -> Result<Option<Arc<Event>>> {
@@ -35,8 +35,8 @@ fn event(index: u8, file: Option<File>) -> Result<Option<Arc<Event>>> {
 impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     fn set_owner(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.owned, true) {
-            // QEMU, whose device was unplugged and plugged again by the same character device.
-            log::info!("the frontend begins anew");
+            // QEMU does this when the device is unplugged and plugged again on the same character device.
+            log::info!("the frontend starts over");
             self.begin_anew()?;
         }
         Ok(())
@@ -88,7 +88,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         if postcopy.is_some() {
             return unsupported("postcopy migration");
         }
-        // What was taken with the old memory is returned before the frontend hears that it may unmap it.
+        // Chains taken with the old memory are returned before the frontend learns that it may unmap it.
         let _paused = Self::pause(&self.vrings);
         self.memory.replace(regions, files)?;
         self.memory_added();
@@ -134,7 +134,8 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         let was_started = vring.started();
         let next_avail = self.stop(&vring);
         if was_started && !self.vrings.iter().any(|vring| vring.started()) {
-            // A paused machine, or a reset by a frontend without RESET_DEVICE. Where the queues begin will tell.
+            // A paused machine, or a reset by a frontend without RESET_DEVICE. The indices at which the queues start
+            // again tell which.
             self.vrings.iter().for_each(|vring| vring.save_position());
             self.device.stopped();
         }
@@ -149,15 +150,15 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         };
         check_eventfd(&kick).map_err(|error| refusal::no_eventfd(index, &error))?;
         let vring = self.vring(index)?;
-        // It may be enabled already.
+        // The queue may be enabled already.
         let paused = vring.pause();
         let (old, beginning) = vring.set_kick(Some(kick));
         self.device.queue_begins(vring.index(), beginning);
         drop(paused);
         self.unwatch(vring, old.as_ref());
         self.watch(vring)?;
-        // Its in-flight region made no sense. No worker takes a turn at such a queue, so none would count it. Telling the
-        // frontend may hang, so that is left to the worker.
+        // The in-flight region was invalid, so the queue is retired. No worker takes a turn at such a queue, so it is
+        // counted here. Telling the frontend may block, so the worker does it.
         if vring.take_retirement() {
             self.device.queue_broken(vring.index());
             vring.wake();
@@ -216,17 +217,17 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
                 log::error!(
                     "GET_CONFIG: the frontend asks for {size} bytes of the configuration space at {offset:#x}, but that has \
                      {} bytes and begins at 0 (cloud-hypervisor makes this mistake before 2026: use a newer one) \
-                     ({suppressed} such lines left out before)",
+                     ({suppressed} such lines suppressed)",
                     config.len()
                 );
             }
-            // The session goes on: the answer has a size of 0, which says that this has failed. Frontends that use the
-            // `vhost` crate wait for the rest of it instead, as they start.
+            // The session continues: a reply of size 0 reports the failure. Frontends that use the `vhost` crate wait
+            // for the rest of the reply instead, while they start.
             let waits = !self.vrings.iter().any(|vring| vring.started());
             self.silence_ends = waits.then(|| Instant::now() + SILENCE);
             return Err(Error::InvalidParam);
         }
-        // A reply has the size that was asked for: past the end of the configuration space it holds zeroes.
+        // A reply has the requested size, with zeroes past the end of the configuration space.
         let mut reply: Vec<u8> = config.into_iter().skip(offset).collect();
         reply.resize(size, 0);
         Ok(reply)
@@ -237,7 +238,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         Ok(())
     }
 
-    /// Not reached but with a header that came in pieces: see [`backend_channel`](super::backend_channel).
+    /// Reached only with a header that came in pieces: see [`backend_channel`](super::backend_channel).
     fn set_backend_req_fd(&mut self, _backend: Backend) {}
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
@@ -253,7 +254,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         if postcopy.is_some() {
             return unsupported("postcopy migration");
         }
-        // Nothing waits for this: requests in flight keep the memory that they have.
+        // This waits for nothing: requests in flight keep their memory.
         self.memory.add(region, file)?;
         self.memory_added();
         Ok(None)

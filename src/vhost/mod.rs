@@ -2,10 +2,10 @@
 
 //! The frontend's side: sockets, vhost-user messages, memory regions, eventfds, worker threads.
 //!
-//! What the chains in the queues mean is behind [`VirtioDevice`]; nothing in here knows a request type or a key.
+//! [`VirtioDevice`] knows what the chains mean; nothing here knows a request type or a key.
 //!
-//! This is built on the `vhost` crate's request-handler trait, not on `vhost-user-backend`: that framework cannot serve
-//! a socket that is connected already (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
+//! This uses the `vhost` crate's request-handler trait, not `vhost-user-backend`. That framework cannot serve an
+//! already connected socket (`--fd`), ends a worker silently on an error, and refuses the in-flight messages.
 
 mod acceptor;
 mod arrival;
@@ -39,9 +39,9 @@ pub use session::most_descriptors;
 pub struct WorkerConfig {
     /// Threads that serve the queues.
     pub workers: usize,
-    /// The longest time to look for more work before going to sleep. 0: never look.
+    /// The longest time to poll for work before sleeping. 0: no polling.
     pub poll: Duration,
-    /// CPUs that the threads for the request queues are bound to, one after the other. Empty: not bound.
+    /// CPUs to bind the workers to, one after the other. Empty: no binding.
     pub cpus: Vec<usize>,
 }
 
@@ -51,14 +51,14 @@ pub trait VirtioDevice: Send + Sync + 'static {
     type Worker: Reactor;
     /// A chain that has been parsed.
     type PendingRequest<'m>;
-    /// What a request is going to need, as far as it can be fetched ahead.
+    /// What a request will need and can be prefetched.
     type Prefetch: Copy;
 
     /// Virtio feature bits on offer.
     fn features(&self) -> u64;
     /// All queues, the control virtqueue included.
     fn queue_count(&self) -> usize;
-    /// The most descriptors a queue may have, a power of two.
+    /// The maximum queue size, a power of two.
     fn queue_size(&self) -> u16;
     /// The driver has chosen from [`VirtioDevice::features`]. No queue has work in flight.
     fn set_features(&self, features: u64);
@@ -66,21 +66,22 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn config(&self) -> Vec<u8>;
     /// The driver writes the configuration space.
     fn write_config(&self, offset: u32, data: &[u8]);
-    /// Somebody has connected, who may become a frontend.
+    /// A connection was accepted that may become a frontend's.
     fn connected(&self);
-    /// The frontend can be told of changes in the configuration space, by this.
+    /// The device can tell the frontend of changes in the configuration space, with this notifier.
     fn set_notifier(&self, notifier: Notifier);
     /// The connection has ended, after [`VirtioDevice::disconnected`].
     fn hung_up(&self);
     /// The driver has reset the device. No queue has work in flight.
     fn reset(&self);
-    /// The frontend has gone or given the device up; the next one may be another guest's. No queue has work in flight.
+    /// The frontend has gone or given up the device; the next one may belong to another guest. No queue has work in
+    /// flight.
     fn disconnected(&self);
-    /// All queues have been stopped: the driver has gone down, or the machine is paused. No queue has work in flight.
+    /// All queues have been stopped: the driver has shut down, or the machine is paused. No queue has work in flight.
     fn stopped(&self);
     /// A queue has been started. Nothing is taken from it before this returns.
     fn queue_begins(&self, queue: usize, beginning: Beginning);
-    /// What a new worker needs.
+    /// Creates the state of a new worker.
     ///
     /// # Errors
     /// When there is no memory, or no way to the disk.
@@ -95,12 +96,12 @@ pub trait VirtioDevice: Send + Sync + 'static {
     ) -> Self::PendingRequest<'m>;
     /// What to [prefetch](VirtioDevice::prefetch) for a request.
     fn to_prefetch(&self, request: &Self::PendingRequest<'_>) -> Self::Prefetch;
-    /// A request is about to be served, after a few others: fetches what it needs.
+    /// Prefetches for a request that will be served after a few others.
     fn prefetch(&self, worker: &Self::Worker, what: Self::Prefetch);
-    /// Serves a chain: the bytes written into it. Must not panic, whatever the guest sent. While it waits, the worker that it was
-    /// parsed with names the token as soon as it can go on.
+    /// Serves a chain. Returns the number of bytes written into it. Must not panic, whatever the guest sent. While it
+    /// waits, the worker that parsed it reports the token as soon as it can continue.
     fn serve<'m>(&'m self, token: Token, request: Self::PendingRequest<'m>) -> impl Future<Output = u32>;
-    /// A queue is started and enabled now, or not any more. May be called again without a change.
+    /// A queue is now started and enabled, or no longer. May be called again without a change.
     fn queue_running(&self, queue: usize, running: bool);
     /// The driver broke the rules of the ring, so the queue has been retired. Called once each time.
     fn queue_broken(&self, queue: usize);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A worker polls its queues for chains, and the device for those that can go on.
+//! A worker polls its queues for chains, and the device for requests that can continue.
 //!
-//! A [`Poller`] lives for one stretch of work. At least one queue is at a turn all the time, so nothing of the guest's memory
-//! goes away meanwhile. It may grow, which is found out where it matters: at chains that do not make sense without.
+//! A [`Poller`] lives for one stretch of work. At least one queue is in a turn all the time, so no guest memory is
+//! removed meanwhile. Memory may be added. The poller checks for that when a ring or a chain is outside the memory that
+//! it knows.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,29 +15,28 @@ use crate::queue::{BATCH, Completion, TakenChain, Turn, Vring};
 use crate::reactor::Reactor;
 use crate::tasks::{Tasks, Token};
 
-/// Chains that are done are returned in portions of this many at the most: the driver works on the first ones while
-/// the next ones are served. A sleeping driver is woken more often for that, which on idle cores pays.
+/// The maximum number of chains that are returned at once: the driver works on the first ones while the next ones are
+/// served. This wakes a sleeping driver more often, which pays on idle cores.
 const PORTION: usize = 8;
 
-/// How many chains ahead the device is told which one comes.
+/// How many requests ahead to prefetch.
 const AHEAD: usize = 2;
 
-/// A worker's queues in one stretch of work, and the chains in flight. `F` is what `S` makes of a request: its service.
+/// A worker's queues in one stretch of work, and the chains in flight. `F` is the future that `S` makes of a request.
 pub struct Poller<'m, D: VirtioDevice, S, F> {
     device: &'m D,
     worker: &'m D::Worker,
     view: &'m View,
     serve: S,
     queues: Vec<PolledQueue<'m>>,
-    /// Queues at a turn.
     turns: usize,
-    /// Place of the queue that is looked at first.
+    /// Index of the queue to poll first.
     first: usize,
     tasks: Tasks<F>,
     /// Where the chains in flight came from, by token.
     origins: Vec<Origin>,
     chains: Vec<TakenChain<'m>>,
-    /// Requests that have been made of them and not been polled, and what to prefetch for them.
+    /// Requests that have not been polled yet, and what to prefetch for them.
     batch: Vec<(Token, D::Prefetch)>,
     tokens: Vec<Token>,
 }
@@ -50,12 +50,12 @@ struct PolledQueue<'m> {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Origin {
-    /// Place in [`Poller::queues`].
+    /// Index in [`Poller::queues`].
     place: usize,
     head: u16,
 }
 
-/// The turns at all queues that run; to be taken before the guest's memory is looked at.
+/// Begins a turn at each queue that runs. Must come before any access to guest memory.
 pub fn begin(vrings: &[Arc<Vring>]) -> Option<Vec<Option<Turn<'_>>>> {
     let turns: Vec<_> = vrings.iter().map(|vring| vring.begin()).collect();
     turns.iter().any(Option::is_some).then_some(turns)
@@ -67,7 +67,7 @@ where
     S: Fn(Token, D::PendingRequest<'m>) -> F,
     F: Future<Output = u32>,
 {
-    /// With nothing in flight. The `view` must have been made after the turns began. `serve` is [`VirtioDevice::serve`].
+    /// Nothing is in flight. The `view` must be newer than the turns. `serve` is [`VirtioDevice::serve`].
     pub fn new(
         device: &'m D,
         worker: &'m D::Worker,
@@ -103,13 +103,12 @@ where
         self.tasks.is_empty()
     }
 
-    /// Whether no queue is at a turn any more. Then the memory may change, and this poller must go.
+    /// Whether no queue is in a turn. The memory may then change, so this poller must go.
     pub fn is_over(&self) -> bool {
         self.turns == 0
     }
 
-    /// Takes what is available, at most a batch from each queue, and goes on with what can go on. Returns whether there was
-    /// anything.
+    /// Takes available chains, at most a batch from each queue, and continues requests. Returns whether there was work.
     pub fn poll(&mut self) -> bool {
         let mut progress = false;
         let count = self.queues.len();
@@ -117,7 +116,7 @@ where
             if self.pop_chains(place) {
                 progress = true;
                 if self.worker.room() == 0 {
-                    // The others have had to go without. They are looked at before this one when there is room again.
+                    // The remaining queues got no room. They come first when there is room again.
                     self.first = (place + 1) % count;
                 }
             }
@@ -128,13 +127,13 @@ where
         progress | self.end_turns()
     }
 
-    /// Asks the drivers to notify. True when one has something already.
+    /// Asks the drivers to notify. Returns true if one has made something available already.
     pub fn arm(&mut self) -> bool {
         if self.worker.room() == 0 {
             return false;
         }
         let memory = self.view.memory();
-        // All of them, also after the first that has something.
+        // All queues, even after one that has something.
         self.queues.iter().filter_map(|queue| queue.turn.as_ref()).fold(false, |more, turn| turn.arm(memory) | more)
     }
 
@@ -145,8 +144,8 @@ where
         }
         let Some(queue) = self.queues.get_mut(place) else { return false };
         if queue.turn.is_none() && self.turns > 0 {
-            // It has been started or resumed meanwhile. The memory only grows as long as another turn goes on; the ring may
-            // lie in what is new.
+            // The queue has been started or resumed meanwhile. The memory only grows while another turn lasts, and the
+            // ring may be in the new part.
             queue.turn = queue.vring.begin();
             if queue.turn.is_some() {
                 self.turns += 1;
@@ -156,7 +155,7 @@ where
         let Some(turn) = &queue.turn else { return false };
         let seen = self.view;
         if !turn.pop(seen.memory(), room, &mut self.chains) {
-            // It may have been given back between our look at the memory and now.
+            // The frontend may have added the ring's memory since this view was made.
             self.view = seen.newest();
             if !std::ptr::eq(self.view, seen) {
                 queue.vring.memory_added();
@@ -167,8 +166,8 @@ where
         let progress = !self.chains.is_empty();
         for TakenChain { head, mut chain } in self.chains.drain(..) {
             if chain.is_err() {
-                // It may lie in memory that was added meanwhile. The driver has it longer than we look for it: the frontend
-                // tells nobody of memory that we have not confirmed.
+                // The chain may be in memory that was added meanwhile. The newest view has it: the frontend announces
+                // memory only after we have confirmed it.
                 self.view = self.view.newest();
                 if !std::ptr::eq(self.view, seen) {
                     chain = turn.walk(self.view.memory(), head);
@@ -212,7 +211,7 @@ where
         progress
     }
 
-    /// Serves a chain as far as it goes.
+    /// Continues a request as far as possible.
     fn poll_task(&mut self, token: Token) {
         let mut context = Context::from_waker(self.worker.waker());
         if let Poll::Ready(written) = self.tasks.poll(token, &mut context)
@@ -243,7 +242,7 @@ where
         }
         self.tokens = tokens;
         if progress {
-            // What they ask for.
+            // Submits the requests' disk operations.
             self.worker.submit();
             for place in 0..self.queues.len() {
                 self.complete(place);
@@ -263,11 +262,11 @@ where
         }
     }
 
-    /// Ends the turns at queues that do not run any more. Returns whether there was one.
+    /// Ends the turns at queues that no longer run. Returns whether there was one.
     fn end_turns(&mut self) -> bool {
         let mut left = false;
         for queue in &mut self.queues {
-            // Asking a queue takes its lock; one with chains that nobody holds back goes on until they are done.
+            // The check takes the queue's lock. Chains in flight finish first, unless a fault holds them back.
             if queue.in_flight > 0 && !self.worker.has_held_requests()
                 || queue.turn.as_ref().is_none_or(Turn::is_running)
             {
@@ -277,7 +276,7 @@ where
                 left |= self.worker.drain(queue.vring.index());
                 continue;
             }
-            // Still at the turn: whoever waits for its end looks after writes that hang.
+            // Before the turn ends: whoever waits for its end unblocks writes that hang.
             if queue.vring.take_retirement() {
                 self.device.queue_broken(queue.vring.index());
             }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! How long to look for more work before sleeping.
+//! How long to poll for work before sleeping.
 //!
-//! Sleeping and being woken costs several times what a small request does. So a worker looks on for a while, and
-//! learns whether that pays: like QEMU's `poll-max-ns` and KVM's halt polling, the time grows when work came soon after
-//! the worker had gone to sleep, and shrinks when it looked in vain.
+//! Sleeping and waking up costs several times as much as a small request. So a worker polls for a while and learns
+//! whether that pays, like QEMU's `poll-max-ns` and KVM's halt polling: the time grows when work comes soon after the
+//! worker has gone to sleep, and shrinks when polling finds nothing.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
-/// Looks between two reads of the clock, which costs about as much as ten looks.
+/// Polls between two reads of the clock, which costs about as much as ten polls.
 const LOOKS_PER_CLOCK: u32 = 32;
 
-/// Where growing starts.
+/// The smallest time; below it the worker does not poll.
 const FIRST: Duration = Duration::from_micros(4);
 
 /// The adaptive time limit of one worker.
@@ -24,12 +24,12 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// At most `most` at a time; 0 for never.
+    /// Polls for at most `most` at a time; 0: never.
     pub fn new(most: Duration) -> Self {
         Self { most, now: most, slept_at: None }
     }
 
-    /// Calls `look` until it finds something, or the time is over. Returns whether it did.
+    /// Calls `look` until it finds something or the time is over. Returns whether it found something.
     pub fn poll(&mut self, mut look: impl FnMut() -> bool) -> bool {
         if self.now.is_zero() {
             return false;
@@ -49,7 +49,7 @@ impl Polling {
         }
     }
 
-    /// The worker goes to sleep with nothing in hand.
+    /// The worker goes to sleep without work.
     pub fn sleeps(&mut self) {
         self.slept_at = (!self.most.is_zero()).then(Instant::now);
     }
@@ -84,7 +84,7 @@ mod tests {
         }
         assert_eq!(polling.now, Duration::ZERO);
         polling.slept_at = Some(Instant::now());
-        // Unless the machine stops just here; then the next round does.
+        // Repeats the round in case the machine stalls just here.
         for _ in 0..100 {
             polling.slept_at = Some(Instant::now());
             polling.wakes();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The main loop: one frontend after the other, until somebody says stop.
+//! The main loop: serves one frontend after the other, until a stop is requested.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -29,11 +29,11 @@ pub enum ServeError {
     Session(io::Error),
     /// Some of the guest's memory is missing.
     #[error(
-        "the frontend's session has ended, because a part of the guest's memory is not there: its file has been cut off, or \
-         the host has no room or no huge page left for it (QEMU reserves both at its start with prealloc=on)"
+        "the frontend's session has ended, because part of the guest's memory is missing: its file was truncated, or \
+         the host has no memory or no huge page left for it (QEMU reserves both at start with prealloc=on)"
     )]
     GuestMemory,
-    /// The last frontend's session ended with an error, and there will be no other. This is why.
+    /// The last frontend's session ended with this error, and there will be no other.
     #[error("the frontend's session has ended: {0}")]
     Frontend(String),
 }
@@ -45,28 +45,28 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Nothing asked for yet.
+    /// No stop is requested yet.
     ///
     /// # Errors
-    /// When an eventfd cannot be had.
+    /// When an eventfd cannot be created.
     pub fn new() -> io::Result<Self> {
         let event = eventfd::new()?;
         Ok(Self { requested: AtomicBool::new(false), event })
     }
 
-    /// Ends the current session and the server. The frontend sees the end only after the queues are drained, or it would
-    /// hand requests to the next backend that are still in flight here.
+    /// Ends the current session and the server. The frontend sees the end only after the queues are drained. Otherwise
+    /// it would pass requests that are still in flight here to the next backend.
     pub fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
         eventfd::signal(&self.event);
     }
 
-    /// Whether stopping was asked for.
+    /// Whether a stop was requested.
     pub fn requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }
 
-    /// Readable from the time on that stopping is asked for.
+    /// Becomes readable when a stop is requested.
     pub(super) fn event(&self) -> &File {
         &self.event
     }
@@ -81,13 +81,13 @@ pub struct Server<D: VirtioDevice> {
 }
 
 impl<D: VirtioDevice> Server<D> {
-    /// Serves `device`; with `exit_on_disconnect` for the first frontend only.
+    /// Serves `device`; with `exit_on_disconnect`, only to the first frontend.
     pub fn new(device: Arc<D>, workers: WorkerConfig, stop: Arc<Stop>, exit_on_disconnect: bool) -> Self {
         Self { device, workers, stop, exit_on_disconnect }
     }
 
-    /// Serves frontends one after the other. After each, with its requests drained and the device reset, calls
-    /// `disconnected`. Returns when stopping is asked for, or there will be no other frontend.
+    /// Serves frontends one after the other. After each, when its requests are drained and the device is reset, it
+    /// calls `disconnected`. Returns when a stop is requested, or when there will be no other frontend.
     ///
     /// # Errors
     /// [`ServeError`].
@@ -140,9 +140,9 @@ impl<D: VirtioDevice> Server<D> {
             }
         };
         let session = lock(&session);
-        // Drained while the connection is open, however the session has ended.
+        // Drain while the connection is open, however the session ended.
         session.stop_all();
-        // Whatever it looked like: a worker may have ended the session.
+        // Missing memory is the cause, even if a worker ended the session and the result is another error.
         let result = if session.memory_is_sound() { result } else { Err(ServeError::GuestMemory) };
         drop(session);
         drop(messages);

@@ -19,7 +19,7 @@ use super::worker::{WorkerOptions, WorkerThread};
 use super::{VirtioDevice, WorkerConfig};
 use crate::queue::{Paused, Vring};
 
-/// The state of a connection. Dropping it drains the queues and makes the device forget the frontend.
+/// The state of a connection. Dropping it drains the queues and resets the device for the next frontend.
 pub struct Session<D: VirtioDevice> {
     pub(super) device: Arc<D>,
     pub(super) memory: SharedMemory,
@@ -27,7 +27,7 @@ pub struct Session<D: VirtioDevice> {
     pub(super) workers: Vec<WorkerThread>,
     pub(super) owned: bool,
     pub(super) protocol_features: VhostUserProtocolFeatures,
-    /// When to end the session if no other message has come.
+    /// When to end the session unless another message comes.
     pub(super) silence_ends: Option<Instant>,
 }
 
@@ -35,7 +35,7 @@ impl<D: VirtioDevice> Session<D> {
     /// Starts the workers for a new connection.
     ///
     /// # Errors
-    /// When threads or file descriptors cannot be had.
+    /// When threads or descriptors cannot be created.
     pub fn new(device: Arc<D>, config: &WorkerConfig, connection: UnixStream) -> io::Result<Self> {
         let (memory, connection) = (SharedMemory::new(), Arc::new(connection));
         let vrings = (0..device.queue_count())
@@ -54,7 +54,7 @@ impl<D: VirtioDevice> Session<D> {
         Ok(Self { device, memory, vrings, workers, owned: false, protocol_features, silence_ends: None })
     }
 
-    /// The frontend gives its backend channel (SET_BACKEND_REQ_FD).
+    /// The frontend passes its backend channel (SET_BACKEND_REQ_FD).
     ///
     /// # Errors
     /// When the connection is broken.
@@ -65,17 +65,20 @@ impl<D: VirtioDevice> Session<D> {
         let taken = given.socket.is_ok() && negotiated(wanted);
         given.answer(connection, confirms, taken)?;
         match given.socket {
-            // Without CONFIG there is nothing to be told.
+            // Without CONFIG the frontend accepts no such message.
             Ok(socket) if negotiated(wanted | VhostUserProtocolFeatures::CONFIG) => {
                 self.device.set_notifier(Notifier::new(socket, confirms));
             }
-            Ok(_) => log::debug!("the frontend's backend channel is of no use with what it has negotiated"),
+            Ok(_) => log::debug!(
+                "the frontend's backend channel is not used: the frontend has not negotiated the features for it"
+            ),
             Err(error) => log::warn!("the frontend's backend channel cannot be used: {error}"),
         }
         Ok(())
     }
 
-    /// When to end the session if no other message has come. Until then somebody may wait for the rest of a reply.
+    /// When to end the session unless another message comes. The frontend may wait for the rest of a reply that never
+    /// comes.
     pub fn silence_ends(&mut self) -> Option<Instant> {
         self.silence_ends.take()
     }
@@ -86,7 +89,7 @@ impl<D: VirtioDevice> Session<D> {
         vring.ok_or_else(|| refusal::no_such_queue(index, self.vrings.len()))
     }
 
-    /// Listens to a queue that is ready to run.
+    /// Watches a queue that is ready to run.
     pub(super) fn watch(&self, vring: &Vring) -> Result<()> {
         self.device.queue_running(vring.index(), vring.with_kick(|_| ()).is_some());
         match self.worker(vring) {
@@ -112,12 +115,12 @@ impl<D: VirtioDevice> Session<D> {
         next_avail
     }
 
-    /// Whether all of the guest's memory has been there so far.
+    /// Whether all guest memory has been there so far.
     pub fn memory_is_sound(&self) -> bool {
         self.memory.is_sound()
     }
 
-    /// Stops all queues: returns when everything that was taken from them has been returned.
+    /// Stops all queues. Returns when every chain taken from them has been returned.
     pub fn stop_all(&self) {
         for vring in &self.vrings {
             self.stop(vring);
@@ -125,12 +128,12 @@ impl<D: VirtioDevice> Session<D> {
         }
     }
 
-    /// Queues whose ring was in no memory may have it now.
+    /// Queues whose ring was outside the memory may run now.
     pub(super) fn memory_added(&self) {
         self.vrings.iter().for_each(|vring| vring.memory_added());
     }
 
-    /// Forgets all that the frontend has said, as if it had just connected.
+    /// Forgets everything that the frontend has set up, as if it had just connected.
     pub(super) fn begin_anew(&mut self) -> Result<()> {
         self.stop_all();
         for vring in &self.vrings {
@@ -144,15 +147,15 @@ impl<D: VirtioDevice> Session<D> {
         Ok(())
     }
 
-    /// Keeps all queues idle as long as the result lives.
+    /// Keeps all queues idle while the result lives.
     pub(super) fn pause(vrings: &[Arc<Vring>]) -> Vec<Paused<'_>> {
         vrings.iter().map(|vring| vring.pause()).collect()
     }
 }
 
-/// The queues of each thread, dealt out. The last queue, which may be the control virtqueue, goes to the thread that has
-/// the least to do, before its other queues: drivers wait for a command before they send the request that needs it. A
-/// thread of its own would be woken for each command, and then another one for that request.
+/// Assigns the queues to threads. The last queue, which may be the control virtqueue, goes to the thread with the
+/// fewest queues, before its other queues: drivers wait for a command before they send the request that needs it. A
+/// thread of its own would be woken for each command, and then another thread for that request.
 fn share(vrings: &[Arc<Vring>], workers: usize) -> Vec<Vec<Arc<Vring>>> {
     let Some((last, requests)) = vrings.split_last() else { return Vec::new() };
     let workers = workers.clamp(1, requests.len().max(1));
@@ -168,9 +171,10 @@ fn share(vrings: &[Arc<Vring>], workers: usize) -> Vec<Vec<Arc<Vring>>> {
     shares
 }
 
-/// The most descriptors that a session may need at a time: those of the frontend, and of the workers.
+/// The maximum number of descriptors that a session needs at a time, for the frontend and the workers.
 pub fn most_descriptors(queues: usize, workers: usize) -> u64 {
-    // usize to u64 loses nothing. Of a queue the frontend passes three; of a worker see there and at the disk's channels.
+    // usize to u64 loses nothing. A frontend passes three per queue. The rest is for the workers and their disk
+    // channels.
     MOST_REGIONS as u64 + 3 * queues as u64 + 8 * workers as u64 + 64
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Worker threads: each waits for the notifications of its queues, and for completions, and serves them.
+//! Worker threads: each waits for notifications of its queues and for completions, and serves them.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -31,39 +31,39 @@ pub struct WorkerThread {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// What the frontend's thread and the worker's share.
+/// State that the frontend's thread and the worker share.
 struct WorkerState {
     epoll: OwnedFd,
     wake: Arc<File>,
     stop: AtomicBool,
     vrings: Vec<Arc<Vring>>,
-    /// The frontend's.
     connection: Arc<UnixStream>,
 }
 
 /// `epoll` data of the wake-up eventfd; queue numbers are below.
 const WAKE: u64 = u64::MAX;
-/// `epoll` data of descriptors that tell of completions.
+/// `epoll` data of descriptors that signal completions.
 const COMPLETION: u64 = u64::MAX - 1;
 
-/// Events taken from the system at once.
+/// The maximum number of events per call.
 const EVENTS: usize = 16;
 
-/// How a worker is started.
+/// Options of a worker.
 pub struct WorkerOptions {
     /// Name of the thread.
     pub name: String,
-    /// The longest time to look for more work before going to sleep.
+    /// The longest time to poll for work before sleeping.
     pub poll: Duration,
-    /// The CPU that the thread is bound to.
+    /// The CPU to bind the thread to.
     pub cpu: Option<usize>,
 }
 
 impl WorkerThread {
-    /// Starts a thread for `vrings`. It ends the reading side of the connection when the session cannot go on.
+    /// Starts a thread for `vrings`. When the session cannot continue, the thread shuts the connection down for
+    /// reading.
     ///
     /// # Errors
-    /// When an eventfd, an epoll or a thread cannot be had.
+    /// When an eventfd, an epoll or a thread cannot be created.
     pub fn start<D: VirtioDevice>(
         options: WorkerOptions,
         device: Arc<D>,
@@ -84,7 +84,7 @@ impl WorkerThread {
         let part = device.worker()?;
         epoll::add(&shared.epoll, &*shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         part.events(&mut |event| {
-            // Edges only: one that comes when nothing is in flight any more is not looked at.
+            // Edge-triggered: nothing clears an event that comes while no request is in flight.
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
             Ok(epoll::add(&shared.epoll, event, epoll::EventData::new_u64(COMPLETION), flags)?)
         })?;
@@ -105,10 +105,10 @@ impl WorkerThread {
         self.shared.vrings.iter().any(|vring| vring.index() == queue)
     }
 
-    /// Starts to listen to a queue that has been enabled, and looks at it once: the driver may have notified before.
+    /// Starts to watch a queue that has been enabled, and checks it once: the driver may have notified before.
     ///
     /// # Errors
-    /// When the notification eventfd is not one that can be waited for.
+    /// When the notification descriptor cannot be polled.
     pub fn watch(&self, vring: &Vring) -> io::Result<()> {
         let added = vring.with_kick(|kick| {
             let data = epoll::EventData::new_u64(vring.index() as u64); // usize to u64 loses nothing
@@ -124,9 +124,9 @@ impl WorkerThread {
         Ok(())
     }
 
-    /// Stops listening to an eventfd.
+    /// Stops watching an eventfd.
     pub fn unwatch(&self, kick: &File) {
-        // Not being watched is fine.
+        // It fails if the eventfd is not watched.
         let _ = epoll::delete(&self.shared.epoll, kick);
     }
 }
@@ -140,7 +140,7 @@ impl Drop for WorkerThread {
         while !thread.is_finished() {
             thread::sleep(Duration::from_millis(1));
             if asked.elapsed() > STUCK {
-                // A frontend that fills its eventfds on purpose must not keep us here.
+                // A frontend that fills its eventfds on purpose must not block us.
                 Event::unblock_all();
             }
         }
@@ -150,7 +150,7 @@ impl Drop for WorkerThread {
     }
 }
 
-/// Binds the calling thread to a CPU. One that does not exist is no reason to stop.
+/// Binds the calling thread to a CPU. A CPU that does not exist is not fatal.
 fn bind(cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
     if cpu < rustix::thread::CpuSet::MAX_CPU {
@@ -178,8 +178,8 @@ impl WorkerState {
         }
     }
 
-    /// Works until nothing is left to do and the drivers know that they have to notify. Returns true when it ended
-    /// for another reason, so that there may be something to do.
+    /// Works until nothing is left to do and the drivers know that they must notify. Returns true if it ended for
+    /// another reason, so that there may be work.
     fn work<D: VirtioDevice>(
         &self,
         device: &D,
@@ -188,7 +188,7 @@ impl WorkerState {
         polling: &mut Polling,
     ) -> bool {
         let Some(turns) = poller::begin(&self.vrings) else {
-            // No queue runs, so there are no requests. What the device itself has to do at some time goes on.
+            // No queue runs, so there are no requests. The device's own timers still run.
             part.poll_completions(&mut Vec::new());
             part.submit();
             return false;
@@ -199,7 +199,8 @@ impl WorkerState {
         loop {
             let found = poller.poll() || polling.poll(|| poller.poll());
             if !sigbus::guest_memory_is_sound() {
-                // The queues stop by themselves; the frontend's thread finds out why. It may have closed it already.
+                // The queues stop by themselves, and the frontend's thread reports the reason. It may have closed the
+                // connection already.
                 let _ = self.connection.shutdown(Shutdown::Read);
             }
             if poller.is_over() {
@@ -221,7 +222,7 @@ impl WorkerState {
             Ok(events) => events,
             Err(rustix::io::Errno::INTR) => return,
             Err(error) => {
-                // It never should. Looking at the queues now and then is worse than being told, but serves them.
+                // This should not happen. Polling the queues now and then is slower, but serves them.
                 log::error!("a worker cannot wait for notifications: {}", io::Error::from(error));
                 thread::sleep(Duration::from_millis(10));
                 return;
@@ -233,7 +234,7 @@ impl WorkerState {
                 eventfd::drain(&self.wake);
                 self.vrings.iter().for_each(|vring| vring.signal_error());
             } else if data == COMPLETION {
-                // The poller looks for them anyhow.
+                // The poller checks for completions anyway.
             } else if let Some(vring) = self.vrings.iter().find(|vring| vring.index() as u64 == data) {
                 let hung_up = flags.contains(epoll::EventFlags::HUP);
                 if hung_up || vring.with_kick(eventfd::drain) == Some(false) {
@@ -243,7 +244,7 @@ impl WorkerState {
         }
     }
 
-    /// Something that is no eventfd, and would wake us for ever.
+    /// Stops using a descriptor that is not an eventfd and would wake us forever.
     fn give_up<D: VirtioDevice>(&self, device: &D, vring: &Vring) {
         vring.with_kick(|kick| epoll::delete(&self.epoll, kick));
         vring.retire("its notification descriptor is not an eventfd");

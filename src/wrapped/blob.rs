@@ -12,7 +12,7 @@
 //! | 32 | the key, encrypted |
 //! | 16 | tag over all of the above |
 //!
-//! Its length differs from that of a raw AES-256-XTS key, so that one taken for the other is noticed.
+//! Its length differs from that of a raw AES-256-XTS key, so that a mix-up is noticed.
 
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
@@ -28,7 +28,7 @@ const TAG: usize = 16;
 /// Bytes of a blob.
 pub(super) const BYTES: usize = HEADER + NONCE + KDF_KEY_BYTES + TAG;
 
-/// What a blob is good for. The two are not interchangeable.
+/// The use of a blob. The two are not interchangeable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum BlobForm {
@@ -43,7 +43,6 @@ impl BlobForm {
     }
 }
 
-/// The parts of a blob.
 #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::Unaligned)]
 #[repr(C)]
 struct Parts {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Keys that have been unwrapped a moment ago, for engines to which the same wrapped key comes with many requests.
+//! Recently unwrapped keys, for engines to which the same wrapped key comes with many requests.
 //!
-//! A key is found by its whole blob, which was authenticated when it was unwrapped: a wrong blob is never found. Keys lie in locked
-//! memory, and are wiped when they are old, when others need the room, and in a reset.
+//! A key is found by its whole blob, which was authenticated when it was unwrapped, so a wrong blob is never found.
+//! Keys are in locked memory. They are wiped when they expire, when others need the room, and in a reset.
 
 #![forbid(unsafe_code)]
 
@@ -18,14 +18,14 @@ use super::Blob;
 use crate::lock::lock;
 use crate::secret::SecretBox;
 
-/// Keys that find room.
+/// The maximum number of keys.
 pub const MOST: usize = 24;
 
 /// How long a key is kept after it was unwrapped.
 pub const AGE: Duration = Duration::from_secs(1);
 
 struct Entry {
-    /// When it is wiped; `None`: nothing is there.
+    /// When to wipe it; `None`: empty.
     until: Option<Instant>,
     blob: Blob,
     key: [u8; KEY_BYTES],
@@ -44,10 +44,10 @@ impl Entry {
 }
 
 impl UnwrappedKeys {
-    /// Without keys.
+    /// An empty cache.
     ///
     /// # Errors
-    /// When the memory cannot be had or not be locked.
+    /// When the memory cannot be allocated or locked.
     pub fn new() -> io::Result<Self> {
         Ok(Self(Mutex::new(SecretBox::new([Entry::NOTHING; MOST])?)))
     }
@@ -56,7 +56,7 @@ impl UnwrappedKeys {
         lock(&self.0)
     }
 
-    /// Copies the key of a blob to where it is to be. False: it must be unwrapped.
+    /// Copies the key of a blob to `key`. Returns false if it must be unwrapped.
     pub fn find(&self, blob: &[u8], now: Instant, key: &mut [u8; KEY_BYTES]) -> bool {
         let entries = self.entries();
         let found = entries.iter().find(|entry| entry.until.is_some_and(|until| until > now) && entry.blob == blob);
@@ -66,7 +66,7 @@ impl UnwrappedKeys {
         found.is_some()
     }
 
-    /// Keeps a key that has just been unwrapped, in place of the oldest if need be. Returns when it has to be wiped.
+    /// Keeps a key that was just unwrapped, in place of the oldest if necessary. Returns when to wipe it.
     pub fn keep(&self, blob: &[u8], now: Instant, key: &[u8; KEY_BYTES]) -> Option<Instant> {
         let until = now + AGE;
         let blob = blob.try_into().ok()?;
@@ -78,7 +78,7 @@ impl UnwrappedKeys {
         Some(until)
     }
 
-    /// Wipes the keys that are old. Returns when the next one has to be wiped.
+    /// Wipes expired keys. Returns when the next one expires.
     pub fn expire(&self, now: Instant) -> Option<Instant> {
         let mut entries = self.entries();
         entries.iter_mut().filter(|entry| entry.until.is_some_and(|until| until <= now)).for_each(Entry::wipe);
@@ -125,7 +125,7 @@ mod tests {
         // The oldest makes room.
         keys.keep(&blob(100), start + Duration::from_millis(100), &key(100));
         assert_eq!((find(&blob(0), start), find(&blob(100), start)), (None, Some(key(100))));
-        // One that is too old is not found, wiped or not.
+        // An expired key is not found, wiped or not.
         let later = start + AGE + Duration::from_millis(5);
         assert_eq!((find(&blob(5), later), find(&blob(6), later)), (None, Some(key(6))));
         assert_eq!(keys.expire(later), Some(start + Duration::from_millis(6) + AGE));

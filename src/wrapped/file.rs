@@ -17,43 +17,33 @@ const BYTES: usize = 32;
 
 /// Why there is no wrapping key. The messages say what to do.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages say it
 pub enum WrappingKeyError {
-    /// The file cannot be opened, made or read.
     #[error("cannot use the wrapping key file {}: {error}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// It is not 32 bytes long.
+    File { path: PathBuf, error: io::Error },
     #[error("the wrapping key file {} does not have 32 bytes; name a file that this program has made, or a new one", .0.display())]
     Size(PathBuf),
-    /// It is a pipe or the like.
     #[error("the wrapping key file {} is no regular file; name one that this program has made, or a new one", .0.display())]
     Kind(PathBuf),
-    /// Others can read it.
     #[error("the wrapping key file {} can be read by others; run: chmod 600 {}", .0.display(), .0.display())]
     Mode(PathBuf),
-    /// The system has no memory to lock or no random bytes.
     #[error("cannot keep a wrapping key in locked memory: {0}; raise the limit (ulimit -l, LimitMEMLOCK=)")]
     Memory(io::Error),
 }
 
-/// A fresh random key.
 pub(super) fn fresh_key() -> Result<LockedKey, WrappingKeyError> {
     let mut key = SecretBox::new([0; BYTES]).map_err(WrappingKeyError::Memory)?;
     blob::random(&mut *key).map_err(|error| WrappingKeyError::Memory(io::Error::other(error)))?;
     Ok(key)
 }
 
-/// The key in the file; a new one, mode 0600, when there is no file.
+/// The key in the file; without a file a new one, mode 0600.
 pub(super) fn open_or_create(path: &Path) -> Result<LockedKey, WrappingKeyError> {
     let failed = |error| WrappingKeyError::File { path: path.to_owned(), error };
     let created = File::options().write(true).create_new(true).mode(0o600).open(path);
     match created {
         Ok(mut file) => {
-            // Half a key is worse than none.
+            // Removes an incomplete file: half a key is worse than none.
             let unfinished = OwnPath::of(path, &file.metadata().map_err(failed)?);
             let key = fresh_key()?;
             let written = file.write_all(&*key).and_then(|()| file.sync_all());
@@ -69,7 +59,7 @@ pub(super) fn open_or_create(path: &Path) -> Result<LockedKey, WrappingKeyError>
 
 fn read(path: &Path) -> Result<LockedKey, WrappingKeyError> {
     let failed = |error| WrappingKeyError::File { path: path.to_owned(), error };
-    // Of a pipe nobody waits for the other end.
+    // Does not wait for the other end of a pipe.
     let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
@@ -78,7 +68,7 @@ fn read(path: &Path) -> Result<LockedKey, WrappingKeyError> {
     if metadata.mode() & 0o077 != 0 {
         return Err(WrappingKeyError::Mode(path.to_owned()));
     }
-    // One byte more than there may be, to notice a longer file.
+    // One byte more than allowed, to notice a longer file.
     let mut bytes = Zeroizing::new([0; BYTES + 1]);
     let mut len = 0;
     while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {

@@ -2,7 +2,7 @@
 
 //! The KDF of the emulated hardware: NIST SP 800-108r1 in counter mode with AES-256-CMAC.
 //!
-//! Label and contexts are those that the kernel's tests of wrapped keys assume, which repeat a real SoC's.
+//! Label and contexts are those of the kernel's tests of wrapped keys, which copy a real SoC's.
 
 use aes::Aes256;
 use cmac::{Cmac, KeyInit, Mac};
@@ -20,7 +20,7 @@ pub(super) fn inline_encryption_key(key: &[u8; KDF_KEY_BYTES]) -> Zeroizing<[u8;
     derive(key, INLINE_CONTEXT)
 }
 
-/// The 32-byte secret that the kernel uses for what is not done inline.
+/// The 32-byte secret that the kernel uses for everything that is not inline encryption.
 pub(super) fn software_secret(key: &[u8; KDF_KEY_BYTES]) -> Zeroizing<[u8; SW_SECRET_BYTES]> {
     derive(key, SECRET_CONTEXT)
 }

@@ -2,9 +2,9 @@
 
 //! Hardware-wrapped keys (the kernel's Documentation/block/inline-encryption.rst): keys that software never sees.
 //!
-//! A blob wraps a 32-byte key for the KDF of the "hardware". In its long-term form it is wrapped under a key that lives
-//! as long as the emulated hardware, in its ephemeral form under a key made at each start; only the latter can be used.
-//! No virtio, no slots, no disk.
+//! A blob wraps a 32-byte key for the KDF of the "hardware". The long-term form is wrapped with a key that lives as
+//! long as the emulated hardware, the ephemeral form with a key made at each start. Only the ephemeral form can be
+//! used. No virtio, no slots, no disk.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,7 @@ use scattered_xts::KEY_BYTES;
 pub use cache::UnwrappedKeys;
 pub use file::WrappingKeyError;
 
-/// Bytes of what a blob protects, and of a raw key that can be imported.
+/// Bytes of the key in a blob, and of a raw key to import.
 pub const KDF_KEY_BYTES: usize = 32;
 /// Bytes of a software secret.
 pub const SW_SECRET_BYTES: usize = 32;
@@ -37,14 +37,14 @@ pub type Blob = [u8; BLOB_BYTES];
 /// An AES-256 key in locked memory.
 type LockedKey = SecretBox<[u8; 32]>;
 
-/// A blob cannot be used. On purpose it does not say why.
+/// A blob cannot be used. It does not say why, on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WrapError {
-    /// Not a blob of this device and of the right form, or changed; or a raw key of a wrong size.
+    /// Not a blob of this device in this form, or modified; or a raw key of the wrong size.
     #[error("the key is not one that this device has wrapped in this form")]
     BadKey,
     /// The system gave no random bytes.
-    #[error("no random bytes can be had")]
+    #[error("the system has no random bytes")]
     Random,
 }
 
@@ -55,8 +55,8 @@ pub struct Wrapping {
 }
 
 impl Wrapping {
-    /// With the long-term wrapping key in a file, which is made when it is missing; without one, the long-term key is
-    /// fresh and dies with the process. The ephemeral key is always fresh.
+    /// Reads the long-term wrapping key from a file, which is created if missing; without a file, the key is fresh and
+    /// dies with the process. The ephemeral key is always fresh.
     ///
     /// # Errors
     /// [`WrappingKeyError`].

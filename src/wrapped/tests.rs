@@ -90,7 +90,7 @@ fn forms_are_not_interchangeable() {
     assert_eq!(wrapping.prepare(&ephemeral), Err(WrapError::BadKey));
     assert_eq!(wrapping.inline_key(&long_term).err(), Some(WrapError::BadKey));
     assert_eq!(wrapping.sw_secret(&long_term).err(), Some(WrapError::BadKey));
-    // Also not by a change of the form byte.
+    // Nor after a change of the form byte.
     let mut relabelled = long_term;
     relabelled[5] = 2;
     assert_eq!(wrapping.inline_key(&relabelled).err(), Some(WrapError::BadKey));
@@ -130,7 +130,7 @@ fn the_long_term_key_lives_in_its_file() {
     assert_eq!((metadata.len(), metadata.permissions().mode() & 0o777), (32, 0o600));
     let blob = first.import(&[9; 32]).expect("import");
     let ephemeral = first.prepare(&blob).expect("prepare");
-    // The next start of the same hardware: long-term keys go on, ephemeral ones do not.
+    // The next start of the same hardware: long-term keys remain valid, ephemeral ones do not.
     let second = Wrapping::new(Some(&path)).expect("read");
     let again = second.prepare(&blob).expect("prepare");
     assert_eq!(*second.sw_secret(&again).expect("secret"), *kdf::software_secret(&[9; 32]));

@@ -93,7 +93,7 @@ fn parts_that_the_kernel_lacks() {
 fn io_uring_is_forbidden() {
     for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
         let device = Device::start(&["--sandbox", "require", "--cache", "none"], |command| without(command, call));
-        assert!(device.log().contains("threads take its place"), "{}", device.log());
+        assert!(device.log().contains("helper threads are used instead"), "{}", device.log());
         exercise(&mut device.guest(), true);
         device.finish();
         let mut device = Device::start(&["--aio", "io_uring"], |command| without(command, call));

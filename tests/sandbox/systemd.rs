@@ -103,13 +103,13 @@ fn as_systemd_has_it(version: u32, otherwise: Otherwise) {
         assert_eq!(device.child.wait().expect("wait").code(), Some(1), "{}", device.log());
         assert!(device.log().contains("--sandbox require"), "{}", device.log());
     }
-    // `~io_uring_enter` and the like: threads take its place.
+    // `~io_uring_enter` and the like: helper threads are used instead.
     if obstacle(&["--cache", "none"]).is_none() {
         for call in ["io_uring_setup", "io_uring_enter", "io_uring_register"] {
             let list = filter(system_service(version).filter(|name| *name != call), otherwise);
             let device = start(list, Path::new("/tmp"), &["--cache", "none"]);
             exercise(&mut device.guest(), true);
-            assert!(device.log().contains("threads take its place"), "{}", device.log());
+            assert!(device.log().contains("helper threads are used instead"), "{}", device.log());
             device.finish();
         }
     }

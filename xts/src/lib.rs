@@ -14,7 +14,7 @@
 //! | `x86`, `arm` | one kernel per instruction set | intrinsics, loads and stores |
 //! | `portable` | the same with the `aes` crate | |
 //! | `tee` | ciphertext in a second place, and its CRC-32C | |
-//! | `prefetch` | what the CPU is to fetch into its caches | one instruction without effect on memory |
+//! | `prefetch` | prefetching into the CPU's caches | one instruction without effect on memory |
 
 // Where `unsafe` is needed it is allowed here, by name.
 #![deny(unsafe_code)]

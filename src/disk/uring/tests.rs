@@ -11,13 +11,13 @@ fn ring(pool: &mut Pool) -> Option<(std::fs::File, Uring)> {
     file.as_file().set_len(1 << 20).expect("size");
     let options = OpenOptions { read_only: false, discard: false, direct: false, logical_block_size: 512 };
     let image = options.open(file.path()).expect("image");
-    // Where it is forbidden, there is nothing to test.
+    // Where io_uring is forbidden, there is nothing to test.
     probe().ok()?;
     Some((file.into_file(), Uring::new(&image, pool).expect("ring")))
 }
 
-/// Writes by a ring that submits in this way, and compares. Nobody wakes the owner of the ring: it comes back as often as its
-/// descriptor is readable.
+/// Writes by a ring with this submit function, and compares. Nobody wakes the owner of the ring: it returns only when
+/// the descriptor is readable.
 fn writes_all(enter: fn(&IoUring) -> io::Result<usize>) {
     let mut pool = Pool::new();
     let Some((file, mut ring)) = ring(&mut pool) else { return };

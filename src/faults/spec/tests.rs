@@ -98,7 +98,7 @@ fn conditions_are_all_to_be_met() {
         assert!(!condition.matches(&bad), "{bad:?}");
     }
     assert!(condition.matches(&Subject { extents: &[elsewhere[0], extents[0]], ..good }));
-    // What needs a key passes by what has none.
+    // A fault that needs a key does not match a request without one.
     assert!(!spec("plaintext").condition.matches(&Subject { slot: None, ..good }));
     assert!(spec("short").condition.matches(&Subject { slot: None, ..good }));
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A backend that is stopped at every single store, and started again over the same memory.
+//! A backend that is stopped at every single store, and restarted over the same memory.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -12,6 +12,8 @@ use vm_memory::{Address, GuestAddress, GuestMemoryMmap};
 use super::*;
 use crate::queue::{Completion, RingAddresses, TakenChain, Turn, Vring};
 
+mod regions;
+
 thread_local! {
     /// Stores until this backend is stopped.
     static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
@@ -19,7 +21,7 @@ thread_local! {
 
 struct Killed;
 
-/// Counts a store; the last one that was allowed ends the backend like a signal.
+/// Counts a store. The last one allowed ends the backend, like a signal.
 pub fn crash_point() {
     if let Some(left) = LEFT.get() {
         if left <= 1 {
@@ -30,7 +32,7 @@ pub fn crash_point() {
     }
 }
 
-/// Runs `backend` until it ends, or until after `stores` stores. `None` when it was stopped.
+/// Runs `backend` until it ends, or until it has made `stores` stores. `None` if it was stopped.
 fn run<R>(stores: usize, backend: impl FnOnce() -> R) -> Option<R> {
     LEFT.set(Some(stores));
     let result = catch_unwind(AssertUnwindSafe(backend));
@@ -47,7 +49,7 @@ const TABLE: GuestAddress = GuestAddress(0x1000);
 const AVAIL: GuestAddress = GuestAddress(0x2000);
 const USED: GuestAddress = GuestAddress(0x3000);
 
-/// The guest's memory, the frontend's region, and a driver with its books.
+/// The guest's memory, the frontend's region, and the state of a driver.
 struct World {
     memory: GuestMemoryMmap,
     region: Arc<InflightRegion>,
@@ -111,7 +113,7 @@ impl World {
         }
     }
 
-    /// A new backend, as a frontend starts it: it knows where the used ring is, and no more.
+    /// A new backend, as a frontend starts it: it only knows where the used ring is.
     fn backend(&self) -> Vring {
         let vring = Vring::new(0, SIZE).expect("queue");
         assert!(vring.set_size(SIZE));
@@ -130,7 +132,7 @@ fn event() -> File {
     rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("eventfd").into()
 }
 
-/// What was asked: found by the address of its descriptor.
+/// The number of a request, from the address of its descriptor.
 fn number(taken: &TakenChain<'_>, world: &World) -> u64 {
     assert_eq!(taken.chain.as_ref().expect("a chain").readable.len(), 1);
     *world.sent.get(&taken.head).expect("in flight")
@@ -147,9 +149,9 @@ fn give_back(turn: &Turn<'_>, world: &World, numbers: &[(u16, u64)]) {
 enum Step {
     /// The driver sends.
     Send(usize),
-    /// The backend takes at most so many.
+    /// The backend takes at most this many.
     Take(usize),
-    /// The backend returns this one of those it has in hand, and so many after it.
+    /// The backend returns this one of those that it has taken, and this many after it.
     Return(usize, usize),
 }
 
@@ -161,7 +163,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One backend's life: the steps in turn, or until it is stopped.
+/// One backend's life: all steps, or until it is stopped.
 fn live(world: &mut World, steps: &[Step]) {
     let vring = world.backend();
     let memory = world.memory.clone();
@@ -201,7 +203,7 @@ fn take(
     }
 }
 
-/// A backend that lives until everything has been returned. Everything must be.
+/// A backend that lives until everything has been returned, which must happen.
 fn finish(world: &mut World) {
     let vring = world.backend();
     let memory = world.memory.clone();
@@ -220,7 +222,7 @@ fn finish(world: &mut World) {
     assert_eq!(world.completed, world.next_request);
 }
 
-/// Sends, takes and returns in and out of order, and more than the ring has at once.
+/// Sends, takes and returns, in and out of order, and more than the ring holds at once.
 fn scenario() -> Vec<Step> {
     vec![
         Step::Send(5),
@@ -251,12 +253,12 @@ fn stopped_at_every_store() {
                 break;
             }
         }
-        // Each of 17 requests takes six, and the fresh region four.
+        // Each of 17 requests makes six stores, and the fresh region four.
         assert!(stores > 80, "only {stores} stores");
     }
 }
 
-/// The next backend is stopped as well, at every store of its own: those of the recovery are among them.
+/// The next backend is also stopped at every store, including those of the recovery.
 #[test]
 fn stopped_twice_at_every_pair_of_stores() {
     let again = [Step::Take(2), Step::Return(1, 1), Step::Send(2), Step::Take(8), Step::Return(0, 3)];
@@ -293,7 +295,7 @@ proptest! {
         finish(&mut world);
     }
 
-    /// Whatever the region holds, the backend goes on or says what is wrong, and never takes a head that the ring
+    /// Whatever the region holds, the backend continues or reports what is wrong. It never takes a head that the ring
     /// does not have.
     #[test]
     fn hostile_regions(
@@ -328,157 +330,4 @@ proptest! {
             prop_assert!(vring.take_retirement());
         }
     }
-}
-
-/// A backend of another kind may return several chains with one store to the used index.
-#[test]
-fn a_batch_of_several_is_finished() {
-    // Heads 5, 2 and 7 returned together; 1 and 3 still in flight, 3 taken first.
-    for cleared in 0..=3 {
-        let world = World::new(100);
-        let mut log = world.region.queue(0).expect("part");
-        assert_eq!(log.recover(SIZE, 100), Ok(Recovery::Fresh));
-        for head in [5, 3, 2, 1, 7] {
-            log.taken(head);
-        }
-        for head in [5, 2, 7] {
-            log.returning(head);
-        }
-        // The used index is published; some marks are off already.
-        for &head in &[7, 2, 5][..cleared] {
-            world.region.store(log.desc(head, INFLIGHT), 0u8);
-        }
-        let mut next = world.region.queue(0).expect("part");
-        assert_eq!(next.recover(SIZE, 103), Ok(Recovery::Resubmit(vec![3, 1])));
-        assert_eq!(next.counter, 4);
-        assert_eq!(next.field(USED_IDX), 103);
-        assert!([5, 2, 7].into_iter().all(|head| !next.in_flight(head)));
-    }
-}
-
-#[test]
-fn regions_that_do_not_fit_are_refused() {
-    let fresh = |used| {
-        let world = World::new(used);
-        let mut log = world.region.queue(0).expect("part");
-        assert_eq!(log.recover(SIZE, used), Ok(Recovery::Fresh));
-        (world, log)
-    };
-    let (world, mut log) = fresh(0);
-    assert_eq!(log.recover(SIZE / 2, 0), Ok(Recovery::Resubmit(vec![])), "a smaller ring");
-    world.region.store(DESC_NUM, (SIZE / 2).to_le());
-    assert_eq!(log.recover(SIZE / 2, 0), Ok(Recovery::Resubmit(vec![])), "another backend's number");
-    world.region.store(DESC_NUM, SIZE.to_le());
-    log.taken(SIZE - 1);
-    assert!(log.recover(SIZE / 2, 0).is_err(), "a head that the smaller ring does not have");
-    assert!(log.recover(SIZE, SIZE + 1).is_err(), "more returned than the ring holds");
-    world.region.store(LAST_BATCH_HEAD, SIZE.to_le());
-    assert!(log.recover(SIZE, 1).is_err(), "a list that leads nowhere");
-    // Nothing in flight: the ring may have begun anew.
-    let (_world, mut log) = fresh(500);
-    assert_eq!(log.recover(SIZE, 0), Ok(Recovery::Resubmit(vec![])));
-    assert_eq!(log.field(USED_IDX), 0);
-    for (at, value) in [(VERSION_AT, 2), (DESC_NUM, SIZE - 1)] {
-        let (world, mut log) = fresh(0);
-        world.region.store(at, u16::to_le(value));
-        assert!(log.recover(SIZE, 0).is_err());
-    }
-}
-
-/// What was in flight in another ring is not given out in this one, nor in a later one.
-#[test]
-fn a_larger_ring_is_not_tracked_and_leaves_nothing_to_recover() {
-    let world = World::new(0);
-    let mut log = world.region.queue(0).expect("part");
-    assert_eq!(log.recover(SIZE * 2, 0), Ok(Recovery::TooSmall));
-    assert_eq!(log.recover(SIZE, 0), Ok(Recovery::Fresh));
-    [1, 5, SIZE - 1].into_iter().for_each(|head| log.taken(head));
-    assert_eq!(log.recover(SIZE, 0), Ok(Recovery::Resubmit(vec![1, 5, SIZE - 1])));
-    assert_eq!(log.recover(SIZE * 2, 7), Ok(Recovery::TooSmall));
-    for _ in 0..2 {
-        assert_eq!(log.recover(SIZE * 2, 9), Ok(Recovery::TooSmall));
-    }
-    assert_eq!(log.recover(SIZE, 9), Ok(Recovery::Fresh));
-    assert_eq!(log.recover(SIZE, 9), Ok(Recovery::Resubmit(vec![])));
-}
-
-#[test]
-fn regions_are_as_large_as_they_say() {
-    assert_eq!(region_bytes(2, 128), 2 * (16 + 128 * 16u64).next_multiple_of(64));
-    let file = || InflightRegion::create(3, SIZE).expect("memfd");
-    let bytes = region_bytes(3, SIZE);
-    let region = InflightRegion::map(file(), 0, bytes, 3, SIZE).expect("region");
-    assert!(region.queue(2).is_some() && region.queue(3).is_none());
-    for (offset, bytes, queues, size) in [
-        (0, bytes - 1, 3, SIZE),
-        (0, bytes, 4, SIZE),
-        (0, bytes, 3, SIZE * 2),
-        (0, bytes, 0, SIZE),
-        (0, bytes, 3, 0),
-        (4096, bytes, 3, SIZE),
-        (0, u64::MAX, 3, SIZE),
-        (u64::MAX, bytes, 3, SIZE),
-        (0, u64::MAX, u16::MAX, u16::MAX),
-        // No multiple of a page.
-        (16, bytes - 16, 1, SIZE),
-    ] {
-        assert!(InflightRegion::map(file(), offset, bytes, queues, size).is_err(), "{offset} {bytes} {queues} {size}");
-    }
-    assert!(file().set_len(0).is_err(), "sealed");
-}
-
-/// A queue that is retired when it is started is reported once, and not when it is started again in good order.
-#[test]
-fn a_queue_with_a_bad_region_is_reported_once() {
-    let world = World::new(0);
-    drop(world.backend());
-    world.region.store(VERSION_AT, 7u16.to_le());
-    let vring = Vring::new(0, SIZE).expect("queue");
-    let rings = RingAddresses { descriptor_table: TABLE, avail_ring: AVAIL, used_ring: USED };
-    assert!(vring.set_size(SIZE) && vring.set_addresses(&world.memory, rings));
-    vring.set_enabled(true);
-    for (version, looked_at) in [(7u16, true), (7, false), (VERSION, true)] {
-        world.region.store(VERSION_AT, version.to_le());
-        vring.stop();
-        assert!(vring.set_log(world.region.queue(0)));
-        vring.set_kick(Some(event()));
-        assert_eq!(vring.begin().is_some(), version == VERSION);
-        if looked_at {
-            assert_eq!(vring.take_retirement(), version != VERSION);
-            assert!(!vring.take_retirement());
-        }
-    }
-}
-
-/// A region whose file is cut off: a queue that runs goes on without it, one that is started does not, because nobody knows
-/// what was in flight.
-#[test]
-fn a_region_that_is_cut_off() {
-    let mut world = World::new(0);
-    let file = File::from(memfd_create("unsealed", MemfdFlags::CLOEXEC).expect("memfd"));
-    let bytes = region_bytes(1, SIZE);
-    file.set_len(bytes).expect("size");
-    let map = || InflightRegion::map(file.try_clone().expect("file"), 0, bytes, 1, SIZE).expect("region");
-    world.region = map();
-    let vring = world.backend();
-    for cut in [bytes, 0, 0] {
-        file.set_len(cut).expect("cut off");
-        world.send();
-        let turn = vring.begin().expect("the queue runs");
-        let mut chains = Vec::new();
-        turn.pop(&world.memory, 32, &mut chains);
-        let [TakenChain { head, .. }] = chains[..] else { panic!("one was sent: {chains:?}") };
-        let written = (world.sent[&head] % 1000) as u32;
-        turn.complete(&world.memory, &[Completion { head, written }]);
-        drop((turn, chains));
-        world.reap();
-    }
-    assert!(!world.region.watch.is_sound());
-    file.set_len(bytes).expect("size");
-    world.region = map();
-    file.set_len(0).expect("cut off");
-    vring.stop();
-    assert!(vring.set_log(world.region.queue(0)));
-    vring.set_kick(Some(event()));
-    assert!(vring.begin().is_none() && vring.take_retirement());
 }
