@@ -11,6 +11,7 @@
 //! | parse and validate | [`request`] | wire layout, capacity, limits | files, keys, slot contents |
 //! | keyslot | [`keyslot`] | index to key, generation, users in flight | guest memory, virtio, disk |
 //! | encryption | [`scattered_xts`], a crate of its own | key, DUN, data unit size, bytes | sectors, descriptors, slots |
+//! | digests | [`digest`] | ciphertext | keys, guest memory |
 //! | wrapped keys | [`wrapped`] | wrapping keys, blobs, the hardware's KDF | slots, virtio, disk |
 //! | disk | [`disk`] | offsets, bytes, flush | keys, DUNs, virtio |
 //! | control socket | [`control`] | JSON, clients | how a device works |
@@ -24,6 +25,7 @@
 pub mod control;
 pub mod descriptors;
 pub mod device;
+pub mod digest;
 pub mod disk;
 pub mod engine;
 pub mod eventfd;

@@ -170,7 +170,7 @@ pub struct CryptoMessage {
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Extensions {
-    /// The algorithm of the digests; 0: none.
+    /// One of [`digest`]; 0: none.
     pub digest: u8,
     /// Bits of [`extension_flag`].
     pub flags: u8,
@@ -182,6 +182,18 @@ pub struct Extensions {
 pub mod extension_flag {
     /// A [`KeyDescriptor`](super::KeyDescriptor) follows the crypto message; there are no keyslots.
     pub const KEY: u8 = 1 << 0;
+}
+
+/// Numbers of digest algorithms *(ours)*, in [`Extensions::digest`] and as bits of [`CryptoExtensions::digests`]. 0: none.
+pub mod digest {
+    /// CRC-32C, 4 bytes.
+    pub const CRC32C: u8 = 1;
+    /// XXH64, 8 bytes.
+    pub const XXHASH64: u8 = 2;
+    /// SHA-256, 32 bytes.
+    pub const SHA256: u8 = 3;
+    /// BLAKE2b with 32 bytes.
+    pub const BLAKE2B_256: u8 = 4;
 }
 
 /// The slot that a request names which brings its key along.

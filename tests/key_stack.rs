@@ -56,6 +56,7 @@ fn no_key_stays_on_the_stack(implementation: Implementation, way: Way) {
             raw_keys: true,
             data_unit_mask: 0x1000,
             max_dun_bytes: 8,
+            digests: Vec::new(),
             logical_block_size: 512,
             serial: String::new(),
             timing: Timing::default(),

@@ -15,9 +15,14 @@ use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::engine::EngineConfig;
 
 fn options() -> Options {
+    Options { wrapped_keys: true, ..options_with_slots(0) }
+}
+
+/// An engine without digests; `tests/digests.rs` has those.
+fn options_with_slots(keyslots: u16) -> Options {
     let config = Options::default().config;
-    let engine = EngineConfig { keyslots: 0, ..config.engine };
-    Options { config: DeviceConfig { engine, ..config }, wrapped_keys: true, ..Options::default() }
+    let engine = EngineConfig { keyslots, digests: Vec::new(), ..config.engine };
+    Options { config: DeviceConfig { engine, ..config }, ..Options::default() }
 }
 
 trait Exchange {
@@ -251,7 +256,7 @@ fn what_is_offered_is_told() {
     assert_eq!(answer.data, [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     guest.request(control, &header(GET_CRYPTO_EXTENSIONS, 0), 16).assert_only_status(IOERR);
     // A device with keyslots has no extensions, and takes no key.
-    let mut guest = Guest::new();
+    let mut guest = Guest::with(options_with_slots(4));
     let control = guest.control();
     guest.request(control, &header(GET_CRYPTO_EXTENSIONS, 0), 17).assert_only_status(UNSUPP);
     let request = KeyedRequest::new(CRYPTO_OUT_EXT, 0, 0, &key(1));

@@ -7,6 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use common::digested::{Digested, program};
 use common::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
 fn records(path: &Path) -> Vec<Vec<u8>> {
     let bytes = std::fs::read(path).expect("trace");
     assert_eq!(&bytes[..8], b"VUBCTRAC");
-    assert_eq!((number(&bytes, 8, 4), number(&bytes, 12, 4), number(&bytes, 16, 4)), (2, 64, RECORD as u64));
+    assert_eq!((number(&bytes, 8, 4), number(&bytes, 12, 4), number(&bytes, 16, 4)), (3, 64, RECORD as u64));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("time").as_nanos() as u64;
     assert!(number(&bytes, 24, 8) <= now && number(&bytes, 24, 8) > now - 600_000_000_000);
     assert_eq!((bytes.len() - 64) % RECORD, 0);
@@ -145,6 +146,42 @@ fn fingerprints_of_keys_in_requests() {
     assert!(text.contains(&format!("key {:016x} dun 0x1 units 1", runs[0][0])), "{text}");
 }
 
+/// The highest byte of the type, and a flag.
+#[test]
+fn algorithms_of_digests() {
+    let directory = TempDir::new().expect("directory");
+    let path = directory.path().join("trace");
+    let mut guest = Guest::new();
+    program(&mut guest, 0, &key(1), 12);
+    guest.device.observer().start_trace(&path).expect("trace");
+    for (algorithm, size) in DIGESTS {
+        let request = Digested { sector: 0, slot: 0, algorithm, dun: 0 };
+        assert_eq!(request.write(&mut guest, 0, &pattern(1, 4096), size).status, OK);
+    }
+    guest.device.observer().stop_trace().expect("trace");
+    let mut records = records(&path);
+    records.sort_by_key(|record| number(record, 0, 8));
+    for (record, (algorithm, _)) in records.iter().zip(DIGESTS) {
+        let shape = (number(record, 48, 3), record[51], record[63], number(record, 44, 4));
+        assert_eq!(shape, (CRYPTO_OUT_EXT.into(), algorithm, 1 | 0x10, 4096));
+    }
+    let (code, text) = dump(&path, "text");
+    let names = ["crc32c", "xxhash64", "sha256", "blake2b-256"];
+    assert!(code == Some(0) && text.lines().count() == 4, "{text}");
+    assert!(
+        text.lines()
+            .zip(names)
+            .all(|(line, name)| line.contains(" crypto_out_ext ")
+                && line.contains(&format!(" units 1 digest {name} OK"))),
+        "{text}"
+    );
+    let (_, text) = dump(&path, "jsonl");
+    for (line, name) in text.lines().zip(names) {
+        let json: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!((&json["digest"], &json["type_number"]), (&json!(name), &json!(CRYPTO_OUT_EXT)));
+    }
+}
+
 #[test]
 fn a_file_that_is_no_trace_is_not_overwritten() {
     let directory = TempDir::new().expect("directory");
@@ -200,7 +237,7 @@ fn what_does_not_fit_in_a_record_is_in_a_second_one() {
 /// A trace made by hand, so that all output is known.
 fn golden() -> Vec<u8> {
     let mut bytes = b"VUBCTRAC".to_vec();
-    for word in [2u32, 64, 64, 0] {
+    for word in [3u32, 64, 64, 0] {
         bytes.extend(word.to_le_bytes());
     }
     bytes.resize(64, 0);

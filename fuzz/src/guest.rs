@@ -14,6 +14,7 @@ use test_driver::data::FILL;
 use test_driver::wire::*;
 use test_driver::{Piece, WRITE};
 use vhost_user_blk_crypto::device::{Device, DeviceConfig};
+use vhost_user_blk_crypto::digest::DigestAlgorithm;
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
 use vhost_user_blk_crypto::queue::{InflightRegion, Vring, region_bytes};
 use vhost_user_blk_crypto::tasks::Token;
@@ -131,6 +132,7 @@ impl Guest {
                 raw_keys: true,
                 data_unit_mask: DATA_UNITS,
                 max_dun_bytes: MAX_DUN_BYTES,
+                digests: DigestAlgorithm::ALL.to_vec(),
                 logical_block_size: 512,
                 serial: "fuzz".into(),
                 timing: Timing::default(),

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A device without keyslots: requests that bring their keys along, several at a time, beside a model of a few lines that
-//! encrypts with OpenSSL.
+//! A device without keyslots: requests that bring their keys along and may want digests, several at a time, beside a model of a
+//! few lines that encrypts with OpenSSL.
 
 use std::ops::Range;
 use std::sync::LazyLock;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use test_driver::data::{FILL, inline_encryption_key};
+use test_driver::data::{FILL, digests, inline_encryption_key};
 use test_driver::wire::{self, *};
 
 use crate::disks::DiskKind;
@@ -80,6 +80,8 @@ struct Keyed {
     slots: [u32; 2],
     extensions: [u8; 4],
     dun: [u64; 4],
+    /// The array of the digests has so many bytes more than it should.
+    excess: i8,
 }
 
 #[derive(Debug, Arbitrary)]
@@ -108,14 +110,16 @@ impl<'a> Arbitrary<'a> for Keyed {
         if u.ratio(1, 20)? {
             slots[usize::from(u.arbitrary::<bool>()?)] = u.arbitrary()?;
         }
+        let algorithm = if u.arbitrary()? { u.int_in_range(0..=4)? } else { 0 };
         let extensions = match u.int_in_range(0..=20)? {
             0 => u.arbitrary()?,
-            1 => [0; 4],
-            _ => [0, 1, 0, 0],
+            1 => [algorithm, 0, 0, 0],
+            _ => [algorithm, 1, 0, 0],
         };
+        let excess = if u.ratio(1, 8)? { u.arbitrary()? } else { 0 };
         let dun = if u.arbitrary()? { edge(u)? } else { [number(u, 9)?, number(u, 2)?, 0, number(u, 1)?] };
         let wrapped = if u.ratio(1, 4)? { Some(u.arbitrary()?) } else { None };
-        Ok(Self { program, wrapped, slots, extensions, dun })
+        Ok(Self { program, wrapped, slots, extensions, dun, excess })
     }
 }
 
@@ -138,12 +142,38 @@ impl Transfer {
         (0..self.len).map(|i| (i as u8).wrapping_mul(self.seed) ^ (i >> 8) as u8).collect()
     }
 
+    /// The algorithm and size of its digests, and the data unit size.
+    fn digest(&self) -> Option<(u8, usize, usize)> {
+        let Keyed { extensions: [algorithm, ..], program, .. } = self.key.as_ref()?;
+        let (_, size) = DIGESTS.iter().find(|(known, _)| known == algorithm)?;
+        Some((*algorithm, *size, 1 << program.unit_bits.min(31)))
+    }
+
+    /// Bytes of room for digests.
+    fn array(&self) -> u32 {
+        let Some((_, size, unit)) = self.digest() else { return 0 };
+        let right = self.len as usize / unit * size;
+        (right as u32).saturating_add_signed(self.key.as_ref().map_or(0, |keyed| keyed.excess.into()))
+    }
+
+    /// Bytes of its data, if there is the right room for digests, where that matters.
+    fn data_len(&self) -> Option<usize> {
+        let (len, array) = (self.len as usize, self.array() as usize);
+        match self.digest() {
+            None => Some(len),
+            Some((_, size, unit)) if self.write => (array == len / unit * size).then_some(len),
+            Some((_, size, unit)) => {
+                (0..=len + array).step_by(unit).find(|data| data + data / unit * size == len + array)
+            }
+        }
+    }
+
     /// The request with this in front of its data.
     fn request(&self, mut readable: Vec<u8>) -> Request {
         if self.write {
             readable.extend(self.data());
         }
-        Request { readable, room: if self.write { 1 } else { self.len + 1 } }
+        Request { readable, room: self.array() + if self.write { 1 } else { self.len + 1 } }
     }
 }
 
@@ -201,13 +231,16 @@ impl Model {
             return self.done(request, at, None);
         };
         let mut refused = refusals(&keyed.program_with_type());
-        let is_key = keyed.extensions == [0, 1, 0, 0];
+        let [algorithm, flags @ ..] = keyed.extensions;
+        let is_key = algorithm <= BLAKE2B_256 && flags == [1, 0, 0];
         if !is_key {
             refused.push(UNSUPP);
         }
         // Without the flag the key descriptor of a write is data.
-        let descriptor = if keyed.extensions == [0; 4] && request.write { 152 } else { 0 };
-        let at = extent(request.sector, request.len as usize + descriptor, self.disk.len());
+        let descriptor = if flags == [0; 3] && request.write { 152 } else { 0 };
+        // Where the data of a read with digests ends, the device knows when it has the key.
+        let known = if request.digest().is_some() && !request.write { 0 } else { request.len as usize + descriptor };
+        let at = extent(request.sector, known, self.disk.len());
         if at.is_none() || (is_key && keyed.slots != [NO_SLOT; 2]) {
             refused.push(IOERR);
         }
@@ -219,19 +252,23 @@ impl Model {
             }
             Some(_) => None,
         };
-        let (Some(raw), Some(at), []) = (raw, at, &refused[..]) else {
+        let (Some(raw), Some(_), []) = (raw, at, &refused[..]) else {
             return Expected::only([refused, vec![IOERR]].concat());
         };
         let used = self.faulty(raw);
         let key = Key::new(used, &keyed.program);
-        if !key.fits(keyed.dun, request.len as usize) {
-            return Expected::only(vec![IOERR]);
+        let at = request.data_len().and_then(|len| extent(request.sector, len, self.disk.len()));
+        match at.filter(|at| key.fits(keyed.dun, at.len())) {
+            Some(at) => self.done(request, at, Some((&key, keyed.dun))),
+            None => Expected::only(vec![IOERR]),
         }
-        self.done(request, at, Some((&key, keyed.dun)))
     }
 
     fn done(&mut self, request: &Transfer, at: Range<usize>, key: Option<(&Key, [u64; 4])>) -> Expected {
-        let data = transfer(&mut self.disk[at], request.write, &request.data(), key);
+        let mut data = transfer(&mut self.disk[at.clone()], request.write, &request.data(), key);
+        if let Some((algorithm, _, unit)) = request.digest() {
+            data.extend(digests(algorithm, unit, &self.disk[at]));
+        }
         Expected { statuses: vec![OK], data: Some(data) }
     }
 
@@ -351,7 +388,8 @@ impl Run<'_> {
         let what = format!("{op:?}");
         match op {
             Op::Transfer(request, queue) => {
-                if let Some(at) = extent(request.sector, request.len as usize, self.model.disk.len()) {
+                let len = request.data_len().unwrap_or(request.len as usize);
+                if let Some(at) = extent(request.sector, len, self.model.disk.len()) {
                     let overlaps = |(busy, writes): &(Range<usize>, bool)| {
                         busy.start < at.end && at.start < busy.end && (*writes || request.write)
                     };
@@ -381,7 +419,7 @@ impl Run<'_> {
                 self.add(number % REQUEST_QUEUES, &request.request(bytes), cut, expected, what);
             }
             Op::GetExtensions => {
-                let data = Some([vec![0; 4], vec![1], vec![0; 11]].concat());
+                let data = Some([vec![0x1e, 0, 0, 0], vec![1], vec![0; 11]].concat());
                 let request = Request { readable: header(GET_CRYPTO_EXTENSIONS, 0), room: 17 };
                 self.add(commands, &request, cut, Expected { statuses: vec![OK], data }, what);
             }

@@ -53,12 +53,29 @@ impl<'a> Arbitrary<'a> for Request {
                 }
             }
             CRYPTO_OUT | CRYPTO_IN => {
-                readable.extend((number(u, 4)? as u32).to_le_bytes());
-                readable.extend([0; 4]);
+                let extensions = match u.int_in_range(0..=7)? {
+                    0 => Some(u.arbitrary()?),
+                    flags @ 1..=2 => Some([u.int_in_range(0..=BLAKE2B_256)?, flags - 1, 0, 0]),
+                    _ => None,
+                };
+                if extensions.is_some() {
+                    let extended = if request_type == CRYPTO_IN { CRYPTO_IN_EXT } else { CRYPTO_OUT_EXT };
+                    readable.splice(..4, extended.to_le_bytes());
+                }
+                let [algorithm, flags, ..] = extensions.unwrap_or_default();
+                let slot = if flags == 1 { NO_SLOT } else { number(u, 4)? as u32 };
+                readable.extend(slot.to_le_bytes());
+                readable.extend(extensions.unwrap_or_default());
                 for _ in 0..4 {
                     readable.extend(number(u, 9)?.to_le_bytes());
                 }
+                if flags == 1 {
+                    readable.extend(&Program { slot, ..Program::arbitrary(u)? }.command(PROGRAM)[16..]);
+                }
                 let len = length(u)?;
+                if let Some((_, size)) = DIGESTS.iter().find(|(known, _)| *known == algorithm) {
+                    room += len / 512 * *size as u32;
+                }
                 if request_type == CRYPTO_IN {
                     room += len;
                 } else {

@@ -276,6 +276,7 @@ impl Args {
                 raw_keys: engine.takes(KeyType::Raw),
                 data_unit_mask: engine.data_unit_sizes,
                 max_dun_bytes: engine.max_dun_bytes,
+                digests: engine.digests.clone(),
                 logical_block_size: logical,
                 serial: engine.serial.clone(),
                 timing: engine.timing(),

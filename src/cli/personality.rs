@@ -42,6 +42,7 @@ impl PersonalityArgs {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use vhost_user_blk_crypto::digest::DigestAlgorithm;
     use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset};
 
     use super::*;
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn every_value_can_be_changed() {
-        let line = "--personality qcom-ice --keyslots 3 --key-types raw,wrapped --data-unit-sizes 512 --max-dun-bytes 5 \
+        let line = "--personality qcom-ice --keyslots 3 --key-types raw,wrapped --data-unit-sizes 512 --max-dun-bytes 5 --digests sha256,crc32c \
             --num-queues 6 --queue-size 8 --serial S --program-latency-us 10 --evict-latency-us 20 \
             --crypto-throughput-mb-per-s 30 --crypto-latency-us 40 --keys-on-reset kept";
         let engine = resolve(line).expect("all options");
@@ -79,6 +80,7 @@ mod tests {
             key_types: vec![KeyType::Raw, KeyType::Wrapped],
             data_unit_sizes: 512,
             max_dun_bytes: 5,
+            digests: vec![DigestAlgorithm::Sha256, DigestAlgorithm::Crc32c],
             queues: 6,
             queue_depth: 8,
             serial: "S".into(),
@@ -99,6 +101,7 @@ mod tests {
         assert!(error("--serial 123456789012345678901").contains("20"));
         assert!(error("--keyslots 4097").contains("0..=4096"));
         assert!(error("--max-dun-bytes 33").contains("1..=32"));
+        assert!(error("--digests md5").contains("blake2b-256"));
         assert!(error("--key-types x").contains("wrapped"));
         assert!(error("--keys-on-reset x").contains("kept"));
         assert!(error("--program-latency-us 10000001").contains("0..=10000000"));

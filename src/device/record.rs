@@ -11,15 +11,13 @@ impl Record {
     pub(super) fn describe(&mut self, request: &Request<'_>) {
         let (request_type, extent) = match request {
             Request::Read { extent, crypto: None, .. } => (request_type::IN, Some(*extent)),
-            Request::Read { extent, crypto: Some(tag), .. } => (
-                if tag.slot().is_some() { request_type::CRYPTO_IN } else { request_type::CRYPTO_IN_EXT },
-                Some(*extent),
-            ),
+            Request::Read { extent, crypto: Some(tag), .. } => {
+                (if tag.is_extended() { request_type::CRYPTO_IN_EXT } else { request_type::CRYPTO_IN }, Some(*extent))
+            }
             Request::Write { extent, crypto: None, .. } => (request_type::OUT, Some(*extent)),
-            Request::Write { extent, crypto: Some(tag), .. } => (
-                if tag.slot().is_some() { request_type::CRYPTO_OUT } else { request_type::CRYPTO_OUT_EXT },
-                Some(*extent),
-            ),
+            Request::Write { extent, crypto: Some(tag), .. } => {
+                (if tag.is_extended() { request_type::CRYPTO_OUT_EXT } else { request_type::CRYPTO_OUT }, Some(*extent))
+            }
             Request::Flush => (request_type::FLUSH, None),
             Request::GetId => (request_type::GET_ID, None),
             Request::Discard(extents) => (request_type::DISCARD, sum(extents.iter().copied())),

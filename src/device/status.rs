@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::Device;
+use crate::digest::DigestAlgorithm;
 use crate::observe::trace::TraceStatus;
 use crate::protocol::feature;
 use crate::request::QueueRole;
@@ -68,6 +69,8 @@ pub struct EngineStatus {
     pub data_unit_sizes: Vec<u32>,
     /// The most bytes a DUN may have.
     pub max_dun_bytes: u8,
+    /// Digests of the ciphertext that requests may ask for.
+    pub digests: Vec<DigestAlgorithm>,
 }
 
 /// The image.
@@ -157,6 +160,7 @@ impl Device {
             key_types: types.into_iter().filter_map(|(offered, name)| offered.then_some(name)).collect(),
             data_unit_sizes: sizes.collect(),
             max_dun_bytes: self.config.engine.max_dun_bytes,
+            digests: self.config.engine.digests.clone(),
         }
     }
 

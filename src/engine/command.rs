@@ -164,8 +164,9 @@ impl Engine {
             }
             ControlCommand::GetCharacteristics => self.capabilities().reply_characteristics(room),
             ControlCommand::GetExtensions => {
-                self.has_keys_in_requests().then_some(()).ok_or(Failure::Unsupported)?;
-                reply_extensions(room)
+                let (keys, digests) = (self.has_keys_in_requests(), &self.config.digests);
+                (keys || !digests.is_empty()).then_some(()).ok_or(Failure::Unsupported)?;
+                reply_extensions(room, keys, digests)
             }
             ControlCommand::GenerateKey => reply_blob(room, &self.wrapping()?.generate()?),
             ControlCommand::ImportKey(raw) => {

@@ -4,22 +4,24 @@
 
 use std::time::Instant;
 
+use super::digested::digested_len;
 use super::held::{Hold, Released};
 use super::{Engine, Failure, Io};
-use crate::disk::SECTOR_SHIFT;
+use crate::disk::{IoDirection, SECTOR_SHIFT};
 use crate::faults::{Fate, Loss, Op, Short, Subject};
 use crate::keyslot::Evicted;
-use crate::request::{ControlCommand, Extent, KeySource, NO_SLOT, Request};
+use crate::request::{ControlCommand, CryptoTag, Extent, KeySource, NO_SLOT, Request};
 
 impl Engine {
     /// What faults do to a request. Only to be called when there are any.
     #[cold]
     pub(super) fn fate(&self, queue: usize, request: &Request<'_>) -> Option<Box<Fate>> {
         let mut extents: &[Extent] = &[];
-        let ranges: Vec<Extent>;
+        let (ranges, data): (Vec<Extent>, Extent);
         let (op, slot) = match request {
             Request::Read { extent, crypto, .. } => {
-                extents = std::slice::from_ref(extent);
+                data = Extent { len: self.data_of_read(extent, crypto.as_ref()), ..*extent };
+                extents = std::slice::from_ref(&data);
                 (Op::Read, crypto.map(|tag| tag.slot().unwrap_or(NO_SLOT)))
             }
             Request::Write { extent, crypto, .. } => {
@@ -44,7 +46,13 @@ impl Engine {
             Request::Control(ControlCommand::Evict { slot }) => (Op::Evict, Some(*slot)),
             Request::GetId | Request::Control(_) => return None,
         };
-        let fate = self.faults.strike(&Subject { op, queue, slot, extents });
+        let digested = match request {
+            Request::Read { crypto, .. } | Request::Write { crypto, .. } => {
+                crypto.is_some_and(|tag| tag.digest.is_some())
+            }
+            _ => false,
+        };
+        let fate = self.faults.strike(&Subject { op, queue, slot, digested, extents });
         if fate.is_some() {
             self.observer.count_fault();
         }
@@ -112,20 +120,38 @@ impl Engine {
 
     /// Lets a request transfer less. False when nothing is left to transfer.
     fn cut_short(&self, short: Short, request: &mut Request<'_>) -> bool {
-        let (Request::Read { extent, crypto, .. } | Request::Write { extent, crypto, .. }) = request else {
-            return true;
+        let (extent, crypto, len) = match request {
+            Request::Read { extent, crypto, .. } => {
+                let len = self.data_of_read(extent, crypto.as_ref());
+                (extent, crypto, len)
+            }
+            Request::Write { extent, crypto, .. } => {
+                let len = extent.len;
+                (extent, crypto, len)
+            }
+            _ => return true,
         };
         // A slot that is empty or does not exist fails later on.
-        let unit_bits = crypto.and_then(|tag| match tag.key {
-            KeySource::Slot(slot) => {
-                Some(self.keyslots.acquire(slot).ok().flatten()?.key().config.data_unit_bits.into())
-            }
-            KeySource::Request(key) => Some(key.data_unit_bits.min(31)),
-        });
+        let unit_bits = crypto.as_ref().and_then(|tag| self.unit_bits(tag)).map_or(0, u32::from);
         let block_bits = self.config.logical_block_size.checked_ilog2().unwrap_or(SECTOR_SHIFT);
-        let unit_bits = unit_bits.unwrap_or(0).max(block_bits);
-        let bytes = short.bytes.unwrap_or(extent.len / 2).min(extent.len);
+        let unit_bits = unit_bits.max(block_bits);
+        let bytes = short.bytes.unwrap_or(len / 2).min(len);
         extent.len = bytes >> unit_bits << unit_bits;
         extent.len != 0
+    }
+
+    /// Bytes of a read's data, as far as can be told before it has its key: see [`Request::Read`].
+    fn data_of_read(&self, extent: &Extent, crypto: Option<&CryptoTag>) -> u64 {
+        let digested =
+            crypto.and_then(|tag| digested_len(IoDirection::Read, extent.len, tag.digest?, self.unit_bits(tag)?));
+        digested.unwrap_or(extent.len)
+    }
+
+    /// Of the key that a request uses, the data unit size's binary logarithm.
+    fn unit_bits(&self, tag: &CryptoTag) -> Option<u8> {
+        match tag.key {
+            KeySource::Slot(slot) => Some(self.keyslots.acquire(slot).ok().flatten()?.key().config.data_unit_bits),
+            KeySource::Request(key) => Some(key.data_unit_bits.min(31) as u8), // fits
+        }
     }
 }

@@ -9,6 +9,7 @@ use vm_memory::VolatileSlice;
 use super::key::InUse;
 use super::worker::Worker;
 use super::{Engine, Failure, Io};
+use crate::disk::IoDirection;
 use crate::faults::{BrokenEngine, Fate};
 use crate::observe::{CryptoUse, Stage};
 use crate::request::{CryptoTag, Extent, KeySource, Payload, Request};
@@ -18,6 +19,8 @@ use scattered_xts::Prefetch;
 /// A request's way through the engine: its key and DUN, checked against its length. Plain data has none.
 pub(super) struct Inline<'e> {
     encrypted: Option<Encrypted<'e>>,
+    /// The data.
+    pub(super) extent: Extent,
     /// When the emulated engine is done with it, if that is slower than we are.
     pub(super) due: Option<Instant>,
 }
@@ -34,24 +37,33 @@ impl Engine {
     pub(super) async fn inline<'e>(
         &'e self,
         io: &mut Io<'e>,
+        direction: IoDirection,
         extent: Extent,
         crypto: Option<&CryptoTag>,
         payload: &Payload<'_>,
         fate: Option<&Fate>,
     ) -> Result<Inline<'e>, Failure> {
-        let Some(tag) = crypto else { return Ok(Inline { encrypted: None, due: None }) };
+        let Some(tag) = crypto else { return Ok(Inline { encrypted: None, extent, due: None }) };
+        if let Some(algorithm) = tag.digest {
+            self.check_digest(algorithm)?;
+        }
         let (key, broken) = match tag.key {
             KeySource::Slot(slot) => self.key_of_slot(io, slot, fate)?,
             KeySource::Request(key) => self.key_of_request(io, &key, payload, fate).await?,
         };
         let first = Dun::new(tag.dun);
         let config = key.key()?.config;
+        let extent = match tag.digest {
+            None => extent,
+            Some(_) => self.begin_digests(io, direction, extent, tag, config, fate).await?,
+        };
         let units = extent.len >> config.data_unit_bits;
-        io.record.crypto = Some(CryptoUse { slot: tag.slot(), generation: key.generation(), dun: tag.dun, units });
+        let (slot, generation) = (tag.slot(), key.generation());
+        io.record.crypto = Some(CryptoUse { slot, generation, dun: tag.dun, units, digest: tag.digest });
         config.check(first, extent.len)?;
         // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
         let due = self.pace.as_ref().map(|pace| pace.reserve(Instant::now(), extent.len));
-        Ok(Inline { encrypted: Some(Encrypted { broken, key, first }), due })
+        Ok(Inline { encrypted: Some(Encrypted { broken, key, first }), extent, due })
     }
 }
 

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::Failure;
+use super::digested::Digesting;
 use super::held::{Hold, Released};
 use super::worker::{BounceBuffer, Wakeup, Worker};
 use crate::disk::{self, Transfer};
@@ -26,13 +27,15 @@ pub struct Io<'m> {
     pub room: Room<'m>,
     /// What the statistics are told of it.
     pub record: Record,
+    /// The digests, of a request that wants them.
+    pub(super) digesting: Option<Box<Digesting<'m>>>,
 }
 
 impl<'m> Io<'m> {
     /// A request that has just come.
     pub fn new(worker: &'m Worker, queue: usize, head: u16, durable: bool, room: Room<'m>) -> Self {
         let record = Record::new(queue, head, worker.observe.borrow_mut().stopwatch());
-        Self { worker, token: 0, queue, durable, room, record }
+        Self { worker, token: 0, queue, durable, room, record, digesting: None }
     }
 
     /// It is over: counts it.

@@ -11,6 +11,7 @@
 
 mod change;
 mod command;
+mod digested;
 mod failure;
 mod faulty;
 mod held;
@@ -21,11 +22,13 @@ mod pace;
 mod read;
 mod slots;
 mod timers;
+mod wait_queue;
 mod worker;
 mod write;
 
 use std::sync::Arc;
 
+use crate::digest::DigestAlgorithm;
 use crate::disk::Disk;
 use crate::faults::{Fate, Faults};
 use crate::keyslot::{Fingerprints, KeyslotTable, PLACES, RequestKeys};
@@ -33,6 +36,7 @@ use crate::observe::Observer;
 use crate::request::Request;
 use crate::wrapped::{UnwrappedKeys, Wrapping};
 
+pub use digested::MOST_REQUEST_DIGEST_BYTES;
 pub use failure::{Failure, check_guest_memory};
 pub use inline::Ahead;
 pub use io::Io;
@@ -62,6 +66,8 @@ pub struct EngineConfig {
     pub data_unit_mask: u32,
     /// The most bytes a DUN may have.
     pub max_dun_bytes: u8,
+    /// Digests of the ciphertext that requests may ask for.
+    pub digests: Vec<DigestAlgorithm>,
     /// Bytes of a logical block.
     pub logical_block_size: u32,
     /// Serial number, at most [`SERIAL_BYTES`].
@@ -203,12 +209,12 @@ impl Engine {
     /// # Errors
     /// Why it was not done, or not as a whole.
     pub async fn serve<'e>(&'e self, io: &mut Io<'e>, request: &mut Request<'_>) -> Result<(), Failure> {
-        if self.faults.armed()
-            && let Some(fate) = self.fate(io.queue, request)
-        {
-            return Box::pin(self.serve_faulty(io, request, fate)).await;
+        let fate = if self.faults.armed() { self.fate(io.queue, request) } else { None };
+        match fate {
+            Some(fate) => Box::pin(self.serve_faulty(io, request, fate)).await?,
+            None => self.execute(io, request, None).await?,
         }
-        self.execute(io, request, None).await
+        io.write_digests()
     }
 
     async fn execute<'e>(

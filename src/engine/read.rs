@@ -21,14 +21,17 @@ impl Engine {
         payload: &Payload<'_>,
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
-        let mut inline = self.inline(io, extent, crypto, payload, fate).await?;
+        let mut inline = self.inline(io, IoDirection::Read, extent, crypto, payload, fate).await?;
+        let extent = inline.extent;
         let mut done = 0;
         while done < extent.len {
             if done > 0 {
                 io.yield_now().await;
             }
             let turn = extent.len.min(done + TURN);
-            if self.read_at_once(io, extent, done, turn - done, &inline)? {
+            if io.is_digested() {
+                done += self.read_digested(io, extent, done, turn - done, &inline)?;
+            } else if self.read_at_once(io, extent, done, turn - done, &inline)? {
                 done = turn;
             }
             while done < turn {
@@ -39,6 +42,7 @@ impl Engine {
                 io.record.watch.lap(Stage::Other);
                 io.transfer(transfer, &mut bounce).await?;
                 check_guest_memory()?;
+                io.digest(done, bounce.bytes(len));
                 io.room.fill(done, len, |room| {
                     inline.decrypt(done, bounce.piece(len), room, Prefetch::default())?;
                     Ok::<_, Failure>(true)

@@ -24,6 +24,7 @@ use vm_memory::VolatileSlice;
 use super::Engine;
 use super::held::{Held, Hold, Released};
 use super::timers::{NOBODY, Timers};
+use super::wait_queue::WaitQueue;
 use crate::disk;
 use crate::eventfd;
 use crate::keyslot::{Place, RecentKeys, RequestKeys};
@@ -54,9 +55,10 @@ pub struct Worker {
     /// Keys that came with requests, of an engine without keyslots.
     pub(super) request_keys: RefCell<RequestKeys>,
     /// Those who wait for a place for a key.
-    place_waiters: RefCell<VecDeque<Token>>,
-    /// The first of them has been told that there may be a place, and has not looked.
-    place_announced: Cell<bool>,
+    place_waiters: WaitQueue,
+    /// Bytes for digests of requests in flight that are not taken.
+    digest_bytes: Cell<usize>,
+    digest_waiters: WaitQueue,
     /// Keys that have been unwrapped, and when this worker has to look for those that are too old.
     pub(super) unwrapped: Option<Arc<UnwrappedKeys>>,
     unwrapped_until: Cell<Option<Instant>>,
@@ -106,7 +108,10 @@ impl Wake for WakeEvent {
     }
 }
 
-/// The most requests that wait for keyslots, other commands and places for keys.
+/// Bytes for digests of requests in flight, beside those that need no memory of their own.
+pub(super) const MOST_DIGEST_BYTES: usize = 2 << 20;
+
+/// The most requests that wait for keyslots, other commands, places for keys and memory for digests.
 const MOST_WAITERS: usize = 64;
 
 impl Worker {
@@ -121,8 +126,9 @@ impl Worker {
             observe: RefCell::new(observer.worker_stats()),
             keys: RefCell::new(RecentKeys::new(Arc::clone(keyslots))),
             request_keys: RefCell::new(engine.request_keys(1)?),
-            place_waiters: RefCell::default(),
-            place_announced: Cell::new(false),
+            place_waiters: WaitQueue::default(),
+            digest_bytes: Cell::new(MOST_DIGEST_BYTES),
+            digest_waiters: WaitQueue::default(),
             unwrapped: unwrapped.clone(),
             unwrapped_until: Cell::new(None),
             unfenced: Cell::new(false),
@@ -237,46 +243,26 @@ impl Worker {
 
     /// Waits for a place for a key that comes with a request.
     pub(super) async fn place(&self, token: Token) -> Place {
-        poll_fn(|_| {
-            let mut waiters = self.place_waiters.borrow_mut();
-            if waiters.front() == Some(&token) {
-                self.place_announced.set(false);
-            }
-            let is_first = waiters.front().is_none_or(|&first| first == token);
-            if is_first && let Some(place) = self.request_keys.borrow_mut().take() {
-                waiters.pop_front();
-                drop(waiters);
-                // There may be more than one place.
-                self.place_is_free();
-                return Poll::Ready(place);
-            }
-            if !waiters.contains(&token) {
-                waiters.push_back(token);
-            }
-            Poll::Pending
-        })
-        .await
+        self.place_waiters.take(token, &self.ready, || self.request_keys.borrow_mut().take()).await
     }
 
     /// A request has done its last byte, and its key may serve those that come next.
     pub(super) fn keep_place(&self, place: Place) {
         self.request_keys.borrow_mut().keep(place);
-        self.place_is_free();
+        self.place_waiters.announce(&self.ready);
     }
 
     /// Wipes a key, and gives its place back.
     pub(super) fn give_place_back(&self, place: Place) {
         self.request_keys.borrow_mut().give_back(place);
-        self.place_is_free();
+        self.place_waiters.announce(&self.ready);
     }
 
-    /// A place is free: lets the first who waits look, once.
-    fn place_is_free(&self) {
-        if let Some(&first) = self.place_waiters.borrow().front()
-            && !self.place_announced.replace(true)
-        {
-            self.ready.borrow_mut().push(first);
-        }
+    /// Waits until so many bytes may be used for digests, at most [`MOST_DIGEST_BYTES`].
+    pub(super) async fn digest_bytes(&self, token: Token, bytes: usize) -> DigestBytes<'_> {
+        let take = || self.digest_bytes.get().checked_sub(bytes).map(|left| self.digest_bytes.set(left));
+        self.digest_waiters.take(token, &self.ready, take).await;
+        DigestBytes { worker: self, bytes }
     }
 
     /// Waits for a bounce buffer for a transfer of `len` bytes, or as many of them as fit. `None`: there is no memory.
@@ -289,9 +275,18 @@ impl Worker {
             }
             buffer => Poll::Ready(buffer),
         });
-        let buffer = Some(buffer.await?);
+        Some(self.bounce_buffer(buffer.await?))
+    }
+
+    /// As [`buffer`](Self::buffer), if there is one now.
+    pub(super) fn buffer_now(&self, len: u64) -> Option<BounceBuffer<'_>> {
+        let buffer = self.disk.borrow_mut().get_buffer(len)?;
+        Some(self.bounce_buffer(buffer))
+    }
+
+    fn bounce_buffer(&self, buffer: disk::Buffer) -> BounceBuffer<'_> {
         self.bounce_buffers.set(self.bounce_buffers.get() + 1);
-        Some(BounceBuffer { worker: self, buffer })
+        BounceBuffer { worker: self, buffer: Some(buffer) }
     }
 }
 
@@ -299,7 +294,8 @@ impl Reactor for Worker {
     fn room(&self) -> usize {
         let waiters = self.commands.waiting.borrow().len()
             + self.keyslot_waiters.borrow().len()
-            + self.place_waiters.borrow().len();
+            + self.place_waiters.len()
+            + self.digest_waiters.len();
         let waiters = MOST_WAITERS.saturating_sub(waiters);
         self.disk.borrow().room().min(self.timers.borrow().room()).min(waiters)
     }
@@ -398,6 +394,25 @@ impl BounceBuffer<'_> {
             Some(buffer) => buffer.piece(len),
             None => VolatileSlice::from(&mut [][..]),
         }
+    }
+
+    /// What its first `len` bytes hold.
+    pub(super) fn bytes(&self, len: usize) -> &[u8] {
+        self.buffer.as_ref().and_then(|buffer| buffer.bytes().get(..len)).unwrap_or_default()
+    }
+}
+
+/// Bytes that a request uses for its digests, until it is dropped.
+pub(super) struct DigestBytes<'w> {
+    worker: &'w Worker,
+    bytes: usize,
+}
+
+impl Drop for DigestBytes<'_> {
+    fn drop(&mut self) {
+        let Self { worker, bytes } = self;
+        worker.digest_bytes.set(worker.digest_bytes.get() + *bytes);
+        worker.digest_waiters.announce(&worker.ready);
     }
 }
 

@@ -21,14 +21,16 @@ impl Engine {
         fate: Option<&Fate>,
     ) -> Result<(), Failure> {
         self.finish_prefetch(io);
-        let mut inline = self.inline(io, extent, crypto, payload, fate).await?;
+        let mut inline = self.inline(io, IoDirection::Write, extent, crypto, payload, fate).await?;
         let mut done = 0;
         while done < extent.len {
             if done > 0 {
                 io.yield_now().await;
             }
             let turn = extent.len.min(done + TURN);
-            if self.write_at_once(io, extent, done, turn - done, &inline, payload)? {
+            if io.is_digested() {
+                done += self.write_digested(io, extent, done, turn - done, &inline, payload)?;
+            } else if self.write_at_once(io, extent, done, turn - done, &inline, payload)? {
                 done = turn;
             }
             while done < turn {
@@ -37,6 +39,7 @@ impl Engine {
                 io.record.watch.lap(Stage::Other);
                 inline.encrypt(done, &payload.data(done, len), bounce.piece(len), false)?;
                 check_guest_memory()?;
+                io.digest(done, bounce.bytes(len));
                 io.record.watch.lap(inline.stage());
                 // Inside the extent, so it cannot overflow.
                 let transfer = Transfer { direction: IoDirection::Write, offset: extent.offset + done, len };

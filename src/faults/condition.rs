@@ -88,6 +88,8 @@ pub struct Subject<'r> {
     pub queue: usize,
     /// The keyslot that it names.
     pub slot: Option<u32>,
+    /// It wants digests.
+    pub digested: bool,
     /// The parts of the disk that it is about.
     pub extents: &'r [Extent],
 }
@@ -99,6 +101,8 @@ pub struct Condition {
     pub(super) ops: Ops,
     /// Only requests that name a keyslot and transfer data.
     pub(super) encrypted_only: bool,
+    /// Only requests with digests.
+    pub(super) digested_only: bool,
     /// Sectors of 512 bytes, of which the request concerns at least one.
     pub(super) sectors: Option<RangeInclusive<u64>>,
     /// Keyslots.
@@ -127,6 +131,7 @@ impl Condition {
         };
         self.ops.has(subject.op)
             && (!self.encrypted_only || subject.slot.is_some())
+            && (!self.digested_only || subject.digested)
             && within(&self.slots, subject.slot.map(u64::from))
             && within(&self.queues, u64::try_from(subject.queue).ok())
             && self.sectors.as_ref().is_none_or(|sectors| subject.extents.iter().any(|extent| touches(extent, sectors)))

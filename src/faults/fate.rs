@@ -30,6 +30,8 @@ pub struct Fate {
     pub short: Option<Short>,
     /// It meets a broken engine.
     pub broken: Option<Breakage>,
+    /// Digests are wrong of data units whose numbers are multiples of this.
+    pub wrong_digest: Option<u64>,
     /// It is completed later.
     pub delay: Duration,
     /// It is completed together with so many others, in another order.
@@ -76,6 +78,7 @@ impl Fate {
             io_error: false,
             short: None,
             broken: None,
+            wrong_digest: None,
             delay: Duration::ZERO,
             reorder: None,
         }
@@ -91,6 +94,7 @@ impl Fate {
             FaultKind::Stuck => self.stuck = Some(id),
             FaultKind::LoseKey => self.loss = self.loss.max(Some(Loss::Slot)),
             FaultKind::LoseAllKeys => self.loss = Some(Loss::All),
+            FaultKind::WrongDigest { every } => self.wrong_digest = Some(every),
             _ => self.broken.get_or_insert_default().add(kind),
         }
     }

@@ -47,6 +47,11 @@ pub enum FaultKind {
         /// Which bit of the data unit: bit 0 is the least significant of the first byte.
         bit: u32,
     },
+    /// A bit of the digest is flipped of data units whose numbers are multiples of this.
+    WrongDigest {
+        /// The number.
+        every: u64,
+    },
 }
 
 /// How a short transfer ends.
@@ -72,6 +77,11 @@ impl FaultKind {
         self == Self::LoseKey || self.is_broken_engine()
     }
 
+    /// Whether it strikes only requests with digests.
+    pub(super) fn digested_only(self) -> bool {
+        matches!(self, Self::WrongDigest { .. })
+    }
+
     /// Whether it is the engine that is broken.
     pub fn is_broken_engine(self) -> bool {
         match self {
@@ -81,7 +91,8 @@ impl FaultKind {
             | Self::Short(_)
             | Self::Stuck
             | Self::LoseKey
-            | Self::LoseAllKeys => false,
+            | Self::LoseAllKeys
+            | Self::WrongDigest { .. } => false,
             Self::DunNotIncremented
             | Self::Dun32Bit
             | Self::DunByteOrder

@@ -26,7 +26,8 @@ pub struct Spec {
 pub struct SpecError(pub(super) String);
 
 const KINDS: &str = "io-error, delay=TIME, reorder[=N], short[=BYTES], stuck, lose-key, lose-all-keys, dun-not-incremented, \
-    dun-32-bit, dun-byte-order, data-unit=BYTES, key-halves-swapped, previous-key, plaintext, bit-flip[=N]";
+    dun-32-bit, dun-byte-order, data-unit=BYTES, key-halves-swapped, previous-key, plaintext, bit-flip[=N], \
+    wrong-digest[=N]";
 const CONDITIONS: &str = "op, sector, slot, queue, nth, count, probability, seed, after";
 
 /// The most completions that are held back to be put in another order.
@@ -51,6 +52,7 @@ impl FromStr for Spec {
         let mut condition = Condition {
             ops: kind.ops(),
             encrypted_only: kind.encrypted_only(),
+            digested_only: kind.digested_only(),
             sectors: None,
             slots: None,
             queues: None,
@@ -106,6 +108,7 @@ fn kind(name: &str, value: Option<&str>) -> Result<FaultKind, SpecError> {
         "previous-key" => FaultKind::PreviousKey,
         "plaintext" => FaultKind::Plaintext,
         "bit-flip" => return Ok(FaultKind::BitFlip { every: or(1, 1..=u64::MAX)?, bit: 0 }),
+        "wrong-digest" => return Ok(FaultKind::WrongDigest { every: or(1, 1..=u64::MAX)? }),
         _ => return Err(SpecError(format!("there is no fault {name:?}; there are {KINDS}"))),
     };
     match value {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::record::{CryptoUse, Kind, Record};
 use super::tally::{Counter, Tally};
+use crate::digest::DigestAlgorithm;
 use crate::protocol::Status;
 
 /// Of one queue. One worker at a time serves a queue, so it is the one writer; the alignment keeps two queues' counters
@@ -20,6 +21,8 @@ pub struct QueueCounters {
     pub nokey: Tally,
     pub encrypted: Tally,
     pub decrypted: Tally,
+    /// Data units with digests, by algorithm.
+    pub digests: [Tally; DigestAlgorithm::ALL.len()],
     /// Written by the frontend's thread.
     pub running: AtomicBool,
 }
@@ -42,8 +45,10 @@ impl QueueCounters {
         if record.status == Status::Ok {
             counters.bytes.add(record.bytes);
             match (kind, record.crypto) {
-                (Kind::CryptoIn | Kind::CryptoInExt, Some(CryptoUse { units, .. })) => self.decrypted.add(units),
-                (Kind::CryptoOut | Kind::CryptoOutExt, Some(CryptoUse { units, .. })) => self.encrypted.add(units),
+                (Kind::CryptoIn, Some(CryptoUse { units, .. })) => self.decrypted.add(units),
+                (Kind::CryptoOut, Some(CryptoUse { units, .. })) => self.encrypted.add(units),
+                (Kind::CryptoInExt, Some(used)) => self.count_extended(&self.decrypted, used),
+                (Kind::CryptoOutExt, Some(used)) => self.count_extended(&self.encrypted, used),
                 _ => {}
             }
             return;
@@ -57,6 +62,13 @@ impl QueueCounters {
             (true, _) => counters.refused.add(1),
             (false, Status::NoKey) => self.nokey.add(1),
             (false, _) => {}
+        }
+    }
+
+    fn count_extended(&self, crypted: &Tally, CryptoUse { units, digest, .. }: CryptoUse) {
+        crypted.add(units);
+        if let Some(digests) = digest.and_then(|algorithm| self.digests.get(algorithm as usize)) {
+            digests.add(units);
         }
     }
 }

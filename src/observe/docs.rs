@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 use super::prometheus::{self, KEYSLOTS_BY_QUEUE};
 use super::stats::{
-    Bytes, DataUnits, Events, Field, Keyslots, Latency, QUANTILES, QueueTotals, QueueType, RequestKeys, Requests,
-    WrappedKeys,
+    Bytes, DataUnits, Digests, Events, Field, Keyslots, Latency, QUANTILES, QueueTotals, QueueType, RequestKeys,
+    Requests, WrappedKeys,
 };
 
 /// In front of the tables.
@@ -32,6 +32,7 @@ pub fn markdown() -> String {
     section(&mut out, "requests", Requests::ABOUT, Requests::FIELDS, |_| None);
     section(&mut out, "bytes", Bytes::ABOUT, Bytes::FIELDS, |_| None);
     section(&mut out, "data_units", DataUnits::ABOUT, DataUnits::FIELDS, |_| None);
+    section(&mut out, "digests", Digests::ABOUT, Digests::FIELDS, |field| Some(prometheus::name("digests", field)));
     let keyslots =
         |field: &Field| (!KEYSLOTS_BY_QUEUE.contains(&field.name)).then(|| prometheus::name("keyslots", field));
     section(&mut out, "keyslots", Keyslots::ABOUT, Keyslots::FIELDS, keyslots);

@@ -95,6 +95,19 @@ counters! {
     }
 }
 counters! {
+    /// Data units of successful requests with digests, by algorithm.
+    Digests {
+        /// CRC-32C.
+        crc32c,
+        /// XXH64.
+        xxhash64,
+        /// SHA-256.
+        sha256,
+        /// BLAKE2b-256.
+        blake2b_256,
+    }
+}
+counters! {
     /// Events of the keyslots.
     Keyslots {
         /// Successful KEYSLOT_PROGRAM commands.

@@ -50,6 +50,7 @@ pub fn text(stats: &Stats) -> String {
             out.sample(&name, &[("queue", &queue.queue.to_string())], value);
         }
     }
+    out.group("digests", stats.digests.values());
     out.group("request_keys", stats.request_keys.values());
     out.group("keyslots", stats.keyslots.values().filter(|(field, _)| !KEYSLOTS_BY_QUEUE.contains(&field.name)));
     out.group("events", stats.events.values());

@@ -3,6 +3,7 @@
 //! What is to be said about one request when it is finished.
 
 use super::clock::Stopwatch;
+use crate::digest::DigestAlgorithm;
 use crate::protocol::{Status, request_type};
 
 macro_rules! kinds {
@@ -95,6 +96,8 @@ pub struct CryptoUse {
     pub dun: [u64; 4],
     /// Data units.
     pub units: u64,
+    /// The algorithm of its digests, if it wanted any.
+    pub digest: Option<DigestAlgorithm>,
 }
 
 /// A request, from the time it was taken from its queue. No data, no keys.

@@ -11,11 +11,13 @@ use serde::{Serialize, Serializer};
 
 use super::counters::QueueCounters;
 pub use super::groups::{
-    Bytes, DataUnits, Events, Field, Keyslots, QueueTotals, QueueType, RequestKeys, Requests, WrappedKeys,
+    Bytes, DataUnits, Digests, Events, Field, Keyslots, QueueTotals, QueueType, RequestKeys, Requests, WrappedKeys,
 };
 use super::histogram::Distribution;
 use super::record::Kind;
+use super::tally::Tally;
 use super::{Observer, running};
+use crate::digest::DigestAlgorithm;
 
 /// One queue. Queues that neither run nor ever had a request are left out.
 #[derive(Debug, Clone, Serialize)]
@@ -100,6 +102,8 @@ pub struct Stats {
     pub bytes: Bytes,
     /// Data units, all queues.
     pub data_units: DataUnits,
+    /// Data units with digests, all queues.
+    pub digests: Digests,
     /// Events of the keyslots.
     pub keyslots: Keyslots,
     /// Keys that came with requests.
@@ -151,6 +155,7 @@ impl Observer {
                 crypto_out: bytes(Kind::CryptoOut) + bytes(Kind::CryptoOutExt),
             },
             data_units: DataUnits { encrypted: total(|it| it.encrypted), decrypted: total(|it| it.decrypted) },
+            digests: self.read_digests(),
             keyslots: Keyslots {
                 program: device.program.get(),
                 replace: device.replace.get(),
@@ -178,6 +183,19 @@ impl Observer {
             },
             latency: self.read_latency(),
             queues: queues.into_iter().filter(|queue| queue.running || !queue.types.is_empty()).collect(),
+        }
+    }
+
+    fn read_digests(&self) -> Digests {
+        let of = |algorithm: DigestAlgorithm| {
+            let queues = self.queues.iter().filter_map(|queue| queue.digests.get(algorithm as usize));
+            queues.map(Tally::get).sum()
+        };
+        Digests {
+            crc32c: of(DigestAlgorithm::Crc32c),
+            xxhash64: of(DigestAlgorithm::Xxhash64),
+            sha256: of(DigestAlgorithm::Sha256),
+            blake2b_256: of(DigestAlgorithm::Blake2b256),
         }
     }
 

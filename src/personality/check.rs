@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use clap::ValueEnum;
 
 use super::{CRYPTO_MODE, KeyType, limits, parse_data_unit_sizes};
+use crate::digest::DigestAlgorithm;
 use crate::protocol::ID_BYTES;
 
 /// For a number in this range.
@@ -42,6 +43,29 @@ pub fn crypto_modes(modes: &[String]) -> Result<Vec<String>, String> {
 pub fn data_unit_sizes(text: &str) -> Result<u32, String> {
     parse_data_unit_sizes(text)
         .map_err(|error| format!(": {error}; allowed is a list (\"512,4096\") or a range (\"512-65536\")"))
+}
+
+/// A list of algorithms, or `none`.
+pub fn digests(text: &str) -> Result<Vec<DigestAlgorithm>, String> {
+    let known = || DigestAlgorithm::ALL.map(DigestAlgorithm::name).join(", ");
+    let parse = |word: &str| {
+        word.trim().parse().map_err(|_| format!(" has {word:?}; allowed is \"none\" or a list of {}", known()))
+    };
+    if text.trim() == "none" { Ok(Vec::new()) } else { text.split(',').map(parse).collect() }
+}
+
+/// The text of an option, if it is one.
+pub fn digests_text(text: &str) -> Result<String, String> {
+    digests(text).map(|_| text.to_owned())
+}
+
+/// As the table shows them.
+pub fn format_digests(digests: &[DigestAlgorithm]) -> String {
+    match digests {
+        [] => "none".into(),
+        all if DigestAlgorithm::ALL.iter().all(|algorithm| all.contains(algorithm)) => "all".into(),
+        some => some.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(","),
+    }
 }
 
 /// The text of an option, if it is one.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::check::{self, number};
 use super::{CRYPTO_MODE, DEFAULT, KeyType, KeysOnReset, format_data_unit_sizes, limits};
+use crate::digest::DigestAlgorithm;
 
 /// An entry: `/// help` `name: type in the file => type in use = default, [clap's attributes], option, check, column, cell`.
 /// Fields of one column share it; one without a column has an empty name there.
@@ -111,6 +112,12 @@ fields! {
     max_dun_bytes: i64 => u8 = 16,
         [long, value_name = "N", value_parser = value_parser!(i64).range(limits::DUN_BYTES)],
         "--max-dun-bytes", number(limits::DUN_BYTES), "DUN BITS", |bytes| (u16::from(*bytes) * 8).to_string();
+
+    /// Digests of the ciphertext that requests may ask for: a list of crc32c, xxhash64, sha256 and blake2b-256, or none
+    /// [ideal: all]
+    digests: String => Vec<DigestAlgorithm> = DigestAlgorithm::ALL.to_vec(),
+        [long, value_name = "LIST|none", value_parser = check::digests_text],
+        "--digests", |text: &String| check::digests(text), "DIGESTS", |digests| check::format_digests(digests);
 
     /// Number of request queues; one control virtqueue comes after them [ideal: 64]
     queues: i64 => u16 = 64,

@@ -100,6 +100,8 @@ fn mistakes_are_named_with_field_and_range() {
         ("keys_on_reset = \"gone\"", ["keys_on_reset = \"gone\"", "`lost` or `kept`"]),
         ("crypto_modes = []", ["crypto_modes is empty", "aes-256-xts"]),
         ("crypto_modes = [\"aes-256-xts\", \"adiantum\"]", ["\"adiantum\", which cannot be emulated", "aes-256-xts"]),
+        ("digests = \"\"", ["digests has \"\"", "\"none\" or a list of crc32c"]),
+        ("digests = \"sha256,none\"", ["digests has \"none\"", "blake2b-256"]),
         ("data_unit_sizes = \"256\"", ["data_unit_sizes: \"256\"", "from 512 to 65536"]),
         ("unknown = [\"colour\"]", ["unknown names \"colour\"", "keyslots"]),
         ("differs = [\"colour\"]", ["differs names \"colour\"", "keyslots"]),
@@ -129,8 +131,8 @@ fn the_table_has_all_and_marks_what_is_unknown() {
     }
     let line = |name: &str| table.lines().find(|line| line.starts_with(name)).expect(name);
     let cells = |name| line(name).split_whitespace().collect::<Vec<_>>();
-    assert_eq!(cells("ideal"), ["ideal", "32", "raw", "512-65536", "128", "64", "256", "keys", "lost", "no"]);
-    assert_eq!(cells("emmc-cqhci")[1..6], ["32?", "raw", "512-65536?", "32", "1"]);
+    assert_eq!(cells("ideal"), ["ideal", "32", "raw", "512-65536", "128", "all", "64", "256", "keys", "lost", "no"]);
+    assert_eq!(cells("emmc-cqhci")[1..7], ["32?", "raw", "512-65536?", "32", "none", "1"]);
     assert_eq!(cells("exynos-fmp")[1..4], ["0", "raw", "4096"]);
     assert!(line("qcom-ice").ends_with("no?"));
 }

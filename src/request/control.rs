@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::Refused;
+use super::{DIGESTS, Refused};
+use crate::digest::DigestAlgorithm;
 use crate::protocol::{
     CryptoCharacteristics, CryptoExtensions, KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, crypto_mode,
     extension_flag, key_type, request_type,
@@ -236,10 +237,13 @@ impl Capabilities {
     }
 }
 
-/// The answer to GET_CRYPTO_EXTENSIONS of an engine without keyslots. False when it does not fit.
-pub fn reply_extensions(room: &mut Room<'_>) -> bool {
-    let flags = u32::from(extension_flag::KEY).into();
-    reply_whole(room, CryptoExtensions { flags, ..CryptoExtensions::default() }.as_bytes())
+/// The answer to GET_CRYPTO_EXTENSIONS. False when it does not fit.
+pub fn reply_extensions(room: &mut Room<'_>, keys_in_requests: bool, digests: &[DigestAlgorithm]) -> bool {
+    let flags = if keys_in_requests { u32::from(extension_flag::KEY) } else { 0 };
+    let offered = DIGESTS.iter().filter(|(_, algorithm)| digests.contains(algorithm));
+    let digests = offered.fold(0u32, |mask, (number, _)| mask | 1 << number); // at most 4
+    let extensions = CryptoExtensions { digests: digests.into(), flags: flags.into(), ..CryptoExtensions::default() };
+    reply_whole(room, extensions.as_bytes())
 }
 
 /// The answer to a command that makes a wrapped key. False when it does not fit.

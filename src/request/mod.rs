@@ -13,8 +13,9 @@ mod reply;
 
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::digest::DigestAlgorithm;
 use crate::protocol::{
-    CryptoMessage, Extensions, KeyDescriptor, RequestHeader, SECTOR_SHIFT, Status, extension_flag, feature,
+    CryptoMessage, Extensions, KeyDescriptor, RequestHeader, SECTOR_SHIFT, Status, digest, extension_flag, feature,
     request_type,
 };
 use crate::queue::Chain;
@@ -97,9 +98,16 @@ pub struct CryptoTag {
     pub key: KeySource,
     /// Data unit number of the first data unit, least significant word first.
     pub dun: [u64; 4],
+    /// The digests that it wants; not known to be on offer.
+    pub digest: Option<DigestAlgorithm>,
 }
 
 impl CryptoTag {
+    /// Whether it needs more than the draft has.
+    pub fn is_extended(&self) -> bool {
+        self.slot().is_none() || self.digest.is_some()
+    }
+
     /// The keyslot, if it is one.
     pub fn slot(&self) -> Option<u32> {
         match self.key {
@@ -133,7 +141,8 @@ impl<'m> Payload<'m> {
 /// A request that passed all checks.
 #[derive(Debug)]
 pub enum Request<'m> {
-    /// IN and CRYPTO_IN: there is room for `extent.len` bytes.
+    /// IN and CRYPTO_IN: there is room for `extent.len` bytes. If digests are wanted, only who has the key knows where in them
+    /// the digests begin, and the data's end is not checked.
     Read {
         /// What to read.
         extent: Extent,
@@ -256,7 +265,10 @@ fn parse_body<'m>(
     };
     match header.request_type.get() {
         request_type::IN | request_type::CRYPTO_IN | request_type::CRYPTO_IN_EXT => {
-            let extent = limits.transfer(header.sector.get(), room.len())?;
+            let extent = match crypto.and_then(|tag| tag.digest) {
+                None => limits.transfer(header.sector.get(), room.len())?,
+                Some(_) => Extent { len: room.len(), ..limits.transfer(header.sector.get(), 0)? },
+            };
             Ok(Request::Read { extent, crypto, payload: Payload { segments: data, descriptor } })
         }
         request_type::OUT | request_type::CRYPTO_OUT | request_type::CRYPTO_OUT_EXT => {
@@ -292,19 +304,36 @@ fn parse_crypto(data: &mut Segments<'_>, limits: &Limits, extended: bool) -> Res
     }
     let dun = message.dun.map(|word| word.get());
     let slot = message.slot.get();
-    let key = match message.extensions {
-        _ if !extended => KeySource::Slot(slot),
-        Extensions { digest: 0, flags: 0, reserved: [0, 0] } => KeySource::Slot(slot),
-        Extensions { digest: 0, flags: extension_flag::KEY, reserved: [0, 0] } => {
+    let (key, digest) = match message.extensions {
+        _ if !extended => (KeySource::Slot(slot), None),
+        Extensions { digest, flags: 0, reserved: [0, 0] } => (KeySource::Slot(slot), digest_algorithm(digest)?),
+        Extensions { digest, flags: extension_flag::KEY, reserved: [0, 0] } => {
+            let digest = digest_algorithm(digest)?;
             let (again, key) = control::describe_key(data)?;
             if slot != NO_SLOT || again != NO_SLOT {
                 return Err(Status::IoErr.into());
             }
-            KeySource::Request(key)
+            (KeySource::Request(key), digest)
         }
         _ => return Err(Status::Unsupp.into()),
     };
-    Ok(CryptoTag { key, dun })
+    Ok(CryptoTag { key, dun, digest })
+}
+
+/// Digest algorithms with their numbers.
+const DIGESTS: [(u8, DigestAlgorithm); 4] = [
+    (digest::CRC32C, DigestAlgorithm::Crc32c),
+    (digest::XXHASH64, DigestAlgorithm::Xxhash64),
+    (digest::SHA256, DigestAlgorithm::Sha256),
+    (digest::BLAKE2B_256, DigestAlgorithm::Blake2b256),
+];
+
+fn digest_algorithm(number: u8) -> Result<Option<DigestAlgorithm>, Status> {
+    if number == 0 {
+        return Ok(None);
+    }
+    let found = DIGESTS.iter().find(|(known, _)| *known == number);
+    found.map(|(_, algorithm)| Some(*algorithm)).ok_or(Status::Unsupp)
 }
 
 impl Limits {

@@ -2,6 +2,7 @@
 
 //! Data and keys to test with, and what they are encrypted.
 
+use crate::wire;
 use openssl::symm::{Cipher, Crypter, Mode};
 
 /// What room for the device's answer holds before the device writes.
@@ -51,6 +52,19 @@ pub fn openssl_xts(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u
 /// The other direction.
 pub fn openssl_xts_decrypt(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
     xts(Mode::Decrypt, key, dun, unit, data)
+}
+
+/// The digests of data units by an algorithm of the wire, in the bytes that btrfs stores; by other crates than the device's.
+pub fn digests(algorithm: u8, unit: usize, data: &[u8]) -> Vec<u8> {
+    const CRC32C: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+    let digest = |unit: &[u8]| match algorithm {
+        wire::CRC32C => CRC32C.checksum(unit).to_le_bytes().to_vec(),
+        wire::XXHASH64 => xxhash_rust::xxh64::xxh64(unit, 0).to_le_bytes().to_vec(),
+        wire::SHA256 => openssl::sha::sha256(unit).to_vec(),
+        wire::BLAKE2B_256 => blake2b_simd::Params::new().hash_length(32).hash(unit).as_bytes().to_vec(),
+        _ => panic!("there is no algorithm {algorithm}"),
+    };
+    data.chunks(unit).flat_map(digest).collect()
 }
 
 /// SP 800-108 counter mode over OpenSSL's AES-256-CMAC, from the protocol's text.

@@ -36,6 +36,15 @@ pub const GET_CRYPTO_EXTENSIONS: u32 = 0x1ce04;
 pub const CRYPTO_IN_EXT: u32 = 0x1ce10;
 pub const CRYPTO_OUT_EXT: u32 = 0x1ce11;
 
+// Digest algorithms.
+pub const CRC32C: u8 = 1;
+pub const XXHASH64: u8 = 2;
+pub const SHA256: u8 = 3;
+pub const BLAKE2B_256: u8 = 4;
+
+/// Bytes of a digest of each algorithm.
+pub const DIGESTS: [(u8, usize); 4] = [(CRC32C, 4), (XXHASH64, 8), (SHA256, 32), (BLAKE2B_256, 32)];
+
 /// The slot that requests with keys of their own name.
 pub const NO_SLOT: u32 = 0xffff_ffff;
 
@@ -73,9 +82,14 @@ pub fn write_request(sector: u64, data: &[u8]) -> Vec<u8> {
 }
 
 pub fn crypto_header(request_type: u32, sector: u64, slot: u32, dun: [u64; 4]) -> Vec<u8> {
+    extended_header(request_type, sector, slot, [0xa5; 4], dun) // "unused": any value
+}
+
+/// With the bytes that CRYPTO_OUT_EXT and CRYPTO_IN_EXT have in place of the unused ones: digest algorithm, flags, two of 0.
+pub fn extended_header(request_type: u32, sector: u64, slot: u32, extensions: [u8; 4], dun: [u64; 4]) -> Vec<u8> {
     let mut bytes = header(request_type, sector);
     bytes.extend(slot.to_le_bytes());
-    bytes.extend([0xa5; 4]); // "unused": any value
+    bytes.extend(extensions);
     dun.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
     assert_eq!(bytes.len(), 56);
     bytes
@@ -148,10 +162,7 @@ impl KeyedRequest {
 
     /// All but the data of a write.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = header(self.request_type, self.sector);
-        bytes.extend(self.slots[0].to_le_bytes());
-        bytes.extend(self.extensions);
-        self.dun.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        let mut bytes = extended_header(self.request_type, self.sector, self.slots[0], self.extensions, self.dun);
         // What follows the header of a PROGRAM command.
         bytes.extend(&Program { slot: self.slots[1], ..self.key.clone() }.bytes()[16..]);
         assert_eq!(bytes.len(), 16 + 40 + 152);

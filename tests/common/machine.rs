@@ -177,6 +177,8 @@ pub struct Driver {
     pub nokeys: u64,
     /// Requests bring their keys along: a device without keyslots.
     keys_in_requests: bool,
+    /// Encrypted requests want digests.
+    digests: bool,
     /// Counts what is sent and what is completed.
     time: u64,
     /// When the last one of the completed flushes was sent: it covers all writes that had been completed then.
@@ -188,6 +190,7 @@ impl Driver {
     pub fn new() -> Self {
         Self {
             keys_in_requests: false,
+            digests: false,
             sent: HashMap::new(),
             blocks: HashMap::new(),
             busy: Vec::new(),
@@ -202,6 +205,11 @@ impl Driver {
     /// Without keyslots.
     pub fn with_keys_in_requests() -> Self {
         Self { keys_in_requests: true, ..Self::new() }
+    }
+
+    /// This one, whose encrypted requests want digests.
+    pub fn and_digests(self) -> Self {
+        Self { digests: true, ..self }
     }
 
     /// Blocks that nothing in flight is about, with what they hold: those that a completed flush covers, and the others.
@@ -257,11 +265,29 @@ impl Driver {
         key(if self.keys_in_requests { block } else { slot(block).into() })
     }
 
+    /// The digest algorithm for a block, and the bytes of a digest.
+    fn algorithm(&self, block: u64) -> (u8, usize) {
+        if self.digests && block >= ENCRYPTED { DIGESTS[block as usize % DIGESTS.len()] } else { (0, 0) }
+    }
+
+    /// The digests of what a block holds.
+    fn digests(&self, block: u64, seed: u64) -> Vec<u8> {
+        match self.algorithm(block) {
+            (0, _) => Vec::new(),
+            (algorithm, _) => digests(algorithm, BLOCK, &self.expected(block, seed)),
+        }
+    }
+
     /// All of an encrypted request but the data of a write.
     fn crypto_header(&self, write: bool, sector: u64, block: u64) -> Vec<u8> {
+        let (request_type, (algorithm, _)) =
+            (if write { CRYPTO_OUT_EXT } else { CRYPTO_IN_EXT }, self.algorithm(block));
         if self.keys_in_requests {
-            let request_type = if write { CRYPTO_OUT_EXT } else { CRYPTO_IN_EXT };
-            return KeyedRequest::new(request_type, sector, block, &self.key(block)).bytes();
+            let request = KeyedRequest::new(request_type, sector, block, &self.key(block));
+            return KeyedRequest { extensions: [algorithm, 1, 0, 0], ..request }.bytes();
+        }
+        if algorithm != 0 {
+            return extended_header(request_type, sector, slot(block), [algorithm, 0, 0, 0], [block, 0, 0, 0]);
         }
         crypto_header(if write { CRYPTO_OUT } else { CRYPTO_IN }, sector, slot(block), [block, 0, 0, 0])
     }
@@ -281,10 +307,13 @@ impl Driver {
         match *ask {
             Ask::Write { block, seed } if block < ENCRYPTED => (write_request(sector(block), &pattern(seed, BLOCK)), 1),
             Ask::Write { block, seed } => {
-                ([self.crypto_header(true, sector(block), block), pattern(seed, BLOCK)].concat(), 1)
+                let bytes = [self.crypto_header(true, sector(block), block), pattern(seed, BLOCK)].concat();
+                (bytes, self.algorithm(block).1 + 1)
             }
             Ask::Read { block } if block < ENCRYPTED => (header(IN, sector(block)), BLOCK + 1),
-            Ask::Read { block } => (self.crypto_header(false, sector(block), block), BLOCK + 1),
+            Ask::Read { block } => {
+                (self.crypto_header(false, sector(block), block), BLOCK + self.algorithm(block).1 + 1)
+            }
             Ask::Flush => (header(FLUSH, 0), 1),
             Ask::Program { slot } => (Program::new(slot, &key(slot.into()), 12).bytes(), 1),
         }
@@ -333,11 +362,13 @@ impl Driver {
             self.time += 1;
             match ask {
                 Ask::Write { block, seed } => {
+                    assert!(answer.data == self.digests(block, seed), "digests of block {block}");
                     self.blocks.insert(block, (seed, self.time));
                     self.busy.retain(|&busy| busy != block);
                 }
                 Ask::Read { block } => {
-                    assert!(answer.data == pattern(self.blocks[&block].0, BLOCK), "block {block}");
+                    let (seed, _) = self.blocks[&block];
+                    assert!(answer.data == [pattern(seed, BLOCK), self.digests(block, seed)].concat(), "block {block}");
                     self.busy.retain(|&busy| busy != block);
                 }
                 Ask::Flush => self.flushed = self.flushed.max(sent),

@@ -7,6 +7,7 @@
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod answer;
+pub mod digested;
 pub mod machine;
 mod options;
 pub mod process;

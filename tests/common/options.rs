@@ -5,6 +5,7 @@
 use scattered_xts::Implementation;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_blk_crypto::device::DeviceConfig;
+use vhost_user_blk_crypto::digest::DigestAlgorithm;
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
@@ -65,6 +66,7 @@ impl Default for Options {
                     raw_keys: true,
                     data_unit_mask: 0x1fe00,
                     max_dun_bytes: 16,
+                    digests: DigestAlgorithm::ALL.to_vec(),
                     logical_block_size: 512,
                     serial: "serial-of-the-test".into(),
                     timing: Timing::default(),

@@ -84,7 +84,7 @@ fn mistakes_say_what_is_allowed() {
 fn conditions_are_all_to_be_met() {
     let condition = spec("io-error,op=read+write,sector=100-200,slot=1-2,queue=1").condition;
     let extents = [Extent { offset: 150 * 512, len: 512 }];
-    let good = Subject { op: Op::Read, queue: 1, slot: Some(2), extents: &extents };
+    let good = Subject { op: Op::Read, queue: 1, slot: Some(2), digested: false, extents: &extents };
     assert!(condition.matches(&good));
     let elsewhere = [Extent { offset: 201 * 512, len: 512 }];
     for bad in [

@@ -4,13 +4,14 @@
 
 use std::io::{self, Read};
 
+use crate::digest::DigestAlgorithm;
 use crate::observe::clock::{self, Stage, Times};
 use crate::observe::record::{CryptoUse, Kind, Record};
 
 /// First bytes of a file.
 pub const MAGIC: [u8; 8] = *b"VUBCTRAC";
 /// Version of the format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 64;
 /// 64-bit words of a record.
@@ -29,6 +30,8 @@ const REFUSED: u64 = 1 << 1;
 const NO_HEADER: u64 = 1 << 2;
 /// The next record has what did not find room in this one.
 const MORE: u64 = 1 << 3;
+/// Digests were wanted: the highest byte of the type, which is 0 in such a request, is the algorithm, from 1.
+const DIGEST: u64 = 1 << 4;
 /// No request: the second word is the worker whose records follow.
 const WORKER: u64 = 1 << 5;
 /// No request, but more of the one before.
@@ -66,15 +69,17 @@ const NO_SLOT: u16 = u16::MAX;
 pub fn encode(record: &Record, times: &Times, epoch: u64) -> Encoded {
     let short = |number: u64| number.min(u64::from(u32::MAX));
     let started = if times.started > epoch { clock::nanos(epoch, times.started) } else { 0 };
-    let nothing = CryptoUse { slot: None, generation: 0, dun: [0; 4], units: 0 };
-    let CryptoUse { slot, generation, dun: [a, b, c, d], units } = record.crypto.unwrap_or(nothing);
+    let nothing = CryptoUse { slot: None, generation: 0, dun: [0; 4], units: 0, digest: None };
+    let CryptoUse { slot, generation, dun: [a, b, c, d], units, digest } = record.crypto.unwrap_or(nothing);
     let (total, disk) = (times.total, times.of(Stage::Disk));
     let needs_more = b | c | d != 0 || (total | disk) >> 32 != 0;
     let flag = |set: bool, flag: u64| if set { flag } else { 0 };
     let flags = flag(record.crypto.is_some(), CRYPTO)
         | flag(record.refused, REFUSED)
         | flag(record.request_type.is_none(), NO_HEADER)
-        | flag(needs_more, MORE);
+        | flag(needs_more, MORE)
+        | flag(digest.is_some(), DIGEST);
+    let request_type = record.request_type.unwrap_or(0) | digest.map_or(0, |algorithm| (algorithm as u32 + 1) << 24);
     // No request passes both.
     let engine = times.of(Stage::Crypto) | times.of(Stage::Program);
     let place = u64::from(record.queue)
@@ -88,7 +93,7 @@ pub fn encode(record: &Record, times: &Times, epoch: u64) -> Encoded {
             a,
             short(total) | short(disk) << 32,
             short(engine) | short(record.bytes) << 32,
-            u64::from(record.request_type.unwrap_or(0)) | short(units) << 32,
+            u64::from(request_type) | short(units) << 32,
             place | (record.status as u64) << 48 | flags << 56,
         ],
         more: needs_more.then_some([total, disk, b, c, d, 0, 0, REST << 56]),
@@ -171,11 +176,14 @@ fn decode(record: &Words, more: Option<&Words>, worker: u16) -> TraceRecord {
     if let Some(&[long_total, long_disk, b, c, d, ..]) = more {
         (total, disk, dun) = (long_total, long_disk, [a, b, c, d]);
     }
-    let request_type = (flags & NO_HEADER == 0).then_some(kind as u32);
+    let digest = (flags & DIGEST != 0).then_some((kind as u32 >> 24) as usize);
+    let digest = digest.and_then(|number| DigestAlgorithm::ALL.get(number.checked_sub(1)?).copied());
+    let request_type = kind as u32 & if digest.is_some() { 0x00ff_ffff } else { u32::MAX };
+    let request_type = (flags & NO_HEADER == 0).then_some(request_type);
     let engine = sizes as u32;
     let (crypto, program) = if Kind::of(request_type) == Kind::Program { (0, engine) } else { (engine, 0) };
     let slot = Some((place >> 32) as u16).filter(|&slot| slot != NO_SLOT).map(u32::from);
-    let key = CryptoUse { slot, generation, dun, units: kind >> 32 };
+    let key = CryptoUse { slot, generation, dun, units: kind >> 32, digest };
     TraceRecord {
         started,
         total,
@@ -295,7 +303,8 @@ mod tests {
         let times = watch.stop().expect("running");
         let mut record = Record::new(300, 0xabcd, watch);
         for dun in [[1, 0, 0, 0], [1, 2, 3, 4], [0, 0, 0, u64::MAX]] {
-            let key = CryptoUse { slot: Some(4095), generation: 1 << 40, dun, units: 9 };
+            let digest = DigestAlgorithm::ALL.get(dun[0] as usize + dun[1] as usize).copied();
+            let key = CryptoUse { slot: Some(4095), generation: 1 << 40, dun, units: 9, digest };
             record.request_type = Some(28);
             (record.sector, record.bytes, record.crypto) = (1 << 50, 1 << 40, Some(key));
             record.status = Status::NoKey;

@@ -91,12 +91,15 @@ fn text(record: &TraceRecord, out: &mut impl Write) -> io::Result<()> {
     let (seconds, nanos) = (started / 1_000_000_000, started % 1_000_000_000);
     write!(out, "{seconds:>4}.{nanos:09} q{queue} #{head:<4} {:<16}", kind(record))?;
     write!(out, " sector {sector:<10} bytes {bytes:<8}")?;
-    if let Some(CryptoUse { slot, generation, dun, units }) = record.key {
+    if let Some(CryptoUse { slot, generation, dun, units, digest }) = record.key {
         match slot {
             Some(slot) => write!(out, " slot {slot} gen {generation}")?,
             None => write!(out, " key {generation:016x}")?,
         }
         write!(out, " dun {} units {units}", hex(dun))?;
+        if let Some(algorithm) = digest {
+            write!(out, " digest {algorithm}")?;
+        }
     }
     write!(out, " {}{}", status(record.status), if record.refused { " refused" } else { "" })?;
     let micros = |nanos: u64| format!("{}.{} us", nanos / 1000, nanos % 1000 / 100);
@@ -125,7 +128,7 @@ fn json_of(record: &TraceRecord) -> serde_json::Value {
         "crypto_ns": record.crypto,
         "disk_ns": record.disk,
     });
-    if let (Some(json), Some(CryptoUse { slot, generation, dun, units })) = (json.as_object_mut(), record.key) {
+    if let (Some(json), Some(CryptoUse { slot, generation, dun, units, digest })) = (json.as_object_mut(), record.key) {
         match slot {
             Some(slot) => {
                 json.insert("slot".into(), slot.into());
@@ -135,6 +138,9 @@ fn json_of(record: &TraceRecord) -> serde_json::Value {
         }
         json.insert("dun".into(), hex(dun).into());
         json.insert("data_units".into(), units.into());
+        if let Some(algorithm) = digest {
+            json.insert("digest".into(), algorithm.name().into());
+        }
     }
     json
 }
