@@ -90,6 +90,7 @@ void vbc_crypto_free(struct vbc_dev *vbc)
 
 	if (vc->profile_valid)
 		blk_crypto_profile_destroy(&vc->profile);
+	vbc_digests_exit(vc);
 	bitmap_free(vc->refused_slots);
 	vbc_ctrl_free(vc);
 	kfree(vc);
@@ -129,30 +130,21 @@ static int vbc_get_characteristics(struct vbc_crypto *vc,
 	return err;
 }
 
-/* An engine without keyslots is usable only if requests can carry their keys. */
-static int vbc_check_keys_in_requests(struct vbc_crypto *vc)
+/* What @found has stays all 0 if the device has no extensions. */
+static int vbc_get_extensions(struct vbc_crypto *vc,
+			      struct vbc_crypto_extensions *found)
 {
 	struct vbc_ctrl_cmd *cmd;
-	u32 flags = 0;
 	int err;
 
 	cmd = vbc_ctrl_begin(vc);
 	if (IS_ERR(cmd))
 		return PTR_ERR(cmd);
-	err = vbc_ctrl_exec(vc, VBC_T_GET_CRYPTO_EXTENSIONS, 0,
-			    sizeof(cmd->reply.extensions));
+	err = vbc_ctrl_exec(vc, VBC_T_GET_CRYPTO_EXTENSIONS, 0, sizeof(*found));
 	if (!err)
-		flags = le32_to_cpu(cmd->reply.extensions.flags);
+		*found = cmd->reply.extensions;
 	vbc_ctrl_end(vc);
-
-	if (err && err != -EOPNOTSUPP)
-		return err;
-	if (!(flags & VBC_EXT_KEYS_IN_REQUESTS)) {
-		dev_warn(&vc->vdev->dev,
-			 "device has no keyslots and takes no keys in requests\n");
-		return -EOPNOTSUPP;
-	}
-	return 0;
+	return err == -EOPNOTSUPP ? 0 : err;
 }
 
 static int vbc_get_modes(struct vbc_crypto *vc)
@@ -187,6 +179,7 @@ static int vbc_get_modes(struct vbc_crypto *vc)
 static int vbc_init_profile(struct vbc_crypto *vc)
 {
 	struct virtio_device *vdev = vc->vdev;
+	struct vbc_crypto_extensions extensions = { };
 	struct vbc_characteristics found;
 	unsigned int supported = 0;
 	u8 dun_bytes, key_types;
@@ -204,10 +197,17 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 			 slots, dun_bytes);
 		return -EINVAL;
 	}
-	if (!slots) {
-		err = vbc_check_keys_in_requests(vc);
+	if (!slots || vbc_knows_digests()) {
+		err = vbc_get_extensions(vc, &extensions);
 		if (err)
 			return err;
+	}
+	/* An engine without keyslots is usable only if requests carry keys. */
+	if (!slots && !(le32_to_cpu(extensions.flags) &
+			VBC_EXT_KEYS_IN_REQUESTS)) {
+		dev_warn(&vdev->dev,
+			 "device has no keyslots and takes no keys in requests\n");
+		return -EOPNOTSUPP;
 	}
 	if (key_types & VBC_CONFIG_KEY_RAW)
 		supported |= BLK_CRYPTO_KEY_TYPE_RAW;
@@ -240,6 +240,7 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 	}
 	vc->profile.max_dun_bytes_supported = dun_bytes;
 	vc->profile.key_types_supported = supported;
+	vbc_digests_init(vc, le32_to_cpu(extensions.digests));
 
 	return vbc_get_modes(vc);
 }
@@ -300,6 +301,7 @@ void vbc_crypto_adjust_limits(struct vbc_dev *vbc, struct queue_limits *lim)
 		return;
 	}
 
+	vbc_digests_adjust_limits(vc, lim, all);
 	unit = max_t(unsigned int, rounddown_pow_of_two(all), SECTOR_SIZE);
 	lim->max_segment_size = round_down(lim->max_segment_size, unit);
 	/* Segments of large pages must not be cut at multiples of 4 GiB. */

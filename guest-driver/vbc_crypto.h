@@ -17,6 +17,7 @@
 #include <linux/blk-crypto-profile.h>
 #include <linux/cache.h>
 #include <linux/completion.h>
+#include <linux/mempool.h>
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
@@ -97,6 +98,9 @@ struct vbc_crypto {
 	 */
 	unsigned long *refused_slots;
 
+	/* A buffer for digests; NULL if the device gives none */
+	mempool_t *digest_pool;
+
 	/* For user space: vbc_stats.c */
 	atomic64_t commands;
 	atomic64_t refused;
@@ -133,6 +137,49 @@ void vbc_ctrl_end(struct vbc_crypto *vc);
 /* vbc_nokey.c */
 void vbc_nokey_init(struct vbc_crypto *vc);
 void vbc_reprogram_all_keys(struct vbc_crypto *vc);
+
+/* vbc_digest.c */
+#ifdef VBC_DIGESTS
+
+static inline bool vbc_knows_digests(void)
+{
+	return true;
+}
+
+void vbc_digests_init(struct vbc_crypto *vc, u32 offered);
+void vbc_digests_exit(struct vbc_crypto *vc);
+void vbc_digests_adjust_limits(struct vbc_crypto *vc, struct queue_limits *lim,
+			       unsigned int units);
+blk_status_t vbc_digests_prep_rq(struct vbc_dev *vbc, struct request *rq);
+void vbc_digests_return(struct request *rq);
+void vbc_digests_unprep_rq(struct request *rq);
+
+#else /* VBC_DIGESTS */
+
+static inline bool vbc_knows_digests(void)
+{
+	return false;
+}
+
+static inline void vbc_digests_init(struct vbc_crypto *vc, u32 offered) { }
+
+static inline void vbc_digests_exit(struct vbc_crypto *vc) { }
+
+static inline void vbc_digests_adjust_limits(struct vbc_crypto *vc,
+					     struct queue_limits *lim,
+					     unsigned int units) { }
+
+static inline blk_status_t vbc_digests_prep_rq(struct vbc_dev *vbc,
+					       struct request *rq)
+{
+	return BLK_STS_OK;
+}
+
+static inline void vbc_digests_return(struct request *rq) { }
+
+static inline void vbc_digests_unprep_rq(struct request *rq) { }
+
+#endif /* VBC_DIGESTS */
 
 /* vbc_wrapped.c: for struct blk_crypto_ll_ops */
 int vbc_derive_sw_secret(struct blk_crypto_profile *profile,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * How keys get to the device: programming and evicting keyslots, and the part of
- * a request that names a keyslot or carries the key.
+ * a request that names a keyslot or carries the key.  Its digests are in
+ * vbc_digest.c.
  *
  * If the engine has no keyslots, each request carries its key.  The copy lies in
  * the request's own memory, behind its header, from when the request is prepared
@@ -196,6 +197,7 @@ static blk_status_t vbc_attach_key(struct vbc_dev *vbc, struct request *rq)
 blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
 {
 	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
+	blk_status_t sts;
 	int i;
 
 	if (WARN_ON_ONCE(!vbc->crypto || !vbc->crypto->profile_valid))
@@ -206,8 +208,15 @@ blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq)
 	for (i = 0; i < BLK_CRYPTO_DUN_ARRAY_SIZE; i++)
 		vbr->msg.dun[i] = cpu_to_le64(rq->crypt_ctx->bc_dun[i]);
 
-	return vbc_crypto_keys_in_rqs(vbc) ? vbc_attach_key(vbc, rq) :
-					     vbc_name_keyslot(vbc, rq);
+	sts = vbc_crypto_keys_in_rqs(vbc) ? vbc_attach_key(vbc, rq) :
+					    vbc_name_keyslot(vbc, rq);
+	return sts ?: vbc_digests_prep_rq(vbc, rq);
+}
+
+/* The device has carried out the request. */
+void vbc_crypto_finish_rq(struct request *rq)
+{
+	vbc_digests_return(rq);
 }
 
 /* The device has returned the request, or never got it. */
@@ -215,6 +224,7 @@ void vbc_crypto_unprep_rq(struct request *rq)
 {
 	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
 
+	vbc_digests_unprep_rq(rq);
 	if (vbr->prefix_len > sizeof(vbr->hdr) + sizeof(vbr->msg))
 		memzero_explicit(vbr->key, sizeof(*vbr->key));
 }

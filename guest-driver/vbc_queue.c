@@ -112,6 +112,7 @@ static blk_status_t vbc_prep_hdr(struct vbc_dev *vbc, struct request *rq)
 	u32 type;
 
 	vbr->prefix_len = sizeof(vbr->hdr);
+	vbr->digests_len = 0;
 
 	switch (req_op(rq)) {
 	case REQ_OP_READ:
@@ -216,7 +217,7 @@ static blk_status_t vbc_prep_rq(struct vbc_dev *vbc, struct request *rq)
 static int vbc_add_rq(struct vbc_vq *vq, struct vbc_req *vbr)
 {
 	struct request *rq = blk_mq_rq_from_pdu(vbr);
-	struct scatterlist prefix, status, *sgs[3];
+	struct scatterlist prefix, digests, status, *sgs[4];
 	unsigned int out = 0, in = 0;
 
 	sg_init_one(&prefix, &vbr->hdr, vbr->prefix_len);
@@ -227,6 +228,11 @@ static int vbc_add_rq(struct vbc_vq *vq, struct vbc_req *vbr)
 			sgs[out++] = vbr->sgt.sgl;
 		else
 			sgs[out + in++] = vbr->sgt.sgl;
+	}
+
+	if (vbr->digests_len) {
+		sg_init_one(&digests, vbr->digests, vbr->digests_len);
+		sgs[out + in++] = &digests;
 	}
 
 	sg_init_one(&status, &vbr->status, sizeof(vbr->status));
@@ -342,6 +348,8 @@ static void vbc_complete_rq(struct request *rq)
 	struct vbc_req *vbr = blk_mq_rq_to_pdu(rq);
 	struct vbc_dev *vbc = rq->q->queuedata;
 
+	if (likely(vbr->status == VIRTIO_BLK_S_OK))
+		vbc_crypto_finish_rq(rq);
 	vbc_unprep_rq(rq);
 
 	if (unlikely(vbr->status == VBC_S_NOKEY) &&

@@ -10,10 +10,11 @@
  *   vbc_cmd.c     commands to the device
  *   vbc_nokey.c   keys that the device has lost
  *   vbc_wrapped.c hardware-wrapped keys: generate, import, prepare, derive
- *   vbc_stats.c   counters of the five files above, in sysfs
+ *   vbc_digest.c  digests of the ciphertext
+ *   vbc_stats.c   counters of commands and keys, in sysfs
  *
- * Only the last six know keys (vbc_crypto.h has what they share).  They do not
- * know sectors and limits.
+ * Only the last seven know keys (vbc_crypto.h has what they share).  They do not
+ * know sectors.
  */
 #ifndef VIRTIO_BLK_CRYPTO_H
 #define VIRTIO_BLK_CRYPTO_H
@@ -70,6 +71,11 @@ struct vbc_req {
 	u8 nokeys;		/* how often it came back NOKEY */
 	u16 prefix_len;
 	u32 key_gen;		/* vbc_nokey.c: age of the keys it relied on */
+
+	/* vbc_digest.c: where the device writes digests; digests_len may be 0 */
+	bool digests_pooled;
+	u32 digests_len;
+	void *digests;
 
 	struct sg_table sgt;
 	struct scatterlist sg[VBC_INLINE_SG];
@@ -142,6 +148,7 @@ void vbc_crypto_begin_removal(struct vbc_dev *vbc);
 bool vbc_crypto_is_broken(struct vbc_dev *vbc);
 bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc);
 blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq);
+void vbc_crypto_finish_rq(struct request *rq);
 void vbc_crypto_unprep_rq(struct request *rq);
 bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq);
 int vbc_crypto_module_init(void);
@@ -218,6 +225,8 @@ static inline blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc,
 {
 	return BLK_STS_NOTSUPP;
 }
+
+static inline void vbc_crypto_finish_rq(struct request *rq) { }
 
 static inline void vbc_crypto_unprep_rq(struct request *rq) { }
 

@@ -49,6 +49,16 @@
 /* Flags in the reply of GET_CRYPTO_EXTENSIONS */
 #define VBC_EXT_KEYS_IN_REQUESTS	BIT(0)
 
+/*
+ * Digests of the ciphertext, in such a message: one for each data unit.  In the
+ * reply of GET_CRYPTO_EXTENSIONS, bit i is that of algorithm i.
+ */
+#define VBC_DIGEST_NONE			0
+#define VBC_DIGEST_CRC32C		1
+#define VBC_DIGEST_XXHASH64		2
+#define VBC_DIGEST_SHA256		3
+#define VBC_DIGEST_BLAKE2B_256		4
+
 /* Flags in the message of a CRYPTO_IN_EXT or CRYPTO_OUT_EXT */
 #define VBC_MSG_KEY_FOLLOWS		BIT(0)
 

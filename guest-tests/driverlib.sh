@@ -15,6 +15,28 @@ counter() {
 	cat "$BLOCK/crypto_stats/$1"
 }
 
+# digest_test DISK DIGEST...: the kernel's own test of digests. The hardware must give these, and the fallback all.
+digest_test() {
+	local disk=$1 digest unit way
+	shift
+	dmesg_clear
+	echo "$disk" > /sys/module/blk_crypto_digest_test/parameters/run || {
+		dmesg | tail -n 5
+		fail "the kernel's test of digests failed on $disk"
+	}
+	for digest in crc32c xxhash64 sha256 blake2b-256; do
+		way='fallback is'
+		case " $* " in *" $digest "*) way='hardware and fallback are' ;; esac
+		for unit in 512 2048 4096; do
+			dmesg_has "${disk#/dev/}: $digest, $unit-byte data units: $way right" || {
+				dmesg | tail -n 15
+				fail "$disk: not said that $way right for $digest and data units of $unit bytes"
+			}
+		done
+	done
+	note "$disk: ${*:-no digests} by the hardware, all by the fallback"
+}
+
 unbind_disk() {
 	echo "$VIRTIO" > "$DRIVER_DIR/unbind"
 	[ ! -e "$BLOCK/device/driver" ] || fail 'the driver is still bound'

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# case: keys that want a digest which the device does not give use the fallback, others the device
+# device: --digests sha256
+# needs: CONFIG_BLK_CRYPTO_DIGEST_TEST
+# timeout: 600
+# stat: digests.sha256 > 0
+# stat: digests.crc32c == 0
+
+[ "$(ls "$BLOCK/queue/crypto/digests")" = sha256 ] || fail "digests: $(ls "$BLOCK/queue/crypto/digests")"
+digest_test "$DISK" sha256
+
+note 'the stock driver has no inline encryption'
+change_driver virtio_blk
+digest_test "$DISK"
