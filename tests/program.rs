@@ -367,3 +367,46 @@ fn output_that_goes_nowhere() {
     drop(talk(files.connect()));
     assert_eq!(running.terminate().0, Some(0));
 }
+
+/// The host of the tests has what they need, so nothing is wrong with it.
+#[test]
+fn the_selftest_tells_what_is_there_and_what_to_do() {
+    let (code, text) = output(program().args(["selftest", "--qemu", "/none"]));
+    assert_eq!(code, Some(0), "{text}");
+    for line in ["AES-256-XTS by portable: encrypts", "a keyslot: takes a key", "sandbox: "] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(text.contains("missing  /none: No such file"), "{text}");
+    assert!(text.ends_with("The device can serve frontends here.\n"), "{text}");
+    let (code, text) = output(
+        Command::new("sh")
+            .args(["-c", "ulimit -l 0; exec \"$0\" \"$@\""])
+            .arg(program().get_program())
+            .args(["selftest", "--qemu", "/none"]),
+    );
+    // A privileged process has no limit.
+    if code != Some(0) {
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("FAILED   a keyslot: its memory cannot be locked; raise the limit"), "{text}");
+        assert!(text.ends_with("The device cannot serve frontends here.\n"), "{text}");
+    }
+}
+
+/// What a shell is given is a script of that shell, with all options.
+#[test]
+fn completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, text) = output(program().args(["completions", shell]));
+        assert_eq!(code, Some(0));
+        for word in ["blk-file", "keyslots", "inspect", "selftest"] {
+            assert!(text.contains(word), "{shell}: {word}");
+        }
+        let files = Files::new();
+        let script = files.path("script");
+        std::fs::write(&script, text).expect("a file");
+        match Command::new(shell).arg("-n").arg(&script).status() {
+            Ok(status) => assert!(status.success(), "{shell} does not take its script"),
+            Err(error) => eprintln!("{shell}: {error}"),
+        }
+    }
+}

@@ -78,12 +78,15 @@ fn pages() -> Vec<(String, String)> {
     program.build();
     let find = |name| program.find_subcommand(name).expect("a subcommand").clone();
     let (ctl, inspect) = (find("ctl"), find("inspect"));
-    let mut commands = Vec::new();
+    let (mut commands, mut others) = (Vec::new(), Vec::new());
     leaves(&ctl, "ctl", &mut commands);
+    for name in ["selftest", "completions"] {
+        others.push((name.to_owned(), find(name)));
+    }
     let see = |one: &str, other: &str| format!("{one}(1), {other}(1), {OTHERS}");
     vec![
-        // Its subcommands have pages of their own.
-        page(program, PROGRAM, &[], DEVICE, &see(PROGRAM_CTL, PROGRAM_INSPECT)),
+        // Its other subcommands have pages of their own.
+        page(program, PROGRAM, &others, DEVICE, &see(PROGRAM_CTL, PROGRAM_INSPECT)),
         page(ctl, PROGRAM_CTL, &commands, CTL, &see(PROGRAM, PROGRAM_INSPECT)),
         page(inspect, PROGRAM_INSPECT, &[], INSPECT, &see(PROGRAM, PROGRAM_CTL)),
     ]

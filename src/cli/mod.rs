@@ -3,6 +3,7 @@
 //! The command line: a device without a subcommand, as QEMU's backend program conventions want it, or a tool.
 
 mod access;
+mod completions;
 mod ctl;
 mod device;
 mod faults;
@@ -12,12 +13,15 @@ mod man;
 mod number;
 pub mod output;
 pub mod personality;
+mod selftest;
 
 use clap::{CommandFactory, FromArgMatches, Subcommand};
 
+pub use completions::{CompletionsArgs, completions};
 pub use ctl::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand};
 pub use device::{Args, CacheMode, DiscardMode, SandboxMode};
 pub use inspect::InspectArgs;
+pub use selftest::SelftestArgs;
 
 /// What the program is to do.
 pub enum Invocation {
@@ -32,6 +36,8 @@ pub enum Invocation {
 pub enum Tool {
     Inspect(InspectArgs),
     Ctl(CtlArgs),
+    Selftest(SelftestArgs),
+    Completions(CompletionsArgs),
 }
 
 /// The whole command line: the device's options at the top, a subcommand in their place.

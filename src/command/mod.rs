@@ -4,16 +4,19 @@
 
 mod ctl;
 mod inspect;
+mod selftest;
 
 use std::process::ExitCode;
 
-use crate::cli::{Tool, output};
+use crate::cli::{Tool, completions, output};
 
 /// Runs a subcommand. 0: it is well; 1: something differs; 2: an error, which is printed.
 pub fn run(tool: &Tool) -> ExitCode {
     let result = match tool {
         Tool::Inspect(args) => inspect::run(args),
         Tool::Ctl(args) => ctl::run(args),
+        Tool::Selftest(args) => selftest::run(args),
+        Tool::Completions(args) => Ok(output::print(&completions(args.shell), ExitCode::SUCCESS)),
     };
     result.unwrap_or_else(|error| {
         output::complain(&format!("{error:#}"));

@@ -30,6 +30,7 @@ pub use image::{Image, ZeroMode};
 pub use io_channel::{Aio, IoChannel, IoCompletion, IoDirection, Transfer};
 pub use open::{OpenError, OpenOptions, are_same};
 pub use resize::ResizeError;
+pub use uring::probe as probe_io_uring;
 
 /// Bytes of a sector, whatever the logical block size.
 pub const SECTOR_SIZE: u64 = 1 << SECTOR_SHIFT;
