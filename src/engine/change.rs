@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests that are not data: flushes, discards, zeroes.
+//! Requests without data: flush, discard, write zeroes, serial number.
 
 use super::{Engine, Failure, Io, SERIAL_BYTES};
 use crate::disk::ZeroMode;
 use crate::request::{Extent, Request};
 
 impl Engine {
-    /// Changes the image other than by data, or says what it is.
+    /// Executes a request without data.
     pub(super) async fn change(&self, io: &mut Io<'_>, request: &mut Request<'_>) -> Result<(), Failure> {
         self.finish_prefetch(io);
         match request {
@@ -43,18 +43,18 @@ impl Engine {
                 })
                 .await?;
             }
-            // Those are served elsewhere.
+            // `read`, `write` and `command` execute these.
             Request::Read { .. } | Request::Write { .. } | Request::Control(_) => return Err(Failure::Unsupported),
         }
         self.commit(io).await
     }
 
-    /// After a change of the image: makes it durable, if it must be.
+    /// After a change of the image: makes it durable if required.
     pub(super) async fn commit(&self, io: &mut Io<'_>) -> Result<(), Failure> {
         if io.durable { self.make_durable(io).await } else { Ok(()) }
     }
 
-    /// Makes everything durable that has been completed so far.
+    /// Makes all completed writes durable.
     async fn make_durable(&self, io: &mut Io<'_>) -> Result<(), Failure> {
         io.flush().await?;
         self.observer.count_flush();

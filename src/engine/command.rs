@@ -17,8 +17,7 @@ use crate::wrapped::Wrapping;
 use scattered_xts::KEY_BYTES;
 
 impl Engine {
-    /// Carries a command out after all commands of this worker that came before, and takes the time that the emulated hardware
-    /// takes.
+    /// Executes a command after all earlier commands of this worker. It takes as long as on the emulated hardware.
     pub(super) async fn command(
         &self,
         io: &mut Io<'_>,
@@ -28,7 +27,7 @@ impl Engine {
         self.finish_prefetch(io);
         let turn = io.worker.command_turn(io.token).await;
         io.record.watch.lap(Stage::Other);
-        // The keys that this worker keeps would hold it up.
+        // Otherwise the command would wait for keys that this worker keeps.
         io.worker.keys.borrow_mut().release_all();
         if let Some(fate) = fate {
             Box::pin(self.lose(io, None, fate.loss)).await;
@@ -63,7 +62,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a key into a slot, and waits until no request uses the one before. What is refused leaves the slot as it is.
+    /// Puts a key into a slot, and waits until no request uses the previous one. A refused command does not change the
+    /// slot.
     async fn program(&self, io: &mut Io<'_>, programming: &Programming<'_>, fails: bool) -> Result<(), Failure> {
         let slot = programming.slot;
         let programmed = async {
@@ -86,7 +86,7 @@ impl Engine {
         replaced.map(drop)
     }
 
-    /// What a slot is to be programmed for, if the engine offers that.
+    /// The configuration of a slot, if the engine supports it.
     fn check(&self, programming: &Programming<'_>) -> Result<KeyConfig, Failure> {
         self.check_has_slots()?;
         if programming.slot >= u32::from(self.config.keyslots) {
@@ -99,7 +99,7 @@ impl Engine {
         if self.has_keys_in_requests() { Err(Failure::Unsupported) } else { Ok(()) }
     }
 
-    /// What a key is for, if the engine offers that.
+    /// The configuration of a key, if the engine supports it.
     pub(super) fn check_key(&self, key: &KeyDescription) -> Result<KeyConfig, Failure> {
         let KeyDescription { is_aes_256_xts, key_type, data_unit_bits, dun_bytes, .. } = *key;
         let offered = match key_type {
@@ -136,7 +136,7 @@ impl Engine {
             &derived
         };
         if halves_are_equal(key) {
-            // Weak, but what the kernel's fallback accepts.
+            // Weak, but the kernel's fallback accepts it.
             self.observer.count_equal_halves();
         }
         let generation = self.keyslots.next_generation();
@@ -149,13 +149,13 @@ impl Engine {
         self.wrapping.as_ref().ok_or(Failure::Unsupported)
     }
 
-    /// What the driver is told of the engine.
+    /// What the engine offers to the driver.
     pub fn capabilities(&self) -> Capabilities {
         let EngineConfig { keyslots, raw_keys, data_unit_mask, max_dun_bytes, .. } = self.config;
         Capabilities { keyslots, raw_keys, wrapped_keys: self.takes_wrapped_keys(), data_unit_mask, max_dun_bytes }
     }
 
-    /// Commands that change no slot.
+    /// Executes a command that changes no slot.
     fn answer(&self, command: &ControlCommand<'_>, room: &mut Room<'_>) -> Result<(), Failure> {
         let answered = match command {
             ControlCommand::GetCryptoModes => {
@@ -178,15 +178,15 @@ impl Engine {
                 let secret = self.wrapping()?.sw_secret(ephemeral.bytes().ok_or(Failure::Malformed)?)?;
                 reply_whole(room, &*secret)
             }
-            // Those are carried out elsewhere.
+            // `command` executes these.
             ControlCommand::Program(_) | ControlCommand::Evict { .. } => return Err(Failure::Unsupported),
         };
-        // An answer that does not fit is not given at all.
+        // A reply that does not fit is not written at all.
         if answered { Ok(()) } else { Err(Failure::Malformed) }
     }
 }
 
-/// In constant time.
+/// Compares in constant time.
 pub(super) fn halves_are_equal(key: &[u8; KEY_BYTES]) -> bool {
     let (data, tweak) = key.split_at(KEY_BYTES / 2);
     data.iter().zip(tweak).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0

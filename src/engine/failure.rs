@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Why a request was not done.
+//! Why a request failed.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::secret::wipe_signal_stack;
 use crate::sigbus;
 use crate::wrapped::WrapError;
 
-/// Why a request was not done. What the driver is told of it is the front end's business.
+/// Why a request failed. The front end maps this to a status.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum Failure {
@@ -31,11 +31,9 @@ pub enum Failure {
     Wrap(#[from] WrapError),
     #[error(transparent)]
     Keep(#[from] KeepError),
-    #[error("a fault has been asked for")]
+    #[error("an injected fault")]
     Fault,
-    #[error(
-        "a part of the guest's memory is not there: its file has been cut off, or there is no room or huge page for it"
-    )]
+    #[error("part of the guest's memory is missing: its file was truncated, or there is no memory or huge page for it")]
     GuestMemory,
     #[error(transparent)]
     Disk(io::Error),
@@ -43,12 +41,12 @@ pub enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // System calls say it like this. Memory of our own is there.
+        // System calls report missing guest memory like this. Our own memory is never missing.
         if error.raw_os_error() == Some(libc::EFAULT) { Self::GuestMemory } else { Self::Disk(error) }
     }
 }
 
-/// To be asked when something has been read from the guest's memory, and before anything is made of it.
+/// Call this after reading guest memory, before using what was read.
 ///
 /// # Errors
 /// [`Failure::GuestMemory`], as long as the frontend's session lasts.
@@ -56,27 +54,27 @@ pub fn check_guest_memory() -> Result<(), Failure> {
     if sigbus::guest_memory_is_sound() {
         return Ok(());
     }
-    // The signal may have struck while the engine worked.
+    // SIGBUS may have struck while the engine worked.
     wipe_signal_stack();
     Err(Failure::GuestMemory)
 }
 
 impl Failure {
-    /// The guest's mistakes are its own business; trouble of the host's is the user's.
+    /// Logs mistakes of the guest at debug level, and problems of the host as warnings.
     pub fn report(&self) {
         static LIMIT: RateLimit = RateLimit::new();
         match self {
             Self::Disk(error) => {
                 if let Some(suppressed) = LIMIT.allow() {
-                    log::warn!("the image fails: {error} ({suppressed} such lines left out before)");
+                    log::warn!("an access to the image failed: {error} ({suppressed} such lines suppressed)");
                 }
             }
             Self::GuestMemory => {
                 if let Some(suppressed) = LIMIT.allow() {
-                    log::warn!("a request fails: {self} ({suppressed} such lines left out before)");
+                    log::warn!("a request failed: {self} ({suppressed} such lines suppressed)");
                 }
             }
-            _ => log::debug!("a request fails: {self}"),
+            _ => log::debug!("a request failed: {self}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What becomes of requests that faults strike. Nothing in here runs for any other request.
+//! Requests that faults strike. No other request runs this code.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::keyslot::Evicted;
 use crate::request::{ControlCommand, Extent, KeySource, NO_SLOT, Request};
 
 impl Engine {
-    /// What faults do to a request. Only to be called when there are any.
+    /// The faults that strike a request. Call it only if there are any.
     #[cold]
     pub(super) fn fate(&self, queue: usize, request: &Request<'_>) -> Option<Box<Fate>> {
         let mut extents: &[Extent] = &[];
@@ -51,7 +51,7 @@ impl Engine {
         fate
     }
 
-    /// Serves a request that faults strike, as [`Engine::serve`] does otherwise.
+    /// Executes a request with faults, as [`Engine::serve`] does without.
     #[cold]
     pub(super) async fn serve_faulty<'e>(
         &'e self,
@@ -65,7 +65,7 @@ impl Engine {
             }
         }
         match request {
-            // It does so when it is its turn.
+            // A command does this when it executes.
             Request::Control(_) => {}
             Request::Read { crypto, .. } | Request::Write { crypto, .. } => {
                 self.lose(io, crypto.and_then(|tag| tag.slot()), fate.loss).await;
@@ -74,18 +74,18 @@ impl Engine {
         }
         let whole = fate.short.is_none_or(|short| self.cut_short(short, request));
         let result = match request {
-            // What a failing command leaves behind is known where commands are done.
+            // The command code knows what a failing command leaves behind.
             Request::Control(_) => self.execute(io, request, Some(&fate)).await,
             _ if fate.io_error => Err(Failure::Fault),
             _ if !whole => Ok(()),
             _ => self.execute(io, request, Some(&fate)).await,
         };
-        // A request that does not move all of its data and says so has failed.
+        // A short transfer has failed, unless it claims success.
         let result = match fate.short {
             Some(Short { claims_success: false, .. }) => result.and(Err(Failure::Fault)),
             _ => result,
         };
-        // However the answer is held back, it is given in the end.
+        // The result is returned in the end, however it is held back.
         match fate.reorder {
             _ if !fate.delay.is_zero() => drop(io.hold(Hold::Until(Instant::now() + fate.delay)).await),
             Some(window) => drop(io.hold(Hold::Reorder(window)).await),
@@ -94,7 +94,7 @@ impl Engine {
         result
     }
 
-    /// Loses keys, before a request begins that uses `slot`.
+    /// Loses keys before a request that uses `slot` begins.
     pub(super) async fn lose(&self, io: &Io<'_>, slot: Option<u32>, loss: Option<Loss>) {
         let lost = match (loss, slot) {
             (Some(Loss::All), _) => {
@@ -110,7 +110,7 @@ impl Engine {
         self.observer.count_lost(lost);
     }
 
-    /// Lets a request transfer less. False when nothing is left to transfer.
+    /// Shortens a transfer. Returns false if nothing is left of it.
     fn cut_short(&self, short: Short, request: &mut Request<'_>) -> bool {
         let (Request::Read { extent, crypto, .. } | Request::Write { extent, crypto, .. }) = request else {
             return true;

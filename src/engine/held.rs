@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests that a fault holds back: until a time, until others are held back with them, or until the fault is gone.
+//! Requests that a fault holds back: until a time, until others are held back too, or until the fault is gone.
 //!
-//! Whoever stops a queue does not wait for them: see [`Held::drain`].
+//! Stopping a queue does not wait for them: see [`Held::drain`].
 
 use std::time::{Duration, Instant};
 
 use crate::tasks::Token;
 
-/// How often is looked whether somebody has cleared a fault or stops a queue.
+/// How often to check whether somebody has cleared a fault or stops a queue.
 const TICK: Duration = Duration::from_millis(20);
-/// How long completions are held back to be put in another order, when no more come.
+/// How long to hold completions back for reordering when no more come.
 const GATHERING: Duration = Duration::from_millis(10);
 
 /// Until when a request is held back.
@@ -18,18 +18,18 @@ const GATHERING: Duration = Duration::from_millis(10);
 pub(super) enum Hold {
     /// Until this time.
     Until(Instant),
-    /// Until so many of its queue are held back like this; then the last one goes first. Or for some time.
+    /// Until this many of its queue are held back; then the last one goes first. There is a time limit.
     Reorder(usize),
-    /// For good; but it is asked now and then.
+    /// Forever, but it checks now and then.
     Stuck,
 }
 
-/// Why a request is not held back any more.
+/// Why a request is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Released {
-    /// What it was held back for is over, or is to be looked at again.
+    /// Its wait is over, or it must check again.
     Due,
-    /// Somebody stops its queue, or changes what all queues work with.
+    /// Somebody waits until its queue is drained.
     Drained,
 }
 
@@ -40,12 +40,12 @@ struct HeldRequest {
     since: Instant,
 }
 
-/// What a worker holds back.
+/// The requests that a worker holds back.
 #[derive(Default)]
 pub(super) struct Held {
     entries: Vec<HeldRequest>,
     ready: Vec<(Token, Released)>,
-    /// When the worker will be awake to look here.
+    /// When the worker will be awake and check.
     wake: Option<Instant>,
 }
 
@@ -64,12 +64,12 @@ impl Held {
         }
     }
 
-    /// Ends the wait of all requests of a queue. Returns whether there were any.
+    /// Releases all requests of a queue. Returns whether there were any.
     pub(super) fn drain(&mut self, queue: usize) -> bool {
         self.release(Released::Drained, |entry| entry.queue == queue)
     }
 
-    /// The last one first.
+    /// Releases the last one first.
     fn release(&mut self, how: Released, which: impl Fn(&HeldRequest) -> bool) -> bool {
         let before = self.ready.len();
         self.ready.extend(self.entries.iter().rev().filter(|entry| which(entry)).map(|entry| (entry.token, how)));
@@ -77,11 +77,11 @@ impl Held {
         self.ready.len() > before
     }
 
-    /// Names each request that is not held back any more.
+    /// Reports each released request.
     pub(super) fn poll(&mut self, mut name: impl FnMut(Token, Released)) {
         if !self.entries.is_empty() {
             let now = Instant::now();
-            // Those that wait for a time, the earliest first.
+            // Requests that wait for a time, the earliest first.
             let due = |entry: &HeldRequest| matches!(entry.hold, Hold::Until(due) if due <= now);
             let mut times: Vec<_> = self.entries.iter().filter(|entry| due(entry)).collect();
             times.sort_by_key(|entry| match entry.hold {
@@ -99,7 +99,7 @@ impl Held {
         self.ready.drain(..).for_each(|(token, how)| name(token, how));
     }
 
-    /// The time at which somebody must look here again, if the worker is not known to be awake then.
+    /// When the worker must check again, unless it will be awake then.
     pub(super) fn next_wake(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let times = self.entries.iter().map(|entry| match entry.hold {

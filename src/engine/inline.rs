@@ -15,7 +15,7 @@ use crate::request::{CryptoTag, Extent, KeySource, Payload, Request};
 use scattered_xts::Dun;
 use scattered_xts::Prefetch;
 
-/// A request's way through the engine: its key and DUN, checked against its length. Plain data has none.
+/// The key and DUN of a request, checked against its length. Plain data has none.
 pub(super) struct Inline<'e> {
     encrypted: Option<Encrypted<'e>>,
     /// When the emulated engine is done with it, if that is slower than we are.
@@ -23,14 +23,14 @@ pub(super) struct Inline<'e> {
 }
 
 struct Encrypted<'e> {
-    /// In place of the healthy engine, for a fault. Goes before the key: it may have one of the same slot.
+    /// Replaces the healthy engine, for a fault. Dropped before the key, because it may hold a key of the same slot.
     broken: Option<Box<BrokenEngine>>,
     key: InUse<'e>,
     first: Dun,
 }
 
 impl Engine {
-    /// Takes the key that the slot holds now, and checks that the transfer goes with it.
+    /// Takes the current key of the slot, and checks that it can serve the transfer.
     pub(super) async fn inline<'e>(
         &'e self,
         io: &mut Io<'e>,
@@ -49,13 +49,13 @@ impl Engine {
         let units = extent.len >> config.data_unit_bits;
         io.record.crypto = Some(CryptoUse { slot: tag.slot(), generation: key.generation(), dun: tag.dun, units });
         config.check(first, extent.len)?;
-        // From here on the request holds its place in the engine, so that our own work is part of the time it takes.
+        // From here on the request occupies the emulated engine, so that our own work counts as part of its time.
         let due = self.pace.as_ref().map(|pace| pace.reserve(Instant::now(), extent.len));
         Ok(Inline { encrypted: Some(Encrypted { broken, key, first }), due })
     }
 }
 
-/// A transfer that comes soon.
+/// A transfer that will be served soon.
 #[derive(Debug, Clone, Copy)]
 pub enum Ahead {
     /// A read.
@@ -65,7 +65,7 @@ pub enum Ahead {
 }
 
 impl Ahead {
-    /// That of a request, when it moves data.
+    /// The transfer of a request, if it has one.
     pub fn of(request: &Request<'_>) -> Option<Self> {
         match request {
             Request::Read { extent, .. } => Some(Self::Read(*extent)),
@@ -75,13 +75,13 @@ impl Ahead {
     }
 }
 
-/// Prefetching.
 impl Engine {
-    /// A transfer will be served after a few others: prefetches what it needs, or notes that for the engine to do while it decrypts.
+    /// Prefetches for a transfer that will be served after a few others, or notes it for the engine to prefetch while
+    /// it decrypts.
     pub fn prefetch(&self, worker: &Worker, ahead: Ahead) {
         match ahead {
             Ahead::Read(Extent { offset, len }) => {
-                // What was noted before, and the engine had no time for.
+                // The previous note, if the engine had no time for it.
                 worker.prefetch.take().finish();
                 worker.prefetch.set(self.disk.prefetch_read(offset, len).unwrap_or_default());
             }
@@ -89,7 +89,7 @@ impl Engine {
         }
     }
 
-    /// What the engine prefetches while it decrypts. Without decryption, prefetches it now.
+    /// What the engine should prefetch while it decrypts. Without decryption, prefetches it now.
     pub(super) fn take_prefetch(&self, io: &Io<'_>, inline: &Inline<'_>) -> Prefetch {
         if inline.is_encrypted() {
             return io.worker.prefetch.take();
@@ -98,14 +98,14 @@ impl Engine {
         Prefetch::default()
     }
 
-    /// Prefetches the rest now.
+    /// Prefetches what is left.
     pub(super) fn finish_prefetch(&self, io: &Io<'_>) {
         io.worker.prefetch.take().finish();
     }
 
-    /// Ends the time of asking whether data can be moved in place.
+    /// Ends the time of checking whether data can be moved in place.
     pub(super) fn lap_lookup(&self, io: &mut Io<'_>) {
-        // In memory that takes less time than to look at the clock.
+        // In memory that takes less time than reading the clock.
         if !self.disk.image().residency_is_cached() {
             io.record.watch.lap(Stage::Disk);
         }
@@ -125,13 +125,12 @@ impl Inline<'_> {
         self.encrypted.is_some()
     }
 
-    /// Where the time goes while the worker moves bytes.
+    /// The stage that counts the worker's time for moving data.
     pub(super) fn stage(&self) -> Stage {
         if self.is_encrypted() { Stage::Crypto } else { Stage::Disk }
     }
 
-    /// Moves what lies `offset` bytes into the request from the image's side to the guest's, while the CPU fetches what comes
-    /// soon.
+    /// Moves the data `offset` bytes into the request from the image to the guest, while the CPU prefetches.
     pub(super) fn decrypt(
         &self,
         offset: u64,
@@ -153,7 +152,7 @@ impl Inline<'_> {
         Ok(())
     }
 
-    /// Moves what lies `offset` bytes into the request from the guest's side to the image's. `past_caches`: nobody looks at the
+    /// Moves the data `offset` bytes into the request from the guest to the image. `past_caches`: nobody reads the
     /// result soon.
     pub(super) fn encrypt(
         &self,
@@ -189,7 +188,7 @@ impl Inline<'_> {
     }
 }
 
-/// Copies as much as there is and finds room. One of the two is a single piece.
+/// Copies as many bytes as both have. One of the two is a single piece.
 fn copy(from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
     let mut done = 0;
     match (from, to) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What goes along with a request from its beginning to its end, and the waits that all requests have.
+//! The context of a request, and the waits that all requests share.
 
 use std::time::Instant;
 
@@ -12,35 +12,33 @@ use crate::observe::{Record, Stage};
 use crate::segments::Room;
 use crate::tasks::Token;
 
-/// A request on its way.
+/// A request in execution.
 pub struct Io<'m> {
-    /// The worker that serves it.
     pub(super) worker: &'m Worker,
-    /// Names it to the worker.
+    /// Identifies it to the worker.
     pub token: Token,
-    /// The queue that it came from: for faults.
+    /// The queue that it came from, for faults.
     pub queue: usize,
-    /// What it changes must be durable before it completes.
+    /// Its changes must be durable before it completes.
     pub durable: bool,
-    /// Where in guest memory what it answers goes.
+    /// Where its reply goes in guest memory.
     pub room: Room<'m>,
-    /// What the statistics are told of it.
+    /// Its statistics.
     pub record: Record,
 }
 
 impl<'m> Io<'m> {
-    /// A request that has just come.
+    /// A new request.
     pub fn new(worker: &'m Worker, queue: usize, head: u16, durable: bool, room: Room<'m>) -> Self {
         let record = Record::new(queue, head, worker.observe.borrow_mut().stopwatch());
         Self { worker, token: 0, queue, durable, room, record }
     }
 
-    /// It is over: counts it.
+    /// Counts the finished request.
     pub fn finished(&self) {
         self.worker.observe.borrow_mut().finished(&self.record);
     }
 
-    /// Waits until a time.
     pub(super) async fn sleep_until(&mut self, due: Instant) {
         if due > Instant::now() {
             self.worker.timers.borrow_mut().arm(self.token, due);
@@ -50,7 +48,7 @@ impl<'m> Io<'m> {
         }
     }
 
-    /// Waits until a fault does not hold it back any more.
+    /// Waits until no fault holds it back.
     pub(super) async fn hold(&mut self, hold: Hold) -> Released {
         self.worker.hold(self.token, self.queue, hold);
         let wakeup = self.worker.wakeup(self.token).await;
@@ -76,12 +74,12 @@ impl<'m> Io<'m> {
         Ok(result?)
     }
 
-    /// Lets the worker look at other requests and queues.
+    /// Lets the worker serve other requests and queues.
     pub(super) async fn yield_now(&self) {
         self.worker.yield_now(self.token).await;
     }
 
-    /// Makes durable what has been written before.
+    /// Makes earlier writes durable.
     pub(super) async fn flush(&mut self) -> Result<(), Failure> {
         let begun = self.worker.disk.borrow_mut().flush(self.token);
         let completion = self.disk_completion(begun).await;
@@ -89,7 +87,7 @@ impl<'m> Io<'m> {
         Ok(completion.result?)
     }
 
-    /// Has something done to `bytes` bytes of the image that may wait.
+    /// Runs an action on `bytes` bytes of the image that may wait.
     pub(super) async fn run(
         &mut self,
         bytes: u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The key of a request in flight: its slot's, or the one that it brought along.
+//! The key of a request in flight, from a slot or from the request itself.
 
 use std::time::Instant;
 
@@ -14,7 +14,6 @@ use crate::secret::{COMMAND_STACK, EXPANSION_STACK, PROGRAM_STACK, with_wiped_st
 use scattered_xts::{Implementation, KEY_BYTES};
 use zeroize::Zeroizing;
 
-/// A key that a request uses.
 pub(super) enum InUse<'e> {
     /// Of a slot.
     Slot(u32, KeyHandle<'e>),
@@ -25,9 +24,9 @@ pub(super) enum InUse<'e> {
 /// A key that came with a request. Wiped when it is dropped.
 pub(super) struct OwnKey<'e> {
     worker: &'e Worker,
-    /// `None` once it is given back.
+    /// `None` once it was given back.
     place: Option<Place>,
-    /// Names it in traces.
+    /// Identifies it in traces.
     fingerprint: u64,
 }
 
@@ -35,7 +34,7 @@ impl InUse<'_> {
     /// The key.
     ///
     /// # Errors
-    /// [`Failure::NoKey`] when it has been given back, which nobody does who still needs it.
+    /// [`Failure::NoKey`] if it was given back. Code that still needs the key does not do that.
     pub(super) fn key(&self) -> Result<&ProgrammedKey, Failure> {
         match self {
             Self::Slot(_, handle) => Ok(handle.key()),
@@ -44,7 +43,7 @@ impl InUse<'_> {
         }
     }
 
-    /// Which programming of its slot it is; or its fingerprint, when a trace wants that.
+    /// The generation of a slot's key; or the fingerprint of a request's key, if a trace needs it.
     pub(super) fn generation(&self) -> u64 {
         match self {
             Self::Slot(_, handle) => handle.generation(),
@@ -52,7 +51,7 @@ impl InUse<'_> {
         }
     }
 
-    /// The request does not need it any more; those that come next may.
+    /// The request no longer needs the key; the next ones may.
     pub(super) fn keep(self, worker: &Worker) {
         match self {
             Self::Slot(slot, handle) => worker.keys.borrow_mut().keep(slot, handle),
@@ -92,8 +91,7 @@ impl Engine {
         Ok((InUse::Slot(slot, key), broken))
     }
 
-    /// The key that a request has brought along, which is read from guest memory here. Waits while too many other requests have
-    /// one.
+    /// Reads the key of a request from guest memory. Waits while too many other requests have one.
     pub(super) async fn key_of_request<'e>(
         &'e self,
         io: &mut Io<'e>,
@@ -123,7 +121,7 @@ impl Engine {
         Ok((InUse::Request(OwnKey { worker, place: Some(place), fingerprint }), broken))
     }
 
-    /// Puts the raw key into its place: its fingerprint, when a trace wants that, and the broken engine for it.
+    /// Puts the raw key into its place. Returns its fingerprint, if a trace needs it, and the broken engine for it.
     fn fill(
         &self,
         worker: &Worker,
@@ -154,7 +152,7 @@ impl Engine {
         Ok((fingerprint, broken))
     }
 
-    /// Unwraps a key into its place, unless that was done a moment ago.
+    /// Unwraps a key into its place, unless it is cached.
     fn unwrap(
         &self,
         worker: &Worker,
@@ -162,7 +160,7 @@ impl Engine {
         description: &KeyDescription,
         payload: &Payload<'_>,
     ) -> Result<(), Failure> {
-        // No secret, unless the driver is mistaken about the key's type.
+        // Not a secret, unless the driver confuses the key types.
         let mut blob = Zeroizing::new([0; MAX_KEY_BYTES]);
         payload.read_key(&mut *blob);
         check_guest_memory()?;
@@ -188,7 +186,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A broken engine for a request with this key, and what later ones need of it.
+    /// A broken engine for a request with this key. Keeps what later ones need of the key.
     #[cold]
     fn broken_engine_of_request(
         &self,

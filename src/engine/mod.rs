@@ -2,11 +2,11 @@
 
 //! The emulated crypto engine and the disk behind it: executes requests.
 //!
-//! A request comes validated, with its pieces of guest memory, and ends with `Ok` or a [`Failure`]. Where it comes from is
-//! not known here: no virtqueues, no feature bits, no status bytes. So another host controller can stand on this layer.
+//! A request comes validated, with its pieces of guest memory, and ends with `Ok` or a [`Failure`]. This layer does not
+//! know virtqueues, feature bits or status bytes, so another host controller can use it.
 //!
-//! Each request is one `async fn`: [`Engine::read`], [`Engine::write`], [`Engine::command`], and [`Engine::change`] for what
-//! is not data. It waits where it says `await`, and holds no thread meanwhile: see [`Worker`].
+//! Each request is one `async fn`: [`Engine::read`], [`Engine::write`], [`Engine::command`], and [`Engine::change`] for
+//! requests without data. It waits at each `await` and blocks no thread: see [`Worker`].
 #![forbid(unsafe_code)]
 
 mod change;
@@ -17,6 +17,7 @@ mod held;
 mod inline;
 mod io;
 mod key;
+mod order;
 mod pace;
 mod read;
 mod slots;
@@ -40,33 +41,33 @@ use pace::Pace;
 pub use pace::Timing;
 pub use worker::Worker;
 
-/// The most bytes of a request that are moved before the worker looks at other requests and queues: a request may have almost
-/// 4 GiB. A multiple of every data unit size and of the bounce buffers'.
+/// The maximum number of bytes that a request moves before the worker serves others: a request may have almost 4 GiB. A
+/// multiple of every data unit size and of the bounce buffer sizes.
 const TURN: u64 = 1 << 20;
 
-/// The most bytes of a serial number.
+/// The maximum length of a serial number.
 pub const SERIAL_BYTES: usize = 20;
 
-/// What an engine is; fixed while it lives.
+/// Configuration of an engine, fixed while it lives.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct EngineConfig {
     /// Number of keyslots; 0: each encrypted request brings its key along.
     pub keyslots: u16,
-    /// Hardware-wrapped keys that come with requests are not unwrapped anew each time.
+    /// Cache unwrapped keys that come with requests.
     pub cache_unwrapped: bool,
-    /// What encrypts and decrypts.
+    /// The AES-XTS implementation.
     pub crypto_engine: scattered_xts::Implementation,
-    /// Raw keys can be programmed.
+    /// Accept raw keys.
     pub raw_keys: bool,
     /// Bit i: data units of 2^i bytes.
     pub data_unit_mask: u32,
-    /// The most bytes a DUN may have.
+    /// The maximum number of bytes of a DUN.
     pub max_dun_bytes: u8,
     /// Bytes of a logical block.
     pub logical_block_size: u32,
     /// Serial number, at most [`SERIAL_BYTES`].
     pub serial: String,
-    /// How slow the engine is.
+    /// The emulated times.
     pub timing: Timing,
 }
 
@@ -75,24 +76,23 @@ pub struct Engine {
     config: EngineConfig,
     disk: Arc<Disk>,
     keyslots: Arc<KeyslotTable>,
-    /// Hardware-wrapped keys, when they are offered.
+    /// Hardware-wrapped keys, if they are offered.
     wrapping: Option<Wrapping>,
-    /// Keys that were unwrapped a moment ago, when they come with requests.
+    /// Keys from requests that were unwrapped recently.
     unwrapped: Option<Arc<UnwrappedKeys>>,
-    /// Names of keys that come with requests.
+    /// Fingerprints of keys from requests.
     fingerprints: Option<Fingerprints>,
-    /// The engine's clock, when it is slow.
+    /// The engine's clock, if it is slow.
     pace: Option<Pace>,
-    /// What is to go wrong.
     faults: Faults,
     observer: Arc<Observer>,
 }
 
 impl Engine {
-    /// An engine with empty keyslots. With `wrapping` it takes hardware-wrapped keys. `observer` counts what it does.
+    /// Creates an engine with empty keyslots. With `wrapping` it accepts hardware-wrapped keys. `observer` counts.
     ///
     /// # Errors
-    /// When the memory for the keys cannot be had or not be locked.
+    /// When the memory for the keys cannot be allocated or locked.
     pub fn new(
         config: EngineConfig,
         wrapping: Option<Wrapping>,
@@ -117,7 +117,7 @@ impl Engine {
         })
     }
 
-    /// What it was made from.
+    /// Its configuration.
     pub fn config(&self) -> &EngineConfig {
         &self.config
     }
@@ -137,52 +137,52 @@ impl Engine {
         self.config.keyslots == 0
     }
 
-    /// Whether hardware-wrapped keys can be programmed.
+    /// Whether it accepts hardware-wrapped keys.
     pub fn takes_wrapped_keys(&self) -> bool {
         self.wrapping.is_some()
     }
 
-    /// The faults, which can be changed at any time.
+    /// The faults, which may change at any time.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// What counts.
+    /// Its statistics.
     pub fn observer(&self) -> &Arc<Observer> {
         &self.observer
     }
 
-    /// Whether so many workers find the locked memory that they need.
+    /// Checks that this many workers can lock the memory that they need.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system.
     pub fn check_locked_memory(&self, workers: usize) -> std::io::Result<()> {
         self.request_keys(workers).map(drop)
     }
 
-    /// Places for the keys that come with the requests of so many workers.
+    /// Places for the keys that come with the requests of this many workers.
     fn request_keys(&self, workers: usize) -> std::io::Result<RequestKeys> {
         let places = if self.has_keys_in_requests() { PLACES.saturating_mul(workers) } else { 0 };
         RequestKeys::new(places, self.config.crypto_engine)
     }
 
-    /// One worker's part of it.
+    /// Creates the state of a worker.
     ///
     /// # Errors
-    /// When there is no memory, or no way to the disk.
+    /// When there is no memory, or no access to the disk.
     pub fn worker(&self) -> std::io::Result<Worker> {
         Worker::new(self)
     }
 
-    /// Wipes the keys that were unwrapped.
+    /// Wipes cached unwrapped keys.
     pub fn forget_unwrapped(&self) {
         if let Some(unwrapped) = &self.unwrapped {
             unwrapped.clear();
         }
     }
 
-    /// Loses all keys, as in a reset. Waits for requests that use them, so it must not be called by a worker. Returns how many
-    /// there were.
+    /// Loses all keys, as in a reset. Waits for requests that use them, so a worker must not call it. Returns the
+    /// number of keys.
     pub fn lose_keys(&self) -> usize {
         self.forget_unwrapped();
         pollster::block_on(self.empty_all_slots())
@@ -191,7 +191,7 @@ impl Engine {
     /// Makes everything durable that was written, and waits for it.
     ///
     /// # Errors
-    /// The system's; once it has failed, always.
+    /// Those of the system. After a failure it always fails.
     pub fn flush(&self) -> std::io::Result<()> {
         self.disk.image().flush()?;
         self.observer.count_flush();
@@ -201,7 +201,7 @@ impl Engine {
     /// Executes a request.
     ///
     /// # Errors
-    /// Why it was not done, or not as a whole.
+    /// Why it failed, or was done only in part.
     pub async fn serve<'e>(&'e self, io: &mut Io<'e>, request: &mut Request<'_>) -> Result<(), Failure> {
         if self.faults.armed()
             && let Some(fate) = self.fate(io.queue, request)

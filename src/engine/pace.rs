@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! How slow the emulated engine is.
+//! The speed of the emulated engine.
 //!
-//! A controller has one crypto engine, and all queues share it. It is a pipeline: data passes its input one request after
-//! the other at the engine's throughput, and comes out a fixed latency later, while the next request is already going in.
+//! A controller has one crypto engine, which all queues share. It is a pipeline: data enters it at the engine's
+//! throughput, one request after the other, and leaves it a fixed latency later, while the next request already enters.
 //! So the throughput bounds the sum over all queues, and the latency adds to each request without lowering that sum.
 //!
-//! [`Pace`] knows only when the input is free again; who waits, and how, is the caller's business.
+//! [`Pace`] computes when a request is done. The caller waits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
-/// The times of an engine; all 0 in [`Timing::default`], which costs nothing, not even a look at the clock.
+/// The times of an engine. [`Timing::default`] is all 0 and costs nothing, not even a read of the clock.
 ///
 /// In JSON, times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Timing {
-    /// What a KEYSLOT_PROGRAM command takes.
+    /// Duration of a KEYSLOT_PROGRAM command.
     #[serde(rename = "program_us", serialize_with = "microseconds")]
     pub program: Duration,
-    /// What a KEYSLOT_EVICT command takes.
+    /// Duration of a KEYSLOT_EVICT command.
     #[serde(rename = "evict_us", serialize_with = "microseconds")]
     pub evict: Duration,
-    /// Throughput of the engine in MB/s (10^6 bytes per second), all queues together; 0: not limited.
+    /// Throughput of the engine in MB/s (10^6 bytes per second), all queues together; 0: unlimited.
     pub crypto_mb_per_s: u32,
-    /// From a request's last byte into the engine to its last byte out.
+    /// Time from a request's last byte into the engine to its last byte out.
     #[serde(rename = "crypto_latency_us", serialize_with = "microseconds")]
     pub crypto_latency: Duration,
 }
@@ -46,7 +46,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// An idle engine, or `None` when requests take it no time.
+    /// An idle engine, or `None` if it adds no time to requests.
     pub fn new(timing: &Timing) -> Option<Self> {
         let limited = timing.crypto_mb_per_s != 0 || !timing.crypto_latency.is_zero();
         limited.then(|| Self {
@@ -57,8 +57,8 @@ impl Pace {
         })
     }
 
-    /// Puts a request of `bytes` into the engine at the time `now`, behind those that are in it, and returns when it is
-    /// done. Nothing waits here.
+    /// Queues a request of `bytes` bytes at the time `now`, behind earlier ones, and returns when it is done. Does not
+    /// wait.
     pub fn reserve(&self, now: Instant, bytes: u64) -> Instant {
         // 10^6 bytes per second are 10^-3 bytes per nanosecond.
         let busy = bytes.saturating_mul(1000).checked_div(self.mb_per_s).unwrap_or(0);
@@ -67,7 +67,7 @@ impl Pace {
         }
         let now = u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
         let end = |free: u64| free.max(now).saturating_add(busy);
-        // The number says nothing about other memory, so no order is needed.
+        // This orders no other memory, so Relaxed is enough.
         let (Ok(before) | Err(before)) =
             self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| Some(end(free)));
         self.epoch + Duration::from_nanos(end(before)) + self.latency
@@ -97,11 +97,11 @@ mod tests {
         let pace = pace(512, 100 * US);
         let t = pace.epoch + 1000 * US;
         assert_eq!(pace.reserve(t, 4096), t + 108 * US);
-        // At the same time, from another queue: behind the first one's data, not behind its latency.
+        // At the same time, from another queue: waits for the first one's data, not for its latency.
         assert_eq!(pace.reserve(t, 4096), t + 116 * US);
         // While the engine is busy.
         assert_eq!(pace.reserve(t + 10 * US, 8192), t + 132 * US);
-        // The input is free at 32 us; at 50 us nothing is left to wait for, and idle time is not saved up.
+        // The input is free at 32 us. At 50 us there is nothing to wait for, and idle time is not saved up.
         assert_eq!(pace.reserve(t + 50 * US, 4096), t + 158 * US);
         // A clock that was read earlier, but is used later.
         assert_eq!(pace.reserve(t + 49 * US, 4096), t + 166 * US);
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(pace.reserve(pace.epoch, u64::MAX), first.max(pace.reserve(pace.epoch, 1)));
     }
 
-    /// Whatever the order of the threads, the engine is given to one request at a time.
+    /// Whatever the order of the threads, the engine serves one request at a time.
     #[test]
     fn no_time_is_given_away_twice() {
         let pace = pace(1000, Duration::ZERO);

@@ -11,8 +11,8 @@ use crate::request::{CryptoTag, Extent, Payload};
 use scattered_xts::Prefetch;
 
 impl Engine {
-    /// One read. What lies in memory is decrypted from there into guest memory in one pass; anything else goes through a bounce
-    /// buffer, in steps if need be.
+    /// Executes a read. Data in memory is decrypted into guest memory in one pass; other data goes through a bounce
+    /// buffer, in steps if necessary.
     pub(super) async fn read<'e>(
         &'e self,
         io: &mut Io<'e>,
@@ -54,7 +54,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads `len` bytes without a bounce buffer, where that can be done now: in place, or plain data by one system call.
+    /// Reads `len` bytes without a bounce buffer, if that is possible now: in place, or plain data by one system call.
     fn read_at_once(
         &self,
         io: &mut Io<'_>,

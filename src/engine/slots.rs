@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Keyslots that lose their keys, with what faults keep of these.
+//! Emptying keyslots, and the copies of keys that faults need.
 
 use scattered_xts::KEY_BYTES;
 
@@ -9,7 +9,7 @@ use crate::keyslot::{Claim, Evicted, NoSuchSlot};
 use crate::request::NO_SLOT;
 
 impl Engine {
-    /// Keeps a key that has been programmed, when a fault needs it.
+    /// Keeps a copy of a programmed key, if a fault needs it.
     pub(super) fn keep_key(&self, slot: u32, generation: u64, key: &[u8; KEY_BYTES]) -> Result<(), Failure> {
         if self.faults.kept.keeping() {
             self.faults.kept.programmed(slot, generation, self.config.crypto_engine, key)?;
@@ -22,7 +22,7 @@ impl Engine {
         Ok(self.empty(self.keyslots.claim(slot).await?, slot).await)
     }
 
-    /// Empties a slot that is claimed.
+    /// Empties a claimed slot.
     pub(super) async fn empty(&self, mut claim: Claim<'_>, slot: u32) -> Evicted {
         claim.empty();
         self.faults.kept.emptied(slot);
@@ -31,7 +31,7 @@ impl Engine {
 
     /// Empties all slots. Returns how many held a key.
     pub(super) async fn empty_all_slots(&self) -> usize {
-        // The key of a request.
+        // The copy of a request's key.
         self.faults.kept.emptied(NO_SLOT);
         let mut lost = 0;
         for slot in 0..self.config.keyslots {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests that go on at a certain time.
+//! Requests that continue at a certain time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,10 +14,10 @@ use rustix::time::{
 
 use crate::tasks::Token;
 
-/// The token of no request: its time only wakes the worker.
+/// Not the token of a request: its time only wakes the worker.
 pub(super) const NOBODY: Token = Token::MAX;
 
-/// The most tokens that wait for a time.
+/// The maximum number of tokens that wait.
 const MOST: usize = 256;
 
 /// Tokens, each with a time.
@@ -38,12 +38,12 @@ impl Timers {
         MOST.saturating_sub(self.due.len())
     }
 
-    /// Names `token` at the time `due`.
+    /// Reports `token` at the time `due`.
     pub(super) fn arm(&mut self, token: Token, due: Instant) {
         let before = self.due.len();
         if token == NOBODY {
-            // While no request is in flight nobody looks for those that have come, and the first of them would stand before this
-            // one for ever.
+            // While no request is in flight nobody polls, and the first expired entry of this kind would hide the new
+            // one forever.
             let now = Instant::now();
             while self.due.peek().is_some_and(|Reverse((due, first))| *first == NOBODY && *due <= now) {
                 self.due.pop();
@@ -56,7 +56,7 @@ impl Timers {
         }
     }
 
-    /// Names each token whose time has come.
+    /// Reports each token whose time has come.
     pub(super) fn poll(&mut self, mut name: impl FnMut(Token)) {
         if self.due.is_empty() {
             return;
@@ -70,20 +70,20 @@ impl Timers {
             name(token);
         }
         if self.due.len() < before {
-            // Setting the timer again makes it unreadable, too.
+            // Setting the timer again also makes it unreadable.
             self.set_alarm();
         }
     }
 
     fn set_alarm(&mut self) {
         let left = self.due.peek().map(|Reverse((due, _))| due.saturating_duration_since(Instant::now()));
-        // A timer set to 0 never comes.
+        // A time of 0 disarms the timer.
         let wait = left.map(|left| left.max(Duration::from_nanos(1))).unwrap_or_default();
         let value = Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let times = Itimerspec { it_interval: zero, it_value: value };
         if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &times) {
-            log::error!("a timer cannot be set: {}", io::Error::from(error));
+            log::error!("cannot set a timer: {}", io::Error::from(error));
         }
     }
 }

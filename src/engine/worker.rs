@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What one worker has of the engine for itself, and what its requests wait for.
+//! One worker's part of the engine, and what its requests wait for.
 //!
-//! A request that waits has told the worker its [`Token`], and is polled when the worker names that:
-//! - the disk has answered, a time has come, a fault does not hold it back any more: there is a [`Wakeup`] for it;
-//! - a bounce buffer is free, or the command before it has been carried out;
-//! - a keyslot has changed: then all are named that wait for one. Only this comes from other threads, by a [`Waker`].
+//! A request that waits has given the worker its [`Token`]. The worker polls it when one of these happens:
+//! - the disk has answered, a time has come, or a fault no longer holds it back: there is a [`Wakeup`] for it;
+//! - a bounce buffer is free, or the previous command is done;
+//! - a keyslot has changed: this wakes all requests that wait for one. Only this comes from other threads, by a
+//!   [`Waker`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,6 +24,7 @@ use vm_memory::VolatileSlice;
 
 use super::Engine;
 use super::held::{Held, Hold, Released};
+use super::order::Commands;
 use super::timers::{NOBODY, Timers};
 use crate::disk;
 use crate::eventfd;
@@ -35,21 +37,21 @@ use scattered_xts::Prefetch;
 
 /// What a request has waited for.
 pub(super) enum Wakeup {
-    /// The disk has done what it was asked.
+    /// The disk is done.
     Disk(disk::IoCompletion),
     /// The time has come.
     Time,
-    /// A fault does not hold it back any more.
+    /// No fault holds it back any more.
     Held(Released),
 }
 
-/// One worker's part of the engine: private memory, a way to the disk, and a place to count.
+/// One worker's part of the engine: buffers, access to the disk, and statistics.
 pub struct Worker {
     pub(super) disk: RefCell<disk::IoChannel>,
     pub(super) timers: RefCell<Timers>,
     held: RefCell<Held>,
     pub(super) observe: RefCell<observe::WorkerStats>,
-    /// Keys of requests that have been served.
+    /// Slots' keys of recent requests.
     pub(super) keys: RefCell<RecentKeys>,
     /// Keys that came with requests, of an engine without keyslots.
     pub(super) request_keys: RefCell<RequestKeys>,
@@ -60,38 +62,27 @@ pub struct Worker {
     /// Keys that have been unwrapped, and when this worker has to look for those that are too old.
     pub(super) unwrapped: Option<Arc<UnwrappedKeys>>,
     unwrapped_until: Cell<Option<Instant>>,
-    /// Ciphertext has been stored past the caches, and other CPUs may not see it yet.
+    /// Ciphertext was stored past the caches, and other CPUs may not see it yet.
     pub(super) unfenced: Cell<bool>,
-    /// Bytes of the image that a request which comes soon needs.
+    /// Bytes of the image that an upcoming request needs.
     pub(super) prefetch: Cell<Prefetch>,
     pub(super) commands: Commands,
     /// By token.
     wakeups: RefCell<Vec<Option<Wakeup>>>,
     /// Bounce buffers in use.
     bounce_buffers: Cell<usize>,
-    /// Those who wait for a bounce buffer.
+    /// Requests that wait for a bounce buffer.
     buffer_waiters: RefCell<VecDeque<Token>>,
-    /// Those who wait for a keyslot.
+    /// Requests that wait for a keyslot.
     keyslot_waiters: RefCell<Vec<Token>>,
-    /// Those who can go on, and have no answer.
-    ready: RefCell<Vec<Token>>,
+    /// Requests that can continue without a [`Wakeup`].
+    pub(super) ready: RefCell<Vec<Token>>,
     woken: Arc<WakeEvent>,
     waker: Waker,
     from_disk: RefCell<Vec<(Token, disk::IoCompletion)>>,
 }
 
-/// Commands are carried out one after the other, in the order in which they came.
-#[derive(Default)]
-pub(super) struct Commands {
-    /// Whose turn it is.
-    holder: Cell<Option<Token>>,
-    waiting: RefCell<VecDeque<Token>>,
-}
-
-/// It is the turn of this command until it is dropped.
-pub(super) struct CommandTurn<'w>(&'w Worker);
-
-/// A keyslot has changed.
+/// Signals a changed keyslot.
 struct WakeEvent {
     flag: AtomicBool,
     event: File,
@@ -100,7 +91,7 @@ struct WakeEvent {
 impl Wake for WakeEvent {
     fn wake(self: Arc<Self>) {
         if !self.flag.swap(true, Ordering::AcqRel) {
-            // It cannot fill up: the flag is cleared before it is read.
+            // It cannot overflow: the flag allows one write per read.
             eventfd::signal(&self.event);
         }
     }
@@ -139,7 +130,7 @@ impl Worker {
         })
     }
 
-    /// Wipes unwrapped keys that are too old. The timer that has woken us for that may have found no request in flight.
+    /// Wipes expired unwrapped keys. The timer may have woken the worker for this while no request is in flight.
     #[cold]
     fn expire_unwrapped(&self) {
         let now = Instant::now();
@@ -153,7 +144,7 @@ impl Worker {
         }
     }
 
-    /// An unwrapped key is kept until then.
+    /// An unwrapped key is cached until then.
     pub(super) fn unwrapped_until(&self, until: Instant) {
         if self.unwrapped_until.get().is_none() {
             self.unwrapped_until.set(Some(until));
@@ -161,7 +152,7 @@ impl Worker {
         }
     }
 
-    /// Requests that wait for the disk, as far as helper threads carry them out.
+    /// How many requests helper threads execute.
     pub fn on_disk(&self) -> usize {
         self.disk.borrow().with_helpers()
     }
@@ -176,7 +167,7 @@ impl Worker {
         }
     }
 
-    /// Waits for the answer that was asked for under this token.
+    /// Waits for the answer to this token.
     pub(super) async fn wakeup(&self, token: Token) -> Wakeup {
         poll_fn(|_| match self.wakeups.borrow_mut().get_mut(token).and_then(Option::take) {
             Some(wakeup) => Poll::Ready(wakeup),
@@ -185,7 +176,6 @@ impl Worker {
         .await
     }
 
-    /// Holds a request back.
     pub(super) fn hold(&self, token: Token, queue: usize, hold: Hold) {
         let mut held = self.held.borrow_mut();
         held.add(token, queue, hold);
@@ -198,7 +188,7 @@ impl Worker {
         }
     }
 
-    /// Goes on when the worker has looked at other requests and queues.
+    /// Continues after the worker has served other requests and queues.
     pub(super) async fn yield_now(&self, token: Token) {
         let mut yielded = false;
         poll_fn(|_| {
@@ -211,7 +201,7 @@ impl Worker {
         .await;
     }
 
-    /// Waits for a keyslot: `action` is polled each time one has changed.
+    /// Waits for a keyslot: polls `action` each time one has changed.
     pub(super) async fn wait_for_keyslot<F: Future>(&self, token: Token, action: F) -> F::Output {
         let mut action = pin!(action);
         poll_fn(|context| {
@@ -222,17 +212,6 @@ impl Worker {
             polled
         })
         .await
-    }
-
-    /// Waits until all commands that came before have been carried out.
-    pub(super) async fn command_turn(&self, token: Token) -> CommandTurn<'_> {
-        let commands = &self.commands;
-        match commands.holder.get() {
-            None => commands.holder.set(Some(token)),
-            Some(_) => commands.waiting.borrow_mut().push_back(token),
-        }
-        poll_fn(|_| if commands.holder.get() == Some(token) { Poll::Ready(()) } else { Poll::Pending }).await;
-        CommandTurn(self)
     }
 
     /// Waits for a place for a key that comes with a request.
@@ -258,7 +237,7 @@ impl Worker {
         .await
     }
 
-    /// A request has done its last byte, and its key may serve those that come next.
+    /// A request is done with its last byte. Later requests may use its key.
     pub(super) fn keep_place(&self, place: Place) {
         self.request_keys.borrow_mut().keep(place);
         self.place_is_free();
@@ -282,7 +261,7 @@ impl Worker {
     /// Waits for a bounce buffer for a transfer of `len` bytes, or as many of them as fit. `None`: there is no memory.
     pub(super) async fn buffer(&self, token: Token, len: u64) -> Option<BounceBuffer<'_>> {
         let buffer = poll_fn(|_| match self.disk.borrow_mut().get_buffer(len) {
-            // Nobody would give one back.
+            // Otherwise nobody would return one.
             None if self.bounce_buffers.get() > 0 => {
                 self.buffer_waiters.borrow_mut().push_back(token);
                 Poll::Pending
@@ -336,7 +315,7 @@ impl Reactor for Worker {
         tokens.append(&mut self.ready.borrow_mut());
         if self.woken.flag.load(Ordering::Relaxed) {
             eventfd::drain(&self.woken.event);
-            // What has changed before the last call of `wake` is seen by those who are polled now.
+            // Requests that are polled now see everything that changed before the last `wake`.
             self.woken.flag.swap(false, Ordering::AcqRel);
             tokens.append(&mut self.keyslot_waiters.borrow_mut());
         }
@@ -369,16 +348,7 @@ impl Reactor for Worker {
     }
 }
 
-impl Drop for CommandTurn<'_> {
-    fn drop(&mut self) {
-        let commands = &self.0.commands;
-        let next = commands.waiting.borrow_mut().pop_front();
-        commands.holder.set(next);
-        self.0.ready.borrow_mut().extend(next);
-    }
-}
-
-/// A bounce buffer: private memory between guest memory and the disk. Goes back when it is dropped.
+/// A bounce buffer: private memory between guest memory and the disk. Dropping it returns it to the pool.
 pub(super) struct BounceBuffer<'w> {
     worker: &'w Worker,
     /// `None` while the disk has it.
@@ -386,7 +356,7 @@ pub(super) struct BounceBuffer<'w> {
 }
 
 impl BounceBuffer<'_> {
-    /// How many of `len` bytes find room.
+    /// How many of `len` bytes fit.
     pub(super) fn capacity_for(&self, len: u64) -> usize {
         let capacity = self.buffer.as_ref().map_or(0, disk::Buffer::capacity);
         usize::try_from(len).unwrap_or(usize::MAX).min(capacity)

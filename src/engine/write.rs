@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Writes: guest memory, engine, image. The guest's memory never changes.
+//! Writes: guest memory, engine, image. The guest's memory is never changed.
 
 use super::inline::Inline;
 use super::{Engine, Failure, Io, TURN, check_guest_memory};
@@ -10,8 +10,8 @@ use crate::observe::Stage;
 use crate::request::{CryptoTag, Extent, Payload};
 
 impl Engine {
-    /// One write. Where the image can be written in place, data is encrypted from guest memory to there in one pass; anything
-    /// else goes through a bounce buffer, in steps if need be.
+    /// Executes a write. Where the image can be written in place, data is encrypted from guest memory in one pass;
+    /// other data goes through a bounce buffer, in steps if necessary.
     pub(super) async fn write<'e>(
         &'e self,
         io: &mut Io<'e>,
@@ -42,7 +42,7 @@ impl Engine {
                 let transfer = Transfer { direction: IoDirection::Write, offset: extent.offset + done, len };
                 done += len as u64; // usize to u64 loses nothing
                 if done == extent.len {
-                    // The key is not needed while the disk writes.
+                    // The disk does not need the key.
                     inline.done(io.worker);
                 }
                 io.transfer(transfer, &mut bounce).await?;
@@ -77,7 +77,7 @@ impl Engine {
                 let past_caches = inline.is_encrypted() && !disk.image().is_in_memory();
                 io.worker.unfenced.set(io.worker.unfenced.get() | past_caches);
                 inline.encrypt(done, &payload.data(done, bytes), to, past_caches)?;
-                // The image holds it already, but nobody is told so.
+                // The image has the data already, but the request fails.
                 check_guest_memory()?;
                 disk.image().in_place_is_sound()
             }
