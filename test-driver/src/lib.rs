@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a driver of virtio-blk with inline encryption does, for tests, fuzz targets and benches.
+//! The driver's side of virtio-blk with inline encryption, for tests, fuzz targets and benches.
 //!
-//! It depends on nothing of the device's: layouts and numbers are written down from the text of the protocol, and the
-//! reference for encrypted data is OpenSSL. A mistake in the device is therefore not repeated here.
+//! It uses nothing of the device: layouts and numbers come from the text of the protocol, and OpenSSL is the reference
+//! for encrypted data. So it does not repeat a mistake in the device.
 
 pub mod data;
 mod virtqueue;

@@ -14,7 +14,7 @@ pub const WRITE: u16 = 2;
 /// VIRTQ_DESC_F_INDIRECT.
 pub const INDIRECT: u16 = 4;
 
-/// Guest memory whose rings are each in one region.
+/// Guest memory in which each ring is in one region.
 pub trait GuestMemory {
     /// The region of a guest address, and the offset in it.
     fn locate(&self, address: u64) -> Option<(&MmapRegion, usize)>;
@@ -46,7 +46,7 @@ pub struct Descriptor {
 /// A buffer of a chain: guest address, bytes, [`WRITE`] or 0.
 pub type Piece = (u64, u32, u16);
 
-/// A virtqueue with nothing in between: whoever uses it says which descriptors a request takes, and may break every rule.
+/// A bare virtqueue: its user chooses the descriptors of a request, and may break every rule.
 ///
 /// A method panics when the ring is not in guest memory.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ pub struct Virtqueue<M> {
     pub used: u64,
     /// Number of the next entry of the available ring.
     pub next_avail: u16,
-    /// Number of the entry of the used ring that is to be looked at next.
+    /// Number of the next entry of the used ring to read.
     pub next_used: u16,
 }
 
@@ -81,7 +81,7 @@ impl<M: GuestMemory> Virtqueue<M> {
         self.avail + 4 + 2 * u64::from(number % self.size)
     }
 
-    /// SET_VRING_ADDR's description, where the frontend has guest memory mapped `shift` bytes above its guest address.
+    /// The message SET_VRING_ADDR, if the frontend has guest memory mapped `shift` bytes above its guest address.
     pub fn addresses(&self, queue_max_size: u16, shift: u64) -> VringConfigData {
         VringConfigData {
             queue_max_size,

@@ -38,7 +38,7 @@ impl Dun {
         self.0.iter().all(|&word| {
             let here = bytes.min(8);
             bytes -= here;
-            // `here` is 0 to 8; a shift by 64 is no shift in Rust, so 8 is apart.
+            // `here` is 0 to 8. Rust has no shift by 64, so 8 is checked apart.
             here == 8 || word >> (here * 8) == 0
         })
     }

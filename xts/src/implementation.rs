@@ -23,7 +23,7 @@ pub enum Implementation {
 }
 
 impl Implementation {
-    /// All implementations, the fastest first, whatever this CPU has.
+    /// All implementations, the fastest first, whether or not this CPU can run them.
     pub const ALL: [Self; 5] = [Self::Vaes512, Self::Vaes256, Self::AesNi, Self::Armv8, Self::Portable];
 
     /// The implementations that this CPU can run, the fastest first. The last one is [`Implementation::Portable`].

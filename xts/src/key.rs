@@ -15,14 +15,13 @@ use crate::{Dun, Implementation};
 /// Bytes of an AES-256-XTS key: one AES-256 key for the data, then one for the tweak.
 pub const KEY_BYTES: usize = 64;
 
-/// Bytes of an AES block.
 pub(crate) const BLOCK_BYTES: usize = 16;
 
 /// An expanded AES-256-XTS key, wiped when dropped.
 ///
-/// It is one value of about 3 KiB: nothing of a key goes to the heap. To expand a key where it is to stay, in locked
-/// memory for example, put a [`blank`](Self::blank) one there and [`set`](Self::set) it; a value that is moved leaves a
-/// copy behind. There is no `Clone`, and `Debug` shows nothing of the key.
+/// It is one value of about 3 KiB, with nothing on the heap. To expand a key where it should stay, in locked memory for
+/// example, put a [`blank`](Self::blank) one there and [`set`](Self::set) it: moving a value leaves a copy behind.
+/// There is no `Clone`, and `Debug` does not show the key.
 ///
 /// All calls that encrypt or decrypt take these arguments:
 ///
@@ -52,14 +51,14 @@ impl std::fmt::Debug for XtsKey {
 impl XtsKey {
     /// Expands a key for an implementation, or for [`Implementation::Portable`] if this CPU cannot run that one.
     ///
-    /// Any 64 bytes are a key. SP 800-38E and FIPS 140 ask for halves that differ: whoever makes keys has to see to that.
+    /// Any 64 bytes are a key. SP 800-38E and FIPS 140 require different halves, which the maker of keys must ensure.
     pub fn new(implementation: Implementation, key: &[u8; KEY_BYTES]) -> Self {
         let mut this = Self::blank(implementation);
         this.set(key);
         this
     }
 
-    /// Room for a key: a key of zeroes, or no key at all. Not to be used before [`set`](Self::set).
+    /// A key of zeroes, or no key at all. Call [`set`](Self::set) before using it.
     pub fn blank(implementation: Implementation) -> Self {
         match implementation.kernel() {
             Some(kernel) => Self { implementation, expanded: Expanded::Native(Native::blank(kernel)) },
@@ -67,7 +66,7 @@ impl XtsKey {
         }
     }
 
-    /// Puts another key in the place of this one, where it lies.
+    /// Replaces the key in place.
     pub fn set(&mut self, key: &[u8; KEY_BYTES]) {
         match &mut self.expanded {
             Expanded::Native(native) => native.set(key),
@@ -75,7 +74,7 @@ impl XtsKey {
         }
     }
 
-    /// Forgets the key. What is left is as [`XtsKey::blank`] makes it.
+    /// Wipes the key. What is left is as [`XtsKey::blank`] makes it.
     pub fn wipe(&mut self) {
         match &mut self.expanded {
             Expanded::Native(native) => native.wipe(),
@@ -83,7 +82,7 @@ impl XtsKey {
         }
     }
 
-    /// Whether it is as [`XtsKey::blank`] makes it, which shows a test that a key was wiped.
+    /// Whether it is as [`XtsKey::blank`] makes it. Tests check with this that a key was wiped.
     pub fn is_blank(&self) -> bool {
         match &self.expanded {
             Expanded::Native(native) => native.is_blank(),
@@ -103,14 +102,14 @@ impl XtsKey {
 
     /// Encrypts from one memory to another in one pass.
     ///
-    /// Either side is a list of pieces, cut at any byte, and may be memory that others read and write at any moment:
-    /// each byte of `from` is read once, and nothing but ciphertext is stored to `to`. The two may be the same memory; if
-    /// they overlap otherwise, the output is of no use.
+    /// Either side is a list of pieces, cut at any byte. It may be memory that others read and write at any moment:
+    /// each byte of `from` is read once, and only ciphertext is stored to `to`. The two may be the same memory. If they
+    /// overlap in another way, the output is useless.
     pub fn encrypt(&self, dun: Dun, unit_bits: u8, from: &[VolatileSlice<'_>], to: &[VolatileSlice<'_>]) {
         self.crypt(Direction::Encrypt, dun, unit_bits, from, to, Hints::default());
     }
 
-    /// As [`encrypt`](Self::encrypt), with non-temporal stores where the implementation has them: for a target that nobody
+    /// As [`encrypt`](Self::encrypt), with non-temporal stores if the implementation has them: for a target that nobody
     /// reads soon. The CPU then need not read its cache lines first.
     ///
     /// Call [`store_fence`](crate::store_fence) before you tell another thread or process that the data is there.
@@ -124,7 +123,7 @@ impl XtsKey {
         self.decrypt_prefetching(dun, unit_bits, from, to, Prefetch::default());
     }
 
-    /// As [`decrypt`](Self::decrypt), while the CPU fetches other memory into its caches: what the caller decrypts next.
+    /// As [`decrypt`](Self::decrypt), while the CPU prefetches other memory: what the caller decrypts next.
     pub fn decrypt_prefetching(
         &self,
         dun: Dun,

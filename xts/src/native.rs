@@ -10,8 +10,8 @@ use crate::tweak::{StartTweaks, TWEAKS_AT_ONCE};
 
 /// Round keys of AES-256, each for four lanes.
 ///
-/// A kernel loads them anew for each group of blocks. With AVX-512 it is 3 to 6 % faster when they need not be broadcast
-/// to the lanes at each load. For kernels that load the first lane alone, the others are 0.
+/// A kernel loads them again for each group of blocks. With AVX-512 that is 3 to 6 % faster without a broadcast at each
+/// load. For kernels that load only the first lane, the others are 0.
 pub(super) type RoundKeys = [[u128; 4]; 15];
 
 /// The three schedules of an XTS key, 2880 bytes, wiped when dropped. A round key is the 16 bytes of FIPS 197, in memory
@@ -35,12 +35,12 @@ impl Schedule {
         for keys in [encrypt, decrypt, tweak] {
             // `zeroize` stores word by word, which takes longer than programming a key.
             keys.fill([0; 4]);
-            // Somebody may look at it, as far as the compiler knows.
+            // Keeps the compiler from removing the stores.
             std::hint::black_box(keys);
         }
     }
 
-    /// Enough when nothing was in the other lanes, and half of the time.
+    /// Enough if the other lanes are not used, in half the time.
     fn wipe_first_lane(&mut self) {
         let Self { encrypt, decrypt, tweak } = self;
         for keys in [encrypt, decrypt, tweak] {
@@ -61,26 +61,25 @@ impl Drop for Schedule {
 /// Encrypts or decrypts `tweaks.len() * blocks` AES blocks from one place to another, which may be the same place:
 /// `blocks` blocks of each data unit, beginning with the block whose tweak is given.
 ///
-/// Every byte of the source is loaded once, and only results are stored, both by instructions that the compiler does not
-/// see through: the memory may be a guest's, which reads and writes it meanwhile. Results of non-temporal stores are seen
-/// by other CPUs only after [`crate::store_fence`].
+/// Every byte of the source is loaded once, and only results are stored, both by instructions that are opaque to the
+/// compiler: the memory may be a guest's, which accesses it meanwhile. Other CPUs see results of non-temporal stores
+/// only after [`crate::store_fence`].
 ///
 /// # Safety
-/// The CPU can run the kernel; the places are so long; `blocks` is not 0.
+/// The CPU can run the kernel; both places have that length; `blocks` is not 0.
 pub(super) type Crypt =
     unsafe fn(&Schedule, tweaks: &[u128], blocks: usize, from: *const u8, to: *mut u8, hints: &mut Hints);
 
 /// An implementation for an instruction set.
 pub(super) struct Kernel {
-    /// Whether it has round keys in the first lane only, and the others are 0 for ever.
+    /// Whether only the first lane has round keys; the others are always 0.
     pub one_lane: bool,
     /// Fills the schedule.
     ///
     /// # Safety
     /// The CPU can run the kernel.
     pub expand: unsafe fn(&mut Schedule, key: &[u8; KEY_BYTES]),
-    /// Encrypts the numbers of that many data units from the given one on, at most [`TWEAKS_AT_ONCE`]. May overwrite the
-    /// rest.
+    /// Encrypts the numbers of `count` data units from `number` on, at most [`TWEAKS_AT_ONCE`]. May overwrite the rest.
     ///
     /// # Safety
     /// The CPU can run the kernel.
@@ -98,25 +97,25 @@ pub(super) struct Native {
 }
 
 impl Native {
-    /// Room for a key for a kernel. [`Implementation::kernel`](crate::Implementation::kernel) gives it out only if this CPU
-    /// can run it.
+    /// A blank key for a kernel. [`Implementation::kernel`](crate::Implementation::kernel) returns a kernel only if
+    /// this CPU can run it.
     pub fn blank(kernel: &'static Kernel) -> Self {
         Self { kernel, schedule: Schedule::BLANK }
     }
 
-    /// Expands a key, in its place.
+    /// Expands a key in place.
     pub fn set(&mut self, key: &[u8; KEY_BYTES]) {
-        // SAFETY: the CPU can run the kernel, or there were no `Native`.
+        // SAFETY: a `Native` exists only for a kernel that the CPU can run.
         unsafe { (self.kernel.expand)(&mut self.schedule, key) };
     }
 
-    /// Whether no key is there.
+    /// Whether there is no key.
     pub fn is_blank(&self) -> bool {
         let Schedule { encrypt, decrypt, tweak } = &self.schedule;
         [encrypt, decrypt, tweak].iter().all(|keys| keys.as_flattened().iter().all(|&word| word == 0))
     }
 
-    /// Forgets the key.
+    /// Wipes the key.
     pub fn wipe(&mut self) {
         if self.kernel.one_lane {
             self.schedule.wipe_first_lane();
@@ -128,7 +127,7 @@ impl Native {
 
 impl Cipher for Native {
     fn start_tweaks(&self, number: u128, tweaks: &mut StartTweaks, count: usize) {
-        // SAFETY: the CPU can run the kernel, or there were no `Native`.
+        // SAFETY: as in `set`.
         unsafe { (self.kernel.start_tweaks)(&self.schedule, number, tweaks, count.min(TWEAKS_AT_ONCE)) }
     }
 
@@ -152,8 +151,8 @@ impl Cipher for Native {
             Direction::Decrypt => self.kernel.decrypt,
         };
         let (from, to) = (from.ptr_guard(), to.ptr_guard_mut());
-        // SAFETY: the CPU can run the kernel, or there were no `Native`. Both slices stand for memory that may be read
-        // and written for their lengths, and these were checked.
+        // SAFETY: the CPU can run the kernel, as in `set`. Both slices stand for memory that may be read and written
+        // for their lengths, which were checked.
         unsafe { crypt(&self.schedule, tweaks, blocks, from.as_ptr(), to.as_ptr(), hints) }
     }
 }

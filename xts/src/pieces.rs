@@ -2,8 +2,8 @@
 
 //! From scattered memory to scattered memory.
 //!
-//! Both sides are lists of pieces cut at any byte. The cipher is given runs of whole AES blocks that are contiguous on
-//! both sides, as long as can be; a block that straddles a cut goes through a buffer of its own.
+//! Both sides are lists of pieces, cut at any byte. The cipher gets runs of whole AES blocks that are contiguous on
+//! both sides, as long as possible. A block that straddles a cut goes through a buffer.
 
 use vm_memory::VolatileSlice;
 use zeroize::Zeroize;
@@ -12,7 +12,6 @@ use crate::key::BLOCK_BYTES;
 use crate::prefetch::Prefetch;
 use crate::tweak::{StartTweaks, UnitTweaks, advance};
 
-/// Which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     Encrypt,
@@ -37,7 +36,7 @@ pub(super) trait Cipher {
     );
 }
 
-/// What the caller knows of the memory. The result is the same without, and a cipher may ignore any of it.
+/// What the caller knows about the memory. It does not change the result, and a cipher may ignore it.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     /// What to fetch into the caches meanwhile.
@@ -49,7 +48,7 @@ pub(super) struct Hints {
 
 /// A place in a list of pieces.
 struct Cursor<'p, 'm> {
-    /// The current piece from the current byte on; only at the end it is empty.
+    /// The current piece from the current byte on. It is empty only at the end.
     piece: Option<VolatileSlice<'m>>,
     rest: std::slice::Iter<'p, VolatileSlice<'m>>,
 }
@@ -70,7 +69,7 @@ impl<'p, 'm> Cursor<'p, 'm> {
         self.piece.as_ref().map_or(0, VolatileSlice::len)
     }
 
-    /// Goes on by at most so many bytes, not past the next cut. Returns what was passed.
+    /// Advances by at most `bytes`, and not past the next cut. Returns what was passed.
     fn take(&mut self, bytes: usize) -> Option<VolatileSlice<'m>> {
         let piece = self.piece?;
         let (taken, rest) = piece.split_at(bytes.min(piece.len())).ok()?;
@@ -118,7 +117,7 @@ pub(super) fn run<C: Cipher>(
     let (mut from, mut to) = (Cursor::new(from), Cursor::new(to));
     let mut tweaks = UnitTweaks::new(cipher, first, units);
     let mut blocks_left = units * unit_blocks;
-    // Of the data unit that was begun and not finished: its blocks to come, and the tweak of the first of them.
+    // For a data unit that was begun and not finished: its remaining blocks, and the tweak of the first of them.
     let (mut unit_left, mut tweak) = (0, 0);
     while blocks_left > 0 {
         let run = blocks_left.min(from.contiguous() / BLOCK_BYTES).min(to.contiguous() / BLOCK_BYTES);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! AES-XTS with the `aes` crate, for CPUs that no kernel is made for. Safe code only.
+//! AES-XTS with the `aes` crate, for CPUs without a kernel. Safe code only.
 //!
-//! Data goes through a buffer: memory of a guest must be neither read twice nor used for what is not finished.
+//! Data goes through a buffer: guest memory must not be read twice, or hold unfinished results.
 
 use aes::cipher::consts::{U32, U64};
 use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
@@ -14,7 +14,7 @@ use crate::key::{BLOCK_BYTES, KEY_BYTES};
 use crate::pieces::{Cipher, Direction, Hints};
 use crate::tweak::{StartTweaks, TWEAKS_AT_ONCE, advance};
 
-/// AES blocks handed to the AES implementation at once (1 KiB).
+/// AES blocks per call of the `aes` crate (1 KiB).
 const BATCH: usize = 64;
 
 /// An expanded key. The `aes` crate wipes the schedules when it is dropped.

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Prefetching: memory that will be used soon is loaded into the caches beside other work.
+//! Prefetching: loads memory that will be used soon into the caches, beside other work.
 //!
-//! A CPU waits for few cache lines at a time. If it is asked for a page at once, it can do nothing else until most of the
-//! page has come. If it is asked for some lines now and then, it fetches them while it computes.
+//! A CPU waits for few cache lines at a time. If a whole page is requested at once, the CPU can do nothing else until
+//! most of the page has come. If some lines are requested now and then, it fetches them while it computes.
 
 use vm_memory::VolatileSlice;
 
 /// Bytes of a cache line, or a divisor of that.
 const LINE: usize = 64;
 
-/// A range of memory to be prefetched, and how far that has got.
+/// A range of memory to prefetch, and how far that has got.
 ///
-/// It is plain numbers: nothing is accessed through them, and no harm is done if the memory is gone. On CPUs other than
-/// x86-64 nothing is prefetched.
+/// It is only numbers: nothing is accessed through them, so it is harmless if the memory is gone. Only x86-64
+/// prefetches.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Prefetch {
     at: usize,
@@ -21,7 +21,7 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    /// A range of memory, whose first cache line is asked for at once.
+    /// A range of memory. Requests its first cache line at once.
     #[inline]
     pub fn new(range: &VolatileSlice<'_>) -> Self {
         let mut this = Self { at: range.ptr_guard().as_ptr().addr(), left: range.len() };
@@ -29,28 +29,28 @@ impl Prefetch {
         this
     }
 
-    /// Asks for the first cache line of a range and no more, for the sake of its address translation, which takes longer
-    /// than the data: in a virtual machine it is a walk through two page tables.
+    /// Requests only the first cache line of a range, for its address translation, which takes longer than the data: in
+    /// a virtual machine it is a walk through two page tables.
     #[inline]
     pub fn first_line(range: &VolatileSlice<'_>) {
         prefetch_line(range.ptr_guard().as_ptr().addr());
     }
 
-    /// `left` bytes from an address on. Nothing is asked for yet.
+    /// `left` bytes from an address on. Requests nothing yet.
     #[inline]
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     pub(crate) fn at(at: usize, left: usize) -> Self {
         Self { at, left }
     }
 
-    /// Whether all of the range has been asked for.
+    /// Whether the whole range has been requested.
     #[inline]
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     pub(crate) fn is_done(&self) -> bool {
         self.left == 0
     }
 
-    /// Asks for the next `bytes` of the range.
+    /// Requests the next `bytes` of the range.
     #[inline(always)]
     pub fn advance(&mut self, bytes: usize) {
         let bytes = bytes.min(self.left);
@@ -61,7 +61,7 @@ impl Prefetch {
         self.left -= bytes;
     }
 
-    /// Asks for the rest of the range.
+    /// Requests the rest of the range.
     #[inline]
     pub fn finish(&mut self) {
         self.advance(self.left);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What runs under Miri, too: pieces and the portable implementation, beside the `xts-mode` crate. (`tests/xts` has the
-//! rest.)
+//! Tests that also run under Miri: pieces and the portable implementation, against the `xts-mode` crate. (`tests/xts`
+//! has the rest.)
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::tweak::StartTweaks;
 
 pub fn cases() -> ProptestConfig {
     if cfg!(miri) {
-        // Miri is a thousand times slower, and knows no files.
+        // Miri is a thousand times slower, and has no files.
         return ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() };
     }
     ProptestConfig::with_cases(300)
@@ -99,7 +99,7 @@ proptest! {
                 prop_assert_eq!(read.start - source_at, next);
                 prop_assert_eq!(written.start - target_at, next);
             } else {
-                // A buffer: there must have been a cut in the block, on one side at least.
+                // A buffer: there must be a cut in the block, at least on one side.
                 prop_assert_eq!(read.len(), 16);
                 let ends = |lengths: &[usize]| {
                     lengths.iter().scan(0, |end, len| { *end += len; Some(*end) }).any(|end| (next + 1..next + 16).contains(&end))
@@ -113,7 +113,7 @@ proptest! {
     }
 }
 
-/// Makes 2 of 1, and remembers where.
+/// Turns 1 into 2, and records where.
 #[derive(Default)]
 struct Recorder {
     calls: RefCell<Vec<(Range<usize>, Range<usize>)>>,

@@ -8,7 +8,7 @@ use crate::pieces::Cipher;
 
 /// Data units whose tweaks are computed in one call.
 ///
-/// One AES block takes the whole depth of the AES units' pipeline, and several blocks together hardly longer.
+/// One AES block takes the whole latency of the AES units' pipeline. Several blocks together take hardly longer.
 pub(super) const TWEAKS_AT_ONCE: usize = 32;
 
 /// The tweaks of the first blocks of consecutive data units.
@@ -16,15 +16,15 @@ pub(super) const TWEAKS_AT_ONCE: usize = 32;
 #[repr(C, align(64))]
 pub(super) struct StartTweaks(pub [u128; TWEAKS_AT_ONCE]);
 
-/// Gives out the tweaks of the data units of a request, in order.
+/// Yields the tweaks of a request's data units, in order.
 pub(super) struct UnitTweaks<'c, C> {
     cipher: &'c C,
     /// The number of the data unit after those in `ready`, its low 128 bits.
     next: u128,
-    /// Data units that `ready` was not filled for yet.
+    /// Data units that are not in `ready` yet.
     left: usize,
     ready: StartTweaks,
-    /// The part of `ready` that was not given out.
+    /// The range of `ready` that has not been returned.
     from: usize,
     to: usize,
 }
@@ -58,9 +58,9 @@ impl<C> Drop for UnitTweaks<'_, C> {
     }
 }
 
-/// The tweak `blocks` blocks further on in a data unit. Takes time for the number, not for the tweak.
+/// The tweak `blocks` blocks further on in a data unit. The time depends on the number, not on the tweak.
 pub(super) fn advance(mut tweak: u128, mut blocks: usize) -> u128 {
-    // What is shifted out comes back multiplied by 0x87, of 8 bits: with 56 shifted out, that fits in 64.
+    // Bits that are shifted out come back multiplied by 0x87, which has 8 bits: with 56 shifted out, that fits in 64.
     while blocks > 0 {
         let step = blocks.min(56);
         let out = ((tweak >> 1) >> (127 - step)) as u64; // `step` bits

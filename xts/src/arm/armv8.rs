@@ -10,7 +10,6 @@ use crate::native::{Kernel, RoundKeys, Schedule};
 use crate::pieces::Hints;
 use crate::tweak::StartTweaks;
 
-/// Blocks of a group.
 const GROUP: usize = 8;
 
 static KERNEL: Kernel =
@@ -31,8 +30,8 @@ fn from_vector(vector: uint8x16_t) -> u128 {
     unsafe { std::mem::transmute(vector) }
 }
 
-/// The same pointer, while the compiler must take it for another one: round keys are loaded anew for each group, and
-/// need not be kept, or spilled to the stack, in between.
+/// The same pointer, which the compiler must take for another one. So round keys are loaded again for each group, and
+/// are not kept or spilled to the stack in between.
 #[inline(always)]
 #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is accessed through it")]
 fn opaque(mut keys: *const RoundKeys) -> *const RoundKeys {
@@ -122,10 +121,10 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
     }
 }
 
-/// `N` blocks; moves `tweak` on by as many.
+/// `N` blocks. Advances `tweak` by as many.
 ///
 /// # Safety
-/// As for [`round_key`]; so many blocks can be read and written.
+/// As for [`round_key`]; the blocks can be read and written.
 #[inline]
 #[target_feature(enable = "aes,neon")]
 unsafe fn group<const ENCRYPT: bool, const N: usize>(
@@ -167,7 +166,7 @@ unsafe fn group<const ENCRYPT: bool, const N: usize>(
     }
 }
 
-/// Both words are doubled; the bit that leaves one goes into the other, and that of the upper one comes back as 0x87.
+/// Doubles both words. The bit that leaves one goes into the other, and that of the upper one comes back as 0x87.
 #[inline]
 #[target_feature(enable = "neon")]
 fn times_alpha(tweak: uint8x16_t) -> uint8x16_t {
@@ -194,7 +193,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
         macro_rules! groups {
             ($($n:literal)*) => {$(
                 while left >= $n {
-                    // SAFETY: so many blocks are left of what the caller vouches for.
+                    // SAFETY: the caller guarantees the blocks that are left.
                     unsafe { group::<ENCRYPT, $n>(keys, &mut tweak, from, to) };
                     (from, to) = (from.wrapping_add($n * BLOCK_BYTES), to.wrapping_add($n * BLOCK_BYTES));
                     left -= $n;
@@ -224,7 +223,7 @@ unsafe fn start_tweaks(schedule: &Schedule, number: u128, tweaks: &mut StartTwea
     wipe_registers();
 }
 
-/// Leaves no key, tweak or data behind for whoever saves the registers next. (Of `v8` to `v15` the lower halves are the
+/// Leaves no key, tweak or data in registers that somebody may save. (The lower halves of `v8` to `v15` are the
 /// caller's; the compiler restores them.)
 #[inline]
 #[target_feature(enable = "neon")]

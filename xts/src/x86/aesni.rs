@@ -60,10 +60,10 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
     }
 }
 
-/// `N` blocks; moves `tweak` on by as many.
+/// `N` blocks. Advances `tweak` by as many.
 ///
 /// # Safety
-/// As for [`round_key`]; so many blocks can be read and written.
+/// As for [`round_key`]; the blocks can be read and written.
 #[inline]
 #[target_feature(enable = "aes,sse2")]
 unsafe fn group<const ENCRYPT: bool, const N: usize>(
@@ -105,7 +105,7 @@ unsafe fn group<const ENCRYPT: bool, const N: usize>(
     }
 }
 
-/// Every word is doubled; the bit that leaves one goes into the next, and that of the last one comes back as 0x87.
+/// Doubles every word. The bit that leaves one goes into the next, and that of the last one comes back as 0x87.
 #[inline]
 #[target_feature(enable = "sse2")]
 fn times_alpha(tweak: __m128i) -> __m128i {
@@ -132,7 +132,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
             ($($n:literal)*) => {$(
                 while left >= $n {
                     hints.prefetch.advance($n * BLOCK_BYTES);
-                    // SAFETY: so many blocks are left of what the caller vouches for.
+                    // SAFETY: the caller guarantees the blocks that are left.
                     unsafe { group::<ENCRYPT, $n>(keys, &mut tweak, from, to) };
                     (from, to) = (from.wrapping_add($n * BLOCK_BYTES), to.wrapping_add($n * BLOCK_BYTES));
                     left -= $n;
@@ -165,7 +165,7 @@ unsafe fn start_tweaks(schedule: &Schedule, number: u128, tweaks: &mut StartTwea
     wipe_registers();
 }
 
-/// Leaves no key, tweak or data behind for whoever saves the registers next.
+/// Leaves no key, tweak or data in registers that somebody may save.
 #[inline]
 #[target_feature(enable = "sse2")]
 fn wipe_registers() {

@@ -10,10 +10,10 @@ use crate::native::Schedule;
 /// The round constants, each for the round key with this number.
 const CONSTANTS: [(usize, i32); 7] = [(2, 0x01), (4, 0x02), (6, 0x04), (8, 0x08), (10, 0x10), (12, 0x20), (14, 0x40)];
 
-/// The two keys of an XTS key are expanded side by side: each step waits for the one before.
+/// The two keys of an XTS key are expanded side by side, because each step waits for the previous one.
 ///
-/// `aesenclast` is SubBytes, ShiftRows and a sum. On a word that is in all columns ShiftRows changes nothing, so that is SubWord
-/// and the constant, in a third of the time that `aeskeygenassist` takes.
+/// `aesenclast` is SubBytes, ShiftRows and a sum. On a word that is in all columns ShiftRows changes nothing. So this
+/// is SubWord and the constant, in a third of the time of `aeskeygenassist`.
 macro_rules! expansion {
     ($name:ident, $features:literal, $store:ident) => {
         /// Fills the schedules of an XTS key in place.
@@ -30,7 +30,7 @@ macro_rules! expansion {
             // Broadcasts the last word, rotated or not.
             let (rotate, zero) = (_mm_set1_epi32(0x0c0f_0e0d), _mm_setzero_si128());
             let [mut even, mut odd, mut tweak_even, mut tweak_odd] = [quarter(0), quarter(1), quarter(2), quarter(3)];
-            // The decryption keys are the same in reverse, transformed but for the first and the last.
+            // The decryption keys are the same in reverse order. All but the first and the last are transformed.
             $store(&mut decrypt[14], even);
             $store(&mut encrypt[0], even);
             $store(&mut tweak[0], tweak_even);
@@ -65,8 +65,8 @@ fn to_vector(key: u128) -> __m128i {
     unsafe { std::mem::transmute(key) }
 }
 
-/// For kernels that load the first lane alone, and broadcast it if need be. Keys that come with requests are expanded and wiped all
-/// the time, and stores are most of what that takes.
+/// For kernels that load only the first lane. Keys that come with requests are expanded and wiped all the time, and
+/// stores take most of that time.
 #[target_feature(enable = "sse2")]
 fn one(lanes: &mut [u128; 4], key: __m128i) {
     // SAFETY: both are 16 bytes of any value.

@@ -2,9 +2,9 @@
 
 //! Kernels for x86-64.
 //!
-//! All of them work the same way: groups of blocks with the tweaks in registers, every AES round over the whole group, so
-//! that the AES units never wait for a result. A round key is loaded anew for each group, through a pointer that the
-//! compiler knows nothing of ([`opaque`]): otherwise it would keep all 15 in registers, and spill some of them to the
+//! All of them work the same way: on groups of blocks, with the tweaks in registers and every AES round over the whole
+//! group, so that the AES units never wait for a result. Each group loads the round keys again, through a pointer that
+//! is opaque to the compiler ([`opaque`]). Otherwise it would keep all 15 in registers, and spill some of them to the
 //! stack, where nobody wipes them.
 
 pub(super) mod aesni;
@@ -19,7 +19,7 @@ pub(super) fn store_fence() {
     unsafe { std::arch::x86_64::_mm_sfence() };
 }
 
-/// The same pointer, while the compiler must take it for another one: what was loaded through it before is no use.
+/// The same pointer, which the compiler must take for another one: it cannot reuse what was loaded through it before.
 #[inline(always)]
 #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is accessed through it")]
 fn opaque<T>(mut to: *const T) -> *const T {

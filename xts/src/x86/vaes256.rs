@@ -12,9 +12,7 @@ use crate::native::{Kernel, RoundKeys, Schedule};
 use crate::pieces::Hints;
 use crate::tweak::StartTweaks;
 
-/// Registers of a group.
 const GROUP: usize = 8;
-/// Blocks of a register.
 const LANES: usize = 2;
 const GROUP_BLOCKS: usize = GROUP * LANES;
 
@@ -37,7 +35,7 @@ pub fn kernel() -> Option<&'static Kernel> {
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m256i {
-    // Broadcast: measured, it is 3 % faster than to load two lanes, and only one must be stored when a key is expanded.
+    // A broadcast measured 3 % faster than a load of two lanes, and expanding a key must store only one.
     // SAFETY: the key is there, aligned.
     _mm256_broadcastsi128_si256(unsafe { _mm_load_si128(keys.cast::<[__m128i; 4]>().add(round).cast()) })
 }
@@ -77,7 +75,7 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
 /// `N` registers. `NONTEMPORAL`: with non-temporal stores.
 ///
 /// # Safety
-/// As for [`round_key`]; so many blocks can be read and written. With `NONTEMPORAL`, `to` is a multiple of 32.
+/// As for [`round_key`]; the blocks can be read and written. With `NONTEMPORAL`, `to` is a multiple of 32.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
 unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const N: usize>(
@@ -119,7 +117,7 @@ unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const N: usize>(
     }
 }
 
-/// One block: the upper lane is computed for nothing.
+/// One block. The upper lane is computed in vain.
 ///
 /// # Safety
 /// As for [`round_key`]; a block can be read and written.
@@ -151,7 +149,7 @@ unsafe fn single<const ENCRYPT: bool>(keys: *const RoundKeys, tweak: __m256i, fr
     }
 }
 
-/// 0x87, what alpha^128 is, in the low half of each lane.
+/// 0x87 (alpha^128), in the low half of each lane.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn reduction() -> __m256i {
@@ -168,12 +166,12 @@ fn times_alpha_bytes<const BYTES: i32, const REST: i32>(tweak: __m256i) -> __m25
     _mm256_xor_si256(_mm256_bslli_epi128::<BYTES>(tweak), back)
 }
 
-/// Multiplies each lane by a power of alpha of its own: `bits` has it, 0 to 56, in both halves of the lane.
+/// Multiplies each lane by a power of alpha of its own, 0 to 56, which `bits` has in both halves of the lane.
 #[inline]
 #[target_feature(enable = "avx2,vpclmulqdq")]
 fn times_alpha_bits(tweak: __m256i, bits: __m256i) -> __m256i {
     let swapped = _mm256_shuffle_epi32::<0x4e>(tweak);
-    // Shifted out of the high half, in the low one, and the other way round. A shift by 64 gives 0.
+    // Bits that are shifted out of one half, in the other one. A shift by 64 gives 0.
     let out = _mm256_srlv_epi64(swapped, _mm256_sub_epi64(_mm256_set1_epi64x(64), bits));
     let back = _mm256_clmulepi64_epi128::<0x00>(out, reduction());
     let carried = _mm256_blend_epi32::<0xcc>(_mm256_setzero_si256(), out);
@@ -309,7 +307,7 @@ unsafe fn encrypt_numbers<const N: usize>(schedule: &Schedule, number: u128, twe
     }
 }
 
-/// Leaves no key, tweak or data behind for whoever saves the registers next.
+/// Leaves no key, tweak or data in registers that somebody may save.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn wipe_registers() {

@@ -2,14 +2,14 @@
 
 //! VAES on AVX-512: four blocks in a register, eight registers at a time.
 //!
-//! What limits it, once enough blocks are in flight, is every vector instruction beside the 14 of AES: they share the
-//! execution units. So tweaks have the last round key added once and for all (`Veil`): AESENCLAST adds that sum as it
-//! would the key, and before the first round it is taken back with the first key in one three-way XOR.
+//! Once enough blocks are in flight, every vector instruction besides the 14 of AES limits the speed: they share the
+//! execution units. So the last round key is added to the tweaks in advance (`Veil`): AESENCLAST adds that sum instead
+//! of the key, and before the first round one three-way XOR adds the first key and removes the last one.
+
+mod veil;
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-
-use zeroize::Zeroize;
 
 use super::expand::expand_four;
 use super::opaque;
@@ -18,10 +18,9 @@ use crate::native::{Kernel, RoundKeys, Schedule};
 use crate::pieces::Hints;
 use crate::prefetch::Prefetch;
 use crate::tweak::StartTweaks;
+use veil::{Derived, Veils, broadcast, spread, times_alpha_64, times_alpha_bytes};
 
-/// Registers of a group.
 const GROUP: usize = 8;
-/// Blocks of a register.
 const LANES: usize = 4;
 const GROUP_BLOCKS: usize = GROUP * LANES;
 const GROUP_BYTES: usize = GROUP_BLOCKS * BLOCK_BYTES;
@@ -72,54 +71,6 @@ unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
     for (block, &last) in blocks.iter_mut().zip(last) {
         *block = if ENCRYPT { _mm512_aesenclast_epi128(*block, last) } else { _mm512_aesdeclast_epi128(*block, last) };
     }
-}
-
-/// Sums of a tweak and the last round key.
-type Veils = [__m512i; GROUP];
-
-/// What is computed from round keys at the beginning of a call. It has a place of its own on the stack, from which it is
-/// loaded when it is needed, and is wiped at the end: a register could be spilled.
-#[repr(C)]
-struct Derived {
-    /// The sum of the first and the last round key.
-    ends: u128,
-    /// What to add to a veil that was multiplied by alpha^32 or alpha^64, for its key to be the last one again.
-    after_32: u128,
-    after_64: u128,
-}
-
-impl Derived {
-    /// # Safety
-    /// As for [`round_key`].
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-    unsafe fn new(keys: *const RoundKeys) -> Self {
-        // SAFETY: as for this function.
-        let (first, last) = unsafe { (round_key(keys, 0), round_key(keys, 14)) };
-        // SAFETY: both are 16 bytes of any value.
-        let lane = |lanes| unsafe { std::mem::transmute::<__m128i, u128>(_mm512_castsi512_si128(lanes)) };
-        Self {
-            ends: lane(_mm512_xor_si512(first, last)),
-            after_32: lane(times_alpha_bytes::<4, 12>(last, last)),
-            after_64: lane(times_alpha_64(last, last)),
-        }
-    }
-}
-
-impl Drop for Derived {
-    fn drop(&mut self) {
-        self.ends.zeroize();
-        self.after_32.zeroize();
-        self.after_64.zeroize();
-    }
-}
-
-/// The value, in all lanes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn broadcast(value: &u128) -> __m512i {
-    // SAFETY: a `u128` is 16 bytes, aligned.
-    _mm512_broadcast_i32x4(unsafe { _mm_load_si128(opaque(value).cast()) })
 }
 
 /// A whole group. `ends` is the sum of the first and the last round key. `NONTEMPORAL`: with non-temporal stores.
@@ -232,68 +183,11 @@ unsafe fn part<const ENCRYPT: bool>(
     }
 }
 
-/// 0x87, what alpha^128 is, in the low half of each lane.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn reduction() -> __m512i {
-    _mm512_maskz_set1_epi64(0x55, 0x87)
-}
-
-/// Multiplies each lane by alpha^(8 * BYTES), 7 bytes at most, and adds `sum`.
-///
-/// `REST` is 16 - BYTES. What is shifted out at the top comes back multiplied by 0x87.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-fn times_alpha_bytes<const BYTES: i32, const REST: i32>(tweak: __m512i, sum: __m512i) -> __m512i {
-    let back = _mm512_clmulepi64_epi128::<0x00>(_mm512_bsrli_epi128::<REST>(tweak), reduction());
-    _mm512_ternarylogic_epi64::<0x96>(_mm512_bslli_epi128::<BYTES>(tweak), back, sum)
-}
-
-/// Multiplies each lane by alpha^64 and adds `sum`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-fn times_alpha_64(tweak: __m512i, sum: __m512i) -> __m512i {
-    let back = _mm512_clmulepi64_epi128::<0x01>(tweak, reduction());
-    _mm512_ternarylogic_epi64::<0x96>(_mm512_bslli_epi128::<8>(tweak), back, sum)
-}
-
-/// Multiplies each lane by a power of alpha of its own: `bits` has it, 0 to 56, in both halves of the lane.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-fn times_alpha_bits(tweak: __m512i, bits: __m512i) -> __m512i {
-    let swapped = _mm512_shuffle_epi32::<0x4e>(tweak);
-    // Shifted out of the high half, in the low one, and the other way round. A shift by 64 gives 0.
-    let out = _mm512_srlv_epi64(swapped, _mm512_sub_epi64(_mm512_set1_epi64(64), bits));
-    let back = _mm512_clmulepi64_epi128::<0x00>(out, reduction());
-    let carried = _mm512_maskz_mov_epi64(0xaa, out);
-    _mm512_ternarylogic_epi64::<0x96>(_mm512_sllv_epi64(tweak, bits), back, carried)
-}
-
-/// The veils of a group from the tweak of its first block and the last round key.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-fn spread(first: &u128, last: __m512i) -> Veils {
-    let first = broadcast(first);
-    let a = times_alpha_bits(first, _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0));
-    let b = times_alpha_bits(first, _mm512_set_epi64(7, 7, 6, 6, 5, 5, 4, 4));
-    [
-        _mm512_xor_si512(a, last),
-        _mm512_xor_si512(b, last),
-        times_alpha_bytes::<1, 15>(a, last),
-        times_alpha_bytes::<1, 15>(b, last),
-        times_alpha_bytes::<2, 14>(a, last),
-        times_alpha_bytes::<2, 14>(b, last),
-        times_alpha_bytes::<3, 13>(a, last),
-        times_alpha_bytes::<3, 13>(b, last),
-    ]
-}
-
-/// Bytes that are asked for at the beginning of a call: a page. Data of random requests is seldom in the cache; and the CPU
-/// sees by itself how it goes on, but not over the end of a page.
+/// Bytes to prefetch at the beginning of a call: a page. Data of random requests is seldom in the cache. The CPU
+/// recognises how it continues, but not across the end of a page.
 const FETCHED_AHEAD: usize = 4096;
 
-/// Asks for the first bytes of the source and, unless stores are non-temporal, the target, all at once. No address is
-/// accessed.
+/// Prefetches the first bytes of the source and, unless stores are non-temporal, of the target. No address is accessed.
 #[inline]
 fn fetch_ahead<const NONTEMPORAL: bool>(bytes: usize, from: *const u8, to: *mut u8) {
     for at in (0..bytes.min(FETCHED_AHEAD)).step_by(64) {
@@ -318,7 +212,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
     hints: &mut Hints,
 ) {
     let bytes = tweaks.len().saturating_mul(blocks).saturating_mul(BLOCK_BYTES);
-    // What is decrypted comes from the disk. What is encrypted was just written by the guest.
+    // Data to decrypt comes from the disk. Data to encrypt was just written by the guest.
     let mut rest = Prefetch::at(from.addr().wrapping_add(FETCHED_AHEAD), bytes.saturating_sub(FETCHED_AHEAD));
     let prefetch = if ENCRYPT || rest.is_done() { &mut hints.prefetch } else { &mut rest };
     let on_boundary = to.addr().is_multiple_of(64) && blocks.is_multiple_of(LANES);
@@ -336,8 +230,8 @@ unsafe fn crypt<const ENCRYPT: bool>(
 }
 
 /// # Safety
-/// As for [`Kernel`]. With `NONTEMPORAL`, `to` is a multiple of 64, and so are the bytes of the blocks. `prefetch` is
-/// fetched meanwhile.
+/// As for [`Kernel`]. With `NONTEMPORAL`, `to` is a multiple of 64, and so are the bytes of the blocks. Advances
+/// `prefetch` meanwhile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
 unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
@@ -359,7 +253,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
             ($veils:ident) => {
                 prefetch.advance(GROUP_BYTES);
                 if left < GROUP_BLOCKS {
-                    // SAFETY: so many blocks are left of what the caller vouches for.
+                    // SAFETY: the caller guarantees the blocks that are left.
                     unsafe { part::<ENCRYPT>(keys, &derived.ends, &$veils, from, to, left) };
                     (from, to) = (from.wrapping_add(left * BLOCK_BYTES), to.wrapping_add(left * BLOCK_BYTES));
                     break;
@@ -380,7 +274,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
             }
             continue;
         }
-        // Two groups in turn: going 64 blocks on takes fewer instructions than 32.
+        // Two groups alternate: advancing by 64 blocks takes fewer instructions than by 32.
         let mut odd = even;
         let sum = broadcast(&derived.after_32);
         for veil in &mut odd {
@@ -406,7 +300,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool>(
 unsafe fn start_tweaks(schedule: &Schedule, number: u128, tweaks: &mut StartTweaks, count: usize) {
     let first = _mm512_broadcast_i32x4(_mm_set_epi64x((number >> 64) as i64, number as i64));
     let one = _mm512_set1_epi64(1);
-    // Number `register * 4 + lane` further on, with the carry into the high half.
+    // The number `register * 4 + lane` further on, with the carry into the high half.
     let mut at = _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0);
     let mut numbers = [_mm512_setzero_si512(); GROUP];
     for slot in &mut numbers {
@@ -448,7 +342,7 @@ unsafe fn encrypt_numbers<const N: usize>(keys: *const RoundKeys, numbers: &[__m
     }
 }
 
-/// Leaves no key, tweak or data behind for whoever saves the registers next.
+/// Leaves no key, tweak or data in registers that somebody may save.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn wipe_registers() {
