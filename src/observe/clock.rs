@@ -13,7 +13,7 @@ fn clock() -> &'static Clock {
     CLOCK.get_or_init(Clock::new)
 }
 
-/// Makes later reads cheap.
+/// Calibrates the clock, so that later reads are cheap.
 pub fn prepare() {
     clock();
 }
@@ -28,9 +28,9 @@ pub fn nanos(from: u64, to: u64) -> u64 {
     clock().delta_as_nanos(from, to)
 }
 
-/// Times the stages of one request; does nothing when nobody wants to know.
+/// Times the stages of one request; does nothing if nobody needs the times.
 ///
-/// It is plain data and may travel with a request that waits: a lap ends whenever it is called.
+/// It is plain data and moves with a request that waits. A call of `lap` ends a lap.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stopwatch(Option<Running>);
 
@@ -44,16 +44,16 @@ struct Running {
     laps: [u64; Stage::TIMED],
 }
 
-/// Parts of the way of a request.
+/// Stages of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Expanding a key and putting it into a slot, with the wait for requests that use the old key.
+    /// Expanding a key and putting it into a slot, including the wait for requests that use the old key.
     Program,
     /// Encrypting or decrypting.
     Crypto,
-    /// Reading, writing, flushing or deallocating, with the wait for it.
+    /// Reading, writing, flushing or deallocating, including the wait for it.
     Disk,
-    /// Anything else; not timed by itself.
+    /// Anything else; not reported.
     Other,
 }
 
@@ -73,7 +73,7 @@ impl Stopwatch {
         self.0.is_some()
     }
 
-    /// The time since the last lap belongs to `stage`.
+    /// Assigns the time since the last lap to `stage`.
     #[inline]
     pub fn lap(&mut self, stage: Stage) {
         if let Some(running) = &mut self.0 {
@@ -86,8 +86,8 @@ impl Stopwatch {
         }
     }
 
-    /// All times until the end of the last lap: a request that is finished has little to do after that. Without laps, until
-    /// now. `None` when it does not run.
+    /// All times until the end of the last lap: a finished request has little to do after that. Without laps, until
+    /// now. `None` if it does not run.
     #[inline]
     pub fn stop(&self) -> Option<Times> {
         self.0.map(|running| Times {
@@ -109,7 +109,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// In a stage; 0 when the request did not pass it.
+    /// The time in a stage; 0 if the request did not pass it.
     pub fn of(&self, stage: Stage) -> u64 {
         self.laps.get(stage as usize).copied().unwrap_or(0)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The counters, as the device writes them. `stats` has what is made of them.
+//! The counters that the device writes. `stats` makes the statistics from them.
 
 use std::sync::atomic::AtomicBool;
 
@@ -8,8 +8,8 @@ use super::record::{CryptoUse, Kind, Record};
 use super::tally::{Counter, Tally};
 use crate::protocol::Status;
 
-/// Of one queue. One worker at a time serves a queue, so it is the one writer; the alignment keeps two queues' counters
-/// out of one cache line (and out of one pair of lines, which some CPUs fetch together).
+/// Counters of one queue. One worker at a time serves a queue, so it is the only writer. The alignment keeps two
+/// queues' counters out of one cache line, and out of one pair of lines, which some CPUs fetch together.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct QueueCounters {
@@ -24,7 +24,7 @@ pub struct QueueCounters {
     pub running: AtomicBool,
 }
 
-/// Of one type of request in one queue.
+/// Counters of one request type in one queue.
 #[derive(Debug, Default)]
 pub struct KindCounters {
     pub requests: Tally,
@@ -34,7 +34,7 @@ pub struct KindCounters {
 }
 
 impl QueueCounters {
-    /// Counts a finished request; for the one writer.
+    /// Counts a finished request. Only for the worker of the queue.
     pub fn count(&self, record: &Record) {
         let kind = record.kind();
         let Some(counters) = self.kinds.get(kind as usize) else { return };
@@ -61,14 +61,14 @@ impl QueueCounters {
     }
 }
 
-/// Of one keyslot: what its commands did.
+/// Counters of one keyslot's commands.
 #[derive(Debug, Default)]
 pub struct SlotCounters {
     pub programs: Counter,
     pub evictions: Counter,
 }
 
-/// Of the whole device, for what happens seldom.
+/// Counters of rare events of the whole device.
 #[derive(Debug, Default)]
 pub struct DeviceCounters {
     pub program: Counter,

@@ -18,7 +18,7 @@ Made from the source by `UPDATE_DOCS=1 cargo test --test statistics`; edit the c
 
 The device counts from its start until it ends; counters only rise. `--stats FILE` writes them as JSON when a frontend
 disconnects and at exit; `ctl stats` asks a running device. `ctl stats --format prometheus` prints Prometheus' text format,
-0.0.4. The device goes on while its counters are read, so two of them may be a few requests apart.
+0.0.4. The device continues while its counters are read, so two of them may be a few requests apart.
 
 In JSON a counter has the name of its group and its own, as in `requests.crypto_in`. In Prometheus' format it has the name in
 the tables. That format has no sums over queues and types; make them in the query.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The groups of counters, every one documented; `docs/statistics.md` is made from these comments.
+//! The groups of counters. `docs/statistics.md` is made from these comments.
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ pub struct Field {
     pub doc: &'static str,
 }
 
-/// Without the mark of a name that would be a keyword.
+/// Removes the `r#` of a raw identifier.
 const fn plain(name: &'static str) -> &'static str {
     match name.as_bytes() {
         [b'r', b'#', ..] => name.split_at(2).1,
@@ -99,8 +99,8 @@ counters! {
     Keyslots {
         /// Successful KEYSLOT_PROGRAM commands.
         program,
-        /// Those of `program` that replaced another key. Linux reuses its least recently used slot like this, without an
-        /// evict command.
+        /// Successful KEYSLOT_PROGRAM commands that replaced another key. Linux reuses its least recently used slot
+        /// like this, without an evict command.
         replace,
         /// KEYSLOT_PROGRAM commands that failed.
         program_failed,
@@ -121,13 +121,13 @@ counters! {
 counters! {
     /// Keys that came with requests, of an engine without keyslots.
     RequestKeys {
-        /// Requests that brought a key along which could be used.
+        /// Requests that brought a usable key along.
         requests,
-        /// Keys that were expanded: all but those of requests that were served together with others of the same key.
+        /// Expanded keys. Requests that are served together and have the same key share one.
         expanded,
         /// Hardware-wrapped keys that were unwrapped.
         unwrapped,
-        /// Hardware-wrapped keys that had been unwrapped a moment before (`--cache-unwrapped`).
+        /// Hardware-wrapped keys that were in the cache (`--cache-unwrapped`).
         cached,
     }
 }
@@ -149,7 +149,7 @@ counters! {
     Events {
         /// Resets of the device, of every kind, and sessions that ended.
         reset,
-        /// Resets of the engine alone (`ctl reset-engine`): all keys are lost, everything else goes on.
+        /// Resets of the engine alone (`ctl reset-engine`): all keys are lost, everything else continues.
         engine_reset,
         /// Flushes of the image: for FLUSH, for writes in write-through mode, and at exit.
         flush,
@@ -160,7 +160,7 @@ counters! {
     }
 }
 counters! {
-    /// One type of request in one queue. Types that never came are left out.
+    /// One type of request in one queue. Types without requests are not listed.
     QueueType {
         /// All requests of the type.
         requests,

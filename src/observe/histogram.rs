@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Latency histograms with the bucket layout of HdrHistogram: 32 linear buckets in each power of two, so a value is known
-//! to 3 %. One thread records without a lock, others read; that is what the `hdrhistogram` crate's types do not offer.
+//! Latency histograms with the bucket layout of HdrHistogram: 32 linear buckets per power of two, so values are
+//! accurate to 3 %. One thread records without a lock while others read, which the `hdrhistogram` crate's types do not
+//! support.
 
 use super::tally::Tally;
 
 /// Buckets in each power of two.
 const SUB_BITS: u32 = 5;
 const SUB: usize = 1 << SUB_BITS;
-/// Powers of two above [`SUB`]: up to 2^40 ns, 18 minutes. What takes longer is counted there.
+/// Powers of two above [`SUB`]: up to 2^40 ns, 18 minutes. Longer times are counted there.
 const OCTAVES: usize = 35;
-/// All buckets.
 const BUCKETS: usize = SUB * (OCTAVES + 1);
 
-/// The bucket of a value. Bucket bounds are inclusive above: the last value of a bucket is a multiple of its width, as
-/// the `le` of Prometheus wants it.
+/// The bucket of a value. Upper bounds are inclusive: the last value of a bucket is a multiple of its width, as
+/// Prometheus' `le` needs.
 fn index(nanos: u64) -> usize {
     let value = nanos.saturating_sub(1);
     if value < SUB as u64 {
@@ -49,7 +49,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Counts a value; for the one writer.
+    /// Counts a value. Only for the one writer.
     pub fn record(&self, nanos: u64) {
         if let Some(bucket) = self.buckets.get(index(nanos)) {
             bucket.add(1);
@@ -59,7 +59,7 @@ impl Histogram {
     }
 }
 
-/// Histograms of all writers, added up.
+/// The sum of all writers' histograms.
 #[derive(Debug, Clone)]
 pub struct Distribution {
     buckets: Vec<u64>,
@@ -74,7 +74,7 @@ impl Default for Distribution {
 }
 
 impl Distribution {
-    /// Adds what a histogram has now.
+    /// Adds the current counts of a histogram.
     pub fn add(&mut self, histogram: &Histogram) {
         self.buckets.iter_mut().zip(&histogram.buckets).for_each(|(sum, bucket)| *sum += bucket.get());
         self.sum = self.sum.wrapping_add(histogram.sum.get());
@@ -96,7 +96,7 @@ impl Distribution {
         self.max
     }
 
-    /// A value that `per_mille` of a thousand values do not exceed, to 3 %; 0 when there are none.
+    /// A value that `per_mille` of a thousand values do not exceed, accurate to 3 %; 0 without values.
     pub fn quantile(&self, per_mille: u64) -> u64 {
         let count = self.count();
         let rank = (u128::from(count) * u128::from(per_mille)).div_ceil(1000).max(1) as u64; // at most `count`
@@ -108,7 +108,7 @@ impl Distribution {
         found.map_or(0, |index| upper(index).min(self.max))
     }
 
-    /// How many values are at most 2^i nanoseconds, for each `i` asked for; exact.
+    /// How many values are at most 2^i nanoseconds, for each exponent `i`; exact.
     pub fn cumulative(&self, exponents: impl Iterator<Item = u32>) -> impl Iterator<Item = (u64, u64)> {
         exponents.map(|exponent| {
             let bound = 1u64 << exponent.min(63);

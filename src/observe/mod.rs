@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the device tells about itself: counters, latencies, traces. Numbers only; no data and no keys come here.
+//! Statistics of the device: counters, latencies, traces. Numbers only; no data and no keys come here.
 //!
-//! One [`Observer`] belongs to a device. Each worker has a [`WorkerStats`] and hands it a [`Record`] of every request when that
-//! is finished; the rest (commands, resets) is counted by the methods of the observer. [`Observer::stats`] adds all up.
+//! A device has one [`Observer`]. Each worker has a [`WorkerStats`] and passes it a [`Record`] of every finished
+//! request. Methods of the observer count everything else (commands, resets). [`Observer::stats`] adds it all up.
 //!
-//! The workers share no memory that they write: the counters of a queue and of a worker have one writer each. Clocks are
+//! The workers share no memory that they write: the counters of a queue and of a worker have one writer each. Clocks
+//! are read only while latencies or a trace are wanted.
 //! read only while somebody wants latencies or a trace.
 
 #![forbid(unsafe_code)]
@@ -46,21 +47,20 @@ const TRACE: u32 = 1 << 1;
 /// A device's counters, latencies and traces.
 #[derive(Debug)]
 pub struct Observer {
-    /// What needs clocks; 0 when nothing does.
+    /// What needs clocks; 0: nothing.
     wanted: AtomicU32,
-    /// The name of the crypto engine.
     engine: &'static str,
     queues: Box<[QueueCounters]>,
     slots: Box<[SlotCounters]>,
     device: DeviceCounters,
-    /// Never more than there were workers at the same time.
+    /// As many as there were workers at the same time.
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
     tracer: Tracer,
     /// When the trace began, in ticks.
     epoch: AtomicU64,
 }
 
-/// What is known of a keyslot beside its key.
+/// The use of a keyslot. Never a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotUse {
     /// Successful program commands.
@@ -72,8 +72,8 @@ pub struct SlotUse {
 }
 
 impl Observer {
-    /// For a device with so many queues, the control virtqueue included, and keyslots.
-    /// `engine` is the name of the crypto engine.
+    /// For a device with this many queues, the control virtqueue included, and keyslots. `engine` is the name of the
+    /// crypto engine.
     pub fn new(queues: usize, slots: usize, engine: &'static str) -> Arc<Self> {
         Arc::new(Self {
             wanted: AtomicU32::new(0),
@@ -87,7 +87,7 @@ impl Observer {
         })
     }
 
-    /// For a worker that begins.
+    /// The statistics of a new worker.
     pub fn worker_stats(self: &Arc<Self>) -> WorkerStats {
         let mut workers = self.lock_workers();
         let free = workers.iter().find(|state| !state.in_use.swap(true, Ordering::AcqRel)).cloned();
@@ -104,7 +104,7 @@ impl Observer {
         lock(&self.workers)
     }
 
-    /// Whether clocks are to be read.
+    /// Whether clocks must be read.
     fn timed(&self) -> bool {
         self.wanted.load(Ordering::Relaxed) != 0
     }
@@ -124,20 +124,20 @@ impl Observer {
         self.wanted.load(Ordering::Relaxed) & LATENCY != 0
     }
 
-    /// From now on no files can be opened: all traces go to this one, which is opened here and stays open, or there are
-    /// none. Can be said once.
+    /// Opens the file for all later traces now, because no files can be opened later; `None`: there are no traces. Call
+    /// it once.
     ///
     /// # Errors
-    /// When the file cannot be made, or exists and is no trace.
+    /// When the file cannot be created, or exists and is not a trace.
     pub fn only_trace_to(&self, file: Option<&Path>) -> io::Result<()> {
         self.tracer.only(file)
     }
 
-    /// Starts a trace into a file, ending the one before.
+    /// Starts a trace into a file, and ends the previous one.
     ///
     /// # Errors
-    /// When the file cannot be made or written, or exists and is no trace; or it is not that of
-    /// [`Observer::only_trace_to`], in which case the trace before goes on.
+    /// When the file cannot be created or written, or exists and is not a trace. Also when it is not that of
+    /// [`Observer::only_trace_to`]; the previous trace then continues.
     pub fn start_trace(self: &Arc<Self>, file: &Path) -> io::Result<()> {
         self.tracer.check(file)?;
         self.wanted.fetch_and(!TRACE, Ordering::Relaxed);
@@ -148,29 +148,29 @@ impl Observer {
         Ok(())
     }
 
-    /// Ends the trace, with all that was recorded in its file.
+    /// Ends the trace, and writes everything recorded to its file.
     pub fn stop_trace(&self) -> Option<TraceStatus> {
         self.wanted.fetch_and(!TRACE, Ordering::Relaxed);
         self.tracer.stop(self)
     }
 
-    /// Has all that was recorded so far written.
+    /// Writes everything recorded so far.
     pub fn sync_trace(&self) -> Option<TraceStatus> {
         self.tracer.sync(self)
     }
 
-    /// How the trace stands, if there is one.
+    /// The state of the trace, if there is one.
     pub fn trace_status(&self) -> Option<TraceStatus> {
         self.tracer.status()
     }
 
-    /// When the trace began, in ticks; `None` when none is wanted.
+    /// When the trace began, in ticks; `None` if none is wanted.
     fn trace_epoch(&self) -> Option<u64> {
         let wanted = self.wanted.load(Ordering::Acquire) & TRACE != 0;
         wanted.then(|| self.epoch.load(Ordering::Relaxed))
     }
 
-    /// All workers, also those that nobody uses.
+    /// All workers, including those not in use.
     fn workers(&self) -> Vec<Arc<WorkerCounters>> {
         self.lock_workers().clone()
     }
@@ -192,7 +192,7 @@ impl Observer {
         }
     }
 
-    /// A program command for a slot: `None` when it failed, else whether it took the place of another key.
+    /// Counts a program command for a slot: `None` if it failed, else whether it replaced another key.
     pub fn count_program(&self, slot: u32, replaced: Option<bool>) {
         match replaced {
             None => self.device.program_failed.add(1),
@@ -206,7 +206,7 @@ impl Observer {
         }
     }
 
-    /// An evict command for a slot that exists, and whether there was a key.
+    /// Counts an evict command for an existing slot, and whether there was a key.
     pub fn count_evict(&self, slot: u32, found: bool) {
         if !found {
             return self.device.evict_empty.add(1);
@@ -217,44 +217,44 @@ impl Observer {
         }
     }
 
-    /// A key with two equal halves was programmed.
+    /// Counts a key with two equal halves.
     pub fn count_equal_halves(&self) {
         self.device.equal_halves.add(1);
     }
 
-    /// The device was reset, and keys lost.
+    /// Counts a reset of the device, and lost keys.
     pub fn count_reset(&self, lost_keys: usize) {
         self.device.reset.add(1);
         self.count_lost(lost_keys);
     }
 
-    /// The engine alone was reset, and keys lost.
+    /// Counts a reset of the engine alone, and lost keys.
     pub fn count_engine_reset(&self, lost_keys: usize) {
         self.device.engine_reset.add(1);
         self.count_lost(lost_keys);
     }
 
-    /// Everything written was made durable.
+    /// Counts a flush of the image.
     pub fn count_flush(&self) {
         self.device.flush.add(1);
     }
 
-    /// A fault has struck a request.
+    /// Counts a request that a fault has struck.
     pub fn count_fault(&self) {
         self.device.fault.add(1);
     }
 
-    /// Keys were lost.
+    /// Counts lost keys.
     pub fn count_lost(&self, keys: usize) {
         self.device.lost.add(keys as u64); // usize to u64 loses nothing
     }
 
-    /// A queue was retired.
+    /// Counts a retired queue.
     pub fn count_broken_queue(&self) {
         self.device.broken_queue.add(1);
     }
 
-    /// What the keyslots were used for, one by one.
+    /// The use of each keyslot.
     pub fn slots(&self) -> Vec<SlotUse> {
         let workers = self.lock_workers();
         let hits = |slot: usize| workers.iter().filter_map(|worker| worker.hits.get(slot)).map(tally::Tally::get).sum();
@@ -267,7 +267,6 @@ impl Observer {
     }
 }
 
-/// Whether a queue runs.
 fn running(queue: &QueueCounters) -> bool {
     AtomicBool::load(&queue.running, Ordering::Relaxed)
 }

@@ -13,7 +13,7 @@ const PREFIX: &str = "vhost_user_blk_crypto";
 pub const QUEUE_RUNNING: &str = "vhost_user_blk_crypto_queue_running";
 /// Name of the histogram of latencies.
 pub const LATENCY: &str = "vhost_user_blk_crypto_latency_seconds";
-/// Latency buckets end at 2^10 ns (1 us) to 2^34 ns (17 s), by powers of two.
+/// Latency buckets end at powers of two, from 2^10 ns (1 us) to 2^34 ns (17 s).
 const BUCKETS: std::ops::RangeInclusive<u32> = 10..=34;
 
 /// The name of a counter.
@@ -21,7 +21,7 @@ pub fn name(group: &str, field: &Field) -> String {
     format!("{PREFIX}_{group}_{}_total", field.name)
 }
 
-/// All of it, each counter with its help.
+/// All statistics, each counter with its help text.
 pub fn text(stats: &Stats) -> String {
     let mut out = Text(String::new());
     out.header(&format!("{PREFIX}_build_info"), "gauge", "The version of the device and its crypto engine; always 1.");
@@ -57,20 +57,20 @@ pub fn text(stats: &Stats) -> String {
     out.0
 }
 
-/// Of [`Keyslots`](super::stats::Keyslots), what the queues' counters have already.
+/// Fields of [`Keyslots`](super::stats::Keyslots) that the queues' counters already have.
 pub const KEYSLOTS_BY_QUEUE: &[&str] = &["nokey"];
 
 struct Text(String);
 
 impl Text {
     fn header(&mut self, name: &str, kind: &str, help: &str) {
-        // No other characters of help texts need escaping.
+        // Help texts need no other escapes.
         let help = help.trim().replace('\\', "\\\\").replace('\n', "\\n");
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// Label values here are numbers and names: nothing to escape.
+    /// Label values are numbers and names, which need no escapes.
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
         self.sample_text(name, labels, &value.to_string());
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What is to be said about one request when it is finished.
+//! What statistics and traces record of one request.
 
 use super::clock::Stopwatch;
 use crate::protocol::{Status, request_type};
@@ -17,7 +17,7 @@ macro_rules! kinds {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// Of the type of a header, when there was one.
+            /// The kind for a header's type; `None`: there was no header.
             pub fn of(request_type: Option<u32>) -> Self {
                 match request_type {
                     $(Some($number) => Self::$kind,)*
@@ -114,7 +114,7 @@ pub struct Record {
     pub crypto: Option<CryptoUse>,
     /// The status that the driver gets.
     pub status: Status,
-    /// It was refused for its form: no key was looked up, no disk asked.
+    /// It was refused for its form: no key was looked up, and the disk was not used.
     pub refused: bool,
     /// Where the time went.
     pub watch: Stopwatch,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! All that was counted, at one moment.
+//! All statistics at one moment.
 //!
-//! The counters only ever rise, until the process ends. They are read while the workers go on, so two of them may be a
-//! few requests apart.
+//! Counters only rise until the process ends. The workers continue while they are read, so two of them may be a few
+//! requests apart.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::histogram::Distribution;
 use super::record::Kind;
 use super::{Observer, running};
 
-/// One queue. Queues that neither run nor ever had a request are left out.
+/// One queue. Queues that neither run nor ever had a request are not listed.
 #[derive(Debug, Clone, Serialize)]
 pub struct QueueStats {
     /// Its number.
@@ -34,13 +34,13 @@ pub struct QueueStats {
 /// Times of requests, while they were recorded.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Latency {
-    /// They are recorded now.
+    /// Times are recorded now.
     pub on: bool,
-    /// Expanding a key and putting it into a slot, with the wait for requests that use the old key.
+    /// Expanding a key and putting it into a slot, including the wait for requests that use the old key.
     pub program: Distribution,
-    /// Encrypting or decrypting, of encrypted requests.
+    /// Encrypting or decrypting, for encrypted requests.
     pub crypto: Distribution,
-    /// Reading, writing, flushing or deallocating, with the wait for it.
+    /// Reading, writing, flushing or deallocating, including the wait for it.
     pub disk: Distribution,
     /// From taking a request from its queue to its status.
     pub request: Distribution,
@@ -54,16 +54,16 @@ impl Latency {
             (
                 field(
                     "program",
-                    "Expanding a key and putting it into a slot, with the wait for requests that use the old key.",
+                    "Expanding a key and putting it into a slot, including the wait for requests that use the old key.",
                 ),
                 &self.program,
             ),
-            (field("crypto", "Encrypting or decrypting, of encrypted requests."), &self.crypto),
-            (field("disk", "Reading, writing, flushing or deallocating, with the wait for it."), &self.disk),
+            (field("crypto", "Encrypting or decrypting, for encrypted requests."), &self.crypto),
+            (field("disk", "Reading, writing, flushing or deallocating, including the wait for it."), &self.disk),
             (
                 field(
                     "request",
-                    "The whole request, from taking it from its queue to its status, with the emulated time of a slow engine.",
+                    "The whole request, from taking it from its queue to its status, including the emulated time of a slow engine.",
                 ),
                 &self.request,
             ),
@@ -120,7 +120,7 @@ impl Observer {
         let queues: Vec<QueueStats> =
             self.queues.iter().enumerate().map(|(number, queue)| read(number, queue)).collect();
         let of = |kind: Kind| queues.iter().filter_map(move |queue| queue.types.get(kind.name()));
-        // Requests are counted before what became of them, and read without a lock: never below 0.
+        // The two counts are read without a lock, so the difference must not go below 0.
         let passed = |kind| of(kind).map(|it| it.requests.saturating_sub(it.refused)).sum::<u64>();
         let bytes = |kind| of(kind).map(|it| it.bytes).sum::<u64>();
         let total = |number: fn(&QueueTotals) -> u64| queues.iter().map(|queue| number(&queue.totals)).sum::<u64>();

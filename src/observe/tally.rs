@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A counter that one thread at a time writes and any thread reads.
 ///
-/// Adding is a load and a store, no locked instruction: two writers at once would lose counts (nothing worse).
+/// Adding is a load and a store without a locked instruction. Two writers at once would lose counts, but nothing worse.
 #[derive(Debug, Default)]
 pub struct Tally(AtomicU64);
 
 impl Tally {
-    /// Adds; for the one writer.
+    /// Adds. Only for the one writer.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
-    /// Raises to at least `value`; for the one writer.
+    /// Raises to at least `value`. Only for the one writer.
     pub fn raise(&self, value: u64) {
         if value > self.0.load(Relaxed) {
             self.0.store(value, Relaxed);
@@ -29,7 +29,7 @@ impl Tally {
     }
 }
 
-/// A counter that any thread writes, for what happens seldom.
+/// A counter for rare events that any thread writes.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 

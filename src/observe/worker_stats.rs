@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A worker's way to the observer: no lock, no memory that another worker writes.
+//! A worker's access to the observer: no lock, and no memory that another worker writes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use super::record::Record;
 use super::tally::Tally;
 use super::trace::{TraceRing, encode};
 
-/// What a worker has written; read by others, and used again when the worker is gone.
+/// A worker's counters. Others read them; a later worker reuses them.
 #[derive(Debug)]
 pub(super) struct WorkerCounters {
     pub number: u16,
@@ -20,9 +20,9 @@ pub(super) struct WorkerCounters {
     /// Encrypted requests by keyslot.
     pub hits: Box<[Tally]>,
     pub request_keys: RequestKeyCounters,
-    /// Made when the first latency is recorded.
+    /// Allocated when the first latency is recorded.
     pub latency: OnceLock<Latencies>,
-    /// Made when the first record of a trace comes.
+    /// Allocated when the first record of a trace comes.
     pub ring: OnceLock<TraceRing>,
 }
 
@@ -56,12 +56,12 @@ impl WorkerCounters {
     }
 }
 
-/// One worker's. Made by [`Observer::worker_stats`]; the worker alone may use it, and alone serves its queues.
+/// One worker's statistics, made by [`Observer::worker_stats`]. Only that worker uses it, and serves its queues alone.
 #[derive(Debug)]
 pub struct WorkerStats {
     observer: Arc<Observer>,
     state: Arc<WorkerCounters>,
-    /// When the requests that begin now were taken from their queue, in ticks.
+    /// When the current batch of requests was taken from its queue, in ticks.
     taken: Option<u64>,
 }
 
@@ -70,8 +70,8 @@ impl WorkerStats {
         Self { observer, state, taken: None }
     }
 
-    /// For a request that begins now. It runs, and reads clocks, only while latencies or a trace are wanted. The clock is
-    /// read once for all requests that are taken together: see [`WorkerStats::end_batch`].
+    /// The stopwatch of a new request. It runs and reads clocks only while latencies or a trace are wanted. Requests
+    /// that are taken together share one read of the clock: see [`WorkerStats::end_batch`].
     #[inline]
     pub fn stopwatch(&mut self) -> Stopwatch {
         if self.observer.timed() {
@@ -86,26 +86,26 @@ impl WorkerStats {
         self.observer.timed() && self.observer.trace_epoch().is_some()
     }
 
-    /// A request has brought a key along, which has been expanded, or was there.
+    /// Counts a key that came with a request, and whether it had to be expanded.
     pub fn count_request_key(&self, expanded: bool) {
         let keys = &self.state.request_keys;
         keys.requests.add(1);
         keys.expanded.add(expanded.into());
     }
 
-    /// A request has brought a wrapped key along, which was known, or had to be unwrapped.
+    /// Counts a wrapped key that came with a request, and whether it was cached.
     pub fn count_wrapped(&self, known: bool) {
         let keys = &self.state.request_keys;
         if known { &keys.cached } else { &keys.unwrapped }.add(1);
     }
 
-    /// What begins after this was taken later.
+    /// Ends a batch: later requests were taken later.
     #[inline]
     pub fn end_batch(&mut self) {
         self.taken = None;
     }
 
-    /// A request is finished: the last that happens before its head is returned.
+    /// Counts a finished request, before its head is returned.
     pub fn finished(&mut self, record: &Record) {
         if let Some(queue) = self.observer.queues.get(usize::from(record.queue)) {
             queue.count(record);
@@ -143,7 +143,7 @@ impl WorkerStats {
 
 impl Drop for WorkerStats {
     fn drop(&mut self) {
-        // Whoever gets the state next sees what was written here.
+        // The next owner of the state sees what was written here.
         self.state.in_use.store(false, Ordering::Release);
     }
 }

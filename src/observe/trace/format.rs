@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The trace file: a header, then records. All numbers are little-endian. `docs/trace.md` says the same in words.
+//! The trace file: a header, then records. All numbers are little-endian. `docs/trace.md` describes it in words.
 
 use std::io::{self, Read};
 
@@ -21,19 +21,19 @@ pub const RECORD_BYTES: usize = RECORD_WORDS * 8;
 /// Words of a record.
 pub type Words = [u64; RECORD_WORDS];
 
-/// The request found a key: slot, generation, DUN and data units count.
+/// The request found a key: slot, generation, DUN and data units are valid.
 const CRYPTO: u64 = 1 << 0;
 /// The request was refused for its form.
 const REFUSED: u64 = 1 << 1;
-/// There was no header: the type means nothing.
+/// There was no header: the type is not valid.
 const NO_HEADER: u64 = 1 << 2;
-/// The next record has what did not find room in this one.
+/// The next record has the rest of this request.
 const MORE: u64 = 1 << 3;
 /// No request: the second word is the worker whose records follow.
 const WORKER: u64 = 1 << 5;
-/// No request, but more of the one before.
+/// Not a request: the rest of the previous one.
 const REST: u64 = 1 << 6;
-/// No request: the second word says how many records were lost here.
+/// Not a request: the second word is how many records were lost here.
 const LOST: u64 = 1 << 7;
 
 /// The header of a trace that began at a time of day, in nanoseconds since 1970.
@@ -51,7 +51,7 @@ pub fn header(realtime: u64) -> [u8; HEADER_BYTES] {
     bytes
 }
 
-/// A request: its record, and one more where that has no room for all.
+/// A request as one record, or as two if it does not fit in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encoded {
     pub record: Words,
@@ -95,7 +95,7 @@ pub fn encode(record: &Record, times: &Times, epoch: u64) -> Encoded {
     }
 }
 
-/// As the file has it.
+/// The record as bytes of the file.
 pub fn to_bytes(record: &Words) -> [u8; RECORD_BYTES] {
     let mut bytes = [0; RECORD_BYTES];
     bytes.chunks_exact_mut(8).zip(record).for_each(|(to, from)| to.copy_from_slice(&from.to_le_bytes()));
@@ -111,17 +111,17 @@ fn flags_of([.., last]: &Words) -> u64 {
     last >> 56
 }
 
-/// Stands before the records of a worker.
+/// Precedes the records of a worker.
 pub fn worker_entry(number: u16) -> Words {
     [0, number.into(), 0, 0, 0, 0, 0, WORKER << 56]
 }
 
-/// Stands for records that were lost.
+/// Replaces records that were lost.
 pub fn lost(count: u64) -> Words {
     [0, count, 0, 0, 0, 0, 0, LOST << 56]
 }
 
-/// A request, as it stands in a trace.
+/// A request in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // those of `Record`
 pub struct TraceRecord {
@@ -129,9 +129,9 @@ pub struct TraceRecord {
     pub started: u64,
     /// Nanoseconds from then to its end.
     pub total: u64,
-    /// Nanoseconds in this stage, 0 when it was not passed.
+    /// Nanoseconds in this stage; 0 if the request did not pass it.
     pub disk: u64,
-    /// As `disk`, 4.29 s at the most.
+    /// As `disk`, at most 4.29 s.
     pub crypto: u32,
     /// As `crypto`.
     pub program: u32,
@@ -141,7 +141,7 @@ pub struct TraceRecord {
     pub worker: u16,
     pub request_type: Option<u32>,
     pub sector: u64,
-    /// 2^32 - 1 when it is more.
+    /// 2^32 - 1 if there are more.
     pub bytes: u32,
     pub key: Option<CryptoUse>,
     /// The status byte that the driver got.
@@ -149,12 +149,12 @@ pub struct TraceRecord {
     pub refused: bool,
 }
 
-/// What a trace consists of.
+/// An entry of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TraceEntry {
     /// A request.
     Request(TraceRecord),
-    /// Records that a worker could not hand over in time.
+    /// Records that a worker lost because its ring was full.
     Lost {
         /// The worker.
         worker: u16,
@@ -163,7 +163,7 @@ pub enum TraceEntry {
     },
 }
 
-/// A request from its record and, where there is one, the next. The casts take the low bits on purpose.
+/// Decodes a request from its record, and the next one if there is a rest. The casts take the low bits on purpose.
 fn decode(record: &Words, more: Option<&Words>, worker: u16) -> TraceRecord {
     let [started, sector, generation, a, times, sizes, kind, place] = *record;
     let flags = flags_of(record);
@@ -200,7 +200,7 @@ pub struct Reader<R> {
     /// When it began, nanoseconds since 1970.
     pub realtime: u64,
     record_bytes: usize,
-    /// Whose records these are.
+    /// The worker of the current records.
     worker: u16,
 }
 
@@ -208,7 +208,7 @@ impl<R: Read> Reader<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// When it is no trace, or one of another version.
+    /// When it is not a trace, or one of another version.
     pub fn new(mut input: R) -> io::Result<Self> {
         let mut header = [0; HEADER_BYTES];
         let bad = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
@@ -222,23 +222,23 @@ impl<R: Read> Reader<R> {
         if version != VERSION || header_bytes < HEADER_BYTES as u64 || record_bytes < RECORD_BYTES as u64 {
             return Err(bad(format!("this trace has version {version}; this program reads version {VERSION}")));
         }
-        // A later program may write more than this one knows.
+        // A later version may have a longer header.
         io::copy(&mut input.by_ref().take(header_bytes - HEADER_BYTES as u64), &mut io::sink())?;
         let record_bytes = usize::try_from(record_bytes.min(1 << 16)).unwrap_or(RECORD_BYTES);
         Ok(Self { input, realtime, record_bytes, worker: 0 })
     }
 
-    /// The next entry, or `None` at the end. A last record that is not whole is left out: the trace may go on.
+    /// The next entry, or `None` at the end. An incomplete last record counts as the end: the trace may still grow.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of the system calls.
     pub fn next_entry(&mut self) -> io::Result<Option<TraceEntry>> {
         while let Some(record) = self.next_record()? {
             let [_, number, ..] = record;
             match flags_of(&record) {
                 flags if flags & WORKER != 0 => self.worker = number as u16, // as it was written
                 flags if flags & LOST != 0 => return Ok(Some(TraceEntry::Lost { worker: self.worker, count: number })),
-                flags if flags & REST != 0 => {} // of nothing
+                flags if flags & REST != 0 => {} // without its first record
                 flags if flags & MORE != 0 => {
                     let Some(more) = self.next_record()? else { return Ok(None) };
                     if flags_of(&more) & REST == 0 {
@@ -279,7 +279,7 @@ mod tests {
     use crate::observe::Stopwatch;
     use crate::protocol::Status;
 
-    /// Written to a file by worker 5, and read again.
+    /// Writes a request to a file as worker 5, and reads it again.
     fn read_again(Encoded { record, more }: Encoded) -> TraceRecord {
         let mut file = header(0).to_vec();
         [Some(worker_entry(5)), Some(record), more].iter().flatten().for_each(|record| file.extend(to_bytes(record)));

@@ -2,8 +2,8 @@
 
 //! Traces: a binary record of fixed size for each request. `docs/trace.md` describes the file.
 //!
-//! A worker puts records into a ring of its own, without a lock; a thread empties the rings into the file every few
-//! milliseconds. A ring that is full loses records, which are counted: a trace never holds a request up.
+//! A worker puts records into a ring of its own without a lock. A thread writes the rings to the file every few
+//! milliseconds. A full ring loses records, which are counted: a trace never delays a request.
 
 mod format;
 pub mod print;
@@ -19,7 +19,7 @@ pub use format::{HEADER_BYTES, MAGIC, RECORD_BYTES, Reader, TraceEntry, TraceRec
 pub(super) use ring::TraceRing;
 pub(super) use writer::Tracer;
 
-/// How a trace stands.
+/// The state of a trace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TraceStatus {
     /// Its file.
@@ -29,11 +29,11 @@ pub struct TraceStatus {
     pub records: u64,
     /// Requests lost because the writer could not keep up.
     pub dropped: u64,
-    /// Why nothing is written any more.
+    /// Why nothing more is written.
     pub error: Option<String>,
 }
 
-/// A name of a file as text, also where it is none.
+/// A file name as text, even if it is not valid text.
 fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Traces for people and for other programs.
+//! Prints traces, for people and for other programs.
 
 use std::io::{self, Read, Write};
 
@@ -10,22 +10,22 @@ use serde_json::json;
 use super::{Reader, TraceEntry, TraceRecord};
 use crate::observe::record::{CryptoUse, Kind};
 
-/// `trace dump --format`. Chrome's is the JSON array format, with a process for each queue, in which requests are asynchronous
+/// `trace dump --format`. Chrome's is the JSON array format. Each queue is a process, and its requests are asynchronous
 /// events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TraceFormat {
-    /// For people
+    /// Text for people
     Text,
-    /// A JSON object for each line
+    /// One JSON object per line
     Jsonl,
     /// For Chrome's about:tracing and for Perfetto
     Chrome,
 }
 
-/// Writes all of a trace.
+/// Writes a whole trace.
 ///
 /// # Errors
-/// The system's.
+/// Those of the system calls.
 pub fn print(reader: &mut Reader<impl Read>, format: TraceFormat, out: &mut impl Write) -> io::Result<()> {
     let mut separator = "[\n";
     let mut queues = Vec::new();

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::format::{Encoded, RECORD_WORDS, Words};
 use crate::observe::tally::Tally;
 
-/// Records that fit: 20 ms of 800000 requests per second. 1 MiB of memory, from the first trace on.
+/// Capacity in records: 20 ms of 800000 requests per second. 1 MiB of memory, from the first trace on.
 const CAPACITY: usize = 16384;
 
-/// Records after which their room may be used again.
+/// After this many records, the reader frees their room.
 const PORTION: usize = 256;
 
-/// On a cache line of its own.
+/// An index on a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Index(AtomicUsize);
@@ -22,9 +22,9 @@ struct Index(AtomicUsize);
 #[derive(Debug)]
 pub struct TraceRing {
     words: Box<[AtomicU64]>,
-    /// Records pushed ever.
+    /// Number of records ever pushed.
     pushed: Index,
-    /// Records drained ever.
+    /// Number of records ever drained.
     drained: Index,
     dropped: Tally,
 }
@@ -41,12 +41,12 @@ impl Default for TraceRing {
 }
 
 impl TraceRing {
-    /// Adds a request, or counts it as dropped when there is no room; for the one writer.
+    /// Adds a request, or counts it as dropped if there is no room. Only for the one writer.
     #[inline]
     pub fn push(&self, Encoded { record, more }: &Encoded) {
         let pushed = self.pushed.0.load(Ordering::Relaxed);
         let next = pushed.wrapping_add(1 + usize::from(more.is_some()));
-        // What the reader has drained may be written again.
+        // The writer may overwrite what the reader has drained.
         if next.wrapping_sub(self.drained.0.load(Ordering::Acquire)) > CAPACITY {
             return self.dropped.add(1);
         }
@@ -64,7 +64,7 @@ impl TraceRing {
         place.iter().zip(record).for_each(|(to, from)| to.store(*from, Ordering::Relaxed));
     }
 
-    /// Takes all records that are there; for the one reader.
+    /// Takes all records. Only for the one reader.
     pub fn drain(&self, mut take: impl FnMut(&Words)) {
         let drained = self.drained.0.load(Ordering::Relaxed);
         let pushed = self.pushed.0.load(Ordering::Acquire);
@@ -75,7 +75,7 @@ impl TraceRing {
             let place = self.words.get(start..start + RECORD_WORDS).unwrap_or_default();
             words.iter_mut().zip(place).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
             if record % PORTION == 0 {
-                // What was taken has been copied: the writer need not wait for what `take` does with it.
+                // These have been copied, so the writer need not wait until `take` is done with the rest.
                 self.drained.0.store(drained.wrapping_add(record), Ordering::Release);
             }
             take(&words);

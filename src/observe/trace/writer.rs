@@ -18,14 +18,14 @@ use crate::observe::Observer;
 use crate::observe::worker_stats::WorkerCounters;
 use crate::threads;
 
-/// How often the rings are emptied.
+/// How often the rings are drained.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// The trace of a device, if there is one.
 #[derive(Debug, Default)]
 pub struct Tracer {
     trace: Mutex<Option<ActiveTrace>>,
-    /// Set when files cannot be opened any more: the one that stays open, if any.
+    /// Set when no more files can be opened: the one that stays open, if any.
     only: OnceLock<Option<(PathBuf, File)>>,
 }
 
@@ -35,12 +35,11 @@ struct ActiveTrace {
     thread: thread::JoinHandle<()>,
 }
 
-/// Where records go.
 #[derive(Debug)]
 struct Sink {
     stop: AtomicBool,
     path: PathBuf,
-    /// Held while the rings are emptied: there is one reader at a time.
+    /// Held while the rings are drained, so that there is one reader at a time.
     state: Mutex<WriterState>,
 }
 
@@ -50,11 +49,11 @@ struct WriterState {
     /// Requests in the file.
     records: u64,
     dropped: u64,
-    /// What each worker had dropped when that was last told.
+    /// What each worker had dropped when the file was last told.
     told: Vec<u64>,
 }
 
-/// The file, written in pieces that stay in the CPU's caches.
+/// The file, written in pieces that fit in the CPU's caches.
 #[derive(Debug)]
 struct Output {
     file: File,
@@ -66,7 +65,7 @@ struct Output {
 const PIECE: usize = 64 << 10;
 
 impl Tracer {
-    /// Opens no other file from now on.
+    /// Allows no other file from now on.
     pub fn only(&self, path: Option<&Path>) -> io::Result<()> {
         let open = |path: &Path| {
             let mut file = open(path)?;
@@ -77,7 +76,7 @@ impl Tracer {
         self.only.set(file).map_err(|_| io::Error::other("the file of traces is chosen already"))
     }
 
-    /// Whether there can be a trace into this file, as far as that is known without opening it.
+    /// Whether a trace into this file is possible, as far as that is known without opening it.
     pub fn check(&self, path: &Path) -> io::Result<()> {
         let how = "the sandbox lets the device open no file; ";
         let error = match self.only.get() {
@@ -94,7 +93,7 @@ impl Tracer {
         Err(io::Error::other(error))
     }
 
-    /// The file for a trace, empty.
+    /// The emptied file for a trace.
     fn file(&self, path: &Path) -> io::Result<File> {
         let mut file = match self.only.get() {
             Some(Some((_, file))) => file.try_clone()?,
@@ -106,14 +105,14 @@ impl Tracer {
         Ok(file)
     }
 
-    /// Starts a trace, which ends the one before.
+    /// Starts a trace, and ends the previous one.
     pub fn start(&self, observer: &Arc<Observer>, path: &Path) -> io::Result<()> {
         self.check(path)?;
         self.stop(observer);
         let mut file = self.file(path)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64); // until 2554
         file.write_all(&header(now))?;
-        // What an earlier trace has left behind is not of this one.
+        // Discards what an earlier trace has left behind.
         let workers = observer.workers();
         for ring in workers.iter().filter_map(|worker| worker.ring.get()) {
             ring.drain(|_| ());
@@ -130,7 +129,7 @@ impl Tracer {
         Ok(())
     }
 
-    /// Ends the trace; the workers must have been told before.
+    /// Ends the trace. The workers must have been told before.
     pub fn stop(&self, observer: &Observer) -> Option<TraceStatus> {
         let ActiveTrace { sink, thread } = lock(&self.trace).take()?;
         sink.stop.store(true, Ordering::Release);
@@ -142,14 +141,14 @@ impl Tracer {
         Some(sink.status())
     }
 
-    /// Empties the rings now.
+    /// Drains the rings now.
     pub fn sync(&self, observer: &Observer) -> Option<TraceStatus> {
         let sink = lock(&self.trace).as_ref().map(|trace| Arc::clone(&trace.sink))?;
         sink.drain(observer);
         Some(sink.status())
     }
 
-    /// How it stands.
+    /// Its state.
     pub fn status(&self) -> Option<TraceStatus> {
         lock(&self.trace).as_ref().map(|trace| trace.sink.status())
     }
@@ -171,7 +170,7 @@ impl Sink {
         TraceStatus { file: self.path.clone(), records: *records, dropped: *dropped, error }
     }
 
-    /// Empties the rings into the file.
+    /// Drains the rings into the file.
     fn drain(&self, observer: &Observer) {
         let mut state = lock(&self.state);
         let worked = state.output.error.is_none();
@@ -224,7 +223,7 @@ impl Output {
         }
     }
 
-    /// After the first error nothing is written any more.
+    /// Writes nothing after the first error.
     fn write(&mut self) {
         if self.error.is_none() {
             self.error = self.file.write_all(&self.buffer).err();
@@ -237,14 +236,14 @@ fn dropped(worker: &WorkerCounters) -> u64 {
     worker.ring.get().map_or(0, super::TraceRing::dropped)
 }
 
-/// What is there, or a new file for this user only. Of a pipe nobody waits for the other end.
+/// Opens a file, or creates it for this user only. Does not wait for the other end of a pipe.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).to_owned();
     options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Makes sure that a file is empty or an old trace, and goes to its start; `false` for what is no file, such as a pipe, of which
-/// nobody waits until it has room.
+/// Makes sure that a file is empty or an old trace, and rewinds it. Returns false for anything but a regular file, such
+/// as a pipe, whose writes must not wait for room.
 fn check(file: &mut File) -> io::Result<bool> {
     let kind = file.metadata()?.file_type();
     if kind.is_block_device() {
@@ -257,7 +256,7 @@ fn check(file: &mut File) -> io::Result<bool> {
     let mut start = Vec::new();
     Read::take(&mut *file, MAGIC.len() as u64).read_to_end(&mut start)?;
     if !start.is_empty() && start != MAGIC {
-        return Err(io::Error::other("the file exists and is no trace; name another one"));
+        return Err(io::Error::other("the file exists and is not a trace; name another one"));
     }
     file.rewind()?;
     Ok(true)
