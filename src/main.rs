@@ -36,12 +36,12 @@ use vhost_user_blk_crypto::wrapped::Wrapping;
 
 fn main() -> ExitCode {
     survive_large_files();
-    // Whatever else is on the command line (QEMU's backend program conventions).
+    // This option overrides all others (QEMU's backend program conventions).
     if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
         let capabilities = serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] });
         return output::print(&format!("{capabilities}\n"), ExitCode::SUCCESS);
     }
-    // Needs no image.
+    // This option needs no image.
     if std::env::args_os().skip(1).any(|arg| arg == "--list-personalities") {
         return match cli::personality::list() {
             Ok(table) => output::print(&table, ExitCode::SUCCESS),
@@ -65,9 +65,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// A write past the limit for file sizes (ulimit -f, LimitFSIZE=) fails, and does not end the program.
+/// Makes a write past the file size limit (ulimit -f, LimitFSIZE=) fail instead of ending the program.
 fn survive_large_files() {
-    // Set, and never looked at.
+    // Nothing reads it: catching the signal is enough.
     let seen = Arc::new(std::sync::atomic::AtomicBool::new(false));
     // It fails for signals that do not exist.
     let _ = signal_hook::flag::register(SIGXFSZ, seen);
@@ -78,12 +78,12 @@ fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> s
 }
 
 fn run(args: &Args) -> Result<()> {
-    // Before there is a socket: whoever sees that may send a signal, and expect a clean end.
+    // Before the socket exists: whoever sees the socket may send a signal and expect a clean exit.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     descriptors::raise_limit();
     // Before there are keys.
     forbid_core_dumps().context("cannot turn core dumps off")?;
-    // What this process makes is for its owner alone.
+    // Files that this process creates are for their owner alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
 
     let engine = args.engine.resolve()?;
@@ -103,8 +103,8 @@ fn run(args: &Args) -> Result<()> {
     let queues = config.num_queues;
     if config.keep_keys_on_reset {
         log::warn!(
-            "keys survive a reset of the device: a guest that boots again finds those of the boot before in their slots; \
-             they are lost when the frontend disconnects"
+            "keys survive a reset of the device: after a reboot the guest finds the keys of the previous boot in their slots; \
+             the keys are lost when the frontend disconnects"
         );
     }
     let device = Arc::new(Device::new(config, wrapping, disk).context(
@@ -122,16 +122,16 @@ fn run(args: &Args) -> Result<()> {
     descriptors::warn_of_need(most_descriptors(usize::from(queues) + 1, workers.workers));
     sandbox(args, &device, workers.workers, trace.as_deref())?;
 
-    // In the thread for signals alone they are taken.
+    // Only the signal thread takes signals.
     threads::take_signals(false);
-    // So many that workers seldom share one.
+    // Enough arenas that workers seldom share one.
     threads::share_arenas(workers.workers + 2);
-    // Threads begin here, in the sandbox.
+    // From here on there are threads, inside the sandbox.
     device.observer().set_latency(args.latency);
     if let Some(path) = &trace {
         device.observer().start_trace(path).with_context(|| cannot_trace(path))?;
     }
-    // Ends last: a client may look at the device until its end.
+    // Dropped last: clients may query the device until it ends.
     let _control =
         control.map(|listener| control::ControlServer::start(listener, Arc::clone(&device), about)).transpose()?;
     let handle = signals.handle();
@@ -160,10 +160,10 @@ fn run(args: &Args) -> Result<()> {
     });
     notify.stopping();
     handle.close();
-    // It ends when its signals are closed, and has nothing to say.
+    // The thread ends when its signals are closed. It returns nothing.
     let _ = watcher.join();
 
-    // Everything that was completed is on the disk before the exit status says that all is well.
+    // Completed writes are on the disk before the exit status reports success.
     let flushed = device.flush().context("the image could not be flushed");
     let written = stats.map_or(Ok(()), |stats| stats.write(&device));
     if let Some(error) = device.observer().stop_trace().and_then(|trace| trace.error) {
@@ -186,12 +186,12 @@ fn disk(args: &Args, config: &DeviceConfig) -> Result<Disk> {
         (None, size) => options.in_memory(size.unwrap_or_default())?,
     };
     if args.discard == DiscardMode::On && !image.can_discard() {
-        bail!("{} cannot give space back; use --discard auto or off", image_name(args));
+        bail!("{} cannot free space for discard; use --discard auto or off", image_name(args));
     }
     Disk::new(image, args.aio.choice()).context("io_uring cannot be used here; use --aio threads or sync")
 }
 
-/// SIGHUP. False: there is nothing else to be done for this signal.
+/// Handles SIGHUP. Returns false: the signal has no further effect.
 fn look_at_the_size(device: &Device) -> bool {
     match device.resize(None) {
         Ok(Resized { reason: Some(reason), .. }) => log::warn!("the frontend does not know of the new size: {reason}"),
@@ -211,20 +211,20 @@ fn wrapping(args: &Args, engine: &Personality) -> Result<Option<Wrapping>> {
     }
     if args.wrapping_key_file.is_none() {
         log::warn!(
-            "long-term wrapped keys will be worthless when this process ends; keep them with --wrapping-key-file"
+            "long-term wrapped keys become useless when this process ends; to keep them usable, give --wrapping-key-file"
         );
     }
     Ok(Some(Wrapping::new(args.wrapping_key_file.as_deref())?))
 }
 
-/// What the control socket's `status` says of the program.
+/// What the program adds to the control socket's `status`.
 fn about(args: &Args, personality: &str, device: &Device) -> Result<serde_json::Value> {
     let image = args.blk_file.as_deref().map(std::path::absolute).transpose()?;
     Ok(serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "engine": { "personality": personality },
-        // JSON has text only.
+        // JSON strings are UTF-8.
         "image": { "path": image.map(|path| path.to_string_lossy().into_owned()) },
         "options": device.settings(),
     }))
@@ -240,9 +240,9 @@ fn listen(args: &Args) -> Result<Listen> {
         (None, Some(fd)) => Listen::inherited(fd),
         (None, None) => match Listen::activation_fd()? {
             Some(fd) => Listen::inherited(fd),
-            None => bail!("where do frontends connect? give --socket-path PATH, or --fd N with an inherited socket"),
+            None => bail!("no socket for frontends; give --socket-path PATH, or --fd N with an inherited socket"),
         },
-        // The command line excludes it.
+        // The command line parser excludes this.
         (Some(_), Some(_)) => bail!("give either --socket-path or --fd"),
     }
 }
@@ -268,12 +268,10 @@ fn banner(args: &Args, disk: &Disk, engine: &Personality, config: &DeviceConfig)
     )
 }
 
-/// Gives up what serving frontends does not need. All else must be open, and there must be no other thread.
+/// Drops what serving frontends does not need. All else must be open, and no other thread may exist.
 fn sandbox(args: &Args, device: &Device, workers: usize, trace: Option<&Path>) -> Result<()> {
     if args.sandbox == SandboxMode::None {
-        log::warn!(
-            "the sandbox is off: an error in this program could be used against everything that its user may do"
-        );
+        log::warn!("the sandbox is off: an attacker who exploits a bug in this program gets all rights of its user");
         return Ok(());
     }
     device.observer().only_trace_to(trace).with_context(|| cannot_trace(trace.unwrap_or(Path::new(""))))?;
@@ -282,12 +280,12 @@ fn sandbox(args: &Args, device: &Device, workers: usize, trace: Option<&Path>) -
     for path in [&args.socket_path, &args.control].into_iter().flatten() {
         sandbox = sandbox.remove_file(path);
     }
-    let missing = sandbox.apply().context("cannot start the sandbox; --sandbox none goes without")?;
+    let missing = sandbox.apply().context("cannot start the sandbox; use --sandbox none to run without it")?;
     for part in &missing {
         log::warn!("the sandbox lacks {part}");
     }
     if args.sandbox == SandboxMode::Require && !missing.is_empty() {
-        bail!("the sandbox is not complete, and --sandbox require does not go on without; --sandbox on does");
+        bail!("the sandbox is not complete, and --sandbox require was given; use --sandbox on to accept that");
     }
     Ok(())
 }

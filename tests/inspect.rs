@@ -224,13 +224,13 @@ fn mistakes_are_explained_and_show_no_key() {
         (&["--length", "4K", "--key-file", "@missing"], "No such file"),
         (&["--length", "5000"], "not a multiple of the data unit size"),
         (&["--length", "0"], "0 bytes"),
-        (&["--length", "1G"], "not in the image"),
-        (&["--length", "4K", "--offset", "0xffffffffffffffff"], "not in the image"),
+        (&["--length", "1G"], "exceed the image"),
+        (&["--length", "4K", "--offset", "0xffffffffffffffff"], "exceed the image"),
         (&["--length", "8K", "--dun", &many], "2^256"),
         (&["--length", "4K", "--dun", "x"], "data unit number"),
         (&["--length", "4K", "--data-unit", "1000"], "power of two"),
         (&["--length", "4K", "--output", "@image"], "the image itself"),
-        (&["--verify", "@empty"], "nothing to look at"),
+        (&["--verify", "@empty"], "the piece has 0 bytes"),
         (&[], "--length"),
     ] {
         let (code, text) = case.text(options);

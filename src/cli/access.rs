@@ -16,14 +16,14 @@ pub fn parse_mode(text: &str) -> Result<u32, String> {
     }
 }
 
-/// A group's number, or its name in the system's database.
+/// Reads a group: its number, or its name in the system's database.
 #[allow(unsafe_code, reason = "no safe interface asks all of the system's databases")]
 pub fn parse_group(text: &str) -> Result<u32, String> {
-    // The largest number means "none".
+    // `u32::MAX` means "no group".
     if let Some(number) = text.parse::<u32>().ok().filter(|&number| number != u32::MAX) {
         return Ok(number);
     }
-    let unknown = || format!("there is no group {text:?}; getent group lists those that there are");
+    let unknown = || format!("there is no group {text:?}; `getent group` lists the groups");
     let name = CString::new(text).map_err(|_| unknown())?;
     // SAFETY: the name ends in 0. The result is used before the next call, and there is no other thread yet.
     let group = unsafe { libc::getgrnam(name.as_ptr()).as_ref() };

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use vhost_user_blk_crypto::observe::trace::print::TraceFormat;
 
-/// Ask a running device, or tell it something, by its control socket (the device's option --control).
+/// Query or control a running device through its control socket (the device's option --control)
 #[derive(Debug, Args)]
 pub struct CtlArgs {
     /// The device's control socket
     #[arg(long, value_name = "PATH", global = true)]
     pub control: Option<PathBuf>,
 
-    /// Print the device's answer as JSON
+    /// Print the device's reply as JSON
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -24,50 +24,50 @@ pub struct CtlArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum CtlCommand {
-    /// Version, engine, options, image, negotiated features, queues
+    /// Print version, engine, options, image, negotiated features and queues
     Status,
-    /// All counters, see docs/statistics.md
+    /// Print all counters (docs/statistics.md)
     Stats {
-        /// Form of the counters
+        /// Output format
         #[arg(long, value_enum, value_name = "FORM", default_value_t = StatsFormat::Text)]
         format: StatsFormat,
     },
-    /// What the keyslots hold (never a key)
+    /// Print the state of the keyslots (never a key)
     Keyslots {
-        /// Also empty slots
+        /// Include empty slots
         #[arg(long)]
         all: bool,
     },
-    /// Record latency histograms, or stop to
+    /// Switch latency histograms on or off
     Latency {
         /// On or off
         #[arg(value_enum)]
         switch: Switch,
     },
-    /// Start, end or print a trace of all requests
+    /// Start, stop or print a trace of all requests
     Trace {
         #[command(subcommand)]
         command: TraceCommand,
     },
-    /// Let something go wrong on cue, see docs/faults.md
+    /// Inject faults (docs/faults.md)
     Fault {
         #[command(subcommand)]
         command: FaultCommand,
     },
-    /// Lose all keys, as an engine that was reset; the guest's driver programs them again
+    /// Lose all keys, as in a reset of the engine; the guest's driver programs them again
     ResetEngine,
-    /// Take over the size that the image has now (as the signal SIGHUP), and tell the guest
+    /// Read the image's size again (as on the signal SIGHUP) and tell the guest
     Resize {
-        /// Enlarge a regular file or a memory disk to this before: bytes, with K, M, G or T
+        /// First enlarge a regular file or a memory disk to this size: bytes, with K, M, G or T
         #[arg(value_name = "SIZE", value_parser = super::number::nonzero_size)]
         size: Option<u64>,
     },
-    /// Queues, keyslots and throughput, again and again
+    /// Show queues, keyslots and throughput, refreshed until interrupted
     Top {
-        /// Print once and exit (the default when standard output is no terminal)
+        /// Print once and exit (the default when standard output is not a terminal)
         #[arg(long)]
         once: bool,
-        /// Seconds between two looks
+        /// Seconds between two updates
         #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
         interval: f64,
     },
@@ -75,18 +75,19 @@ pub enum CtlCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum TraceCommand {
-    /// Start a trace into a file, which the device writes
+    /// Start a trace; the device writes it to a file
     On {
-        /// A new file, or an old trace, which is replaced; of a device in its sandbox, the file of its option --trace
+        /// A new file, or an old trace to overwrite; a device in its sandbox accepts only the file of its option
+        /// --trace
         file: PathBuf,
     },
-    /// End the trace
+    /// Stop the trace
     Off,
-    /// Print a trace: a file, or what the device is writing
+    /// Print a trace: a file, or the one that the device is writing
     Dump {
-        /// The file; no device is asked then
+        /// The trace file; without it, ctl asks the device for the name
         file: Option<PathBuf>,
-        /// Form of the trace
+        /// Output format
         #[arg(long, value_enum, value_name = "FORM", default_value_t = TraceFormat::Text)]
         format: TraceFormat,
     },
@@ -94,16 +95,16 @@ pub enum TraceCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum FaultCommand {
-    /// Add a fault, for requests that come from now on
+    /// Add a fault, which applies to requests from now on
     Add {
-        /// What goes wrong, and when: as --fault of the device
+        /// What goes wrong and when, in the form of the device's option --fault
         spec: String,
     },
-    /// The faults that there are, and how often they have struck
+    /// List the faults and how often each has struck
     List,
-    /// Remove a fault, or all; what is stuck goes on
+    /// Remove one fault, or all; requests that they hold back continue
     Clear {
-        /// The fault's number
+        /// Number of the fault [default: all]
         fault: Option<u64>,
     },
 }
@@ -111,9 +112,9 @@ pub enum FaultCommand {
 /// `stats --format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StatsFormat {
-    /// For people
+    /// Text for people
     Text,
-    /// As --json
+    /// JSON, as with --json
     Json,
     /// Prometheus' text format
     Prometheus,

@@ -22,7 +22,7 @@ use super::faults::FaultArgs;
 use super::number;
 use super::personality::PersonalityArgs;
 
-/// A vhost-user-blk device with inline encryption, as a UFS or eMMC host controller has it.
+/// A vhost-user-blk device with inline encryption, like that of a UFS or eMMC host controller.
 ///
 /// The guest programs AES-256-XTS keys into keyslots and names a keyslot and a data unit number with each request; the
 /// device encrypts and decrypts on the way to and from the image. See README.md for how to attach it to QEMU.
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "MODE", value_parser = parse_mode, requires = "socket_path")]
     pub socket_mode: Option<u32>,
 
-    /// Give that socket to this group, a name or a number: for a QEMU that another user runs
+    /// Group of that socket, a name or a number: for a QEMU that another user runs
     #[arg(long, value_name = "GROUP", value_parser = parse_group, requires = "socket_path")]
     pub socket_group: Option<u32>,
 
@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH", required_unless_present = "blk_ram", conflicts_with = "blk_ram")]
     pub blk_file: Option<PathBuf>,
 
-    /// Serve a memory disk of this size, lost at exit: to measure all but the storage. K, M, G: powers of 1024
+    /// Serve a memory disk of this size, lost at exit; for measurements without storage. K, M, G: powers of 1024
     #[arg(long, value_name = "SIZE", value_parser = number::nonzero_size)]
     pub blk_ram: Option<u64>,
 
@@ -61,41 +61,41 @@ pub struct Args {
     #[arg(long)]
     pub print_capabilities: bool,
 
-    /// What encrypts and decrypts: auto (the fastest that this CPU has), vaes-512, vaes-256, aes-ni, armv8 or portable
+    /// AES-XTS implementation: auto (the fastest on this CPU), vaes-512, vaes-256, aes-ni, armv8 or portable
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = parse_crypto_engine)]
     pub crypto_engine: Implementation,
 
-    /// File of the long-term wrapping key, made when missing [default: a fresh key, lost at exit]
+    /// File of the long-term wrapping key, created if missing [default: a fresh key, lost at exit]
     #[arg(long, value_name = "FILE")]
     pub wrapping_key_file: Option<PathBuf>,
 
-    /// Without keyslots: keep hardware-wrapped keys unwrapped for a second, for more requests that bring them along
+    /// Without keyslots: cache unwrapped hardware-wrapped keys for one second, for further requests that carry them
     #[arg(long, value_name = "ON|OFF", default_value = "on")]
     pub cache_unwrapped: Switch,
 
-    /// Let a driver behind a frontend that does not pass inline encryption on (QEMU's vhost-user-blk-pci) use keyslots
-    /// by commands on its request queues
+    /// Let the driver use keyslots by commands on its request queues, for frontends that do not pass inline encryption
+    /// through (QEMU's vhost-user-blk-pci)
     #[arg(long)]
     pub in_band: bool,
 
-    /// Threads that serve the request queues [default: one for each CPU, at most one for each queue]
+    /// Threads that serve the request queues [default: one per CPU, at most one per queue]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
     pub workers: Option<u16>,
 
-    /// Bytes of a logical block, a power of two from 512 to 65536
+    /// Logical block size in bytes, a power of two from 512 to 65536
     #[arg(long, value_name = "BYTES", default_value_t = 512)]
     pub logical_block_size: u32,
 
-    /// Bytes of a physical block, a power of two, not less than the logical one [default: the logical one]
+    /// Physical block size in bytes, a power of two, at least the logical one [default: the logical one]
     #[arg(long, value_name = "BYTES")]
     pub physical_block_size: Option<u32>,
 
-    /// CPUs for these threads, one each: a list such as 0,2-3 [default: any]
+    /// CPUs for the worker threads, one each: a list such as 0,2-3 [default: any]
     #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
     pub cpus: Option<Cpus>,
 
-    /// The longest time that a thread looks for more work before it sleeps, in microseconds; 0: never. Less while it
-    /// looks in vain
+    /// Longest time in microseconds that a worker polls for work before it sleeps; it polls less while polling finds
+    /// nothing. 0: no polling
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub poll_us: u32,
 
@@ -104,12 +104,12 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "MODE", default_value_t = CacheMode::Writeback)]
     pub cache: CacheMode,
 
-    /// How data gets to the image: auto (io_uring for block devices and --cache none, sync else), sync (system calls in
-    /// the worker), io_uring, threads
+    /// How the device accesses the image: auto (io_uring for block devices and --cache none, otherwise sync), sync
+    /// (system calls in the worker), io_uring, threads
     #[arg(long, value_enum, value_name = "HOW", default_value_t = AioMode::Auto)]
     pub aio: AioMode,
 
-    /// Offer discard to the guest; auto: where the image can give space back
+    /// Offer discard to the guest; auto: if the image can free space
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = DiscardMode::Auto)]
     pub discard: DiscardMode,
 
@@ -117,24 +117,24 @@ pub struct Args {
     #[arg(long)]
     pub exit_on_disconnect: bool,
 
-    /// Write the device's counters to this file as JSON when a frontend disconnects and at the end
+    /// Write the device's counters to this file as JSON when a frontend disconnects and at exit
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 
-    /// Answer questions and commands at this Unix socket, see the subcommand ctl
+    /// Serve queries and commands at this Unix socket; see the subcommand ctl
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// Write a record of each request to this file, see the subcommand ctl trace dump
+    /// Write a record of each request to this file; see the subcommand ctl trace dump
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
-    /// Record latency histograms, which reads the clock a few times for each request
+    /// Record latency histograms; this reads the clock a few times per request
     #[arg(long)]
     pub latency: bool,
 
-    /// Give up all that is not needed once everything is open (capabilities, files, system calls); require: exit when the
-    /// system lacks a part of that, on: go on without it
+    /// Once everything is open, drop what serving does not need (capabilities, files, system calls); on: as far as the
+    /// system supports it; require: exit if it lacks a part
     #[arg(long, value_enum, value_name = "MODE", default_value_t = SandboxMode::On)]
     pub sandbox: SandboxMode,
 
@@ -152,11 +152,11 @@ pub struct Args {
 /// `--sandbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SandboxMode {
-    /// As far as the system can
+    /// As far as the system supports it
     On,
-    /// Not at all
+    /// No sandbox
     None,
-    /// Wholly, or the program does not start
+    /// Completely; exit if the system lacks a part
     Require,
 }
 
@@ -167,14 +167,14 @@ pub enum CacheMode {
     Writeback,
     /// Writes are durable when they complete
     Writethrough,
-    /// Writes are durable after a flush; the host's page cache is not used
+    /// Writes bypass the host's page cache and are durable after a flush
     None,
 }
 
 /// `--aio`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AioMode {
-    /// What suits the image
+    /// Chosen by the kind of image
     Auto,
     /// System calls in the worker
     Sync,
@@ -219,9 +219,9 @@ fn parse_cpus(text: &str) -> Result<Cpus, String> {
 /// `--discard`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DiscardMode {
-    /// Where the image can
+    /// If the image supports it
     Auto,
-    /// Fail at start where the image cannot
+    /// Always; exit at start if the image does not support it
     On,
     /// Never
     Off,
@@ -292,15 +292,15 @@ impl Args {
     }
 }
 
-/// The most entries of a queue. The queues of QEMU 10.0's vhost-user-blk-pci have 1024, whatever its `queue-size` says. So
-/// those are served, if neither the user nor an engine that has fewer says otherwise.
+/// The maximum size of a queue. The queues of QEMU 10.0's vhost-user-blk-pci have 1024 entries, whatever its
+/// `queue-size` says. So the device accepts 1024, unless the user or the personality asks for fewer.
 fn largest_queue(engine: &Personality, asked: bool) -> u16 {
     let fewer = engine.queue_depth != Personality::default().queue_depth;
     if asked || fewer { engine.queue_depth } else { limits::LARGEST_QUEUE }
 }
 
 impl Args {
-    /// How the device's threads behave; a thread without a queue would have nothing to do.
+    /// How the device's threads behave. There are at most as many as queues: a thread without a queue would be idle.
     pub fn worker_config(&self, config: &DeviceConfig) -> WorkerConfig {
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
         let workers = self.workers.map_or(cpus, usize::from).min(config.num_queues.into());
@@ -358,8 +358,8 @@ mod tests {
         }
     }
 
-    /// Without a word of the user, what fits in QEMU's queues and those of the personality; else what fits in the queues
-    /// that were asked for.
+    /// By default, requests fit in QEMU's queues and the personality's; otherwise in the queues that the user asked
+    /// for.
     #[test]
     fn segments_fit_in_the_queues() {
         let seg_max = |options: &[&str]| config(options).expect("valid").seg_max;
@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    /// QEMU 10.0 sets rings of 1024, whatever it is told.
+    /// QEMU 10.0 sets up rings of 1024 entries, whatever its options say.
     #[test]
     fn larger_queues_than_usual_are_served_unless_somebody_says_otherwise() {
         let largest = |options: &[&str]| config(options).expect("valid").queue_size;

@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Options for faults on cue.
+//! Options for fault injection.
 
 use vhost_user_blk_crypto::faults::{Faults, KeepError, Spec};
 
-/// The faults that there are from the start.
+/// Faults that exist from the start.
 #[derive(Debug, clap::Args)]
 pub struct FaultArgs {
-    /// Let something go wrong on cue, for tests of drivers: KIND[=VALUE][,CONDITION=VALUE]..., such as
-    /// io-error,op=write,sector=0-2047,nth=3,count=1 or dun-not-incremented. May be repeated; docs/faults.md has all
+    /// Inject a fault, to test drivers: KIND[=VALUE][,CONDITION=VALUE]..., such as
+    /// io-error,op=write,sector=0-2047,nth=3,count=1 or dun-not-incremented. May be repeated; docs/faults.md lists
+    /// kinds and conditions
     #[arg(long = "fault", value_name = "SPEC")]
     pub faults: Vec<Spec>,
 }
 
 impl FaultArgs {
-    /// Adds them, before there is a guest, and while there are the privileges to lock memory that they need.
+    /// Adds the faults before a guest starts, while the process may still lock the memory that they need.
     ///
     /// # Errors
-    /// When that cannot be had.
+    /// When that memory cannot be locked.
     pub fn add_to(&self, faults: &Faults) -> Result<(), KeepError> {
         for spec in &self.faults {
             faults.insert(spec.clone())?;

@@ -41,7 +41,7 @@ pub struct InspectArgs {
     #[arg(long, value_name = "BYTES", value_parser = number::size, required_unless_present = "verify")]
     pub length: Option<u64>,
 
-    /// Compare with this file instead of writing; the last data unit may be filled up with zeroes
+    /// Compare with this file instead of writing; zeroes may fill the last data unit
     #[arg(long, value_name = "FILE")]
     pub verify: Option<PathBuf>,
 

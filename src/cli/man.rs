@@ -9,15 +9,15 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use super::command;
 
-/// What the pages begin with; `cargo xtask man` makes them anew.
+/// The first line of each page; `cargo xtask man` regenerates the pages.
 const SOURCE: &str = ".\\\" Made from src/cli by `cargo xtask man`; edit the comments there.\n";
 
-/// An example: what is done, and the lines to be typed, which have been run.
+/// An example: its purpose, and the command lines, which have been run.
 type Example = (&'static str, &'static [&'static str]);
 
 const DEVICE: &[Example] = &[
     (
-        "An image of 1 GiB, 2 request queues and 32 keyslots; the last line is for QEMU, beside shared guest memory:",
+        "An image of 1 GiB, 2 request queues and 32 keyslots; the last line is for QEMU, which also needs shared guest memory:",
         &[
             "truncate -s 1G disk.img",
             "vhost-user-blk-crypto --socket-path /tmp/disk.sock --blk-file disk.img --num-queues 2 --keyslots 32",
@@ -25,7 +25,7 @@ const DEVICE: &[Example] = &[
         ],
     ),
     (
-        "An eMMC controller that takes 50 microseconds to program a key, to be asked by ctl:",
+        "An eMMC controller that takes 50 microseconds to program a key, with a control socket for ctl:",
         &[
             "vhost-user-blk-crypto --personality emmc-cqhci --program-latency-us 50 --control /tmp/control --socket-path /tmp/disk.sock --blk-file disk.img",
         ],
@@ -40,7 +40,7 @@ const DEVICE: &[Example] = &[
 
 const CTL: &[Example] = &[
     (
-        "What the device is, and what it does:",
+        "The state of the device, its throughput and its counters:",
         &[
             "vhost-user-blk-crypto ctl --control /tmp/control status",
             "vhost-user-blk-crypto ctl --control /tmp/control top --once",
@@ -48,7 +48,7 @@ const CTL: &[Example] = &[
         ],
     ),
     (
-        "The engine loses its keys; every tenth read takes 5 ms longer, until the fault is cleared:",
+        "The engine loses its keys; then every tenth read takes 5 ms longer, until the fault is cleared:",
         &[
             "vhost-user-blk-crypto ctl --control /tmp/control reset-engine",
             "vhost-user-blk-crypto ctl --control /tmp/control fault add delay=5ms,op=read,probability=0.1,seed=7",
@@ -63,7 +63,7 @@ const CTL: &[Example] = &[
 ];
 
 const INSPECT: &[Example] = &[(
-    "Whether what lies at 64 KiB is the ciphertext of a file, encrypted from data unit number 7 on:",
+    "Check that the image holds, at 64 KiB, the ciphertext of a file that was encrypted from data unit number 7 on:",
     &["vhost-user-blk-crypto inspect disk.img --key-file key --data-unit 4096 --dun 7 --offset 64K --verify file"],
 )];
 
@@ -85,14 +85,14 @@ fn pages() -> Vec<(String, String)> {
     }
     let see = |one: &str, other: &str| format!("{one}(1), {other}(1), {OTHERS}");
     vec![
-        // Its other subcommands have pages of their own.
+        // The other subcommands have pages of their own.
         page(program, PROGRAM, &others, DEVICE, &see(PROGRAM_CTL, PROGRAM_INSPECT)),
         page(ctl, PROGRAM_CTL, &commands, CTL, &see(PROGRAM, PROGRAM_INSPECT)),
         page(inspect, PROGRAM_INSPECT, &[], INSPECT, &see(PROGRAM, PROGRAM_CTL)),
     ]
 }
 
-/// The commands below one that have none below them, with the words that name them.
+/// The subcommands that have none below them, with the words that name them.
 fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
     for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
         let words = format!("{words} {}", inner.get_name());
@@ -144,13 +144,13 @@ fn page(
     }
     roff.control("SH", ["SEE ALSO"]).text([roman(see_also)]);
     text += &roff.render();
-    // Every part begins with the same definitions, which are wanted once.
+    // Every part begins with the same definitions; one copy is enough.
     let definitions = Roff::new().render();
     let text = [SOURCE, &definitions, &text.replace(&definitions, "")].concat();
     (format!("{name}.1"), text)
 }
 
-/// The options and arguments that a command of `ctl` has beside those of all.
+/// The options and arguments that only this command of `ctl` has.
 fn own_options(command: &clap::Command) -> String {
     let mut out = Vec::new();
     let command = command.clone().mut_args(|arg| {
@@ -158,7 +158,7 @@ fn own_options(command: &clap::Command) -> String {
         arg.hide(common)
     });
     Man::new(command).render_options_section(&mut out).expect("memory");
-    // Under the heading of the command; a section of options that are all hidden is empty.
+    // The command has a heading already. A section whose options are all hidden is empty.
     let text = String::from_utf8(out).expect("text");
     text.lines().filter(|line| !line.starts_with(".SH")).fold(String::new(), |text, line| text + line + "\n")
 }
@@ -188,7 +188,7 @@ fn the_manual_pages_are_up_to_date() {
     assert!(std::env::var_os("UPDATE_DOCS").is_some() || found == names, "man/ has {found:?}, not {names:?}");
 }
 
-/// What the examples say is taken by the command line.
+/// The command line accepts all examples.
 #[test]
 fn the_examples_can_be_run() {
     let all = [DEVICE, CTL, INSPECT].concat();
@@ -202,7 +202,7 @@ fn the_examples_can_be_run() {
     }
 }
 
-/// Everything that can be typed is in one of the pages.
+/// Every option is in one of the pages.
 #[test]
 fn every_option_is_in_a_page() {
     fn check(command: &clap::Command, text: &str) {

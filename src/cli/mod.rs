@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The command line: a device without a subcommand, as QEMU's backend program conventions want it, or a tool.
+//! The command line: without a subcommand the program is a device, as QEMU's backend program conventions ask.
 
 mod access;
 mod completions;
@@ -23,11 +23,11 @@ pub use device::{Args, CacheMode, DiscardMode, SandboxMode};
 pub use inspect::InspectArgs;
 pub use selftest::SelftestArgs;
 
-/// What the program is to do.
+/// What the program does.
 pub enum Invocation {
-    /// Be a device.
+    /// Serve a device.
     Device(Box<Args>),
-    /// Something else.
+    /// Run a subcommand.
     Tool(Tool),
 }
 
@@ -40,15 +40,15 @@ pub enum Tool {
     Completions(CompletionsArgs),
 }
 
-/// The whole command line: the device's options at the top, a subcommand in their place.
+/// The device's options, or a subcommand instead.
 fn command() -> clap::Command {
     Tool::augment_subcommands(Args::command())
         .args_conflicts_with_subcommands(true)
         .subcommand_negates_reqs(true)
-        .subcommand_help_heading("Commands, in place of being a device")
+        .subcommand_help_heading("Commands, instead of serving a device")
 }
 
-/// Reads the command line; exits with help or an error where that is due.
+/// Reads the command line. Exits after printing help, the version or an error.
 pub fn parse() -> Invocation {
     let matches = command().try_get_matches().unwrap_or_else(|error| exit(&error));
     let parsed = if matches.subcommand_name().is_some() {

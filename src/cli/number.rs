@@ -7,7 +7,7 @@ use scattered_xts::Dun;
 /// Bytes: decimal or 0x..., with K, M, G or T for powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
     let bad = || format!("{text:?} is not a size: bytes, decimal or 0x..., with K, M, G or T for powers of 1024");
-    // K is KiB, too.
+    // `KiB` means the same as `K`.
     let short = text.strip_suffix("iB").unwrap_or(text);
     let shift = match short.as_bytes().last().map(u8::to_ascii_uppercase) {
         Some(b'K') => 10,
@@ -26,7 +26,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// As [`size`], but not 0.
 pub fn nonzero_size(text: &str) -> Result<u64, String> {
     match size(text)? {
-        0 => Err("0 bytes are too few".into()),
+        0 => Err("the size must not be 0".into()),
         size => Ok(size),
     }
 }
@@ -45,7 +45,7 @@ pub fn dun(text: &str) -> Result<Dun, String> {
     words(text).map(Dun::new).ok_or_else(bad)
 }
 
-/// A number as four words, least significant first; `None` when it is no number, or 2^256 and more.
+/// A number as four words, least significant first; `None` if it is not a number below 2^256.
 fn words(text: &str) -> Option<[u64; 4]> {
     let (digits, base) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),

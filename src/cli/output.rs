@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What is printed. `println!` and its like panic where nobody reads, or where the disk is full.
+//! Output without `println!`, which panics when the reader is gone or the disk is full.
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-/// Writes a text to standard output. Returns `success`, unless that fails; whoever has hung up has seen enough.
+/// Writes a text to standard output. Returns `success`, unless the write fails; a closed pipe is not a failure.
 pub fn print(text: &str, success: ExitCode) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -17,7 +17,7 @@ pub fn print(text: &str, success: ExitCode) -> ExitCode {
     }
 }
 
-/// Writes an error to standard error. If that fails, nobody is left to be told.
+/// Writes an error to standard error. If that fails, nothing can report it.
 pub fn complain(error: &str) {
     let _ = writeln!(std::io::stderr(), "vhost-user-blk-crypto: error: {error}");
 }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The options that choose the engine and change single values of it.
+//! The options that choose the engine and override its values.
 
 use anyhow::Result;
 use clap::Args;
 
 use vhost_user_blk_crypto::personality::{self, DEFAULT, Description, Personality};
 
-/// The engine: a personality, and what is to be different from it. An option wins over the personality, and that over
-/// the default personality.
+/// The engine: a personality and overrides. An option overrides the personality, which overrides the default
+/// personality.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of the engine (defaults: the personality's)")]
 pub struct PersonalityArgs {
-    /// Be this engine: a built-in personality, or a file that describes one
+    /// Emulate this engine: a built-in personality, or a file that describes one
     #[arg(long, value_name = "NAME|FILE.toml", default_value = DEFAULT)]
     pub personality: String,
 
@@ -30,10 +30,10 @@ pub fn list() -> Result<String> {
 }
 
 impl PersonalityArgs {
-    /// The engine: the personality, with the options in place of its values.
+    /// The personality, with the options in place of its values.
     ///
     /// # Errors
-    /// When there is no such personality, its file has mistakes, or an option has a value that cannot be.
+    /// When there is no such personality, its file has errors, or an option's value is invalid.
     pub fn resolve(&self) -> Result<Personality> {
         Personality::load(&self.personality)?.with_options(&self.options)
     }

@@ -21,7 +21,7 @@ use client::ControlClient;
 
 pub fn run(args: &CtlArgs) -> Result<ExitCode> {
     match written(args) {
-        // Whoever reads our output has seen enough.
+        // The reader of our output closed the pipe.
         Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|it| it.kind() == ErrorKind::BrokenPipe) => {
             Ok(ExitCode::SUCCESS)
         }
@@ -35,8 +35,7 @@ fn written(args: &CtlArgs) -> Result<()> {
         dump(file, *format, &mut out)?;
         return Ok(out.flush()?);
     }
-    let path =
-        args.control.as_deref().context("which device? give --control PATH, the socket that it was started with")?;
+    let path = args.control.as_deref().context("no device; give --control PATH, the control socket of the device")?;
     let mut client = ControlClient::connect(path)?;
     let (request, show): (Value, fn(&Value) -> String) = match &args.command {
         CtlCommand::Status => (json!({ "command": "status" }), text::status),
@@ -54,8 +53,7 @@ fn written(args: &CtlArgs) -> Result<()> {
         CtlCommand::Trace { command } => match command {
             TraceCommand::On { file } => {
                 let file = std::path::absolute(file)?;
-                let file =
-                    file.to_str().context("name the trace in UTF-8: other names do not go by the control socket")?;
+                let file = file.to_str().context("the control socket passes only UTF-8 names; rename the trace")?;
                 (json!({ "command": "trace", "action": "on", "file": file }), text::trace)
             }
             TraceCommand::Off => (json!({ "command": "trace", "action": "off" }), text::trace),

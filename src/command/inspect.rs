@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `inspect`: the check by hand that every user of inline encryption makes. A piece of an image, decrypted offline, and
-//! compared with what it should be.
+//! `inspect`: decrypts a piece of an image offline and compares it with what it should be. Users of inline encryption
+//! otherwise do this check by hand.
 
 mod compare;
 mod key;
@@ -22,7 +22,7 @@ use crate::cli::InspectArgs;
 use crate::cli::output::print;
 use compare::Comparison;
 
-/// Bytes worked on at once; a multiple of every data unit size.
+/// Bytes per step; a multiple of every data unit size.
 const STEP: usize = 1 << 20;
 
 /// A piece of the image in whole data units, inside the image.
@@ -79,7 +79,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     if same {
         return Ok(print(&format!("{report}\n"), ExitCode::SUCCESS));
     }
-    // If that fails, the exit status says it.
+    // If this write fails, the exit status still reports the difference.
     let _ = writeln!(std::io::stderr(), "{report}");
     Ok(ExitCode::FAILURE)
 }
@@ -102,7 +102,7 @@ fn digests(args: &InspectArgs, algorithm: DigestAlgorithm) -> Result<ExitCode> {
 /// A file or block device and its size.
 fn open(path: &Path) -> Result<(File, u64)> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    // Works for block devices, too.
+    // Works for block devices, whose metadata has no size.
     let len = file.seek(SeekFrom::End(0)).with_context(|| format!("{} has no size", path.display()))?;
     file.rewind()?;
     Ok((file, len))
@@ -113,13 +113,13 @@ fn piece(args: &InspectArgs, first: Dun, image_len: u64, expected_len: Option<u6
     let len = match (args.length, expected_len) {
         (Some(len), _) => len,
         (None, Some(len)) => len.checked_next_multiple_of(unit).context("the file to compare with is too large")?,
-        (None, None) => bail!("how much? give --length"),
+        (None, None) => bail!("--length is missing"),
     };
-    ensure!(len > 0, "a piece of 0 bytes: there is nothing to look at");
+    ensure!(len > 0, "the piece has 0 bytes; give a larger --length");
     ensure!(len.is_multiple_of(unit), "--length {len} is not a multiple of the data unit size {unit}");
     ensure!(
         len <= image_len && offset <= image_len - len,
-        "{len} bytes at {offset} are not in the image, which has {image_len}"
+        "{len} bytes at {offset} exceed the image, which has {image_len} bytes"
     );
     ensure!(first.checked_add(len / unit - 1).is_some(), "the last data unit's number is 2^256 or more");
     Ok(Piece { offset, len, unit })
@@ -128,7 +128,7 @@ fn piece(args: &InspectArgs, first: Dun, image_len: u64, expected_len: Option<u6
 fn output(args: &InspectArgs, image: &File) -> Result<Option<Box<dyn Write>>> {
     if let Some(path) = &args.output {
         let context = || format!("cannot write to {}", path.display());
-        // Truncated only when it is known not to be the image.
+        // Truncate only after the check that this is not the image.
         let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
         let file = options.open(path).with_context(context)?;
         let (ours, theirs) = (file.metadata()?, image.metadata()?);

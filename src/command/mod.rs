@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Tool, completions, output};
 
-/// Runs a subcommand. 0: it is well; 1: something differs; 2: an error, which is printed.
+/// Runs a subcommand. Exit status 0: success; 1: a difference; 2: an error, which is printed.
 pub fn run(tool: &Tool) -> ExitCode {
     let result = match tool {
         Tool::Inspect(args) => inspect::run(args),

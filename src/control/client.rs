@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One client: lines in, replies out, neither without bound.
+//! One client: lines in, replies out, both bounded.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -14,27 +14,25 @@ use super::{Error, MAX_LINE, command};
 
 /// How long a client may leave a reply unread.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a client that has asked nothing so far keeps its place when others want it.
+/// How long a client that has sent nothing keeps its place when others want it.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Bytes read at once.
 const CHUNK: usize = 4096;
 
 pub struct Client {
     pub stream: UnixStream,
-    /// Bytes of a line that has not ended.
+    /// Bytes of an incomplete line.
     line: Vec<u8>,
-    /// A reply on its way. The next line is looked at when it has gone.
+    /// The rest of a reply being sent. Only then is the next line read.
     reply: VecDeque<u8>,
-    /// Since when the reply has not moved.
+    /// Since when the client has read nothing of the reply.
     stuck_since: Option<Instant>,
-    /// Say the last words and hang up.
+    /// Close the connection after this reply.
     closing: bool,
     since: Instant,
-    /// It has sent a line.
     asked: bool,
 }
 
-/// Whether to go on with a client.
+/// Whether to keep a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientState {
     Open,
@@ -56,28 +54,28 @@ impl Client {
         })
     }
 
-    /// Whether it gives way to others: it has connected and said nothing.
+    /// Whether the client yields its place: it has connected and sent nothing for a while.
     pub fn gives_way(&self) -> bool {
         !self.asked && self.since.elapsed() > SILENCE
     }
 
-    /// What to wait for.
+    /// The events to wait for.
     pub fn events(&self) -> PollFlags {
         if self.reply.is_empty() { PollFlags::IN } else { PollFlags::OUT }
     }
 
-    /// When to give up on it.
+    /// When to drop the client.
     pub fn deadline(&self) -> Option<Instant> {
         self.stuck_since.map(|since| since + PATIENCE)
     }
 
-    /// Turns a client away.
+    /// Refuses a client.
     pub fn refuse(&mut self, error: Error) {
         self.queue_reply(&command::reply(Err(error), Value::Null));
         self.closing = true;
     }
 
-    /// Reads, answers and writes as far as that goes without waiting.
+    /// Reads, answers and writes as far as possible without waiting.
     pub fn serve(&mut self, answer: impl Fn(&[u8]) -> Value) -> ClientState {
         if !self.reply.is_empty() {
             return self.write();
@@ -92,7 +90,7 @@ impl Client {
         self.answer_lines(&answer)
     }
 
-    /// Answers the lines that are there, one after the other, as long as replies can be sent.
+    /// Answers the lines received so far, as long as replies can be sent.
     pub fn answer_lines(&mut self, answer: &impl Fn(&[u8]) -> Value) -> ClientState {
         while self.reply.is_empty() && !self.closing {
             let Some(end) = self.line.iter().position(|&byte| byte == b'\n') else {

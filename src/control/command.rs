@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! From a line to a reply.
+//! From a request line to its reply.
 
 use std::path::{Path, PathBuf};
 
@@ -12,26 +12,26 @@ use super::VERSION;
 use crate::device::Device;
 use crate::observe::prometheus;
 
-/// Why a request was not done: a code for programs, words for people.
+/// Why a request failed: a code for programs, words for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// One of those in `docs/control.md`.
+    /// One of the codes in `docs/control.md`.
     pub code: &'static str,
     /// What is wrong, and what to do.
     pub message: String,
 }
 
 impl Error {
-    /// An error.
+    /// Makes an error.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 }
 
-/// What a command does with its arguments.
+/// Executes a command with its arguments.
 type Handler = fn(&Device, &Value, Map<String, Value>) -> Result<Value, Error>;
 
-/// All commands. Another one needs a line here, a function, and words in `docs/control.md`.
+/// All commands. A new command needs a line here, a function, and a description in `docs/control.md`.
 pub const COMMANDS: &[(&str, Handler)] = &[
     ("status", |device, about, arguments| {
         let NoParams {} = parse(arguments)?;
@@ -155,7 +155,9 @@ fn fault(device: &Device, FaultParams { action, spec, fault }: FaultParams) -> R
         (FaultAction::Clear, None, id) => {
             Ok(json!({ "cleared": device.faults().clear(id).map_err(|error| wrong(error.to_string()))? }))
         }
-        _ => Err(wrong("fault add takes a \"spec\", fault clear may take a \"fault\", nothing takes both".into())),
+        _ => Err(wrong(
+            "fault add needs a \"spec\"; fault clear accepts a \"fault\"; other arguments are not accepted".into(),
+        )),
     }
 }
 
@@ -177,9 +179,9 @@ fn trace(device: &Device, TraceParams { action, file }: TraceParams) -> Result<V
     value(&status.ok_or_else(no_trace)?)
 }
 
-/// The device's working directory is none of the client's business.
+/// Paths must be absolute: a client does not know the device's working directory.
 fn check_absolute(file: &Path) -> Result<(), Error> {
-    if file.is_absolute() { Ok(()) } else { Err(Error::new("bad-arguments", "\"file\" is not an absolute path")) }
+    if file.is_absolute() { Ok(()) } else { Err(Error::new("bad-arguments", "\"file\" must be an absolute path")) }
 }
 
 fn parse<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, Error> {
@@ -197,7 +199,6 @@ pub(super) fn answer(device: &Device, about: &Value, line: &[u8]) -> Value {
     reply(result, id)
 }
 
-/// A reply.
 pub(super) fn reply(result: Result<Value, Error>, id: Value) -> Value {
     let mut reply = match result {
         Ok(result) => json!({ "version": VERSION, "ok": true, "result": result }),
@@ -221,18 +222,18 @@ fn request(line: &[u8], id: &mut Value) -> Result<(Handler, Map<String, Value>),
         Some(version) => {
             return Err(Error::new(
                 "bad-version",
-                format!("version {version} is not served; this is version {VERSION}"),
+                format!("version {version} is not supported; use version {VERSION}"),
             ));
         }
     }
     let Some(Value::String(name)) = request.remove("command") else {
-        return Err(Error::new("bad-request", "there is no \"command\""));
+        return Err(Error::new("bad-request", "the request has no \"command\""));
     };
     match COMMANDS.iter().find(|(command, _)| *command == name) {
         Some((_, action)) => Ok((*action, request)),
         None => {
             let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
-            let message = format!("there is no command {name:?}; there are {}", names.join(", "));
+            let message = format!("there is no command {name:?}; the commands are {}", names.join(", "));
             Err(Error::new("unknown-command", message))
         }
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The control socket: one JSON object per line and direction, described in `docs/control.md`.
+//! The control socket: one JSON object per line in each direction, described in `docs/control.md`.
 //!
-//! One thread serves all clients. It calls methods of [`Device`](crate::device::Device) and never takes a lock that the data path
-//! takes (but that of the faults, if there are any); what clients may cost is bounded: their number, the length of a line, one reply each in memory, and the time
-//! that a client may leave a reply unread.
+//! One thread serves all clients. It calls methods of [`Device`](crate::device::Device) and takes none of the data
+//! path's locks, except that of the faults, if there are any. The cost of clients is bounded: their number, the length
+//! of a line, one reply each in memory, and the time that a client may leave a reply unread.
 
 #![forbid(unsafe_code)]
 
@@ -15,9 +15,9 @@ mod server;
 pub use command::{COMMANDS, Error};
 pub use server::{ControlServer, Listener};
 
-/// Version of the protocol: raised when something that clients may rely on changes or goes.
+/// Version of the protocol, raised by each incompatible change.
 pub const VERSION: u32 = 1;
-/// The most bytes of a request, its line feed included.
+/// The maximum length of a request in bytes, its line feed included.
 pub const MAX_LINE: usize = 64 << 10;
-/// The most clients at the same time; others are turned away.
+/// The maximum number of clients at the same time; others are refused.
 pub const MAX_CLIENTS: usize = 8;

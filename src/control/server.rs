@@ -23,9 +23,9 @@ use crate::own_path::OwnPath;
 use crate::threads;
 use crate::vhost::{SocketAccess, bind_socket};
 
-/// A control socket to which clients can connect; they wait until it is served. Dropping it removes the socket.
+/// A bound control socket. Clients can connect and then wait until it is served. Dropping it removes the socket.
 pub struct Listener {
-    // Goes first: while the socket is open its inode has no other use.
+    // Dropped first: its inode is not reused while the socket is open.
     _path: OwnPath,
     socket: UnixListener,
 }
@@ -45,7 +45,7 @@ impl Listener {
     /// Listens at `path`, for this user only.
     ///
     /// # Errors
-    /// When something else than a socket that nobody listens to is there, or the socket cannot be made.
+    /// When the path exists and is not a stale socket, or the socket cannot be created.
     pub fn at_path(path: &Path) -> Result<Self> {
         let (socket, path) = bind_socket(path, "--control", SocketAccess::PRIVATE)?;
         socket.set_nonblocking(true)?;
@@ -54,18 +54,18 @@ impl Listener {
 }
 
 impl ControlServer {
-    /// Starts the thread that answers clients. `about` is added to what `status` says.
+    /// Starts the thread that answers clients. `about` is added to the reply to `status`.
     ///
     /// # Errors
-    /// When the thread cannot be made.
+    /// When the thread cannot be created.
     pub fn start(listener: Listener, device: Arc<Device>, about: Value) -> Result<Self> {
         let wake = eventfd::new()?;
         let shared = Arc::new(ServerState { stop: AtomicBool::new(false), wake });
         let thread = threads::named("control").spawn({
             let shared = Arc::clone(&shared);
-            // The socket goes when the thread ends.
+            // The thread owns the listener: the socket is removed when it ends.
             move || {
-                // All of it, with the path.
+                // Moves all fields, including the path.
                 let listener = listener;
                 shared.run(&listener.socket, &device, &about);
             }
@@ -94,7 +94,7 @@ impl ServerState {
             let ready = match self.wait(listener, &clients) {
                 Ok(ready) => ready,
                 Err(error) => {
-                    log::error!("the control socket fails, it is closed: {error}");
+                    log::error!("the control socket has failed and is closed: {error}");
                     return;
                 }
             };
@@ -114,7 +114,7 @@ impl ServerState {
         }
     }
 
-    /// Waits; tells what is ready: the listener, then each client.
+    /// Waits for events. Returns those of the listener, then of each client.
     fn wait(&self, listener: &UnixListener, clients: &[Client]) -> io::Result<Vec<PollFlags>> {
         let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
         fds.extend(clients.iter().map(|client| PollFd::new(&client.stream, client.events())));
@@ -130,7 +130,7 @@ impl ServerState {
     }
 
     fn accept(listener: &UnixListener, clients: &mut Vec<Client>) {
-        // One that has gone again, or no descriptors: whoever is there is served all the same.
+        // The client has gone again, or there are no descriptors: keep serving the others.
         let Ok((stream, _)) = listener.accept() else {
             return thread::sleep(Duration::from_millis(10));
         };
@@ -144,7 +144,7 @@ impl ServerState {
             clients.push(client);
         } else {
             client.refuse(Error::new("busy", format!("{MAX_CLIENTS} clients are connected already")));
-            // A short line fits into an empty socket; if not, so be it.
+            // A short line fits in an empty socket buffer. Otherwise the client gets no reason.
             let _ = client.answer_lines(&|_: &[u8]| Value::Null);
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the fields of an engine may be. An error follows the field's name.
+//! Checks of an engine's fields. An error text follows the field's name.
 
 use std::ops::RangeInclusive;
 
@@ -10,7 +10,7 @@ use super::{CRYPTO_MODE, KeyType, limits, parse_data_unit_sizes};
 use crate::digest::DigestAlgorithm;
 use crate::protocol::ID_BYTES;
 
-/// For a number in this range.
+/// Accepts a number in this range.
 pub fn number<T: TryFrom<i64>>(allowed: RangeInclusive<i64>) -> impl Fn(&i64) -> Result<T, String> {
     move |value| {
         let converted = T::try_from(*value).ok().filter(|_| allowed.contains(value));
@@ -80,12 +80,12 @@ pub fn serial(text: &str) -> Result<String, String> {
     Err(format!(" has {} bytes; allowed are at most {ID_BYTES}, as a guest can read no more", text.len()))
 }
 
-/// The name of a value that is one of a few.
+/// The name of an enum's value.
 pub fn name(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-/// A number between words, or nothing.
+/// A number between words; nothing for 0.
 pub fn unless_zero(number: u32, before: &str, after: &str) -> String {
     if number == 0 { String::new() } else { format!("{before}{number}{after}") }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! All that describes an engine, field by field. A new field is one entry here: the file format, the option, the check and
-//! the table are made from it.
+//! All fields that describe an engine. A new field is one entry here, from which the file format, the option, the check
+//! and the table are made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,8 +21,8 @@ macro_rules! fields {
         /// The fields that describe the engine: what `unknown`, `differs` and `[source]` may name.
         pub(super) const FIELDS: &[&str] = &[$(stringify!($field)),+];
 
-        /// What a file or the command line says of an engine. Numbers are wide enough that one out of range is refused with the
-        /// range, not with a type.
+        /// What a file or the command line says about an engine. Numbers are wide, so that the error for one out of
+        /// range names the range, not a type.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Args)]
         #[cfg_attr(test, derive(serde::Serialize))]
         #[serde(deny_unknown_fields)]
@@ -66,9 +66,9 @@ macro_rules! fields {
             /// One line about it.
             pub summary: String,
             $($(#[doc = $doc])+ pub $field: $type,)+
-            /// Fields whose value no public source tells: they are the default's.
+            /// Fields whose value no public source states: they have the default's.
             pub unknown: BTreeSet<String>,
-            /// Fields in which the engine differs from this, as it cannot be emulated.
+            /// Fields in which the real engine differs from this emulation.
             pub differs: BTreeSet<String>,
         }
 
@@ -108,7 +108,7 @@ fields! {
         [long, value_name = "BYTES", value_parser = check::data_unit_sizes_text],
         "--data-unit-sizes", check::data_unit_sizes, "DATA UNITS", |mask| format_data_unit_sizes(*mask);
 
-    /// The most bytes a data unit number may have; AES-XTS uses 16 [ideal: 16]
+    /// Maximum bytes of a data unit number; AES-XTS uses 16 [ideal: 16]
     max_dun_bytes: i64 => u8 = 16,
         [long, value_name = "N", value_parser = value_parser!(i64).range(limits::DUN_BYTES)],
         "--max-dun-bytes", number(limits::DUN_BYTES), "DUN BITS", |bytes| (u16::from(*bytes) * 8).to_string();
@@ -124,9 +124,9 @@ fields! {
         [long = "num-queues", value_name = "N", value_parser = value_parser!(i64).range(limits::QUEUES)],
         "--num-queues", number(limits::QUEUES), "QUEUES", u16::to_string;
 
-    /// The most descriptors of a queue, a power of two. When it is given, the guest is told that its requests may be as long
-    /// as such a queue, so the frontend must use this size (QEMU: vq_size= or queue-size=); without it, requests fit in
-    /// queues of 128, and queues of up to 1024 are served [ideal: 256]
+    /// Maximum size of a queue, a power of two. If given, the guest's requests may be as long as such a queue, so the
+    /// frontend must use this size (QEMU: vq_size= or queue-size=). Without it, requests fit in queues of 128, and
+    /// queues of up to 1024 are served [ideal: 256]
     queue_depth: i64 => u16 = 256,
         [long = "queue-size", value_name = "N", value_parser = value_parser!(i64).range(limits::QUEUE_DEPTH)],
         "--queue-size", check::queue_depth, "DEPTH", u16::to_string;
@@ -135,17 +135,17 @@ fields! {
     serial: String => String = "vhost-blk-crypto".into(),
         [long, value_name = "TEXT"], "--serial", check::serial, "", |_| String::new();
 
-    /// What becomes of the keys in a reset of the device; a frontend that disconnects loses them always [ideal: lost]
+    /// What happens to the keys in a reset of the device; a disconnect of the frontend always clears them [ideal: lost]
     keys_on_reset: KeysOnReset => KeysOnReset = KeysOnReset::Lost,
         [long, value_enum, value_name = "WHAT"],
         "--keys-on-reset", |given: &KeysOnReset| Ok(*given), "ON RESET", |what| format!("keys {}", check::name(what));
 
-    /// Microseconds that it takes to program a key into a slot [ideal: 0]
+    /// Microseconds to program a key into a slot [ideal: 0]
     program_latency_us: i64 => u32 = 0,
         [long, value_name = "US", value_parser = value_parser!(i64).range(limits::LATENCY_US)],
         "--program-latency-us", number(limits::LATENCY_US), "SLOWED DOWN", |us| check::unless_zero(*us, "program ", " us");
 
-    /// Microseconds that it takes to evict a key [ideal: 0]
+    /// Microseconds to evict a key [ideal: 0]
     evict_latency_us: i64 => u32 = 0,
         [long, value_name = "US", value_parser = value_parser!(i64).range(limits::LATENCY_US)],
         "--evict-latency-us", number(limits::LATENCY_US), "SLOWED DOWN", |us| check::unless_zero(*us, "evict ", " us");

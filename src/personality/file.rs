@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A personality's file: the TOML, and what may be in it.
+//! The file of a personality: the TOML, and its checks.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::fields::{Description, FIELDS};
 /// Reads a file's text.
 ///
 /// # Errors
-/// What is wrong with which field, and what is allowed; the caller names the file.
+/// What is wrong with which field, and what is allowed. The caller names the file.
 pub(super) fn parse(name: &str, text: &str) -> Result<Personality> {
     let description = description(text)?;
     description.check_marks()?;
@@ -28,7 +28,7 @@ pub(super) fn description(text: &str) -> Result<Description> {
 }
 
 impl Description {
-    /// What is said about fields is about fields that there are, and does not contradict itself.
+    /// The lists may name only existing fields, and must not contradict the values.
     fn check_marks(&self) -> Result<()> {
         let marks = [("unknown", &self.unknown), ("differs", &self.differs)];
         let sources: BTreeSet<_> = self.source.keys().cloned().collect();

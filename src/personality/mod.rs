@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Personalities: what is known of an inline-encryption engine, for the device to be that engine.
+//! Personalities: descriptions of inline-encryption engines that the device emulates.
 //!
-//! A personality is a TOML file ([`Personality::load`]); some are built in. Every value in a built-in one has a source, and
-//! what no public source tells is left at the value of the default, `ideal`, and marked as unknown.
+//! A personality is a TOML file ([`Personality::load`]); some are built in. Every value in a built-in one has a source.
+//! Values that no public source states are those of the default, `ideal`, and are marked as unknown.
 
 #![forbid(unsafe_code)]
 
@@ -27,7 +27,7 @@ pub use fields::{Description, Personality};
 pub use sizes::{format_data_unit_sizes, parse_data_unit_sizes};
 pub use table::table;
 
-/// What a personality's values may be. Both ends are allowed.
+/// The allowed values. Both ends are included.
 pub mod limits {
     use std::ops::RangeInclusive;
 
@@ -39,17 +39,17 @@ pub mod limits {
     pub const DUN_BYTES: RangeInclusive<i64> = 1..=protocol::MAX_DUN_BYTES as i64;
     /// Request queues.
     pub const QUEUES: RangeInclusive<i64> = 1..=255;
-    /// The most descriptors that a queue may have, in QEMU as well.
+    /// The maximum size of a queue, also in QEMU.
     pub const LARGEST_QUEUE: u16 = 1024;
     /// Descriptors of a queue, a power of two.
     pub const QUEUE_DEPTH: RangeInclusive<i64> = 4..=LARGEST_QUEUE as i64;
     /// Latencies in microseconds: at most 10 s.
     pub const LATENCY_US: RangeInclusive<i64> = 0..=10_000_000;
-    /// Throughput in MB/s; 0 for none but the host's.
+    /// Throughput in MB/s; 0: only the host's limit.
     pub const MB_PER_S: RangeInclusive<i64> = 0..=1_000_000;
 }
 
-/// The one crypto mode that can be emulated, as the kernel's `queue/crypto/modes` and fscrypt name it, in lower case.
+/// The only crypto mode that can be emulated, as the kernel's `queue/crypto/modes` and fscrypt name it, in lower case.
 pub const CRYPTO_MODE: &str = "aes-256-xts";
 
 /// The default personality.
@@ -66,7 +66,7 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("wide", include_str!("wide.toml")),
 ];
 
-/// What becomes of the keys when the guest's driver resets the device.
+/// What happens to the keys when the guest's driver resets the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum KeysOnReset {
@@ -80,7 +80,7 @@ impl Personality {
     /// A built-in personality by its name, or one from a file: a path with a `/` in it or with the ending `.toml`.
     ///
     /// # Errors
-    /// When there is none of that name, or the file cannot be read or has mistakes.
+    /// When there is none of that name, or the file cannot be read or has errors.
     pub fn load(name: &str) -> Result<Self> {
         if name.contains('/') || name.ends_with(".toml") {
             let path = Path::new(name);
@@ -97,7 +97,7 @@ impl Personality {
         }
     }
 
-    /// All that are built in.
+    /// All built-in personalities.
     ///
     /// # Errors
     /// None, as the tests show.
@@ -105,16 +105,16 @@ impl Personality {
         BUILT_IN.iter().map(|(name, text)| file::parse(name, text).with_context(|| (*name).to_owned())).collect()
     }
 
-    /// This engine, with the values of options in place of its own.
+    /// This engine, with the options in place of its own values.
     ///
     /// # Errors
-    /// When a value cannot be.
+    /// When a value is not allowed.
     pub fn with_options(mut self, options: &Description) -> Result<Self> {
         options.apply(&mut self, true)?;
         Ok(self)
     }
 
-    /// How slow it is.
+    /// Its emulated times.
     pub fn timing(&self) -> Timing {
         let time = |us: u32| Duration::from_micros(us.into());
         Timing {

@@ -24,7 +24,7 @@ pub fn parse_data_unit_sizes(text: &str) -> Result<u32, String> {
     }
 }
 
-/// The text that [`parse_data_unit_sizes`] reads as this mask: a range where it is one.
+/// The text for a mask, in the form that [`parse_data_unit_sizes`] reads: a range if it is one.
 pub fn format_data_unit_sizes(mask: u32) -> String {
     let sizes: Vec<u32> = (0..u32::BITS).map(|bit| 1 << bit).filter(|size| mask & size != 0).collect();
     match sizes[..] {

@@ -12,7 +12,7 @@ const NOTES: &str = "\
 All have AES-256-XTS. Sources are in the files, src/personality/NAME.toml.
 ";
 
-/// All built-in personalities, one a line, and what they are.
+/// All built-in personalities, one per line, and the notes.
 ///
 /// # Errors
 /// None, as the tests show.
@@ -31,7 +31,7 @@ pub fn table() -> Result<String> {
     Ok(format!("{}\n{}\n{NOTES}", lines(&rows), lines(&summaries)))
 }
 
-/// What the fields of a column are.
+/// The text in a column.
 fn cell(p: &Personality, cells: &[(&str, &str, String)], column: &str) -> String {
     let of_column = || cells.iter().filter(|(_, of, _)| *of == column);
     let words: Vec<_> = of_column().map(|(.., text)| text.as_str()).filter(|text| !text.is_empty()).collect();

@@ -14,7 +14,7 @@ fn built_in_personalities_are_read() {
     }
 }
 
-/// What the default is in the program is what its file tells the reader.
+/// The program's default equals the file that the reader sees.
 #[test]
 fn the_default_is_ideal() {
     let ideal = Personality::load(DEFAULT).expect("ideal");
@@ -23,7 +23,7 @@ fn the_default_is_ideal() {
     assert_eq!(description(text).expect("ideal").given(), FIELDS);
 }
 
-/// No invented figures: what a built-in file says has a source, and what it does not say about a chip is marked.
+/// No invented figures: values in a built-in file have a source, and values that it omits are marked.
 #[test]
 fn built_in_values_have_sources() {
     for (name, text) in BUILT_IN {

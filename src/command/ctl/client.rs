@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use vhost_user_blk_crypto::control::VERSION;
 
-/// How long a device may think: resetting the engine waits for requests in flight.
+/// How long to wait for a reply: an engine reset waits for requests in flight.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct ControlClient {
@@ -30,13 +30,13 @@ impl ControlClient {
     pub fn ask(&mut self, request: &Value) -> Result<Value> {
         let mut request = request.clone();
         request["version"] = VERSION.into();
-        // A device that has turned us away has said why, and may have hung up already.
+        // A device that refuses this client sends the reason and may close the connection before this request.
         let sent = self.stream.get_mut().write_all(format!("{request}\n").as_bytes());
         let mut line = String::new();
         let read = self.stream.read_line(&mut line).context("the device does not answer")?;
         if read == 0 {
             sent?;
-            bail!("the device has hung up");
+            bail!("the device has closed the connection");
         }
         let mut reply: Value = serde_json::from_str(&line).context("the device's answer is not JSON")?;
         if reply["ok"] != true {

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Answers in words and tables.
+//! Replies as text and tables.
 
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-/// A number of a reply.
 pub fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
-/// The elements of an array of a reply.
 pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
@@ -20,7 +18,7 @@ fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value.as_object().into_iter().flat_map(Map::iter)
 }
 
-/// As a human being writes it: no quotes, lists with commas.
+/// A value for people to read: no quotes, lists with commas.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -33,7 +31,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Rows with columns as wide as they need; all but the first column to the right.
+/// Rows with columns as wide as needed. All columns but the first are right-aligned.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<_> = header.iter().map(|cell| cell.len()).collect();
     for row in rows {
@@ -104,7 +102,7 @@ pub fn stats(reply: &Value) -> String {
         let header = ["latency in us", "count", "mean", "50 %", "90 %", "99 %", "99.9 %", "max"];
         let _ = write!(out, "\n{}", table(&header, &rows));
     }
-    if out.is_empty() { "nothing was counted so far\n".into() } else { out }
+    if out.is_empty() { "nothing has been counted yet\n".into() } else { out }
 }
 
 pub fn keyslots(reply: &Value) -> String {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ctl top`: the difference between two looks, as a screen.
+//! `ctl top`: the difference between two samples, as a screen.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -15,17 +15,16 @@ use serde_json::{Value, json};
 use super::client::ControlClient;
 use super::text::{list, number, table};
 
-/// Goes to another screen and hides the cursor (ECMA-48, xterm's private modes).
+/// Switches to the alternate screen and hides the cursor (ECMA-48, xterm's private modes).
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
-/// Undoes it.
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
-/// The upper left corner; text replaces what was there.
+/// Moves the cursor to the upper left corner; new text overwrites the old.
 const HOME: &str = "\x1b[H";
-/// From here to the end of the line; of the screen.
+/// Clears the rest of the line; of the screen.
 const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_REST: &str = "\x1b[J";
 
-/// All that a screen is made of.
+/// One sample of all that the screen shows.
 struct Look {
     at: Instant,
     stats: Value,
@@ -58,7 +57,7 @@ pub fn run(client: &mut ControlClient, once: bool, interval: f64) -> Result<()> 
     while !ended.load(Ordering::Relaxed) {
         let wake = Instant::now() + interval;
         while Instant::now() < wake && !ended.load(Ordering::Relaxed) {
-            // A signal ends a sleep of the thread's only in the middle: short ones.
+            // The sleep resumes after a signal, so it must be short.
             std::thread::sleep(Duration::from_millis(50).min(interval));
         }
         let now = Look::take(client)?;
@@ -77,7 +76,7 @@ pub fn run(client: &mut ControlClient, once: bool, interval: f64) -> Result<()> 
     Ok(())
 }
 
-/// The other screen, until it is dropped.
+/// The alternate screen, until dropped.
 struct Screen;
 
 impl Screen {
@@ -94,7 +93,7 @@ impl Drop for Screen {
     }
 }
 
-/// What two looks tell.
+/// The screen for two samples.
 fn screen(before: &Look, now: &Look) -> String {
     let seconds = now.at.duration_since(before.at).as_secs_f64().max(1e-3);
     let rate = |path: &str| {
@@ -163,7 +162,7 @@ fn queues(before: &Look, now: &Look, seconds: f64) -> String {
     table(&["queue", "requests/s", "MiB/s", "errors/s", "requests", "errors"], &rows)
 }
 
-/// The busiest first.
+/// Keyslots, the busiest first.
 fn slots(before: &Look, now: &Look, seconds: f64) -> String {
     let mut rows: Vec<(u64, Vec<String>)> = list(&now.keyslots["keyslots"])
         .map(|slot| {

@@ -11,11 +11,9 @@ use scattered_xts::Dun;
 
 use super::{Piece, STEP};
 
-/// A comparison in progress.
 pub struct Comparison {
     file: File,
     path: PathBuf,
-    /// Bytes of the file.
     len: u64,
     unit: u64,
     expected: Vec<u8>,
@@ -23,7 +21,7 @@ pub struct Comparison {
     differing_units: u64,
 }
 
-/// Where the two differ first.
+/// The first difference.
 struct Difference {
     /// Offset in the piece.
     at: u64,
@@ -43,8 +41,8 @@ impl Comparison {
         Ok(Self { file, path: path.to_owned(), len, unit: piece.unit, expected, first: None, differing_units: 0 })
     }
 
-    /// Compares `data`, whole data units from `offset` of the piece on. Past the end of the file, zeroes are expected:
-    /// that is what file systems fill the last data unit with.
+    /// Compares `data`, whole data units at `offset` of the piece. Past the end of the file it expects zeroes, with
+    /// which file systems fill the last data unit.
     pub fn step(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let expected = &mut self.expected[..data.len()];
         expected.fill(0);
@@ -67,7 +65,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Whether all is the same, and what there is to say.
+    /// Whether all data is the same, and the report to print.
     pub fn report(&self, piece: &Piece, first_dun: Dun) -> (bool, String) {
         let units = piece.len / piece.unit;
         let Some(Difference { at, found, expected }) = self.first else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A key from a file into locked memory, and nowhere else.
+//! Reads a key from a file into locked memory only.
 
 use std::fs::File;
 use std::io::Read;
@@ -27,7 +27,7 @@ impl Key {
     }
 }
 
-/// Reads 64 bytes, or 128 hexadecimal digits with white space behind them.
+/// Reads 64 bytes, or 128 hexadecimal digits and optional white space.
 pub fn read(path: &Path) -> Result<Key> {
     const ROOM: usize = 4 * KEY_BYTES;
     let memory = || "cannot lock memory for the key; raise the limit (ulimit -l)";
@@ -50,7 +50,7 @@ pub fn read(path: &Path) -> Result<Key> {
         }
     } else {
         bail!(
-            "{} is no key: it takes 64 bytes, or 128 hexadecimal digits, and this file has {len} bytes or more",
+            "{} is not a key file: a key has 64 bytes, or 128 hexadecimal digits, and this file has {len} bytes or more",
             path.display()
         );
     }
@@ -60,7 +60,7 @@ pub fn read(path: &Path) -> Result<Key> {
 }
 
 fn digit(digit: u8) -> Result<u8> {
-    // The digit itself is part of a key, so it is not shown.
+    // The message does not show the digit, which is part of a key.
     let value = char::from(digit).to_digit(16).context("the key file has a character that is no hexadecimal digit")?;
     Ok(value as u8) // below 16
 }
