@@ -153,7 +153,8 @@ fio_load() {
 	shift
 	fio --name=load --filename="$path/data" --size=16M --fallocate=none --eta=never --randrepeat=1 --output=/tmp/fio.txt \
 		--exec_prerun='/tmp/mark begin' --exec_postrun='/tmp/mark end' "$@" || {
-		grep -m 1 '^fio: ' /tmp/fio.txt || tail -n 3 /tmp/fio.txt
+		# Usually it has said why to the standard error output.
+		grep -m 1 '^fio: ' /tmp/fio.txt || true
 		return 1
 	}
 }

@@ -102,7 +102,9 @@ impl<'a> Vm<'a> {
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(self.kernel);
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
-        qemu.args(["-append", append]);
+        // Who talks with the guest would wait for an answer that a kernel with an oops does not give.
+        let oops = if self.dialog.is_some() { " oops=panic" } else { "" };
+        qemu.args(["-append", &format!("{append}{oops}")]);
         qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", &self.root));
         // There must be no second NVMe disk or namespace: Linux numbers them in random order.
         qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);

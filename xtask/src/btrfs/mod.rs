@@ -45,23 +45,15 @@ pub fn run_on(paths: &Paths, prepared: &Prepared, device: &[String], keys: bool)
         kernel.name
     );
     let out = paths.target.join("btrfs");
-    let logs = out.join("logs");
     cache::remove_tree(&out)?;
-    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-    let images = tempfile::Builder::new().prefix("vubc-btrfs-").tempdir_in(&out)?;
-    let keyslots = if keys { &KEYSLOTS[..] } else { &[] };
-    let disks = [&[Disk::Main, steps::PARTS, Disk::Spare(1), Disk::Spare(2), Disk::Spare(3)], keyslots].concat();
     let mut findings = Findings::default();
-    let mut guest = progress::step("guest boot", || {
-        Guest::start(paths, prepared, "btrfs/run.sh", (&disks, IMAGE_BYTES), device, (images.path(), &logs))
+    let keyslots = if keys { &KEYSLOTS[..] } else { &[] };
+    let run = Run { paths, prepared, device, out: &out };
+    run.guest("files", &[&[Disk::Main, steps::PARTS], keyslots].concat(), &mut findings, |guest, findings| {
+        steps::run(guest, keyslots, findings);
     })?;
-    steps::run(&mut guest, keyslots, &mut findings);
-    match guest.finish() {
-        Ok(problems) => findings.problems.extend(problems),
-        Err(error) => findings.problems.push(format!("{error:#}")),
-    }
-    findings.words = said(&crate::process::text(&logs.join("out/dmesg")));
-    verify(prepared, images.path(), &logs, &out, &mut findings)?;
+    // In a guest of its own, because kernels have died of it.
+    run.guest("copies", &steps::COPIES, &mut findings, steps::copies)?;
     let text = report::text(prepared, &findings);
     println!("\n{text}");
     fs::write(out.join("report.txt"), &text)?;
@@ -75,27 +67,59 @@ fn said(dmesg: &str) -> Vec<String> {
     lines.filter(|l| l.contains(" using blk-crypto")).collect()
 }
 
-/// The independent verifier over the images of which the guest has recorded what must be on them.
-fn verify(prepared: &Prepared, images: &Path, logs: &Path, out: &Path, findings: &mut Findings) -> Result<()> {
-    let from = logs.join("out");
-    // Two images have the same files: the copies, after one device was replaced.
-    let images_of = [(Disk::Main, Disk::Main), (steps::PARTS, steps::PARTS), (Disk::Spare(1), Disk::Spare(1))];
-    for (disk, recorded) in images_of.into_iter().chain([(Disk::Spare(3), Disk::Spare(1))]) {
-        let manifest = from.join(format!("{}.jsonl", recorded.serial()));
-        if !manifest.exists() {
-            continue;
+/// What all guests of a run share.
+struct Run<'a> {
+    paths: &'a Paths,
+    prepared: &'a Prepared,
+    device: &'a [String],
+    out: &'a Path,
+}
+
+impl Run<'_> {
+    /// Boots a guest with these disks, has it do something, and verifies the images of which it has recorded what must be there.
+    fn guest(
+        &self,
+        name: &str,
+        disks: &[Disk],
+        findings: &mut Findings,
+        steps: impl FnOnce(&mut Guest, &mut Findings),
+    ) -> Result<()> {
+        let logs = self.out.join(name);
+        fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        let images = tempfile::Builder::new().prefix("images-").tempdir_in(self.out)?;
+        let places = (images.path(), logs.as_path());
+        let mut guest = progress::step(&format!("guest boot ({name})"), || {
+            Guest::start(self.paths, self.prepared, "btrfs/run.sh", (disks, IMAGE_BYTES), self.device, places)
+        })?;
+        steps(&mut guest, findings);
+        match guest.finish() {
+            Ok(problems) => findings.problems.extend(problems),
+            Err(error) => findings.problems.push(format!("guest {name}: {error:#}")),
         }
-        let results = out.join(disk.serial());
-        fs::create_dir(&results)?;
-        fs::copy(&manifest, results.join("manifest.jsonl"))?;
-        for name in ["keys", "sentinel", "plain"].iter().filter(|name| from.join(name).exists()) {
-            symlink(std::path::absolute(from.join(name))?, results.join(name))?;
-        }
-        let name = format!("{}.img", disk.serial().to_lowercase());
-        match verify::run(&prepared.programs.verifier, &images.join(&name), &results, &results) {
-            Ok(verified) => findings.verified.push((name, verified)),
-            Err(error) => findings.problems.push(format!("{name}: {error:#}")),
-        }
+        let words = said(&crate::process::text(&logs.join("out/dmesg")));
+        findings.words.extend(words.into_iter().filter(|w| !findings.words.contains(w)).collect::<Vec<_>>());
+        self.verify(images.path(), &logs, findings)
     }
-    Ok(())
+
+    fn verify(&self, images: &Path, logs: &Path, findings: &mut Findings) -> Result<()> {
+        let from = logs.join("out");
+        for (disk, recorded) in steps::IMAGES {
+            let manifest = from.join(format!("{}.jsonl", recorded.serial()));
+            if !manifest.exists() {
+                continue;
+            }
+            let results = logs.join(disk.serial());
+            fs::create_dir(&results)?;
+            fs::copy(&manifest, results.join("manifest.jsonl"))?;
+            for name in ["keys", "sentinel", "plain"].iter().filter(|name| from.join(name).exists()) {
+                symlink(std::path::absolute(from.join(name))?, results.join(name))?;
+            }
+            let name = format!("{}.img", disk.serial().to_lowercase());
+            match verify::run(&self.prepared.programs.verifier, &images.join(&name), &results, &results) {
+                Ok(verified) => findings.verified.push((name, verified)),
+                Err(error) => findings.problems.push(format!("{name}: {error:#}")),
+            }
+        }
+        Ok(())
+    }
 }

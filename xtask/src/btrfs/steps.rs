@@ -9,6 +9,11 @@ use anyhow::Result;
 
 /// The disk on which parts of extents are overwritten.
 pub const PARTS: Disk = Disk::Spare(4);
+/// Two disks with a copy each, and one that takes the place of the second.
+pub const COPIES: [Disk; 3] = [Disk::Spare(1), Disk::Spare(2), Disk::Spare(3)];
+/// Images, and under which disk's name the guest has recorded what is on them.
+pub const IMAGES: [(Disk, Disk); 4] =
+    [(Disk::Main, Disk::Main), (PARTS, PARTS), (COPIES[0], COPIES[0]), (COPIES[2], COPIES[0])];
 /// Longer than any of the loads takes.
 const SECONDS: f64 = 60.0;
 
@@ -30,7 +35,7 @@ pub fn run(guest: &mut Guest, keyslots: &[Disk], findings: &mut Findings) {
     // A kernel without the patches refuses the first key.
     let encrypts = guest.ask(&format!("directory {main} checksummed encrypted sums"));
     findings.lacking = encrypts.err().map(|e| format!("{e:#}"));
-    let kind = if findings.lacking.is_none() { "encrypted" } else { "open" };
+    let kind = findings.kind();
     if findings.lacking.is_some() {
         findings.step("a directory with checksums", guest.ask(&format!("directory {main} checksummed open sums")));
     }
@@ -38,7 +43,6 @@ pub fn run(guest: &mut Guest, keyslots: &[Disk], findings: &mut Findings) {
     findings.step("the files' contents", guest.ask(&format!("plaintext {kind}")));
     files(guest, kind, findings);
     parts(guest, kind, findings);
-    copies(guest, kind, findings);
     if findings.lacking.is_some() {
         return;
     }
@@ -112,10 +116,12 @@ fn in_order(guest: &mut Guest, steps: &[(String, String)], findings: &mut Findin
 }
 
 /// Two copies of everything, on two of our devices. One is damaged and repaired, then replaced by a third device.
-fn copies(guest: &mut Guest, kind: &str, findings: &mut Findings) {
-    let [first, second, third] = [1, 2, 3].map(|n| Disk::Spare(n).serial());
+pub fn copies(guest: &mut Guest, findings: &mut Findings) {
+    let kind = findings.kind();
+    let [first, second, third] = COPIES.map(Disk::serial);
     let same = format!("same mirror checksummed {kind}");
     let steps = [
+        ("the files' contents, RAID1", format!("plaintext {kind}")),
         ("RAID1 of two devices", format!("mirror {first} {second}")),
         ("a directory with checksums, RAID1", format!("directory mirror checksummed {kind} sums")),
         ("write files, RAID1", format!("put mirror checksummed {kind}")),
@@ -163,6 +169,11 @@ fn loads(guest: &mut Guest, disk: Disk, findings: &mut Findings) {
 }
 
 impl Findings {
+    /// Of what kind the files are.
+    fn kind(&self) -> &'static str {
+        if self.lacking.is_none() { "encrypted" } else { "open" }
+    }
+
     /// Notes what came of a step; true when it is done.
     fn step(&mut self, name: &str, result: Result<String>) -> bool {
         let error = result.err().map(|e| format!("{e:#}"));

@@ -117,6 +117,8 @@ impl<S: Read + Write> Dialog<S> {
         let mut piece = [0; 4096];
         match self.stream.read(&mut piece) {
             Ok(0) => {
+                // QEMU ends a moment after it closes the port, and can tell more.
+                std::thread::sleep(5 * TICK);
                 alive()?;
                 bail!("the guest hung up")
             }
@@ -134,7 +136,8 @@ impl<S: Read + Write> Dialog<S> {
 
 /// The last few lines of what a command that failed had to say. What fio says as JSON is no reason.
 fn last_words(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let telling = |line: &&str| !line.is_empty() && !line.contains(": Saving output of ");
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(telling).collect();
     let json = lines.iter().position(|l| *l == "{").zip(lines.iter().rposition(|l| *l == "}"));
     let outside = |at: usize| json.is_none_or(|(first, last)| at < first || at > last);
     let lines: Vec<&str> = (0..lines.len()).filter(|at| outside(*at)).map(|at| lines[at].trim()).collect();

@@ -220,10 +220,16 @@ impl Guest {
 /// An error when QEMU is gone.
 fn alive(qemu: &Running, logs: &Path) -> Result<()> {
     let ended = qemu.try_wait()?;
+    let console = logs.join("console.log");
+    if ended.is_some()
+        && let Some(line) = console::trouble(&text(&console))
+    {
+        bail!("the guest is gone; its kernel said: {line} ({})", console.display());
+    }
     ensure!(
         ended.is_none(),
         "QEMU ended early; the end of the guest's console:\n{}{}",
-        tail(&logs.join("console.log"), 15),
+        tail(&console, 15),
         tail(&logs.join("qemu.log"), 5)
     );
     Ok(())
