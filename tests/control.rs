@@ -112,7 +112,8 @@ fn status_tells_what_the_device_is() {
     assert_eq!(
         status["engine"],
         json!({"crypto_engine": Implementation::detect().name(), "modes": ["AES-256-XTS"], "keyslots": 4, "keyslots_in_use": 1, "key_types": ["raw"],
-            "data_unit_sizes": [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536], "max_dun_bytes": 16})
+            "data_unit_sizes": [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536], "max_dun_bytes": 16,
+            "digests": ["crc32c", "xxhash64", "sha256", "blake2b-256"]})
     );
     assert_eq!((&status["image"]["bytes"], &status["image"]["path"]), (&json!(8 << 20), &json!("/image")));
     assert_eq!((&status["image"]["aio"], &status["image"]["in_memory"]), (&json!("sync"), &json!(false)));

@@ -74,7 +74,7 @@ fn no_key_stays_on_the_stack(implementation: Implementation, way: Way) {
     let device = Device::new(config, None, disk).expect("device");
     device.set_features(feature::CTRL_VQ | feature::INLINE_ENCRYPTION | feature::VERSION_1);
     let guest = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 8192)]).expect("memory");
-    let round_keys = round_keys(&boxed(implementation, key));
+    let round_keys = round_keys(&mut boxed(implementation, key), key);
     #[inline(never)]
     fn lay_out(guest: &GuestMemoryMmap, way: Way) {
         let bytes = match way {

@@ -152,7 +152,8 @@ impl Transfer {
     /// Bytes of room for digests.
     fn array(&self) -> u32 {
         let Some((_, size, unit)) = self.digest() else { return 0 };
-        let right = self.len as usize / unit * size;
+        // Smaller data units are refused.
+        let right = self.len as usize / unit.max(512) * size;
         (right as u32).saturating_add_signed(self.key.as_ref().map_or(0, |keyed| keyed.excess.into()))
     }
 

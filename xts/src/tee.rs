@@ -79,12 +79,12 @@ impl<'t> Tee<'t> {
         self.stored = self.stored.saturating_add(bytes).min(self.memory.len());
     }
 
-    /// What is to be digested next, and the state before it, if it has been stored: [`CRC_BYTES`].
+    /// What is to be digested next, and the state before it: [`CRC_BYTES`], if they have been stored, and `lag` bytes after them.
     #[inline(always)]
-    pub(super) fn next_crc(&self) -> Option<(*const u8, u32)> {
+    pub(super) fn next_crc(&self, lag: usize) -> Option<(*const u8, u32)> {
         let crc = self.crc.as_ref()?;
         let end = crc.digested + CRC_BYTES; // inside the memory, as `stored`
-        (end <= self.stored).then(|| (self.memory.ptr_guard().as_ptr().wrapping_add(crc.digested), crc.state))
+        (end + lag <= self.stored).then(|| (self.memory.ptr_guard().as_ptr().wrapping_add(crc.digested), crc.state))
     }
 
     /// That has been digested.

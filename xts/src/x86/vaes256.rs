@@ -16,6 +16,9 @@ use crate::tweak::StartTweaks;
 const GROUP: usize = 8;
 const LANES: usize = 2;
 const GROUP_BLOCKS: usize = GROUP * LANES;
+/// Groups that are not digested yet beside the next one. What the group just before stores is not there when the CPU comes to
+/// digest it: it would wait.
+const LAG: usize = 1;
 
 static KERNEL: Kernel = Kernel {
     one_lane: true,
@@ -162,7 +165,10 @@ unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool, c
     for (at, block) in blocks.iter().enumerate() {
         // SAFETY: the blocks can be written, and lie on a boundary of 32 bytes for non-temporal stores.
         unsafe { if NONTEMPORAL { store!("vmovntdq", to, at, *block) } else { store!("vmovdqu", to, at, *block) } }
-        if TEE && ENCRYPT {
+    }
+    if TEE && ENCRYPT {
+        // After all others: a CPU combines non-temporal stores only if nothing comes between them.
+        for (at, block) in blocks.iter().enumerate() {
             // SAFETY: the blocks can be written.
             unsafe { store!("vmovdqu", tee, at, *block) }
         }
@@ -208,10 +214,11 @@ unsafe fn single<const ENCRYPT: bool, const TEE: bool>(
             );
         }
     };
-    store(to, done);
     if TEE {
+        // Before the result: both may be the same place.
         store(tee, if ENCRYPT { done } else { loaded });
     }
+    store(to, done);
 }
 
 /// 0x87 (alpha^128), in the low half of each lane.
@@ -325,7 +332,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool
             hints.prefetch.advance(GROUP_BLOCKS * BLOCK_BYTES);
             if TEE
                 && let Some(tee) = &mut hints.tee
-                && let Some((at, state)) = tee.next_crc()
+                && let Some((at, state)) = tee.next_crc(LAG * CRC_BYTES)
             {
                 tee.crc_done(crc32c!(state, at));
             }
@@ -369,7 +376,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool
 /// See [`Kernel`].
 #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
 unsafe fn finish_crc(tee: &mut Tee<'_>) {
-    while let Some((at, state)) = tee.next_crc() {
+    while let Some((at, state)) = tee.next_crc(0) {
         tee.crc_done(crc32c!(state, at));
     }
 }

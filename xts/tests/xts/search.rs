@@ -33,8 +33,8 @@ pub fn boxed(implementation: Implementation, key: impl FnOnce() -> [u8; KEY_BYTE
     Box::new(XtsKey::new(implementation, &key()))
 }
 
-/// The round keys of all three schedules.
-pub fn round_keys(key: &XtsKey) -> Vec<u8> {
+/// The round keys of all three schedules of a key, which is wiped, and then set again.
+pub fn round_keys(key: &mut XtsKey, raw: impl FnOnce() -> [u8; KEY_BYTES]) -> Vec<u8> {
     fn bytes(key: &XtsKey) -> Vec<u8> {
         memory((&raw const *key).addr(), size_of::<XtsKey>())
     }
@@ -43,9 +43,12 @@ pub fn round_keys(key: &XtsKey) -> Vec<u8> {
         let (first, others) = row.split_at(16);
         first != [0; 16] && (others == [0; 48] || others.chunks_exact(16).all(|lane| lane == first))
     };
-    // What is there without a key is no round key either.
-    let (bytes, blank) = (bytes(key), bytes(&Box::new(XtsKey::blank(key.implementation()))));
-    let rows = bytes.chunks_exact(64).zip(blank.chunks_exact(64)).filter(|(row, blank)| row != blank);
+    // What is there without a key is no round key either; in the same place, so that the padding is the same.
+    let all = bytes(key);
+    key.wipe();
+    let blank = bytes(key);
+    key.set(&raw());
+    let rows = all.chunks_exact(64).zip(blank.chunks_exact(64)).filter(|(row, blank)| row != blank);
     let round_keys: Vec<u8> =
         rows.map(|(row, _)| row).filter(|row| of_a_schedule(row)).flat_map(|row| &row[..16]).copied().collect();
     assert_eq!(round_keys.len(), 3 * 15 * 16);

@@ -9,8 +9,9 @@ use crate::reference::{dun, key};
 use crate::search::{boxed, found, round_keys, wipe};
 
 pub fn no_key_stays_on_the_stack(implementation: Implementation) {
-    let key = boxed(implementation, || key(11));
-    let round_keys = round_keys(&key);
+    let mut boxed_key = boxed(implementation, || key(11));
+    let round_keys = round_keys(&mut boxed_key, || key(11));
+    let key = boxed_key;
     let mut data = vec![0; 65536 + 64];
     // On the boundary that non-temporal stores need.
     let start = data.as_ptr().align_offset(64);
