@@ -4,11 +4,11 @@
 # timeout: 400
 # needs: CONFIG_BTRFS_FS mkfs.btrfs filefrag
 
-# data_offset DEVID: what to add to a logical address of data to get the place on the device. There is one data chunk.
-data_offset() {
-	awk -v id="$1" '
-		$1 == id && $3 ~ /^Data/ { print $4 - $8; n++ }
-		END { exit n != 1 }' /tmp/chunks || fail "not one data chunk: $(cat /tmp/chunks)" >&2
+# at DEVID LOGICAL: where this logical address of data lies on the device.
+at() {
+	awk -v id="$1" -v logical="$2" '
+		$1 == id && $3 ~ /^Data/ && logical >= $8 && logical < $8 + $5 { printf "%d\n", $4 + logical - $8; n++ }
+		END { exit n != 1 }' /tmp/chunks || fail "no data chunk has $2: $(cat /tmp/chunks)" >&2
 }
 
 # extents FILE: logical address and length of each of its extents.
@@ -16,10 +16,22 @@ extents() {
 	filefrag -b1 -v "$1" | awk -F '[:. ]+' '$2 ~ /^[0-9]+$/ && NF > 7 { print $5, $7 }'
 }
 
-# damage FILE DEVICE OFFSET: overwrites all of its extents on the device.
+# damage FILE DEVICE DEVID: overwrites all of its extents on the device.
 damage() {
 	extents "$1" | while read -r logical length; do
-		dd if=/dev/urandom of="$2" bs=4096 seek=$(((logical + $3) / 4096)) count=$((length / 4096)) conv=notrunc,fsync status=none
+		place=$(at "$3" "$logical")
+		dd if=/dev/urandom of="$2" bs=4096 seek=$((place / 4096)) count=$((length / 4096)) conv=notrunc,fsync status=none
+	done
+}
+
+# same_mirrors FILE...: both devices have the same ciphertext.
+same_mirrors() {
+	for file in "$@"; do
+		extents "$file" | while read -r logical length; do
+			first=$(at 1 "$logical")
+			place=$(at 2 "$logical")
+			cmp -n "$length" -i "$first:$place" "$DISK" "$second" || fail "the mirrors of $file differ"
+		done
 	done
 }
 
@@ -42,17 +54,9 @@ for directory in sums no-sums; do
 	same_files "$OUT/plain/tree" "$MNT/$directory"
 done
 btrfs inspect-internal list-chunks --raw "$MNT" > /tmp/chunks
-first_offset=$(data_offset 1)
-second_offset=$(data_offset 2)
+same_mirrors "$MNT"/sums/* "$MNT"/no-sums/*
 
-note 'both mirrors have the same ciphertext'
-for file in "$MNT"/sums/* "$MNT"/no-sums/*; do
-	extents "$file" | while read -r logical length; do
-		cmp -n "$length" -i $((logical + first_offset)):$((logical + second_offset)) "$DISK" "$second" || fail "$file differs"
-	done
-done
-
-for mirror in "$DISK $first_offset" "$second $second_offset"; do
+for mirror in "$DISK 1" "$second 2"; do
 	note "damaged and read: ${mirror% *}"
 	umount "$MNT"
 	mount -t btrfs -o device="$second" "$DISK" "$MNT"
@@ -61,19 +65,16 @@ for mirror in "$DISK $first_offset" "$second $second_offset"; do
 		damage "$file" $mirror
 	done
 	echo 3 > /proc/sys/vm/drop_caches
-	# Which mirror is read depends on the process, so one of several readers finds the damage.
+	# Which mirror is read depends on the reader's process number, even or odd; env makes the sum of processes odd.
 	for reader in 1 2 3 4 5 6; do
 		same_files "$OUT/plain/tree" "$MNT/sums"
+		env true
 		echo 3 > /proc/sys/vm/drop_caches
 	done
 	dmesg_has 'read error corrected' || fail 'nothing was repaired'
 	btrfs scrub start -B "$MNT" > /tmp/scrub || fail "scrub: $(cat /tmp/scrub)"
 	drop_caches
-	for file in "$MNT"/sums/*; do
-		extents "$file" | while read -r logical length; do
-			cmp -n "$length" -i $((logical + first_offset)):$((logical + second_offset)) "$DISK" "$second" || fail "$file differs"
-		done
-	done
+	same_mirrors "$MNT"/sums/*
 	dmesg_clear
 done
 same_files "$OUT/plain/tree" "$MNT/no-sums"
