@@ -79,7 +79,7 @@ pub struct Device {
 }
 
 /// The one mapping from errors to statuses.
-fn status(failure: &Failure) -> Status {
+pub(crate) fn status(failure: &Failure) -> Status {
     match failure {
         Failure::Unsupported => Status::Unsupp,
         // The image cannot do what the file system or disk below it does not offer after all.

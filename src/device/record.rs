@@ -8,7 +8,7 @@ use crate::request::{ControlCommand, Extent, Refusal, Request};
 
 impl Record {
     /// Fills in what a request is.
-    pub(super) fn describe(&mut self, request: &Request<'_>) {
+    pub(crate) fn describe(&mut self, request: &Request<'_>) {
         let (request_type, extent) = match request {
             Request::Read { extent, crypto: None, .. } => (request_type::IN, Some(*extent)),
             Request::Read { extent, crypto: Some(tag), .. } => (
@@ -35,7 +35,7 @@ impl Record {
     }
 
     /// Fills in how it has ended, and where the time went of a request that has one stage.
-    pub(super) fn finish(&mut self, status: Status) {
+    pub(crate) fn finish(&mut self, status: Status) {
         self.status = status;
         // Reads, writes and commands tell the stages apart themselves.
         if self.watch.runs()
