@@ -67,7 +67,7 @@ impl Stop {
     }
 
     /// Readable from the time on that stopping is asked for.
-    pub(super) fn event(&self) -> &File {
+    pub(crate) fn event(&self) -> &File {
         &self.event
     }
 }
