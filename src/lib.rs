@@ -18,6 +18,7 @@
 //! | least privilege | [`sandbox`] | system calls, paths | everything else |
 //! | execute | [`engine`] | a request from its key to the disk, in one function | virtqueues, statuses |
 //! | virtio | [`device`] | features, configuration space; error to status | how requests are executed |
+//! | UFS | [`ufs`] | registers, UPIUs, SCSI; error to OCS or sense | how requests are executed, messages |
 //! | PCI device | [`vfio_user`] | messages, guest memory, the interrupt line | what registers mean |
 //!
 //! [`tasks`] has the requests in flight, [`reactor`] is what their worker asks of the engine, [`segments`] their bytes in guest memory. [`faults`] says which requests go wrong, and how. [`protocol`] has every number of the wire, [`personality`] what is known of real engines. `ARCHITECTURE.md` has the picture.
@@ -46,6 +47,7 @@ pub mod segments;
 pub mod sigbus;
 pub mod tasks;
 pub mod threads;
+pub mod ufs;
 pub mod vfio_user;
 pub mod vhost;
 pub mod wrapped;
