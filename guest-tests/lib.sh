@@ -65,10 +65,23 @@ unbind_driver() {
 	done
 }
 
+# load_ufs: the kernel's own driver takes the UFS host controller.
+load_ufs() {
+	if [ -e "$JOB/ufshcd-core.ko" ]; then
+		modprobe -a scsi_mod sd_mod || return 1
+		insmod "$JOB/ufshcd-core.ko" && insmod "$JOB/ufshcd-pci.ko" || return 1
+	fi
+	wait_for_disk yes
+}
+
 # load_driver NAME [PARAMETER=VALUE...]: virtio_blk_crypto or virtio_blk takes the disk, whether module or built in.
 load_driver() {
 	_name=$1
 	shift
+	if [ "$_name" = ufshcd ]; then
+		load_ufs
+		return
+	fi
 	# If the other driver is built in, it has the disk already.
 	case $_name in
 	virtio_blk) unbind_driver virtio_blk_crypto ;;

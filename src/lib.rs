@@ -19,6 +19,8 @@
 //! | least privilege | [`sandbox`] | system calls, paths | everything else |
 //! | execute | [`engine`] | a request from its key to the disk, in one function | virtqueues, statuses |
 //! | virtio | [`device`] | features, configuration space; error to status | how requests are executed |
+//! | UFS | [`ufs`] | registers, UPIUs, SCSI; error to OCS or sense | how requests are executed, messages |
+//! | PCI device | [`vfio_user`] | messages, guest memory, the interrupt line | what registers mean |
 //!
 //! [`tasks`] holds the requests in flight, [`reactor`] is the worker's interface to the engine, [`segments`] the data
 //! of a request in guest memory. [`faults`] decides which requests fail, and how. [`protocol`] has every number of the
@@ -49,5 +51,7 @@ pub mod segments;
 pub mod sigbus;
 pub mod tasks;
 pub mod threads;
+pub mod ufs;
+pub mod vfio_user;
 pub mod vhost;
 pub mod wrapped;

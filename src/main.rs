@@ -31,6 +31,7 @@ use vhost_user_blk_crypto::personality::{KeyType, Personality};
 use vhost_user_blk_crypto::sandbox::Sandbox;
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 use vhost_user_blk_crypto::threads;
+use vhost_user_blk_crypto::ufs;
 use vhost_user_blk_crypto::vhost::{Listen, Server, Stop, most_descriptors};
 use vhost_user_blk_crypto::wrapped::Wrapping;
 
@@ -153,11 +154,16 @@ fn run(args: &Args) -> Result<()> {
 
     log::info!("{banner}");
     notify.ready();
-    let served = Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, || {
+    let disconnected = || {
         if let Some(Err(error)) = stats.as_ref().map(|stats| stats.write(&device)) {
             log::warn!("{error:#}");
         }
-    });
+    };
+    let served = if args.ufs {
+        ufs::Server::new(Arc::clone(&device), workers.poll, stop, args.exit_on_disconnect).run(&listen, disconnected)
+    } else {
+        Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, disconnected)
+    };
     notify.stopping();
     handle.close();
     // The thread ends when its signals are closed. It returns nothing.
@@ -248,6 +254,18 @@ fn listen(args: &Args) -> Result<Listen> {
 }
 
 fn banner(args: &Args, disk: &Disk, engine: &Personality, config: &DeviceConfig) -> String {
+    if args.ufs {
+        let socket = args.socket_path.as_ref().map_or_else(|| "...".into(), |path| path.display().to_string());
+        return format!(
+            "serving {} ({} MiB) as a UFS host controller with the engine {}: {} keyslots, AES-256-XTS by {}; attach with\n    \
+             -device '{{\"driver\":\"vfio-user-pci\",\"socket\":{{\"type\":\"unix\",\"path\":\"{socket}\"}}}}'",
+            image_name(args),
+            disk.image().len() >> 20,
+            engine.name,
+            config.engine.keyslots,
+            config.engine.crypto_engine,
+        );
+    }
     format!(
         "serving {} ({} MiB, {}) with the engine {}: {}, {} request queues and a control virtqueue of {} \
          entries, AES-256-XTS by {}; attach with\n    \

@@ -151,7 +151,7 @@ fn prints_digests() {
     for (options, words) in [
         (&["--digest", "md5", "--data-unit", "4K", "--length", "4K"][..], "blake2b-256"),
         (&["--digest", "crc32c", "--data-unit", "4K", "--length", "5K"], "not a multiple"),
-        (&["--digest", "crc32c", "--data-unit", "4K", "--length", "1G"], "not in the image"),
+        (&["--digest", "crc32c", "--data-unit", "4K", "--length", "1G"], "exceed the image"),
         (&["--digest", "crc32c", "--data-unit", "4K"], "--length"),
         (&["--digest", "crc32c", "--data-unit", "4K", "--length", "4K", "--dun", "3"], "cannot be used with"),
         (&["--data-unit", "4K", "--length", "4K"], "--key-file"),

@@ -15,6 +15,7 @@ use vhost_user_blk_crypto::device::{DeviceConfig, seg_max};
 use vhost_user_blk_crypto::disk::Aio;
 use vhost_user_blk_crypto::engine::EngineConfig;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality, limits};
+use vhost_user_blk_crypto::ufs::{DUN_BYTES, MOST_SLOTS};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
 
 use super::access::{parse_group, parse_mode};
@@ -73,6 +74,11 @@ pub struct Args {
     #[arg(long, value_name = "ON|OFF", default_value = "on")]
     pub cache_unwrapped: Switch,
 
+    /// Be a UFS host controller (UFSHCI 3.1) behind vfio-user, in place of a vhost-user-blk device: for the kernel's own
+    /// driver, ufshcd. QEMU attaches it with vfio-user-pci
+    #[arg(long, conflicts_with_all = ["in_band", "workers", "wrapping_key_file"])]
+    pub ufs: bool,
+
     /// Let the driver use keyslots by commands on its request queues, for frontends that do not pass inline encryption
     /// through (QEMU's vhost-user-blk-pci)
     #[arg(long)]
@@ -82,9 +88,9 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
     pub workers: Option<u16>,
 
-    /// Logical block size in bytes, a power of two from 512 to 65536
-    #[arg(long, value_name = "BYTES", default_value_t = 512)]
-    pub logical_block_size: u32,
+    /// Logical block size in bytes, a power of two from 512 to 65536 [default: 512; 4096 with --ufs]
+    #[arg(long, value_name = "BYTES")]
+    pub logical_block_size: Option<u32>,
 
     /// Physical block size in bytes, a power of two, at least the logical one [default: the logical one]
     #[arg(long, value_name = "BYTES")]
@@ -244,7 +250,7 @@ impl Args {
     /// The device that the options ask for, with this engine.
     pub fn device_config(&self, engine: &Personality) -> Result<DeviceConfig> {
         let args = self;
-        let logical = args.logical_block_size;
+        let logical = args.logical_block_size.unwrap_or(if args.ufs { 4096 } else { 512 });
         let physical = args.physical_block_size.unwrap_or(logical);
         let block_size = 512..=65536;
         ensure!(
@@ -268,6 +274,9 @@ impl Args {
             args.wrapping_key_file.is_none() || engine.takes(KeyType::Wrapped),
             "--wrapping-key-file is for hardware-wrapped keys; add --key-types raw,wrapped"
         );
+        if args.ufs {
+            check_ufs(engine)?;
+        }
         Ok(DeviceConfig {
             engine: EngineConfig {
                 keyslots: engine.keyslots,
@@ -281,7 +290,8 @@ impl Args {
                 serial: engine.serial.clone(),
                 timing: engine.timing(),
             },
-            num_queues: engine.queues,
+            // A doorbell register is one queue.
+            num_queues: if args.ufs { 1 } else { engine.queues },
             queue_size: largest_queue(engine, args.engine.options.queue_depth.is_some()),
             seg_max: seg_max(engine.queue_depth, args.engine.options.queue_depth.is_some()),
             physical_block_size: physical,
@@ -290,6 +300,25 @@ impl Args {
             in_band: args.in_band,
         })
     }
+}
+
+/// Whether the standard's crypto registers can tell of this engine.
+fn check_ufs(engine: &Personality) -> Result<()> {
+    ensure!(
+        (1..=MOST_SLOTS).contains(&engine.keyslots),
+        "--ufs has keyslots, from 1 to {MOST_SLOTS}; this engine has {}: choose another --personality or --keyslots",
+        engine.keyslots
+    );
+    ensure!(
+        engine.max_dun_bytes >= DUN_BYTES,
+        "--ufs has data unit numbers of {DUN_BYTES} bytes, this engine of {}; use --max-dun-bytes {DUN_BYTES} or another --personality",
+        engine.max_dun_bytes
+    );
+    ensure!(
+        engine.takes(KeyType::Raw) && !engine.takes(KeyType::Wrapped),
+        "--ufs takes raw keys alone: the standard has no hardware-wrapped keys; use --key-types raw"
+    );
+    Ok(())
 }
 
 /// The maximum size of a queue. The queues of QEMU 10.0's vhost-user-blk-pci have 1024 entries, whatever its
@@ -341,6 +370,9 @@ mod tests {
         assert!(error(&["--logical-block-size", "4096", "--data-unit-sizes", "512"]).contains("4096"));
         assert!(error(&["--wrapping-key-file", "f"]).contains("--key-types raw,wrapped"));
         assert!(error(&["--fd", "3"]).contains("cannot be used with"));
+        assert!(error(&["--ufs", "--keyslots", "0"]).contains("from 1 to 256"));
+        assert!(error(&["--ufs", "--personality", "emmc-cqhci"]).contains("--max-dun-bytes 8"));
+        assert!(error(&["--ufs", "--key-types", "raw,wrapped"]).contains("--key-types raw"));
     }
 
     #[test]
@@ -384,6 +416,8 @@ mod tests {
         assert_eq!((engine.keyslots, engine.data_unit_mask, engine.max_dun_bytes), (32, 0x1fe00, 16));
         assert_eq!((config.num_queues, config.queue_size, engine.logical_block_size), (64, 1024, 512));
         assert_eq!(config.seg_max, 126);
+        let ufs = self::config(&["--ufs"]).expect("defaults");
+        assert_eq!((ufs.num_queues, ufs.engine.logical_block_size, ufs.engine.keyslots), (1, 4096, 32));
         assert_eq!(engine.crypto_engine, Implementation::detect());
         assert!(engine.raw_keys);
         assert!(config.writeback);

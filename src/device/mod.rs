@@ -76,7 +76,7 @@ pub struct Device {
 }
 
 /// Maps errors to statuses. No other code does.
-fn status(failure: &Failure) -> Status {
+pub(crate) fn status(failure: &Failure) -> Status {
     match failure {
         Failure::Unsupported => Status::Unsupp,
         // The file system or disk below the image does not support the operation after all.

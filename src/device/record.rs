@@ -8,7 +8,7 @@ use crate::request::{ControlCommand, Extent, Refusal, Request};
 
 impl Record {
     /// Fills in the type and extent of a request.
-    pub(super) fn describe(&mut self, request: &Request<'_>) {
+    pub(crate) fn describe(&mut self, request: &Request<'_>) {
         let (request_type, extent) = match request {
             Request::Read { extent, crypto: None, .. } => (request_type::IN, Some(*extent)),
             Request::Read { extent, crypto: Some(tag), .. } => {
@@ -33,7 +33,7 @@ impl Record {
     }
 
     /// Fills in the status, and the time of a request with a single stage.
-    pub(super) fn finish(&mut self, status: Status) {
+    pub(crate) fn finish(&mut self, status: Status) {
         self.status = status;
         // Reads, writes and commands measure their stages themselves.
         if self.watch.runs()

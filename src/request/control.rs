@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::{DIGESTS, Refused};
 use crate::digest::DigestAlgorithm;
 use crate::protocol::{
-    CryptoCharacteristics, CryptoExtensions, KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES, Status, crypto_mode,
-    extension_flag, key_type, request_type,
+    AES_256_XTS_KEY_BYTES, CryptoCharacteristics, CryptoExtensions, KeyBlob, KeyDescriptor, KeyUse, MAX_KEY_BYTES,
+    Status, crypto_mode, extension_flag, key_type, request_type,
 };
+use crate::secret::SecretBox;
 use crate::segments::{Room, Segments};
 
 /// A type of key that can be programmed.
@@ -68,15 +69,49 @@ pub struct Programming<'m> {
     pub slot: u32,
     /// What the key is.
     pub key: KeyDescription,
-    /// The key descriptor, of sufficient length.
-    descriptor: Segments<'m>,
+    bytes: KeyBytes<'m>,
+}
+
+/// Where a key is.
+#[derive(Debug)]
+enum KeyBytes<'m> {
+    /// In a key descriptor, which is as long as it has to be.
+    Descriptor(Segments<'m>),
+    /// In registers of the device's own.
+    Registers(KeyRegisters),
+}
+
+/// A raw key that was written into registers, in locked memory.
+pub struct KeyRegisters(SecretBox<[u8; AES_256_XTS_KEY_BYTES]>);
+
+impl KeyRegisters {
+    /// What is in the registers.
+    pub fn new(key: SecretBox<[u8; AES_256_XTS_KEY_BYTES]>) -> Self {
+        Self(key)
+    }
+}
+
+impl std::fmt::Debug for KeyRegisters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 impl Programming<'_> {
-    /// Copies the key from guest memory. Call it once, where the copy is wiped.
+    /// A key that was written into registers.
+    pub fn from_registers(slot: u32, key: KeyDescription, registers: KeyRegisters) -> Self {
+        Self { slot, key, bytes: KeyBytes::Registers(registers) }
+    }
+
+    /// Copies the key from where it is. To be called once, where the copy is wiped.
     pub fn read_key(&self) -> Zeroizing<[u8; MAX_KEY_BYTES]> {
         let mut key = Zeroizing::new([0; MAX_KEY_BYTES]);
-        read_key(&self.descriptor, &mut *key);
+        match &self.bytes {
+            KeyBytes::Descriptor(descriptor) => read_key(descriptor, &mut *key),
+            KeyBytes::Registers(KeyRegisters(bytes)) => {
+                key.iter_mut().zip(bytes.iter()).for_each(|(to, from)| *to = *from);
+            }
+        }
         key
     }
 }
@@ -189,7 +224,7 @@ pub(super) fn describe_key(descriptor: &Segments<'_>) -> Result<(u32, KeyDescrip
 
 fn programming(descriptor: Segments<'_>) -> Result<Programming<'_>, Refused> {
     let (slot, key) = describe_key(&descriptor)?;
-    Ok(Programming { slot, key, descriptor })
+    Ok(Programming { slot, key, bytes: KeyBytes::Descriptor(descriptor) })
 }
 
 /// What an engine offers to the driver.

@@ -23,8 +23,8 @@ use crate::segments::{Pieces, Room, Segments};
 
 pub use crate::protocol::{MAX_KEY_BYTES, NO_SLOT};
 pub use control::{
-    Capabilities, ControlCommand, Importing, KeyDescription, KeyType, Programming, reply_blob, reply_extensions,
-    reply_whole,
+    Capabilities, ControlCommand, Importing, KeyDescription, KeyRegisters, KeyType, Programming, reply_blob,
+    reply_extensions, reply_whole,
 };
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::StatusByte;
@@ -127,6 +127,11 @@ pub struct Payload<'m> {
 }
 
 impl<'m> Payload<'m> {
+    /// Data alone, and no key.
+    pub fn data_alone(segments: Segments<'m>) -> Self {
+        Self { segments, descriptor: 0 }
+    }
+
     /// The `len` bytes of data from `offset` on, without copying them.
     pub fn data(&self, offset: u64, len: usize) -> Pieces<'m> {
         self.segments.pieces(self.descriptor + offset, len) // inside the chain's 2^32 bytes

@@ -31,6 +31,7 @@ pub use backend_channel::Notifier;
 pub use listen::{Listen, SocketAccess, bind_socket};
 pub use memory::View;
 pub use poller::{Poller, begin};
+pub(crate) use polling::Polling;
 pub use serve::{ServeError, Server, Stop};
 pub use session::most_descriptors;
 

@@ -67,7 +67,7 @@ impl Stop {
     }
 
     /// Becomes readable when a stop is requested.
-    pub(super) fn event(&self) -> &File {
+    pub(crate) fn event(&self) -> &File {
         &self.event
     }
 }

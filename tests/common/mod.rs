@@ -12,6 +12,8 @@ pub mod machine;
 mod options;
 pub mod process;
 pub mod ring;
+pub mod ufs;
+pub mod vfio;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

@@ -12,6 +12,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The driver of a UFS host controller.
+const UFS_DRIVER: &str = "ufshcd";
+
 /// A parsed case.
 #[derive(Debug, Default)]
 pub struct Case {
@@ -99,6 +102,10 @@ impl Case {
             case.kills == 0 && case.host.is_empty() || case.bounds.calm.is_none(),
             "`kills`, `host` and `calm` use the port progress: a case has one of them"
         );
+        ensure!(
+            case.attach != Attach::Ufs || case.driver == UFS_DRIVER && case.rings.is_none() && !case.root_port,
+            "`attach: ufs` goes without `driver`, `rings` and `root-port`: there is one driver, one queue and no bridge"
+        );
         ensure!(case.boots >= 1, "a case has at least one boot");
         ensure!(case.wrong.is_none() || case.check_fscrypt, "`expect-wrong` needs `check: fscrypt`");
         if let Some((boot, _)) = case.device_in_boot.iter().find(|(boot, _)| !(1..=case.boots).contains(boot)) {
@@ -133,7 +140,12 @@ impl Case {
                 self.attach = match value {
                     "generic" => Attach::Generic,
                     "vhost-user-blk" => Attach::VhostUserBlk,
-                    _ => bail!("attach is generic or vhost-user-blk"),
+                    "ufs" => Attach::Ufs,
+                    _ => bail!("attach is generic, vhost-user-blk or ufs"),
+                };
+                if self.attach == Attach::Ufs {
+                    self.driver = UFS_DRIVER.to_owned();
+                    self.device.push("--ufs".to_owned());
                 }
             }
             "qemu" => {
@@ -257,6 +269,16 @@ mod tests {
         assert_eq!((case.qemu.as_deref(), case.rings), (Some("bookworm"), Some((2, None))));
         for lines in ["# qemu: trixie", "# attach: vhost-user-blk\n# qemu: sid"] {
             assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_ufs_controller_has_its_own_driver() {
+        let case = parse("# case: x\n# attach: ufs\n# device: --keyslots 4\n").unwrap();
+        assert_eq!((case.attach, case.driver.as_str()), (Attach::Ufs, "ufshcd"));
+        assert_eq!(case.device, ["--ufs", "--keyslots", "4"]);
+        for line in ["driver: none", "rings: 1x32", "kills: 1"] {
+            assert!(parse(&format!("# case: x\n# attach: ufs\n# {line}\n")).is_err(), "{line}");
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Job<'a> {
     pub driver: &'a str,
     /// The module, unless built into the kernel.
     pub module: Option<&'a Module>,
+    /// Modules of other drivers.
+    pub others: Vec<PathBuf>,
     /// Directory of programs, if the script needs any.
     pub tools: Option<&'a Path>,
     /// More variables for the guest (names and values without quotes).
@@ -79,7 +81,7 @@ impl<'a> Job<'a> {
 
     /// The driver alone.
     pub fn with_module(module: Option<&'a Module>) -> Self {
-        Self { script: None, driver: MODULE, module, tools: None, variables: vec![], state: None }
+        Self { script: None, driver: MODULE, module, others: vec![], tools: None, variables: vec![], state: None }
     }
 
     /// Writes the archive.
@@ -97,6 +99,9 @@ impl<'a> Job<'a> {
         }
         if let Some(module) = self.module {
             add(module.file.clone(), &format!("{MODULE}.ko"))?;
+        }
+        for other in &self.others {
+            add(other.clone(), &other.file_name().unwrap_or_default().to_string_lossy())?;
         }
         if let Some(script) = &self.script {
             add(script.clone(), "case")?;

@@ -46,6 +46,7 @@ mod shell;
 mod stats;
 mod test;
 mod tools;
+mod ufs;
 mod verify;
 mod vm;
 mod watch;

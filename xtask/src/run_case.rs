@@ -11,9 +11,9 @@ use crate::process::{self, tail};
 use crate::setup::Prepared;
 use crate::stats::Stats;
 use crate::verify::{self, Verified};
-use crate::vm::{Ended, QUEUE_SIZE, Vm};
+use crate::vm::{Attach, Ended, QUEUE_SIZE, Vm};
 use crate::watch::Watch;
-use crate::{cache, console, qemu};
+use crate::{cache, console, qemu, ufs};
 use anyhow::{Context, Result};
 use std::fs;
 use std::ops::ControlFlow;
@@ -158,6 +158,7 @@ fn boot(
             ("BOOT".into(), number.to_string()),
             ("KILLS".into(), case.kills.to_string()),
         ],
+        others: if case.attach == Attach::Ufs { ufs::modules(paths, &prepared.machine)? } else { vec![] },
         state: (number > 1).then(|| boot_dir(dir, number - 1).join("out").join(STATE)),
         ..Job::new(prepared)
     };
@@ -171,7 +172,7 @@ fn boot(
     let options = device::Options {
         program: &prepared.programs.device,
         image,
-        queues: case.rings.is_none().then_some(case.queues),
+        queues: (case.rings.is_none() && case.attach != Attach::Ufs).then_some(case.queues),
         extra: &extra,
         stats: &dir.join("stats.json"),
         log: &dir.join("device.log"),

@@ -30,6 +30,8 @@ pub enum Attach {
     Generic,
     /// vhost-user-blk-pci: an ordinary disk.
     VhostUserBlk,
+    /// vfio-user-pci: a UFS host controller.
+    Ufs,
 }
 
 /// Request queues of a device, where nothing else is asked for.
@@ -137,7 +139,9 @@ impl<'a> Vm<'a> {
         };
         for (number, socket) in self.disks.iter().enumerate() {
             let reconnect = if self.reconnect { format!("reconnect-ms={RECONNECT_MS},") } else { String::new() };
-            qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), socket));
+            if self.attach != Attach::Ufs {
+                qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), socket));
+            }
             qemu.args(["-device", &self.disk(number).to_string()]);
         }
         qemu
@@ -145,6 +149,10 @@ impl<'a> Vm<'a> {
 
     /// A disk as QEMU's option `-device` and its monitor's `device_add` take it.
     pub fn disk(&self, number: usize) -> Value {
+        if self.attach == Attach::Ufs {
+            let socket = json!({"type": "unix", "path": self.disks[number]});
+            return json!({"driver": "vfio-user-pci", "id": format!("disk{number}"), "socket": socket});
+        }
         let (driver, queue_size, mut disk) = match self.attach {
             Attach::Generic => {
                 // One more than the request queues: the control queue.
@@ -152,7 +160,9 @@ impl<'a> Vm<'a> {
                 let disk = json!({"virtio-id": VIRTIO_ID_BLOCK, "num_vqs": queues, "config_size": CONFIG_SIZE});
                 (GENERIC_DEVICE, "vq_size", disk)
             }
-            Attach::VhostUserBlk => ("vhost-user-blk-pci", "queue-size", json!({"num-queues": self.queues})),
+            Attach::VhostUserBlk | Attach::Ufs => {
+                ("vhost-user-blk-pci", "queue-size", json!({"num-queues": self.queues}))
+            }
         };
         disk["driver"] = driver.into();
         if let Some(entries) = self.queue_size {

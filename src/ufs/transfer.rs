@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A transfer request: from its descriptor to a request for the engine, and from there to its response.
+//!
+//! The descriptor, the UPIU and the table of data are copied from guest memory once, and the copies are checked.
+#![forbid(unsafe_code)]
+
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::crypto::CryptoRegisters;
+use super::lu::LogicalUnit;
+use super::protocol::{
+    OCS_OFFSET, Ocs, PrdtEntry, QueryUpiu, RequestUpiu, ResponseUpiu, SENSE_BYTES, TO_DEVICE, TO_HOST,
+    TransferDescriptor, UNDERFLOW, UpiuHeader, scsi, transaction,
+};
+use super::query::Query;
+use super::scsi::{Command, Sense, parse, ranges};
+use crate::engine::{Failure, Io, Worker, check_guest_memory};
+use crate::request::{CryptoTag, Extent, KeySource, Payload, Request};
+use crate::segments::{Room, Segments};
+
+/// The most entries of a physical region description table. Linux has 128.
+const MOST_ENTRIES: u16 = 2048;
+
+/// A part of guest memory that the controller needs is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BusError;
+
+/// A request for the engine.
+pub struct Job<'m> {
+    /// What goes along with it.
+    pub io: Io<'m>,
+    /// What is to be done.
+    pub request: Request<'m>,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+/// What a request for the engine is for.
+#[derive(Debug)]
+pub enum Purpose {
+    /// A transfer request.
+    Transfer(Reply),
+    /// A change of a keyslot, and whether it puts a key there.
+    Key {
+        /// The slot.
+        slot: u32,
+        /// It does.
+        programs: bool,
+    },
+}
+
+/// What a transfer request needs of the controller.
+pub struct Context<'c> {
+    /// The address of the list.
+    pub list: u64,
+    /// The number of descriptors.
+    pub depth: u8,
+    /// Crypto is enabled.
+    pub crypto_enabled: bool,
+    /// The keyslots.
+    pub crypto: &'c CryptoRegisters,
+    /// The logical unit.
+    pub lu: &'c LogicalUnit,
+    /// The device.
+    pub query: &'c mut Query,
+}
+
+/// Where the answer of a transfer request goes, and what is in it.
+#[derive(Debug)]
+pub struct Reply {
+    /// The number of the request.
+    pub slot: u8,
+    descriptor: GuestAddress,
+    response: GuestAddress,
+    room: u64,
+    header: UpiuHeader,
+    expected: u32,
+    moved: u32,
+    writes: bool,
+}
+
+/// Why there is no request for the engine.
+enum Answer {
+    Ocs(Ocs),
+    Upiu(Vec<u8>),
+    Sense(Sense),
+    Good,
+}
+
+impl From<Ocs> for Answer {
+    fn from(ocs: Ocs) -> Self {
+        Self::Ocs(ocs)
+    }
+}
+
+impl From<Sense> for Answer {
+    fn from(sense: Sense) -> Self {
+        Self::Sense(sense)
+    }
+}
+
+/// Begins a transfer request. `None`: it has been answered.
+///
+/// # Errors
+/// When it cannot be answered.
+pub fn begin<'m>(
+    context: Context<'_>,
+    slot: u8,
+    memory: &'m GuestMemoryMmap,
+    worker: &'m Worker,
+) -> Result<Option<Job<'m>>, BusError> {
+    let at = u64::from(slot) * size_of::<TransferDescriptor>() as u64;
+    let at = GuestAddress(context.list.checked_add(at).ok_or(BusError)?);
+    let descriptor: TransferDescriptor = read(memory, at).ok_or(BusError)?;
+    let command = descriptor.command_descriptor.get();
+    let part = |offset: u16| command.checked_add(4 * u64::from(offset)).map(GuestAddress);
+    let mut reply = Reply {
+        slot,
+        descriptor: at,
+        response: part(descriptor.response_offset.get()).unwrap_or(GuestAddress(u64::MAX)),
+        room: 4 * u64::from(descriptor.response_length.get()),
+        header: UpiuHeader::default(),
+        expected: 0,
+        moved: 0,
+        writes: false,
+    };
+    let table = part(descriptor.prdt_offset.get());
+    let upiu = read::<RequestUpiu>(memory, GuestAddress(command)).filter(|_| descriptor.control >> 4 == 1);
+    let prepared = match (upiu, table) {
+        (Some(upiu), Some(table)) => {
+            reply.header = upiu.header;
+            let data = Data { memory, descriptor: &descriptor, table };
+            prepare(context, &upiu, &data, &mut reply, worker)
+        }
+        _ => Err(Answer::Ocs(Ocs::InvalidCommandTable)),
+    };
+    let (io, request) = match prepared {
+        Ok(prepared) => prepared,
+        Err(answer) => return reply.answer(memory, answer).map(|()| None),
+    };
+    Ok(Some(Job { io, request, purpose: Purpose::Transfer(reply) }))
+}
+
+fn prepare<'m>(
+    context: Context<'_>,
+    upiu: &RequestUpiu,
+    data: &Data<'m, '_>,
+    reply: &mut Reply,
+    worker: &'m Worker,
+) -> Result<(Io<'m>, Request<'m>), Answer> {
+    match upiu.header.transaction {
+        transaction::NOP_OUT => {
+            let header = UpiuHeader { transaction: transaction::NOP_IN, tag: upiu.header.tag, ..UpiuHeader::default() };
+            return Err(Answer::Upiu(RequestUpiu { header, ..RequestUpiu::default() }.as_bytes().to_vec()));
+        }
+        transaction::QUERY_REQUEST => {
+            let request = QueryUpiu::read_from_bytes(upiu.as_bytes()).map_err(|_| Ocs::InvalidCommandTable)?;
+            return Err(Answer::Upiu(context.query.answer(&request, context.lu, context.depth)));
+        }
+        transaction::COMMAND => {}
+        _ => return Err(Ocs::InvalidCommandTable.into()),
+    }
+    reply.expected = upiu.expected.get();
+    let command = parse(context.lu, upiu.header.lun, &upiu.cdb)?;
+    let slot = reply.slot.into();
+    let io = |durable, room| Io::new(worker, 0, slot, durable, room);
+    let durable = !context.lu.has_write_cache();
+    match command {
+        Command::Good => Err(Answer::Good),
+        Command::Read(Extent { len: 0, .. }) | Command::Write(Extent { len: 0, .. }, _) => Err(Answer::Good),
+        Command::Read(extent) => {
+            let crypto = tag(&context, data.descriptor)?;
+            let room = Room::new(data.gather(TO_HOST, extent.len, reply)?);
+            let payload = Payload::data_alone(Segments::default());
+            Ok((io(false, room), Request::Read { extent, crypto, payload }))
+        }
+        Command::Write(extent, at_once) => {
+            let crypto = tag(&context, data.descriptor)?;
+            let payload = Payload::data_alone(data.gather(TO_DEVICE, extent.len, reply)?);
+            reply.writes = true;
+            Ok((io(durable || at_once, Room::default()), Request::Write { extent, crypto, payload }))
+        }
+        Command::Flush => {
+            reply.writes = true;
+            Ok((io(false, Room::default()), Request::Flush))
+        }
+        Command::Unmap(len) => {
+            let extents = ranges(context.lu, &data.parameters(len, reply)?)?;
+            if extents.is_empty() {
+                return Err(Answer::Good);
+            }
+            reply.writes = true;
+            Ok((io(durable, Room::default()), Request::Discard(extents)))
+        }
+        Command::ModeSelect(len) => {
+            // The cache is as it is.
+            let parameters = data.parameters(len, reply)?;
+            let caching = parameters.get(8..).and_then(|page| Some((page.first()? & 0x3f, page.get(2)? & 4 != 0)));
+            match caching {
+                None => Err(Answer::Good),
+                Some((0x08, cache)) if cache == context.lu.has_write_cache() => Err(Answer::Good),
+                Some(_) => Err(Sense::INVALID_PARAMETER.into()),
+            }
+        }
+        Command::Data(bytes) => {
+            let len = bytes.len().min(usize::try_from(reply.expected).unwrap_or(usize::MAX));
+            let bytes = bytes.get(..len).unwrap_or_default();
+            if !bytes.is_empty() {
+                data.gather(TO_HOST, len as u64, reply)?.copy_from(0, bytes); // usize to u64 loses nothing
+            }
+            Err(Answer::Good)
+        }
+    }
+}
+
+/// The key and the data unit number of a request that wants encryption.
+fn tag(context: &Context<'_>, descriptor: &TransferDescriptor) -> Result<Option<CryptoTag>, Ocs> {
+    if descriptor.crypto & 0x80 == 0 {
+        return Ok(None);
+    }
+    let slot = descriptor.cci.into();
+    if !context.crypto_enabled || !context.crypto.is_enabled(slot) {
+        return Err(Ocs::InvalidCryptoConfiguration);
+    }
+    let dun = u64::from(descriptor.dun_upper.get()) << 32 | u64::from(descriptor.dun_lower.get());
+    Ok(Some(CryptoTag { key: KeySource::Slot(slot), dun: [dun, 0, 0, 0], digest: None }))
+}
+
+/// The data of a transfer request.
+struct Data<'m, 'd> {
+    memory: &'m GuestMemoryMmap,
+    descriptor: &'d TransferDescriptor,
+    table: GuestAddress,
+}
+
+impl<'m> Data<'m, '_> {
+    /// The first `len` bytes, where they lie.
+    fn gather(&self, direction: u8, len: u64, reply: &mut Reply) -> Result<Segments<'m>, Ocs> {
+        if self.descriptor.control >> 1 & 3 != direction {
+            return Err(Ocs::InvalidCommandTable);
+        }
+        if len > reply.expected.into() {
+            return Err(Ocs::MismatchDataSize);
+        }
+        let entries = self.descriptor.prdt_length.get();
+        if entries > MOST_ENTRIES {
+            return Err(Ocs::InvalidPrdt);
+        }
+        let mut bytes = vec![0; usize::from(entries) * size_of::<PrdtEntry>()];
+        self.memory.read_slice(&mut bytes, self.table).map_err(|_| Ocs::InvalidPrdt)?;
+        let access = if direction == TO_HOST { Permissions::Write } else { Permissions::Read };
+        let (mut segments, mut left) = (Segments::default(), len);
+        for entry in bytes.chunks_exact(size_of::<PrdtEntry>()) {
+            if left == 0 {
+                break;
+            }
+            let entry = PrdtEntry::read_from_bytes(entry).map_err(|_| Ocs::InvalidPrdt)?;
+            // At most 256 KiB, in units of 4 bytes.
+            let count = entry.count.get();
+            if count > 0x3ffff || count & 3 != 3 {
+                return Err(Ocs::InvalidPrdt);
+            }
+            let take = left.min(u64::from(count) + 1);
+            let slices = self.memory.get_slices(GuestAddress(entry.address.get()), take as usize, access); // 256 KiB
+            for slice in slices.map_err(|_| Ocs::InvalidPrdt)? {
+                segments.push(slice.map_err(|_| Ocs::InvalidPrdt)?);
+            }
+            left -= take;
+        }
+        if left > 0 {
+            return Err(Ocs::MismatchDataSize);
+        }
+        reply.moved = u32::try_from(len).map_err(|_| Ocs::MismatchDataSize)?;
+        Ok(segments)
+    }
+
+    /// Copies the parameters of a command from guest memory.
+    fn parameters(&self, len: u16, reply: &mut Reply) -> Result<Vec<u8>, Ocs> {
+        let mut bytes = vec![0; len.into()];
+        if len > 0 {
+            self.gather(TO_DEVICE, len.into(), reply)?.copy_to(0, &mut bytes);
+        }
+        Ok(bytes)
+    }
+}
+
+impl Reply {
+    /// The engine has done the request, or not.
+    ///
+    /// # Errors
+    /// When the driver cannot be told.
+    pub fn finish(&self, memory: &GuestMemoryMmap, result: Result<(), Failure>) -> Result<(), BusError> {
+        let answer = match result {
+            Ok(()) => Answer::Good,
+            Err(failure) => self.failure(&failure),
+        };
+        self.answer(memory, answer)
+    }
+
+    /// The one mapping from errors to what a driver is told of them.
+    fn failure(&self, failure: &Failure) -> Answer {
+        match failure {
+            Failure::NoKey | Failure::NoSuchSlot(_) => Ocs::InvalidCryptoConfiguration.into(),
+            Failure::Transfer(_) => Ocs::GeneralCryptoError.into(),
+            Failure::GuestMemory => Ocs::FatalError.into(),
+            Failure::Unsupported | Failure::Malformed => Sense::INVALID_COMMAND.into(),
+            Failure::Disk(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Sense::INVALID_COMMAND.into(),
+            Failure::Disk(error) if error.raw_os_error() == Some(libc::ENOSPC) => Sense::NO_SPACE.into(),
+            Failure::NoMemory | Failure::Wrap(_) | Failure::Keep(_) | Failure::Fault | Failure::Disk(_) => {
+                if self.writes { Sense::WRITE_ERROR.into() } else { Sense::READ_ERROR.into() }
+            }
+        }
+    }
+
+    fn answer(&self, memory: &GuestMemoryMmap, answer: Answer) -> Result<(), BusError> {
+        let ocs = match answer {
+            Answer::Ocs(ocs) => ocs,
+            Answer::Upiu(upiu) => self.put(memory, &upiu),
+            Answer::Sense(sense) => self.put(memory, self.response(Some(sense)).as_bytes()),
+            Answer::Good => {
+                let response = self.response(None);
+                // Without sense data.
+                let len = size_of::<ResponseUpiu>() - SENSE_BYTES - 2;
+                self.put(memory, response.as_bytes().get(..len).unwrap_or_default())
+            }
+        };
+        // Whatever the guest's memory was, nobody is told that all is well.
+        let ocs = if check_guest_memory().is_ok() { ocs } else { Ocs::FatalError };
+        let at = self.descriptor.0.checked_add(OCS_OFFSET).ok_or(BusError)?;
+        memory.write_slice(&[ocs as u8], GuestAddress(at)).map_err(|_| BusError)
+    }
+
+    fn response(&self, sense: Option<Sense>) -> ResponseUpiu {
+        let moved = if sense.is_none() { self.moved } else { 0 };
+        let residual = self.expected.saturating_sub(moved);
+        let mut response = ResponseUpiu::new_zeroed();
+        response.header = UpiuHeader {
+            transaction: transaction::RESPONSE,
+            flags: if residual > 0 { UNDERFLOW } else { 0 },
+            lun: self.header.lun,
+            tag: self.header.tag,
+            command_set: self.header.command_set,
+            status: if sense.is_some() { scsi::CHECK_CONDITION } else { scsi::GOOD },
+            ..UpiuHeader::default()
+        };
+        response.residual.set(residual);
+        if let Some(sense) = sense {
+            response.header.data_length.set(2 + SENSE_BYTES as u16); // 20
+            response.sense_length.set(SENSE_BYTES as u16); // 18
+            response.sense = sense.bytes();
+        }
+        response
+    }
+
+    /// Puts the response where the driver wants it.
+    fn put(&self, memory: &GuestMemoryMmap, upiu: &[u8]) -> Ocs {
+        if (upiu.len() as u64) > self.room {
+            return Ocs::MismatchResponseSize;
+        }
+        memory.write_slice(upiu, self.response).map_or(Ocs::InvalidCommandTable, |()| Ocs::Success)
+    }
+}
+
+/// Copies a structure from guest memory.
+pub fn read<T: FromBytes + IntoBytes>(memory: &GuestMemoryMmap, address: GuestAddress) -> Option<T> {
+    let mut value = T::new_zeroed();
+    memory.read_slice(value.as_mut_bytes(), address).ok()?;
+    check_guest_memory().ok()?;
+    Some(value)
+}

@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a client says: what concerns the protocol is served here, accesses to the device are handed on.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zeroize::Zeroize;
+
+use super::connection::{Connection, MOST_FILES, Received};
+use super::interrupt::Line;
+use super::memory::{DmaMemory, MOST_RANGES};
+use super::protocol::{
+    DEVICE_FLAG_PCI, DEVICE_FLAG_RESET, DeviceInfo, DmaMap, DmaUnmap, Header, IrqInfo, IrqSet, OneWrite, RegionAccess,
+    RegionInfo, UNMAP_FLAG_ALL, Version, command, header_flag, irq, region,
+};
+
+/// The most bytes of an access to a region. QEMU reads the configuration space at once.
+const MOST_DATA: usize = 4096;
+
+/// Bytes of the regions that the device has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Regions {
+    /// BAR 0.
+    pub bar0: u64,
+    /// The configuration space.
+    pub config: u64,
+}
+
+impl Regions {
+    fn size(&self, index: u32) -> Option<u64> {
+        match index {
+            region::BAR0 => Some(self.bar0),
+            region::CONFIG => Some(self.config),
+            index => (index < region::COUNT).then_some(0),
+        }
+    }
+}
+
+/// What the client wants of the device. Each is answered before the next one comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Read registers; ends with [`Client::read_done`]. The range is inside the region.
+    Read {
+        /// The region.
+        region: u32,
+        /// Its first byte.
+        offset: u64,
+        /// Bytes.
+        len: usize,
+    },
+    /// Write registers; ends with [`Client::done`]. The range is inside the region.
+    Write {
+        /// The region.
+        region: u32,
+        /// Its first byte.
+        offset: u64,
+        /// What to write.
+        data: SmallVec<[u8; 8]>,
+    },
+    /// Reset the device; ends with [`Client::done`].
+    Reset,
+    /// Guest memory goes away; when nothing uses it any more, ends with [`Client::done`].
+    Unmap,
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub enum Next {
+    /// The device has something to do.
+    Access(Access),
+    /// Something was served, and more may have come.
+    Served,
+    /// Nothing so far.
+    Nothing,
+    /// The client has gone.
+    End,
+}
+
+/// An access that has no reply yet.
+#[derive(Debug)]
+enum Pending {
+    None,
+    Read {
+        header: Header,
+        access: RegionAccess,
+    },
+    Write {
+        header: Header,
+        access: RegionAccess,
+    },
+    /// `writes`: those to come, the next one last.
+    Writes {
+        header: Header,
+        count: u64,
+        writes: Vec<OneWrite>,
+    },
+    Reset(Header),
+    Unmap(Header, DmaUnmap),
+}
+
+/// A client and what it has set up.
+pub struct Client {
+    connection: Connection,
+    regions: Regions,
+    memory: DmaMemory,
+    line: Line,
+    negotiated: bool,
+    pending: Pending,
+}
+
+impl Client {
+    /// Somebody has connected, who has said nothing yet.
+    pub fn new(stream: UnixStream, regions: Regions) -> Self {
+        let (connection, memory, line) = (Connection::new(stream), DmaMemory::new(), Line::default());
+        Self { connection, regions, memory, line, negotiated: false, pending: Pending::None }
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &UnixStream {
+        self.connection.stream()
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &DmaMemory {
+        &self.memory
+    }
+
+    /// The interrupt line.
+    pub fn line(&mut self) -> &mut Line {
+        &mut self.line
+    }
+
+    /// Whether it has said which protocol it speaks.
+    pub fn is_negotiated(&self) -> bool {
+        self.negotiated
+    }
+
+    /// Whether it will say nothing more than what has come.
+    pub fn has_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(self.stream(), PollFlags::RDHUP)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Whether it does not take replies. The socket is writable when that is over.
+    pub fn is_full(&self) -> bool {
+        self.connection.is_full()
+    }
+
+    /// What it says next. Never waits. The access before must have been answered.
+    ///
+    /// # Errors
+    /// When the connection is broken, or makes no sense.
+    pub fn receive(&mut self) -> io::Result<Next> {
+        if let Pending::Writes { writes, .. } = &mut self.pending {
+            let Some(write) = writes.last_mut() else { return self.finish_writes() };
+            let data = write.data.get(..write.access.count.get() as usize).unwrap_or_default();
+            let (region, offset) = (write.access.region.get(), write.access.offset.get());
+            let data = SmallVec::from_slice(data);
+            // It may be a part of a key.
+            write.data.zeroize();
+            writes.pop();
+            return Ok(Next::Access(Access::Write { region, offset, data }));
+        }
+        self.connection.flush()?;
+        if self.connection.is_full() {
+            return Ok(Next::Nothing);
+        }
+        let header = match self.connection.receive()? {
+            Received::Nothing => return Ok(Next::Nothing),
+            Received::End => return Ok(Next::End),
+            Received::TooLong(header) => {
+                self.connection.reply_error(&header, Errno::TOOBIG)?;
+                return Ok(Next::Served);
+            }
+            Received::Message(header) => header,
+        };
+        if header.flags.get() & header_flag::TYPE != 0 {
+            // We have asked for nothing.
+            return Ok(Next::Served);
+        }
+        match self.command(&header) {
+            Ok(Some(access)) => Ok(Next::Access(access)),
+            Ok(None) => Ok(Next::Served),
+            Err(Refusal::Command(errno)) => {
+                log::debug!("the client's command {} is refused: {errno}", header.command.get());
+                self.connection.reply_error(&header, errno)?;
+                Ok(Next::Served)
+            }
+            Err(Refusal::Connection(error)) => Err(error),
+        }
+    }
+
+    /// The answer to [`Access::Read`].
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn read_done(&mut self, data: &[u8]) -> io::Result<()> {
+        match std::mem::replace(&mut self.pending, Pending::None) {
+            Pending::Read { header, access } => self.connection.reply(&header, &[access.as_bytes(), data]),
+            other => {
+                self.pending = other;
+                Ok(())
+            }
+        }
+    }
+
+    /// The other accesses have been done.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn done(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.pending, Pending::None) {
+            Pending::Write { header, access } => self.connection.reply(&header, &[access.as_bytes()]),
+            Pending::Reset(header) => self.connection.reply(&header, &[]),
+            Pending::Unmap(header, unmap) => {
+                if unmap.flags.get() & UNMAP_FLAG_ALL != 0 {
+                    self.memory.clear();
+                } else {
+                    self.memory.unmap(unmap.address.get(), unmap.size.get());
+                }
+                self.connection.reply(&header, &[unmap.as_bytes()])
+            }
+            other => {
+                self.pending = other;
+                Ok(())
+            }
+        }
+    }
+
+    fn finish_writes(&mut self) -> io::Result<Next> {
+        if let Pending::Writes { header, count, .. } = std::mem::replace(&mut self.pending, Pending::None) {
+            // Those that were taken have been wiped.
+            self.connection.reply(&header, &[&count.to_le_bytes()])?;
+        }
+        Ok(Next::Served)
+    }
+
+    fn command(&mut self, header: &Header) -> Result<Option<Access>, Refusal> {
+        let command = header.command.get();
+        if self.negotiated == (command == command::VERSION) {
+            // Twice, or something else first.
+            return Err(Errno::INVAL.into());
+        }
+        match command {
+            command::VERSION => self.version(header)?,
+            command::DMA_MAP => {
+                let map: DmaMap = self.structure()?;
+                let file = self.connection.take_files().into_iter().next();
+                self.memory.map(&map, file)?;
+                self.connection.reply(header, &[])?;
+            }
+            command::DMA_UNMAP => return self.unmap(header).map(Some),
+            command::DEVICE_GET_INFO => {
+                let info: DeviceInfo = self.structure()?;
+                let answer = DeviceInfo {
+                    argsz: size(&info),
+                    flags: (DEVICE_FLAG_RESET | DEVICE_FLAG_PCI).into(),
+                    num_regions: region::COUNT.into(),
+                    num_irqs: irq::COUNT.into(),
+                };
+                self.answer(header, info.argsz.get(), &answer)?;
+            }
+            command::DEVICE_GET_REGION_INFO => {
+                let info: RegionInfo = self.structure()?;
+                let bytes = self.regions.size(info.index.get()).ok_or(Errno::INVAL)?;
+                let flags = if bytes > 0 { region::READ | region::WRITE } else { 0 };
+                let answer = RegionInfo {
+                    argsz: size(&info),
+                    flags: flags.into(),
+                    index: info.index,
+                    size: bytes.into(),
+                    ..RegionInfo::default()
+                };
+                self.answer(header, info.argsz.get(), &answer)?;
+            }
+            command::DEVICE_GET_IRQ_INFO => {
+                let info: IrqInfo = self.structure()?;
+                let (flags, count) = match info.index.get() {
+                    irq::INTX => (irq::EVENTFD | irq::MASKABLE | irq::AUTOMASKED, 1u32),
+                    index if index < irq::COUNT => (irq::EVENTFD, 0),
+                    _ => return Err(Errno::INVAL.into()),
+                };
+                let answer =
+                    IrqInfo { argsz: size(&info), flags: flags.into(), index: info.index, count: count.into() };
+                self.answer(header, info.argsz.get(), &answer)?;
+            }
+            command::DEVICE_SET_IRQS => {
+                let set: IrqSet = self.structure()?;
+                let files = self.connection.take_files();
+                let data = self.connection.body().get(size_of::<IrqSet>()..).unwrap_or_default();
+                self.line.configure(&set, data, files)?;
+                self.connection.reply(header, &[])?;
+            }
+            command::REGION_READ => {
+                let access: RegionAccess = self.structure()?;
+                let len = self.check(&access, MOST_DATA)?;
+                self.pending = Pending::Read { header: *header, access };
+                let (region, offset) = (access.region.get(), access.offset.get());
+                return Ok(Some(Access::Read { region, offset, len }));
+            }
+            command::REGION_WRITE => {
+                let access: RegionAccess = self.structure()?;
+                let len = self.check(&access, MOST_DATA)?;
+                let data = self.connection.body().get(size_of::<RegionAccess>()..).and_then(|data| data.get(..len));
+                let data = SmallVec::from_slice(data.ok_or(Errno::INVAL)?);
+                self.pending = Pending::Write { header: *header, access };
+                return Ok(Some(Access::Write { region: access.region.get(), offset: access.offset.get(), data }));
+            }
+            command::REGION_WRITE_MULTI => self.writes(header)?,
+            command::DEVICE_RESET => {
+                self.pending = Pending::Reset(*header);
+                return Ok(Some(Access::Reset));
+            }
+            _ => return Err(Errno::NOTSUP.into()),
+        }
+        Ok(None)
+    }
+
+    fn version(&mut self, header: &Header) -> Result<(), Refusal> {
+        let version: Version = self.structure()?;
+        if version.major.get() != 0 {
+            return Err(Errno::NOTSUP.into());
+        }
+        let capabilities = serde_json::json!({ "capabilities": {
+            "max_msg_fds": MOST_FILES,
+            "max_data_xfer_size": MOST_DATA,
+            "max_dma_maps": MOST_RANGES,
+            "pgsizes": 4096,
+            "write_multiple": true,
+        }});
+        let text = format!("{capabilities}\0");
+        self.negotiated = true;
+        self.connection.reply(header, &[Version::default().as_bytes(), text.as_bytes()])?;
+        Ok(())
+    }
+
+    fn unmap(&mut self, header: &Header) -> Result<Access, Refusal> {
+        let unmap: DmaUnmap = self.structure()?;
+        let all = unmap.flags.get() == UNMAP_FLAG_ALL;
+        if !all && unmap.flags.get() != 0 {
+            return Err(Errno::INVAL.into());
+        }
+        if !all && !self.memory.has(unmap.address.get(), unmap.size.get()) {
+            return Err(Errno::NOENT.into());
+        }
+        self.pending = Pending::Unmap(*header, unmap);
+        Ok(Access::Unmap)
+    }
+
+    /// All are checked before the first is done.
+    fn writes(&mut self, header: &Header) -> Result<(), Refusal> {
+        let count: U64 = self.structure()?;
+        let rest = self.connection.body().get(size_of::<U64>()..).unwrap_or_default();
+        let whole = usize::try_from(count.get()).ok().and_then(|count| count.checked_mul(size_of::<OneWrite>()));
+        let bytes = whole.and_then(|whole| rest.get(..whole)).ok_or(Errno::INVAL)?;
+        let mut writes = bytes
+            .chunks_exact(size_of::<OneWrite>())
+            .map(|bytes| OneWrite::read_from_bytes(bytes).map_err(|_| Errno::INVAL))
+            .collect::<Result<Vec<_>, _>>()?;
+        for write in &writes {
+            self.check(&write.access, write.data.len())?;
+        }
+        writes.reverse();
+        self.pending = Pending::Writes { header: *header, count: count.get(), writes };
+        Ok(())
+    }
+
+    /// The bytes of an access, if there are so many in the region.
+    fn check(&self, access: &RegionAccess, most: usize) -> Result<usize, Errno> {
+        let bytes = self.regions.size(access.region.get()).ok_or(Errno::INVAL)?;
+        let (offset, count) = (access.offset.get(), u64::from(access.count.get()));
+        if count == 0 || count > most as u64 || count > bytes || offset > bytes - count {
+            return Err(Errno::INVAL);
+        }
+        Ok(count as usize) // at most `most`
+    }
+
+    /// The structure at the beginning of the message's body.
+    fn structure<T: FromBytes + KnownLayout + Immutable + Unaligned>(&self) -> Result<T, Errno> {
+        T::read_from_prefix(self.connection.body()).map(|(structure, _)| structure).map_err(|_| Errno::INVAL)
+    }
+
+    /// Replies with a structure, if the client has room for it.
+    fn answer<T: IntoBytes + Immutable>(&mut self, header: &Header, argsz: u32, answer: &T) -> Result<(), Refusal> {
+        if (argsz as usize) < size_of::<T>() {
+            return Err(Errno::INVAL.into());
+        }
+        Ok(self.connection.reply(header, &[answer.as_bytes()])?)
+    }
+}
+
+/// Why a command was not served.
+enum Refusal {
+    /// The client is told.
+    Command(Errno),
+    /// It cannot be told any more.
+    Connection(io::Error),
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self::Command(errno)
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Connection(error)
+    }
+}
+
+/// Bytes of a structure, which is small.
+fn size<T>(_: &T) -> zerocopy::little_endian::U32 {
+    (size_of::<T>() as u32).into()
+}

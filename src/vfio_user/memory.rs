@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The guest's memory, as the client maps it for the device, range by range.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use vm_memory::{
+    FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+};
+
+use super::protocol::{DMA_FLAG_READ, DMA_FLAG_WRITE, DmaMap};
+use crate::sigbus::{Holds, Watch};
+
+/// Ranges that a client may map: as many as a vhost-user frontend may add.
+pub const MOST_RANGES: usize = 509;
+
+/// Guest memory and the ranges that it consists of. Whoever removes a range must have ended all use of it before.
+pub struct DmaMemory {
+    // Before the regions themselves: their watches must not outlive them.
+    ranges: Vec<Range>,
+    current: GuestMemoryAtomic<GuestMemoryMmap>,
+}
+
+struct Range {
+    address: u64,
+    size: u64,
+    /// None: the device has no access, because the range has no file or is read-only. Nothing that a driver uses is there.
+    watch: Option<Watch>,
+}
+
+impl DmaMemory {
+    /// No memory yet.
+    pub fn new() -> Self {
+        Self { ranges: Vec::new(), current: GuestMemoryAtomic::new(GuestMemoryMmap::new()) }
+    }
+
+    /// Always the newest memory.
+    pub fn handle(&self) -> GuestMemoryAtomic<GuestMemoryMmap> {
+        self.current.clone()
+    }
+
+    /// Whether all of it has been there so far.
+    pub fn is_sound(&self) -> bool {
+        self.ranges.iter().all(|range| range.watch.as_ref().is_none_or(Watch::is_sound))
+    }
+
+    /// Adds a range.
+    ///
+    /// # Errors
+    /// EEXIST where there is one already, EINVAL for what makes no sense, and the system's.
+    pub fn map(&mut self, map: &DmaMap, file: Option<File>) -> Result<(), Errno> {
+        let (address, size) = (map.address.get(), map.size.get());
+        let end = address.checked_add(size).filter(|_| size > 0).ok_or(Errno::INVAL)?;
+        if self.ranges.len() >= MOST_RANGES {
+            return Err(Errno::NOSPC);
+        }
+        // No range wraps around, so its end can be computed.
+        if self.ranges.iter().any(|range| address < range.address + range.size && range.address < end) {
+            return Err(Errno::EXIST);
+        }
+        let all = DMA_FLAG_READ | DMA_FLAG_WRITE;
+        let watch = match file.filter(|_| map.flags.get() & all == all) {
+            None => None,
+            Some(file) => {
+                let bytes = usize::try_from(size).map_err(|_| Errno::INVAL)?;
+                let region =
+                    MmapRegion::from_file(FileOffset::new(file, map.offset.get()), bytes).map_err(|error| {
+                        log::warn!("cannot map {size} bytes of guest memory at {address:#x}: {error}");
+                        Errno::INVAL
+                    })?;
+                let region = GuestRegionMmap::new(region, GuestAddress(address)).ok_or(Errno::INVAL)?;
+                let watch = Watch::new(&region, Holds::GuestMemory).map_err(|_| Errno::NOMEM)?;
+                let memory = self.current.memory().insert_region(Arc::new(region)).map_err(|_| Errno::EXIST)?;
+                self.publish(memory);
+                Some(watch)
+            }
+        };
+        self.ranges.push(Range { address, size, watch });
+        Ok(())
+    }
+
+    /// Whether there is exactly this range.
+    pub fn has(&self, address: u64, size: u64) -> bool {
+        self.ranges.iter().any(|range| (range.address, range.size) == (address, size))
+    }
+
+    /// Removes a range; without effect when there is no such one.
+    pub fn unmap(&mut self, address: u64, size: u64) {
+        let Some(place) = self.ranges.iter().position(|range| (range.address, range.size) == (address, size)) else {
+            return;
+        };
+        let range = self.ranges.swap_remove(place);
+        let mapped = range.watch.is_some();
+        drop(range);
+        if mapped {
+            let removed = self.current.memory().remove_region(GuestAddress(address), size);
+            if let Ok((memory, _)) = removed {
+                self.publish(memory);
+            }
+        }
+    }
+
+    /// Removes all ranges.
+    pub fn clear(&mut self) {
+        self.ranges.clear();
+        self.publish(GuestMemoryMmap::new());
+    }
+
+    fn publish(&self, memory: GuestMemoryMmap) {
+        // Nobody panics with the lock held: what is done there is to store a pointer.
+        if let Ok(guard) = self.current.lock() {
+            guard.replace(memory);
+        }
+    }
+}
+
+impl Default for DmaMemory {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! vfio-user: a PCI device in this process, attached to a virtual machine by a Unix socket (QEMU's `vfio-user-pci`).
+//!
+//! Messages, guest memory, the interrupt line. What the registers mean is the device's business: it is handed one
+//! [`Access`] after the other, in the client's order, and answers each. Nothing here waits or has a thread.
+
+mod client;
+mod connection;
+mod interrupt;
+mod listener;
+mod memory;
+pub mod protocol;
+
+pub use client::{Access, Client, Next, Regions};
+pub use connection::{Connection, MOST_BYTES, MOST_FILES, Received};
+pub use interrupt::Line;
+pub use listener::Listener;
+pub use memory::{DmaMemory, MOST_RANGES};

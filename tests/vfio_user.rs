@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The vfio-user transport: what a client may say, and what one must not be able to do.
+
+mod common;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+
+use common::ufs::*;
+use common::vfio::*;
+
+const EINVAL: Refused = Refused(libc::EINVAL as u32);
+const ENOTSUP: Refused = Refused(libc::ENOTSUP as u32);
+const EEXIST: Refused = Refused(libc::EEXIST as u32);
+const ENOENT: Refused = Refused(libc::ENOENT as u32);
+const E2BIG: Refused = Refused(libc::E2BIG as u32);
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().expect("4 bytes"))).collect()
+}
+
+fn bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// QEMU wants nine regions and five interrupt indexes, whatever is behind them.
+#[test]
+fn the_device_is_a_pci_device() {
+    let mut ufs = Ufs::with(ufs_options());
+    let client = &mut ufs.client;
+    assert_eq!(words(&client.ask(GET_INFO, &bytes(&[16, 0, 0, 0]), &[]).expect("info")), [16, 3, 9, 5]);
+    for index in 0..9 {
+        let info = client.ask(GET_REGION_INFO, &bytes(&[32, 0, index, 0, 0, 0, 0, 0]), &[]).expect("info");
+        let (flags, size) = match index {
+            BAR => (3, 0x10000),
+            CONFIG => (3, 256),
+            _ => (0, 0),
+        };
+        assert_eq!(words(&info), [32, flags, index, 0, size, 0, 0, 0]);
+    }
+    for index in 0..5 {
+        let info = client.ask(GET_IRQ_INFO, &bytes(&[16, 0, index, 0]), &[]).expect("info");
+        assert_eq!(words(&info), if index == 0 { [16, 7, 0, 1] } else { [16, 1, index, 0] });
+    }
+    let config = client.read(CONFIG, 0, 256).expect("configuration space");
+    assert_eq!((&config[..4], &config[9..12], config[0x3d]), (&[0x86, 0x80, 0x47, 0x7e][..], &[1, 9, 1][..], 1));
+    assert_eq!(client.ask(GET_REGION_INFO, &bytes(&[32, 0, 9, 0, 0, 0, 0, 0]), &[]), Err(EINVAL));
+    assert_eq!(client.ask(GET_REGION_INFO, &bytes(&[31, 0, 0, 0, 0, 0, 0, 0]), &[]), Err(EINVAL));
+    assert_eq!(client.ask(GET_IRQ_INFO, &bytes(&[16, 0, 5, 0]), &[]), Err(EINVAL));
+}
+
+/// The stream goes on after each of these.
+#[test]
+fn what_is_refused_leaves_the_stream_whole() {
+    let mut ufs = Ufs::with(ufs_options());
+    let client = &mut ufs.client;
+    for command in [0, 6, 11, 12, 14, 16, 17, 99, u16::MAX] {
+        assert_eq!(client.ask(command, &[7; 100], &[]), Err(ENOTSUP), "{command}");
+    }
+    assert_eq!(client.ask(VERSION, &[0; 4], &[]), Err(EINVAL), "a second time");
+    for command in
+        [DMA_MAP, DMA_UNMAP, GET_INFO, GET_REGION_INFO, SET_IRQS, REGION_READ, REGION_WRITE, REGION_WRITE_MULTI]
+    {
+        assert_eq!(client.ask(command, &[0; 3], &[]), Err(EINVAL), "{command}");
+    }
+    for (region, offset, len) in [
+        (BAR, 0x10000, 4),
+        (BAR, 0xfffd, 4),
+        (BAR, u64::MAX, 4),
+        (BAR, 0, 0),
+        (BAR, 0, 4097),
+        (1, 0, 1),
+        (9, 0, 1),
+        (CONFIG, 253, 4),
+    ] {
+        assert_eq!(client.read(region, offset, len), Err(EINVAL), "{region} {offset:#x} {len}");
+        assert_eq!(client.write(region, offset, &vec![0; len as usize]), Err(EINVAL), "{region} {offset:#x} {len}");
+    }
+    // More data is announced than there is.
+    assert_eq!(client.ask(REGION_WRITE, &access(BAR, 0, 8), &[]), Err(EINVAL));
+    assert_eq!(client.ask(99, &vec![0; 100_000], &[]), Err(E2BIG), "too long");
+    assert_eq!(client.ask(REGION_WRITE, &vec![0; 8192], &[]), Err(E2BIG));
+    assert_eq!(client.read(BAR, 8, 4), Ok(vec![0x10, 3, 0, 0]));
+}
+
+#[test]
+fn messages_may_come_in_pieces() {
+    let mut ufs = Ufs::with(ufs_options());
+    let client = &mut ufs.client;
+    let message = client.message(REGION_READ, 0, &access(BAR, 8, 4));
+    let pieces: Vec<&[u8]> = message.chunks(1).collect();
+    client.send_raw(&pieces);
+    assert_eq!(client.reply().1.expect("a reply")[16..], [0x10, 3, 0, 0]);
+    // And many at once.
+    let messages = message.repeat(200);
+    client.send_raw(&[&messages]);
+    for _ in 0..200 {
+        assert_eq!(client.reply().1.expect("a reply")[16..], [0x10, 3, 0, 0]);
+    }
+}
+
+#[test]
+fn writes_without_replies_and_several_at_once() {
+    let mut ufs = Ufs::with(ufs_options());
+    ufs.client.send(REGION_WRITE, NO_REPLY, &[&access(BAR, 0x34, 4)[..], &[1, 0, 0, 0]].concat(), &[]);
+    // What is refused has no reply either.
+    ufs.client.send(99, NO_REPLY, &[], &[]);
+    assert_eq!(ufs.get(0x34), 1);
+    let one = |offset, value: u32| [&access(BAR, offset, 4)[..], &value.to_le_bytes(), &[0; 4]].concat();
+    let writes = [&2u64.to_le_bytes()[..], &one(0x24, 0x201), &one(0x4c, 77)].concat();
+    assert_eq!(ufs.client.ask(REGION_WRITE_MULTI, &writes, &[]), Ok(2u64.to_le_bytes().to_vec()));
+    assert_eq!((ufs.get(0x24), ufs.get(0x4c)), (0x201, 77));
+    // None is done when one cannot be.
+    let bad = [&2u64.to_le_bytes()[..], &one(0x24, 0), &one(0x10000, 0)].concat();
+    assert_eq!(ufs.client.ask(REGION_WRITE_MULTI, &bad, &[]), Err(EINVAL));
+    assert_eq!(ufs.get(0x24), 0x201);
+    for count in [3, u64::MAX, 1 << 60] {
+        let few = [&count.to_le_bytes()[..], &one(0x24, 0), &one(0x4c, 0)].concat();
+        assert_eq!(ufs.client.ask(REGION_WRITE_MULTI, &few, &[]), Err(EINVAL), "{count}");
+    }
+}
+
+#[test]
+fn memory_is_mapped_range_by_range() {
+    let mut ufs = Ufs::with(ufs_options());
+    let memory = ufs.memory.try_clone().expect("memory");
+    let client = &mut ufs.client;
+    assert_eq!(client.map(Some(&memory), 0, MEMORY + 0x1000, 0x1000), Err(EEXIST));
+    assert_eq!(client.map(Some(&memory), 0, 0, 0), Err(EINVAL));
+    assert_eq!(client.map(Some(&memory), 0, u64::MAX - 0xfff, 0x2000), Err(EINVAL));
+    assert_eq!(client.map(Some(&memory), 0, 1 << 40, 1 << 50), Err(EINVAL), "the file ends before");
+    assert_eq!(client.map(Some(&memory), 0x123, 1 << 40, 0x1000), Err(EINVAL), "no page begins there");
+    assert_eq!(client.map(Some(&File::open("/dev/null").expect("null")), 0, 1 << 40, 0x1000), Err(EINVAL));
+    // ROMs and the like have no file; the device has no use for them.
+    assert_eq!(client.map(None, 0, 1 << 40, 0x1000), Ok(()));
+    assert_eq!(client.unmap(1 << 40, 0x2000), Err(ENOENT));
+    assert_eq!(client.unmap(1 << 40, 0x1000), Ok(()));
+    assert_eq!(client.unmap(1 << 40, 0x1000), Err(ENOENT));
+    for round in 0..100 {
+        client.map(Some(&memory), 0x1000 * (round % 8), 1 << 41, 0x1000).expect("DMA_MAP");
+        client.unmap(1 << 41, 0x1000).expect("DMA_UNMAP");
+    }
+    // Without memory there is no request.
+    client.unmap(MEMORY, MEMORY_BYTES).expect("DMA_UNMAP");
+    ufs.enable();
+    ufs.set(0x58, 1);
+    assert_eq!((ufs.get(0x58), ufs.get(0x20) >> 17 & 1), (1, 1), "system bus fatal error");
+    ufs.client.map(Some(&memory), 0, MEMORY, MEMORY_BYTES).expect("DMA_MAP");
+    ufs.set(0x34, 0);
+    ufs.enable();
+    assert_eq!(ufs.ask(0, &[0x00, 0, 0, 0, 0, 0], 0).0.ocs, 0);
+}
+
+#[test]
+fn too_many_ranges_are_refused() {
+    let mut ufs = Ufs::with(ufs_options());
+    let mapped = (0..600u64).take_while(|n| ufs.client.map(None, 0, (1 << 40) + (n << 12), 0x1000).is_ok()).count();
+    assert_eq!(mapped, 508, "with the guest's memory there are 509");
+}
+
+/// The line rises once, and again when the client unmasks it while it is still up.
+#[test]
+fn the_interrupt_line() {
+    let mut ufs = Ufs::new();
+    let fired = |ufs: &Ufs| ufs.interrupt.read().unwrap_or(0);
+    assert_eq!(fired(&ufs), 0);
+    let nop = |ufs: &mut Ufs| ufs.ask(0, &[0; 6], 0).0.ocs;
+    assert_eq!(nop(&mut ufs), 0);
+    assert_eq!(fired(&ufs), 1);
+    assert_eq!(nop(&mut ufs), 0);
+    assert_eq!(fired(&ufs), 0, "it masks itself");
+    ufs.client.set_irqs(1 | 16, 0, 1, None).expect("unmask");
+    assert_eq!(fired(&ufs), 1, "it is up");
+    ufs.set(0x20, 1);
+    ufs.client.set_irqs(1 | 16, 0, 1, None).expect("unmask");
+    assert_eq!(fired(&ufs), 0, "it is down");
+    ufs.client.set_irqs(1 | 8, 0, 1, None).expect("mask");
+    assert_eq!(nop(&mut ufs), 0);
+    assert_eq!(fired(&ufs), 0);
+    ufs.client.set_irqs(1 | 16, 0, 1, None).expect("unmask");
+    assert_eq!(fired(&ufs), 1);
+    ufs.client.set_irqs(1 | 32, 0, 0, None).expect("off");
+    ufs.set(0x20, 1);
+    assert_eq!(nop(&mut ufs), 0);
+    assert_eq!(fired(&ufs), 0);
+    let null = File::open("/dev/null").expect("null");
+    assert_eq!(ufs.client.set_irqs(4 | 32, 0, 1, Some(null.as_fd())), Err(EINVAL), "it is no eventfd");
+    for (flags, index, count) in
+        [(4 | 32, 1, 1), (1 | 32, 0, 2), (3 | 32, 0, 1), (1, 0, 1), (1 | 48, 0, 1), (1 | 32, 9, 0)]
+    {
+        assert_eq!(ufs.client.set_irqs(flags, index, count, None), Err(EINVAL), "{flags} {index} {count}");
+    }
+    assert_eq!(ufs.client.set_irqs(4 | 16, 0, 1, None), Err(ENOTSUP));
+}
+
+/// A header that cannot be, or too many descriptors: the session ends, and nothing else.
+#[test]
+fn a_stream_that_makes_no_sense_ends_the_session() {
+    let garbage = [[0; 16], [0xff; 16], [1, 0, 1, 0, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
+    for header in &garbage {
+        let mut ufs = Ufs::with(ufs_options());
+        ufs.client.send_raw(&[header]);
+        if header[4..8] == [0xff; 4] {
+            // It announces 4 GiB, which never come.
+            ufs.disconnect();
+            continue;
+        }
+        assert_eq!(ufs.client.stream.read(&mut [0; 16]).expect("the end"), 0);
+        ufs.disconnect();
+    }
+    let mut ufs = Ufs::with(ufs_options());
+    let null = File::open("/dev/null").expect("null");
+    ufs.client.send(GET_INFO, 0, &bytes(&[16, 0, 0, 0]), &[null.as_fd(); 20]);
+    assert!(!matches!(ufs.client.stream.read(&mut [0; 16]), Ok(1..)));
+    ufs.disconnect();
+}
+
+/// A client that asks and does not listen is waited for; others are not kept from anything.
+#[test]
+fn replies_that_nobody_takes_do_not_pile_up() {
+    let mut ufs = Ufs::with(ufs_options());
+    ufs.client.stream.set_nonblocking(true).expect("socket");
+    let message = ufs.client.message(REGION_READ, 0, &access(BAR, 0, 4096));
+    use std::io::Write;
+    let mut sent = 0;
+    while sent < 100_000 && matches!(ufs.client.stream.write(&message), Ok(n) if n == message.len()) {
+        sent += 1;
+    }
+    assert!(sent < 100_000, "the server has stopped to read");
+    ufs.stop.request();
+    ufs.disconnect();
+}
+
+/// The program itself, in its sandbox. Somebody who only looks whether anyone is there keeps nobody out; who comes while a client is
+/// served is hung up on.
+#[test]
+fn the_program_serves_one_client_at_a_time() {
+    let files = common::process::Files::new();
+    let running = common::process::Running::start(&files, &["--ufs", "--sandbox", "require"]);
+    let silent = files.connect();
+    let mut client = Vfio::new(files.connect());
+    assert_eq!(client.read(BAR, 8, 4), Ok(vec![0x10, 3, 0, 0]));
+    let mut late = Vfio::silent(files.connect());
+    assert_eq!(late.stream.read(&mut [0; 16]).expect("the end"), 0);
+    drop(silent);
+    drop(client);
+    // The next one.
+    let mut client = Vfio::new(files.connect());
+    assert_eq!(client.read(CONFIG, 0, 4), Ok(vec![0x86, 0x80, 0x47, 0x7e]));
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("as a UFS host controller"), "{text}");
+}
