@@ -5,8 +5,9 @@
 mod common;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use common::ufs::*;
 use common::vfio::*;
@@ -252,4 +253,19 @@ fn the_program_serves_one_client_at_a_time() {
     let (code, text) = running.terminate();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("as a UFS host controller"), "{text}");
+}
+
+/// A client that never stops to send is served, and everything else, too.
+#[test]
+fn a_flood_of_messages_does_not_keep_the_server_from_stopping() {
+    let mut ufs = Ufs::with(ufs_options());
+    let write = ufs.client.message(REGION_WRITE, NO_REPLY, &[&access(BAR, 0x804, 4)[..], &[1; 4]].concat());
+    let flood = write.repeat(1000);
+    let mut stream = ufs.client.stream.try_clone().expect("socket");
+    let client = std::thread::spawn(move || while stream.write_all(&flood).is_ok() {});
+    std::thread::sleep(Duration::from_millis(200));
+    ufs.stop.request();
+    let asked = Instant::now();
+    client.join().expect("the server has hung up");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }

@@ -36,6 +36,9 @@ use crate::vhost::{Polling, ServeError, Stop, View, VirtioDevice};
 /// until it has changed.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The most messages that are served before everything else gets its turn: a client may never stop to send.
+const MOST_MESSAGES: usize = 64;
+
 /// What waits until nothing is in flight.
 enum Wait {
     Disable,
@@ -275,7 +278,10 @@ where
     /// Serves what the client has said, and goes on with what can go on. Returns whether there was anything.
     fn step(&mut self) -> bool {
         let mut progress = false;
-        while !self.is_blocked() {
+        for _ in 0..MOST_MESSAGES {
+            if self.is_blocked() {
+                break;
+            }
             match self.client.receive() {
                 Ok(Next::Nothing) => break,
                 Ok(Next::Served) => self.view = self.view.newest(),
