@@ -283,6 +283,9 @@ fn the_list_may_be_nowhere() {
         ufs.set(0x58, u32::MAX);
         ufs.set(0x78, u32::MAX);
         assert_eq!(ufs.get(0x20) >> 17 & 1, 1, "system bus fatal error");
+        assert_eq!(ufs.get(0x58), u32::MAX, "nobody can be told that they are over");
+        ufs.set(0x5c, 0);
+        assert_eq!(ufs.get(0x58), 0, "the driver can clear them");
         ufs.set(0x34, 0);
         ufs.enable();
         assert_eq!(ufs.ask(0, &[0; 6], 0).0.ocs, SUCCESS);

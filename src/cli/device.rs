@@ -318,6 +318,10 @@ fn check_ufs(engine: &Personality) -> Result<()> {
         engine.takes(KeyType::Raw) && !engine.takes(KeyType::Wrapped),
         "--ufs takes raw keys alone: the standard has no hardware-wrapped keys; use --key-types raw"
     );
+    ensure!(
+        engine.keys_on_reset != KeysOnReset::Kept,
+        "--ufs loses its keys in a reset, as the standard says; use --keys-on-reset lost"
+    );
     Ok(())
 }
 

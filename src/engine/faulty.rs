@@ -93,6 +93,14 @@ impl Engine {
             Some(Short { claims_success: false, .. }) => result.and(Err(Failure::Fault)),
             _ => result,
         };
+        // The memory for digests is other requests', too. It must not be kept while this request is held back.
+        let result = match result {
+            Ok(()) => io.write_digests(),
+            Err(failure) => {
+                io.digesting = None;
+                Err(failure)
+            }
+        };
         // The result is returned in the end, however it is held back.
         match fate.reorder {
             _ if !fate.delay.is_zero() => drop(io.hold(Hold::Until(Instant::now() + fate.delay)).await),

@@ -70,7 +70,9 @@ pub struct Controller {
     depth: u8,
     pci: ConfigSpace,
     registers: Registers,
-    /// Transfer requests in flight that nobody wants any more.
+    /// Transfer requests that the engine has.
+    in_engine: u32,
+    /// Those of them that nobody wants any more.
     given_up: u32,
     link: Link,
     query: Query,
@@ -90,6 +92,7 @@ impl Controller {
             depth: settings.queue_size.clamp(1, MOST_TRANSFERS) as u8, // at most 32
             pci: ConfigSpace::new(),
             registers: Registers::default(),
+            in_engine: 0,
             given_up: 0,
             link: Link::new(),
             query: Query::new(),
@@ -113,14 +116,14 @@ impl Controller {
 
     /// Gives all transfer requests up.
     pub fn give_all_up(&mut self) {
-        self.given_up = self.registers.doorbell;
+        self.given_up = self.registers.doorbell & self.in_engine;
     }
 
     /// The controller has been disabled, and nothing is in flight any more.
     pub fn disable(&mut self) {
         let Registers { latency, auto_hibernate, .. } = self.registers;
         self.registers = Registers { latency, auto_hibernate, ..Registers::default() };
-        self.given_up = 0;
+        (self.in_engine, self.given_up) = (0, 0);
         self.link = Link::new();
         self.crypto.reset();
     }
@@ -291,7 +294,10 @@ impl Controller {
             query: &mut self.query,
         };
         match transfer::begin(context, slot, memory, worker) {
-            Ok(Some(job)) => return Some(job),
+            Ok(Some(job)) => {
+                self.in_engine |= 1u32.checked_shl(slot.into()).unwrap_or(0);
+                return Some(job);
+            }
             Ok(None) => self.completed(slot),
             Err(BusError) => self.bus_error(),
         }
@@ -301,6 +307,7 @@ impl Controller {
     /// The engine is done with a transfer request.
     pub fn finish(&mut self, reply: &Reply, memory: &GuestMemoryMmap, result: Result<(), Failure>) {
         let bit = 1u32.checked_shl(reply.slot.into()).unwrap_or(0);
+        self.in_engine &= !bit;
         if self.given_up & bit != 0 {
             self.given_up &= !bit;
             self.registers.doorbell &= !bit;
@@ -324,9 +331,11 @@ impl Controller {
         self.registers.interrupts |= interrupt::SYSTEM_BUS_FATAL;
     }
 
-    /// Gives transfer requests up. Their bits in the doorbell go when they do not use guest memory any more.
+    /// Gives transfer requests up. Their bits in the doorbell go when they do not use guest memory any more: at once if they
+    /// could not be begun.
     pub fn give_up(&mut self, slots: u32) {
-        self.given_up |= slots & self.registers.doorbell;
+        self.given_up |= slots & self.registers.doorbell & self.in_engine;
+        self.registers.doorbell &= !slots | self.in_engine;
     }
 
     /// Makes task management requests. Whether requests in flight are affected.

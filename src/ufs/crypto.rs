@@ -126,7 +126,7 @@ impl CryptoRegisters {
         let was_enabled = std::mem::replace(&mut slot.enabled, false);
         slot.config = value;
         if value & ENABLE == 0 {
-            if was_enabled || !slot.holds_key {
+            if was_enabled || !(slot.holds_key || slot.busy) {
                 return false;
             }
             slot.next = Some(Change::Evict);
@@ -248,5 +248,12 @@ mod tests {
         let Some(Change::Program(key, _)) = registers.take(0) else { panic!("no key") };
         assert_eq!(key.data_unit_bits, 9);
         assert!(!registers.finished(0, true, true) && registers.is_enabled(0));
+        // A slot is cleared while its first key is on the way.
+        registers.reset();
+        write_key(&mut registers, 0);
+        assert!(registers.write(0, 16, ENABLE | 8));
+        assert!(registers.take(0).is_some() && !registers.write(0, 16, 0) && !registers.write(0, 16, 0));
+        assert!(registers.finished(0, true, true) && !registers.is_enabled(0));
+        assert!(matches!(registers.take(0), Some(Change::Evict)));
     }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use smallvec::SmallVec;
+use zeroize::Zeroize;
 
 use super::controller::{Action, Controller};
 use super::pci::CONFIG_BYTES;
@@ -38,6 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The most messages that are served before everything else gets its turn: a client may never stop to send.
 const MOST_MESSAGES: usize = 64;
+
+/// The most clients that are hung up on at a time.
+const MOST_CLIENTS: usize = 64;
 
 /// What waits until nothing is in flight.
 enum Wait {
@@ -93,9 +97,11 @@ impl Session {
     pub fn run(&mut self, listener: &mut Listener<'_>, stop: &Stop) -> Result<(), ServeError> {
         let Self { device, worker, client, controller, polling, epoll } = self;
         let data = || epoll::EventData::new_u64(0);
-        epoll::add(&*epoll, stop.event(), data(), epoll::EventFlags::IN).map_err(|error| session(error.into()))?;
+        // Both stay readable while the session ends.
+        let edges = epoll::EventFlags::ET | epoll::EventFlags::IN;
+        epoll::add(&*epoll, stop.event(), data(), edges).map_err(|error| session(error.into()))?;
         if let Some(socket) = listener.socket() {
-            epoll::add(&*epoll, socket, data(), epoll::EventFlags::IN).map_err(|error| session(error.into()))?;
+            epoll::add(&*epoll, socket, data(), edges).map_err(|error| session(error.into()))?;
         }
         let engine = device.engine();
         loop {
@@ -153,23 +159,26 @@ fn interrupted(client: &Client, listener: &mut Listener<'_>, stop: &Stop) -> Opt
     if !sigbus::guest_memory_is_sound() {
         return Some(Err(ServeError::GuestMemory));
     }
-    match listener.accept() {
-        Ok(None) => None,
-        Ok(Some(stream)) => {
-            let (silent, gone) = (!client.is_negotiated(), client.has_hung_up());
-            if silent || gone {
-                listener.keep(stream);
-            } else {
+    // Until nobody is there: the next edge comes with the next client only.
+    for _ in 0..MOST_CLIENTS {
+        match listener.accept() {
+            Ok(None) => return None,
+            Ok(Some(stream)) => {
+                let (silent, gone) = (!client.is_negotiated(), client.has_hung_up());
+                if silent || gone {
+                    listener.keep(stream);
+                    // What a client had sent before it hung up is still served.
+                    return (silent && !gone).then_some(Ok(()));
+                }
                 log::debug!("another client has connected; it is hung up on, because the device serves one at a time");
             }
-            // What a client had sent before it hung up is still served.
-            (silent && !gone).then_some(Ok(()))
-        }
-        Err(error) => {
-            log::debug!("cannot accept and hang up on another client: {error}");
-            None
+            Err(error) => {
+                log::debug!("cannot accept and hang up on another client: {error}");
+                return None;
+            }
         }
     }
+    None
 }
 
 fn sleep(epoll: &OwnedFd, timeout: Option<Timespec>) {
@@ -321,25 +330,30 @@ where
                 self.controller.read(region, offset, &mut data);
                 return self.client.read_done(&data);
             }
-            Access::Write { region, offset, data } => match self.controller.write(region, offset, &data) {
-                Action::Nothing => {}
-                Action::Transfers(slots) => {
-                    self.transfers |= slots;
-                    self.begin_transfers();
-                }
-                Action::Tasks(tasks) => {
-                    if self.controller.manage(tasks, self.view.memory()) {
-                        self.worker.drain(0);
+            Access::Write { region, offset, mut data } => {
+                let action = self.controller.write(region, offset, &data);
+                // It may be a part of a key.
+                data.as_mut_slice().zeroize();
+                match action {
+                    Action::Nothing => {}
+                    Action::Transfers(slots) => {
+                        self.transfers |= slots;
+                        self.begin_transfers();
+                    }
+                    Action::Tasks(tasks) => {
+                        if self.controller.manage(tasks, self.view.memory()) {
+                            self.worker.drain(0);
+                        }
+                    }
+                    Action::Clear(slots) => self.controller.give_up(slots),
+                    Action::Key(slot) => self.change_key(slot),
+                    Action::Disable => {
+                        self.controller.give_all_up();
+                        self.wait = Some(Wait::Disable);
+                        return Ok(());
                     }
                 }
-                Action::Clear(slots) => self.controller.give_up(slots),
-                Action::Key(slot) => self.change_key(slot),
-                Action::Disable => {
-                    self.controller.give_all_up();
-                    self.wait = Some(Wait::Disable);
-                    return Ok(());
-                }
-            },
+            }
             Access::Reset => {
                 self.controller.give_all_up();
                 self.wait = Some(Wait::Reset);

@@ -95,11 +95,11 @@ enum Pending {
         header: Header,
         access: RegionAccess,
     },
-    /// `writes`: those to come, the next one last.
+    /// `next`: the number of the next one. They stay in the message, which is wiped.
     Writes {
         header: Header,
-        count: u64,
-        writes: Vec<OneWrite>,
+        count: usize,
+        next: usize,
     },
     Reset(Header),
     Unmap(Header, DmaUnmap),
@@ -158,14 +158,17 @@ impl Client {
     /// # Errors
     /// When the connection is broken, or makes no sense.
     pub fn receive(&mut self) -> io::Result<Next> {
-        if let Pending::Writes { writes, .. } = &mut self.pending {
-            let Some(write) = writes.last_mut() else { return self.finish_writes() };
+        if let Pending::Writes { count, next, .. } = &mut self.pending {
+            let number = *next;
+            *next += 1;
+            let Some(mut write) = (number < *count).then(|| self.write(number)).flatten() else {
+                return self.finish_writes();
+            };
             let data = write.data.get(..write.access.count.get() as usize).unwrap_or_default();
             let (region, offset) = (write.access.region.get(), write.access.offset.get());
             let data = SmallVec::from_slice(data);
             // It may be a part of a key.
             write.data.zeroize();
-            writes.pop();
             return Ok(Next::Access(Access::Write { region, offset, data }));
         }
         self.connection.flush()?;
@@ -174,6 +177,7 @@ impl Client {
         }
         let header = match self.connection.receive()? {
             Received::Nothing => return Ok(Next::Nothing),
+            Received::Dropped => return Ok(Next::Served),
             Received::End => return Ok(Next::End),
             Received::TooLong(header) => {
                 self.connection.reply_error(&header, Errno::TOOBIG)?;
@@ -236,10 +240,16 @@ impl Client {
 
     fn finish_writes(&mut self) -> io::Result<Next> {
         if let Pending::Writes { header, count, .. } = std::mem::replace(&mut self.pending, Pending::None) {
-            // Those that were taken have been wiped.
-            self.connection.reply(&header, &[&count.to_le_bytes()])?;
+            self.connection.reply(&header, &[&(count as u64).to_le_bytes()])?; // usize to u64 loses nothing
         }
         Ok(Next::Served)
+    }
+
+    /// One of the writes in the message.
+    fn write(&self, number: usize) -> Option<OneWrite> {
+        let writes = self.connection.body().get(size_of::<U64>()..)?;
+        let bytes = writes.get(number.checked_mul(size_of::<OneWrite>())?..)?;
+        OneWrite::read_from_prefix(bytes).ok().map(|(write, _)| write)
     }
 
     fn command(&mut self, header: &Header) -> Result<Option<Access>, Refusal> {
@@ -357,18 +367,14 @@ impl Client {
     /// All are checked before the first is done.
     fn writes(&mut self, header: &Header) -> Result<(), Refusal> {
         let count: U64 = self.structure()?;
-        let rest = self.connection.body().get(size_of::<U64>()..).unwrap_or_default();
-        let whole = usize::try_from(count.get()).ok().and_then(|count| count.checked_mul(size_of::<OneWrite>()));
-        let bytes = whole.and_then(|whole| rest.get(..whole)).ok_or(Errno::INVAL)?;
-        let mut writes = bytes
-            .chunks_exact(size_of::<OneWrite>())
-            .map(|bytes| OneWrite::read_from_bytes(bytes).map_err(|_| Errno::INVAL))
-            .collect::<Result<Vec<_>, _>>()?;
-        for write in &writes {
+        let count = usize::try_from(count.get()).map_err(|_| Errno::INVAL)?;
+        // The first one that is not there ends this, whatever the count.
+        for number in 0..count {
+            let mut write = self.write(number).ok_or(Errno::INVAL)?;
+            write.data.zeroize();
             self.check(&write.access, write.data.len())?;
         }
-        writes.reverse();
-        self.pending = Pending::Writes { header: *header, count: count.get(), writes };
+        self.pending = Pending::Writes { header: *header, count, next: 0 };
         Ok(())
     }
 

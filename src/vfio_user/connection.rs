@@ -34,7 +34,9 @@ pub enum Received {
     Nothing,
     /// A message: see [`Connection::body`] and [`Connection::take_files`].
     Message(Header),
-    /// One that is too long; it has been dropped.
+    /// A part of a message that is too long has been dropped.
+    Dropped,
+    /// All of a message that is too long has been dropped.
     TooLong(Header),
     /// The client has hung up.
     End,
@@ -94,7 +96,8 @@ impl Connection {
                         match self.drop_excess()? {
                             Some(0) => return Ok(Received::End),
                             None => return Ok(Received::Nothing),
-                            Some(_) if self.excess > 0 => continue,
+                            // There may be gigabytes of it.
+                            Some(_) if self.excess > 0 => return Ok(Received::Dropped),
                             Some(_) => {
                                 self.filled = 0;
                                 self.files.clear();
@@ -205,6 +208,12 @@ impl Connection {
         self.output.clear();
         self.sent = 0;
         Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.input.zeroize();
     }
 }
 

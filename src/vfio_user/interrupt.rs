@@ -33,7 +33,7 @@ impl Line {
             && let Some(event) = &self.event
         {
             self.masked = true;
-            event.signal();
+            event.signal_if_room();
         }
     }
 
@@ -80,7 +80,7 @@ impl Line {
             // The client wants to see whether its eventfd works.
             irq::ACTION_TRIGGER => {
                 if let Some(event) = &self.event {
-                    event.signal();
+                    event.signal_if_room();
                 }
             }
             _ => return Err(Errno::INVAL),

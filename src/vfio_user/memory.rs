@@ -12,10 +12,14 @@ use vm_memory::{
 };
 
 use super::protocol::{DMA_FLAG_READ, DMA_FLAG_WRITE, DmaMap};
+use crate::ratelimit::RateLimit;
 use crate::sigbus::{Holds, Watch};
 
 /// Ranges that a client may map: as many as a vhost-user frontend may add.
 pub const MOST_RANGES: usize = 509;
+
+/// A client can be refused as often as it likes.
+static REFUSALS: RateLimit = RateLimit::new();
 
 /// Guest memory and the ranges that it consists of. Whoever removes a range must have ended all use of it before.
 pub struct DmaMemory {
@@ -66,11 +70,21 @@ impl DmaMemory {
             None => None,
             Some(file) => {
                 let bytes = usize::try_from(size).map_err(|_| Errno::INVAL)?;
-                let region =
-                    MmapRegion::from_file(FileOffset::new(file, map.offset.get()), bytes).map_err(|error| {
-                        log::warn!("cannot map {size} bytes of guest memory at {address:#x}: {error}");
-                        Errno::INVAL
-                    })?;
+                let refused = |why: &dyn std::fmt::Display| {
+                    if REFUSALS.allow().is_some() {
+                        log::warn!("cannot map {size} bytes of guest memory at {address:#x}: {why}");
+                    }
+                    Errno::INVAL
+                };
+                // Devices, such as DAX memory, have no known size.
+                if let Ok(found) = file.metadata()
+                    && found.is_file()
+                    && map.offset.get().checked_add(size).is_none_or(|end| end > found.len())
+                {
+                    return Err(refused(&"the file is shorter"));
+                }
+                let region = MmapRegion::from_file(FileOffset::new(file, map.offset.get()), bytes)
+                    .map_err(|error| refused(&error))?;
                 let region = GuestRegionMmap::new(region, GuestAddress(address)).ok_or(Errno::INVAL)?;
                 let watch = Watch::new(&region, Holds::GuestMemory).map_err(|_| Errno::NOMEM)?;
                 let memory = self.current.memory().insert_region(Arc::new(region)).map_err(|_| Errno::EXIST)?;
