@@ -2,7 +2,7 @@
 # case: btrfs raid1 over our disk and one without inline encryption: a damaged mirror is repaired, encrypted
 # image: 256M
 # timeout: 400
-# needs: CONFIG_BTRFS_FS mkfs.btrfs filefrag
+# needs: CONFIG_BTRFS_FS CONFIG_BLK_DEV_LOOP mkfs.btrfs filefrag
 
 # at DEVID LOGICAL: where this logical address of data lies on the device.
 at() {
@@ -35,6 +35,8 @@ same_mirrors() {
 	done
 }
 
+# Where it is a module.
+modprobe -q loop || true
 truncate -s 256M /tmp/second
 second=$(losetup -f --show /tmp/second)
 mkfs.btrfs -q -f -d raid1 -m raid1 "$DISK" "$second"
