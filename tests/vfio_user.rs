@@ -276,6 +276,6 @@ fn a_flood_does_not_keep_the_server_from_stopping() {
         let asked = Instant::now();
         client.join().expect("the server has hung up");
         // A message of 4 GiB takes seconds.
-        assert!(asked.elapsed() < Duration::from_millis(500), "{one_message}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(3), "{one_message}: {:?}", asked.elapsed());
     }
 }
