@@ -200,7 +200,7 @@ impl Inline<'_> {
         prefetch: Prefetch,
         tee: Tee<'_>,
     ) -> Result<usize, Failure> {
-        let Some(Encrypted { broken, key, first }) = &self.encrypted else { return Ok(0) };
+        let Some(encrypted @ Encrypted { broken, key, first }) = &self.encrypted else { return Ok(0) };
         let key = key.key()?;
         if let Some(broken) = broken {
             let kept = tee.memory();
@@ -208,7 +208,7 @@ impl Inline<'_> {
             broken.decrypt(key, *first, offset, &[kept], to);
             return Ok(0);
         }
-        let (dun, unit_bits) = (self.dun_at(offset)?, key.config.data_unit_bits);
+        let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
         Ok(key.xts.decrypt_with_tee(dun, unit_bits, &[from], to, prefetch, tee))
     }
 
@@ -221,7 +221,7 @@ impl Inline<'_> {
         past_caches: bool,
         tee: Tee<'_>,
     ) -> Result<usize, Failure> {
-        let Some(Encrypted { broken, key, first }) = &self.encrypted else { return Ok(0) };
+        let Some(encrypted @ Encrypted { broken, key, first }) = &self.encrypted else { return Ok(0) };
         let key = key.key()?;
         if let Some(broken) = broken {
             let kept = tee.memory();
@@ -229,7 +229,7 @@ impl Inline<'_> {
             kept.copy_to_volatile_slice(to);
             return Ok(0);
         }
-        let (dun, unit_bits) = (self.dun_at(offset)?, key.config.data_unit_bits);
+        let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
         Ok(key.xts.encrypt_with_tee(dun, unit_bits, from, &[to], past_caches, tee))
     }
 
@@ -243,8 +243,8 @@ impl Inline<'_> {
         crcs: &mut [u32],
     ) -> Result<usize, Failure> {
         match &self.encrypted {
-            Some(Encrypted { broken: None, key, .. }) => {
-                let (key, dun) = (key.key()?, self.dun_at(offset)?);
+            Some(encrypted @ Encrypted { broken: None, key, .. }) => {
+                let (key, dun) = (key.key()?, encrypted.dun_at(offset)?);
                 Ok(key.xts.encrypt_with_crc32c(dun, key.config.data_unit_bits, from, to, crcs))
             }
             _ => self.encrypt(offset, from, VolatileSlice::from(to), false).map(|()| 0),
@@ -260,16 +260,12 @@ impl Inline<'_> {
         crcs: &mut [u32],
     ) -> Result<usize, Failure> {
         match &self.encrypted {
-            Some(Encrypted { broken: None, key, .. }) => {
-                let (key, dun) = (key.key()?, self.dun_at(offset)?);
+            Some(encrypted @ Encrypted { broken: None, key, .. }) => {
+                let (key, dun) = (key.key()?, encrypted.dun_at(offset)?);
                 Ok(key.xts.decrypt_with_crc32c(dun, key.config.data_unit_bits, from, to, crcs))
             }
             _ => self.decrypt(offset, VolatileSlice::from(from), to, Prefetch::default()).map(|()| 0),
         }
-    }
-
-    fn dun_at(&self, offset: u64) -> Result<Dun, Failure> {
-        self.encrypted.as_ref().ok_or(Failure::Malformed)?.dun_at(offset)
     }
 
     /// All data is encrypted or decrypted: the key is no longer needed.
