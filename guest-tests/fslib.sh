@@ -308,6 +308,15 @@ same_files() {
 	rm -f "$OUT/diff"
 }
 
+# plain_file_beside: a file that is not encrypted is read as it was written, on the same file system.
+plain_file_beside() {
+	note 'a plain file beside the encrypted ones'
+	make-data 500000 7 > /tmp/open
+	cp /tmp/open "$MNT/open"
+	drop_caches
+	cmp /tmp/open "$MNT/open" || fail 'a plain file has other contents'
+}
+
 # record DIRECTORY PLAIN_DIRECTORY [OFFSET]: writes down for the host where each file of DIRECTORY lies and that its
 # plaintext is in $OUT/plain/PLAIN_DIRECTORY. OFFSET is where the file system begins on the disk. Files must not be
 # changed afterwards, and the file system must be unmounted before the case ends.

@@ -27,10 +27,6 @@ for directory in secret ino-64; do
 done
 expect_native
 
-note 'plain files beside it'
-make-data 500000 7 > /tmp/open
-cp /tmp/open "$MNT/open"
-drop_caches
-cmp /tmp/open "$MNT/open"
+plain_file_beside
 umount "$MNT"
 check_fs "$DISK"
