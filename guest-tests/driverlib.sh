@@ -438,3 +438,79 @@ refuse_parameter() {
 		fail "$1 can be set to $2"
 	fi 2> /dev/null
 }
+
+# failslab PERCENT: from now on so many allocations of the driver fail, those that may sleep included. 0: none. Needs debugfs.
+failslab() {
+	local attributes=/sys/kernel/debug/failslab first last
+	if [ "$1" != 0 ]; then
+		# Where the module's code is, which may have changed.
+		first=$(driver_symbols | head -n 1)
+		last=$(driver_symbols | tail -n 1)
+		[ -n "$first" ] || fail 'the driver is built in, or its symbols are hidden'
+		echo "0x$first" > $attributes/require-start
+		echo "0x$last" > $attributes/require-end
+		echo 32 > $attributes/stacktrace-depth
+		echo N > $attributes/ignore-gfp-wait
+		echo 0 > $attributes/verbose
+		[ "$(cat $attributes/times)" -gt 1 ] || echo 1000000000 > $attributes/times
+	fi
+	echo "$1" > $attributes/probability
+}
+
+# driver_symbols: the addresses of the module's functions, in order.
+driver_symbols() {
+	sed -n 's/^\([0-9a-f]*\) [tT] .*\[virtio_blk_crypto\]$/\1/p' /proc/kallsyms | sort
+}
+
+# failed_allocations: how many allocations have failed.
+failed_allocations() {
+	echo $((1000000000 - $(cat /sys/kernel/debug/failslab/times)))
+}
+
+# allocations_fail_case: requests wait for memory and do not fail; a disk without memory is not bound, and nothing is lost.
+allocations_fail_case() {
+	local key before round refused=0
+	secret_tree
+	encrypted_dir "$MNT/busy" two
+	for key in $(seq 10); do
+		encrypted_dir "$MNT/key-$key" "key-$key"
+		cp "$OUT/plain/tree/file-11-of-1048577" "$MNT/key-$key/file"
+	done
+	drop_caches
+
+	note 'allocations fail while files are written, verified and read'
+	failslab 30
+	begin_busy
+	for round in 1 2 3; do
+		for key in $(seq 10); do
+			cmp "$OUT/plain/tree/file-11-of-1048577" "$MNT/key-$key/file" || fail "the file of key $key has other contents"
+		done
+		drop_caches
+	done
+	failslab 0
+	end_busy
+	before=$(failed_allocations)
+	note "$before allocations have failed"
+	[ "$before" -gt 100 ] || fail 'too few allocations have failed'
+	if [ -e /sys/module/blk_crypto_digest_test ]; then
+		failslab 10
+		digest_test "$DISK" crc32c xxhash64 sha256 blake2b-256
+		failslab 0
+	fi
+	umount "$MNT"
+
+	note 'allocations fail while the disk is unbound and bound'
+	for round in $(seq 40); do
+		failslab 20
+		if [ -e "$FUNCTION/$VIRTIO/driver" ]; then
+			unbind_disk
+		fi
+		echo "$VIRTIO" > "$DRIVER_DIR/bind" 2> /dev/null || refused=$((refused + 1))
+		failslab 0
+	done
+	note "$refused of 40 times the disk was not bound; $(($(failed_allocations) - before)) allocations have failed"
+	[ "$refused" -gt 0 ] || fail 'a disk was always bound, whatever failed'
+	[ -e "$FUNCTION/$VIRTIO/driver" ] || bind_disk
+	wait_for_disk yes
+	secret_tree_is_right
+}

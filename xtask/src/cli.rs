@@ -37,6 +37,8 @@ pub enum Command {
     Btrfs(BtrfsArgs),
     /// Install and build everything that the other commands need, without running anything
     Setup(GuestArgs),
+    /// Build a kernel with lockdep, KASAN or KCSAN, UBSAN, DMA and fault injection checks, which --debug-kernel then boots
+    DebugKernel(DebugKernelArgs),
     /// Regenerate the manual pages in `man/`
     Man,
     /// Delete the cache: everything downloaded and built outside `target/`
@@ -61,9 +63,22 @@ pub struct GuestArgs {
     /// Do not build the module: the kernel has the driver built in (also detected from the build tree's .config)
     #[arg(long, requires = "kernel")]
     pub no_module: bool,
+    /// Boot a debug kernel (see `cargo xtask debug-kernel`) instead of Debian's; guests are several times slower
+    #[arg(long, value_enum, value_name = "WHICH", num_args = 0..=1, require_equals = true,
+        default_missing_value = "kasan", conflicts_with = "kernel")]
+    pub debug_kernel: Option<DebugKernel>,
     /// The Debian mirror for packages [default: $DEBIAN_MIRROR, else on Debian the mirror that apt uses]
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
+}
+
+/// The debug kernels.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DebugKernel {
+    /// KASAN finds wrong accesses to memory
+    Kasan,
+    /// KCSAN finds data races
+    Kcsan,
 }
 
 /// The choice of accelerator.
@@ -283,6 +298,17 @@ pub struct BtrfsArgs {
     /// Options for the devices, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,
+}
+
+/// `debug-kernel`
+#[derive(Args)]
+pub struct DebugKernelArgs {
+    /// KCSAN in place of KASAN
+    #[arg(long)]
+    pub kcsan: bool,
+    /// The Debian mirror for packages [default: $DEBIAN_MIRROR, else on Debian the mirror that apt uses]
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
 }
 
 /// Where the benchmark's image is.

@@ -6,7 +6,7 @@ use crate::guest_root::GuestRoot;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a kernel must have built in to boot the guest's image without an initrd.
 const TO_BOOT: &[&str] = &[
@@ -78,6 +78,18 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// How many times longer a guest takes than on an ordinary kernel.
+    pub fn slowness(&self) -> u32 {
+        let has = |symbol| self.config.built_in(symbol);
+        if has("CONFIG_KASAN") || has("CONFIG_KCSAN") {
+            6
+        } else if has("CONFIG_PROVE_LOCKING") {
+            2
+        } else {
+            1
+        }
+    }
+
     /// True when the symbol's code can be used in the guest: the modules of a user's own kernel are not there.
     pub fn has(&self, symbol: &str) -> bool {
         match self.config.get(symbol) {
@@ -88,7 +100,7 @@ impl Kernel {
     }
 }
 
-/// Chooses the kernel and checks a user's own for what the guest needs.
+/// Chooses the kernel: Debian's if the user has none of their own.
 pub fn choose(args: &GuestArgs, root: &GuestRoot) -> Result<Kernel> {
     let (Some(image), Some(kdir)) = (&args.kernel, &args.kdir) else {
         let config = root.kernel_config();
@@ -100,6 +112,11 @@ pub fn choose(args: &GuestArgs, root: &GuestRoot) -> Result<Kernel> {
             name: format!("{} (Debian)", root.release),
         });
     };
+    users_own(image, kdir, args.no_module)
+}
+
+/// A kernel that was built on this machine. Checks that it has what the guest needs.
+pub fn users_own(image: &Path, kdir: &Path, no_module: bool) -> Result<Kernel> {
     ensure!(image.is_file(), "--kernel: there is no file {}", image.display());
     let text = fs::read_to_string(kdir.join(".config"))
         .with_context(|| format!("--kdir: {} has no .config; name the tree the kernel was built in", kdir.display()))?;
@@ -111,8 +128,8 @@ pub fn choose(args: &GuestArgs, root: &GuestRoot) -> Result<Kernel> {
             missing.join(" ")
         );
     }
-    let module = !args.no_module && config.built_in("CONFIG_MODULES") && !config.built_in(OUR_DRIVER);
-    if !module && !config.built_in(OUR_DRIVER) && !args.no_module {
+    let module = !no_module && config.built_in("CONFIG_MODULES") && !config.built_in(OUR_DRIVER);
+    if !module && !config.built_in(OUR_DRIVER) && !no_module {
         bail!(
             "the kernel has neither modules nor {OUR_DRIVER}=y: see guest-driver/README.md for putting the driver in"
         );

@@ -13,6 +13,7 @@ mod cli;
 mod compare;
 mod console;
 mod debian;
+mod debug_kernel;
 mod demo;
 mod device;
 mod driver;
@@ -85,6 +86,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
             println!("everything is ready; try `cargo xtask demo`");
             Ok(true)
         }
+        cli::Command::DebugKernel(options) => debug_kernel::run(&paths, &options),
         cli::Command::Man => man::run(&paths),
         cli::Command::CleanCache => {
             cache::clean(&paths)?;

@@ -27,6 +27,15 @@ const GUEST_SIDE: &[Package] = &[
     Package { name: "uidmap", present: || is_root() || find_program("newuidmap").is_some() },
 ];
 
+const KERNEL_BUILD: &[Package] = &[
+    Package { name: "make", present: || find_program("make").is_some() },
+    Package { name: "flex", present: || find_program("flex").is_some() },
+    Package { name: "bison", present: || find_program("bison").is_some() },
+    Package { name: "bc", present: || find_program("bc").is_some() },
+    Package { name: "libelf-dev", present: || header("libelf.h") },
+    Package { name: "xz-utils", present: || find_program("xz").is_some() },
+];
+
 fn header(name: &str) -> bool {
     let system = Path::new("/usr/include");
     system.join(name).exists() || system.join("x86_64-linux-gnu").join(name).exists()
@@ -35,6 +44,11 @@ fn header(name: &str) -> bool {
 /// Makes sure that Rust code that links with C libraries can be built.
 pub fn ensure_rust_side(paths: &Paths) -> Result<()> {
     ensure(paths, &[RUST_SIDE])
+}
+
+/// Makes sure that a kernel can be built.
+pub fn ensure_kernel_build(paths: &Paths) -> Result<()> {
+    ensure(paths, &[RUST_SIDE, KERNEL_BUILD])
 }
 
 /// Makes sure that everything needed to build and boot the guest is there, too.

@@ -235,14 +235,14 @@ fn boot(
 /// How long a case may run: its header can raise the usual limit.
 fn limit(prepared: &Prepared, case: &Case) -> Duration {
     let usual = prepared.machine.accel.default_limit();
-    case.timeout.map_or(usual, |own| own.max(usual))
+    case.timeout.map_or(usual, |own| own.max(usual)) * prepared.machine.kernel.slowness()
 }
 
 /// What the guest's end, its kernel and the case's script say.
 fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, problems: &mut Vec<String>) {
     let console = run.dir.join("console.log");
     let text = process::text(&console);
-    for log in [&text, &run.result("dmesg")] {
+    for log in [&text, &run.result("dmesg"), &run.result("kmemleak")] {
         if let Some(line) = console::trouble(log) {
             problems.insert(0, format!("the guest's kernel says: {line}"));
             break;

@@ -9,7 +9,7 @@ use crate::kernel::{self, Kernel};
 use crate::mirror::{self, Mirror};
 use crate::paths::Paths;
 use crate::qemu::{self, Qemu};
-use crate::{device, packages, progress, tools, verify};
+use crate::{debug_kernel, device, packages, progress, tools, verify};
 use anyhow::{Result, ensure};
 use std::path::PathBuf;
 
@@ -54,7 +54,13 @@ pub fn machine(paths: &Paths, args: &GuestArgs, recipe: &Recipe) -> Result<Machi
     let mirror = mirror::find(args.mirror.as_deref())?;
     let qemu = qemu::prepare(paths, args.qemu.as_deref(), mirror.as_ref())?;
     let root = guest_root::prepare(paths, mirror.as_ref(), recipe)?;
-    let kernel = kernel::choose(args, &root)?;
+    let kernel = match args.debug_kernel {
+        Some(which) => {
+            let built = debug_kernel::prepare(paths, mirror.as_ref(), &root, which)?;
+            kernel::users_own(&built.image, &built.tree, false)?
+        }
+        None => kernel::choose(args, &root)?,
+    };
     let accel = accel::choose(paths, args.accel, &qemu, &kernel)?;
     Ok(Machine { qemu, root, kernel, accel, mirror })
 }

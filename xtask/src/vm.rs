@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const CONFIG_SIZE: u32 = 104;
 /// virtio's number for block devices.
 const VIRTIO_ID_BLOCK: u32 = 2;
-const GUEST_MEMORY: &str = "1024M";
+const GUEST_MEMORY_MIB: u32 = 1024;
 
 /// How the backend is attached.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -47,6 +47,8 @@ pub struct Vm<'a> {
     pub accel: Accelerator,
     /// The bzImage.
     pub kernel: &'a Path,
+    /// Size of its memory in MiB.
+    pub memory: u32,
     /// The root disk.
     pub root: PathBuf,
     /// How the devices are attached.
@@ -80,6 +82,7 @@ impl<'a> Vm<'a> {
             qemu: &machine.qemu,
             accel: machine.accel,
             kernel: &machine.kernel.image,
+            memory: if machine.kernel.slowness() > 1 { 2 * GUEST_MEMORY_MIB } else { GUEST_MEMORY_MIB },
             root: machine.root.image(),
             attach: Attach::default(),
             queues: QUEUES,
@@ -98,9 +101,10 @@ impl<'a> Vm<'a> {
     fn command(&self) -> Command {
         let mut qemu = self.qemu.command();
         qemu.args(self.accel.args());
-        qemu.args(["-object", &format!("memory-backend-memfd,id=mem,size={GUEST_MEMORY},share=on")]);
-        let room = if self.monitor.is_some() { ",slots=2,maxmem=2G" } else { "" };
-        qemu.args(["-machine", "q35,memory-backend=mem", "-m", &format!("{GUEST_MEMORY}{room}"), "-smp", "2"]);
+        let memory = self.memory;
+        qemu.args(["-object", &format!("memory-backend-memfd,id=mem,size={memory}M,share=on")]);
+        let room = if self.monitor.is_some() { format!(",slots=2,maxmem={}M", memory + 1024) } else { String::new() };
+        qemu.args(["-machine", "q35,memory-backend=mem", "-m", &format!("{memory}M{room}"), "-smp", "2"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(self.kernel);
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";

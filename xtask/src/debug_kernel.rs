@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A kernel in which the kernel's own checks are on: locks, memory, DMA, data races. Built on the host, like a kernel of the
+//! user's own, from Debian's source package of the guest's kernel.
+
+use crate::cli::{DebugKernel, DebugKernelArgs};
+use crate::debian::{self, BACKPORTS, SUITE};
+use crate::guest_root::{self, GuestRoot, ORDINARY};
+use crate::mirror::{self, Mirror};
+use crate::paths::Paths;
+use crate::process::{self, command, run_logged};
+use crate::{cache, packages, progress};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+/// What the kernel has: all that the guest needs, built in, and the checks.
+const FRAGMENTS: [&str; 2] =
+    [include_str!("../../guest-driver/guest.config"), include_str!("../../guest-driver/debug.config")];
+/// KCSAN in place of KASAN. It finds data races. Reports once a minute for each pair of places are enough.
+const KCSAN: &str = "CONFIG_KASAN=n\nCONFIG_KASAN_VMALLOC=n\nCONFIG_KCSAN=y\nCONFIG_KCSAN_REPORT_ONCE_IN_MS=60000\n";
+/// The build tree is the source tree. Building a module against it needs no object files but those of the kernel's own tools.
+const PRUNE: &str = "find . \\( -path ./tools -o -path ./scripts \\) -prune -o \\( -name '*.o' -o -name '*.a' -o -name '*.cmd' \\
+    -o -name 'vmlinux*' \\) -type f -exec rm -f {} +";
+
+/// A kernel that can be given as `--kernel` and `--kdir`.
+pub struct Built {
+    /// The bzImage.
+    pub image: PathBuf,
+    /// The tree in which it was built.
+    pub tree: PathBuf,
+}
+
+/// `cargo xtask debug-kernel`.
+pub fn run(paths: &Paths, args: &DebugKernelArgs) -> Result<bool> {
+    packages::ensure_all(paths)?;
+    let mirror = mirror::find(args.mirror.as_deref())?;
+    let root = guest_root::prepare(paths, mirror.as_ref(), &ORDINARY)?;
+    let which = if args.kcsan { DebugKernel::Kcsan } else { DebugKernel::Kasan };
+    let built = prepare(paths, mirror.as_ref(), &root, which)?;
+    let option = if args.kcsan { "--debug-kernel=kcsan" } else { "--debug-kernel" };
+    println!("try `cargo xtask test --only guest {option}`, or `cargo xtask shell {option}`; elsewhere boot");
+    println!("{}, built in {}", built.image.display(), built.tree.display());
+    Ok(true)
+}
+
+/// Finds it in the cache, or builds it.
+pub fn prepare(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, which: DebugKernel) -> Result<Built> {
+    packages::ensure_kernel_build(paths)?;
+    let config = config(which);
+    let compiler = process::output(command("cc").arg("--version"))?;
+    let key = cache::key(&["debug kernel 1", &root.release, &config, &compiler]);
+    let dir = cache::entry(&paths.cache, "debug-kernel", &key, |dir| {
+        progress::step("debug kernel (first time only; up to 30 minutes)", || build(paths, mirror, root, &config, dir))
+    })?;
+    let tree = dir.join("source");
+    Ok(Built { image: tree.join("arch/x86/boot/bzImage"), tree })
+}
+
+fn config(which: DebugKernel) -> String {
+    let [guest, debug] = FRAGMENTS;
+    match which {
+        DebugKernel::Kasan => format!("{guest}{debug}"),
+        DebugKernel::Kcsan => {
+            let debug: Vec<&str> = debug.lines().filter(|line| !line.starts_with("CONFIG_KASAN")).collect();
+            format!("{guest}{}\n{KCSAN}", debug.join("\n"))
+        }
+    }
+}
+
+fn build(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, config: &str, dir: &Path) -> Result<()> {
+    let log = paths.fresh_log("debug-kernel");
+    let source = dir.join("source");
+    unpack(mirror, root, dir, &source, &log)?;
+    let wanted = dir.join("wanted.config");
+    fs::write(&wanted, config)?;
+    let jobs = thread::available_parallelism().map_or(1, usize::from);
+    let make = |args: &[&str]| {
+        let mut make = command("make");
+        make.arg("-C").arg(&source).arg(format!("KCONFIG_ALLCONFIG={}", wanted.display())).args(args);
+        run_logged(&mut make, &log).context("the debug kernel did not build")
+    };
+    make(&["allnoconfig"])?;
+    make(&[&format!("-j{jobs}"), "bzImage", "modules"])?;
+    run_logged(command("sh").args(["-c", PRUNE]).current_dir(&source), &log)
+}
+
+/// The kernel's sources, of Debian's version of the guest's kernel.
+fn unpack(mirror: Option<&Mirror>, root: &GuestRoot, dir: &Path, source: &Path, log: &Path) -> Result<()> {
+    let version: Vec<&str> = root.release.split('.').take(2).collect();
+    let package = format!("linux-source-{}", version.join("."));
+    let packages = dir.join("packages");
+    let args = ["--variant=extract".to_owned(), format!("--include={package}/{BACKPORTS},xz-utils")];
+    debian::make_tree(mirror, SUITE, &args, &packages, log)?;
+    fs::create_dir(source)?;
+    let archive = packages.join(format!("usr/src/{package}.tar.xz"));
+    let mut untar = command("tar");
+    run_logged(untar.arg("-xJf").arg(archive).arg("-C").arg(source).arg("--strip-components=1"), log)?;
+    cache::remove_tree(&packages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Config;
+
+    #[test]
+    fn a_kernel_has_kasan_or_kcsan_and_the_rest_is_the_same() {
+        let (kasan, kcsan) = (config(DebugKernel::Kasan), config(DebugKernel::Kcsan));
+        let (kasan, kcsan) = (Config::parse(&kasan), Config::parse(&kcsan));
+        for (config, on, off) in [(&kasan, "CONFIG_KASAN", "CONFIG_KCSAN"), (&kcsan, "CONFIG_KCSAN", "CONFIG_KASAN")] {
+            assert!(config.built_in(on) && !config.built_in(off), "{on}");
+            for symbol in ["CONFIG_PROVE_LOCKING", "CONFIG_DMA_API_DEBUG", "CONFIG_FAILSLAB", "CONFIG_PCI"] {
+                assert!(config.built_in(symbol), "{symbol}");
+            }
+        }
+    }
+}
