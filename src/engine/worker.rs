@@ -54,12 +54,12 @@ pub struct Worker {
     pub(super) keys: RefCell<RecentKeys>,
     /// Keys that came with requests, of an engine without keyslots.
     pub(super) request_keys: RefCell<RequestKeys>,
-    /// Those who wait for a place for a key.
+    /// Requests that wait for a place for a key.
     place_waiters: WaitQueue,
-    /// Bytes for digests of requests in flight that are not taken.
+    /// Free bytes for digests of requests in flight.
     digest_bytes: Cell<usize>,
     digest_waiters: WaitQueue,
-    /// Keys that have been unwrapped, and when this worker has to look for those that are too old.
+    /// Cached unwrapped keys, and when this worker must look for expired ones.
     pub(super) unwrapped: Option<Arc<UnwrappedKeys>>,
     unwrapped_until: Cell<Option<Instant>>,
     /// Ciphertext was stored past the caches, and other CPUs may not see it yet.
@@ -97,7 +97,7 @@ impl Wake for WakeEvent {
     }
 }
 
-/// Bytes for digests of requests in flight, beside those that need no memory of their own.
+/// Bytes for digests of requests in flight, apart from requests whose digests need no memory of their own.
 pub(super) const MOST_DIGEST_BYTES: usize = 2 << 20;
 
 /// The most requests that wait for keyslots, other commands, places for keys and memory for digests.
@@ -235,7 +235,7 @@ impl Worker {
         self.place_waiters.announce(&self.ready);
     }
 
-    /// Waits until so many bytes may be used for digests, at most [`MOST_DIGEST_BYTES`].
+    /// Waits for this many bytes for digests, at most [`MOST_DIGEST_BYTES`].
     pub(super) async fn digest_bytes(&self, token: Token, bytes: usize) -> DigestBytes<'_> {
         let take = || self.digest_bytes.get().checked_sub(bytes).map(|left| self.digest_bytes.set(left));
         self.digest_waiters.take(token, &self.ready, take).await;

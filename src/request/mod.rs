@@ -57,7 +57,7 @@ pub struct CryptoTag {
     pub key: KeySource,
     /// Data unit number of the first data unit, least significant word first.
     pub dun: [u64; 4],
-    /// The digests that it wants; not known to be on offer.
+    /// The digests that it asks for; not known to be on offer.
     pub digest: Option<DigestAlgorithm>,
 }
 
@@ -105,8 +105,8 @@ impl<'m> Payload<'m> {
 /// A request that passed all checks.
 #[derive(Debug)]
 pub enum Request<'m> {
-    /// IN and CRYPTO_IN: there is room for `extent.len` bytes. If digests are wanted, only who has the key knows where in them
-    /// the digests begin, and the data's end is not checked.
+    /// IN and CRYPTO_IN: there is room for `extent.len` bytes. If the request asks for digests, this includes them: the
+    /// key's data unit size decides where they begin, so the data's end is not checked yet.
     Read {
         /// What to read.
         extent: Extent,
