@@ -2,9 +2,10 @@
 
 //! `cargo bench --bench digests`: what digests of the ciphertext cost.
 //!
-//! The first table has a digest beside the cipher alone. The second one has requests with digests beside the same requests
-//! without, from an available head to a used one, on one thread. All that is in one line takes turns, so that a drift of the
-//! machine favours nobody. "Best" is of the shortest round, which others on the machine disturb least; look at the ratios.
+//! The first table compares a digest with the cipher alone. The second one compares requests with and without digests,
+//! from an available head to a used one, on one thread. The measurements of a line take turns, so that a drift of the
+//! machine favours none. "Best" is the shortest round, which other load on the machine disturbs least; look at the
+//! ratios.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -162,7 +163,7 @@ fn requests(what: &str, disk: Disk, write: bool, bytes: usize) {
         }
     };
 
-    // Each way of asking has chains of its own, for the same data.
+    // Each kind of request has chains of its own, for the same data.
     let program = Program::new(0, &KEY, 12).bytes();
     memory.write_slice(&program, GuestAddress(HEADERS)).expect("memory");
     driver.write_chain(DESCRIPTORS, |number| number, &[(HEADERS, program.len() as u32, 0), (ROOM, 1, WRITE)]);
@@ -193,7 +194,7 @@ fn requests(what: &str, disk: Disk, write: bool, bytes: usize) {
         };
         (0u16..).zip(ways).map(chains_of).collect()
     };
-    // Pages that are not there would be read by system calls.
+    // The device would read pages that are not resident by system calls.
     let written = chains(&driver, true);
     (0..2).for_each(|_| serve(&mut driver, &written[0].0));
     let chains = chains(&driver, write);

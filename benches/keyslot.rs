@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `cargo bench --bench keyslot`: programming a key, and taking a slot's key for a request; and all that a key costs which comes with a
-//! request: put into its place, expanded, wiped. Nanoseconds, one thread.
+//! `cargo bench --bench keyslot`: the time to program a key, and to acquire a slot's key for a request. Also the whole
+//! cost of a key in a request: copied, expanded, wiped. Nanoseconds, one thread.
 
 mod common;
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `cargo bench --bench observe`: what latencies and traces cost, of requests through a whole device, in one process.
+//! `cargo bench --bench observe`: the cost of latency histograms and traces, for requests through a whole device in one
+//! process.
 //!
-//! Requests are made available in one queue in batches. "polled": 256 at a time, by a driver that spins, so that nothing
-//! but the device's work is measured, and writing the trace competes with two busy threads; "interrupt": 32 at a time, by a
-//! driver that sleeps until the interrupt, as real ones do. The modes take turns, so that a drift of the machine favours none; medians of the rounds are printed. Put the image into
-//! memory (`TMPDIR=/dev/shm`): a disk would hide the cost.
+//! The driver makes batches of requests available in one queue. "polled": 256 at a time, by a driver that spins, so
+//! that only the device's work is measured; the thread that writes the trace competes with two busy threads.
+//! "interrupt": 32 at a time, by a driver that sleeps until the interrupt, as real ones do. The modes take turns, so
+//! that a drift of the machine favours none. The results are medians of the rounds. Put the image into memory
+//! (`TMPDIR=/dev/shm`): a disk would hide the cost.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -56,7 +58,7 @@ impl Load {
 
     fn finish_batch(&mut self) {
         let ring = &mut self.guest.rings[0];
-        // The last of them is to interrupt.
+        // Request an interrupt for the last one.
         ring.set_used_event(ring.next_avail.wrapping_sub(1));
         ring.kick();
         while ring.used_index() != ring.next_avail {
@@ -109,7 +111,7 @@ fn main() {
         let (mut off, mut latency, mut trace) = (Vec::new(), Vec::new(), Vec::new());
         let (mut records, mut dropped) = (0, 0);
         for turn in 0..3 * ROUNDS {
-            // Each mode comes after each other one equally often.
+            // Each mode follows each other one equally often.
             match [[0, 1, 2], [0, 2, 1]][turn / 3 % 2][turn % 3] {
                 0 => off.push(load.rate()),
                 1 => {

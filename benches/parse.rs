@@ -2,8 +2,8 @@
 
 //! `cargo bench --bench parse`: from an available head to a checked request, without a disk and without keys.
 //!
-//! Three rows, each with what it does more than the one before it: taking a head from the ring, walking its
-//! descriptors, parsing what they say. Times of one thread on memory that is in its cache.
+//! Three steps, each on top of the one before: taking a head from the ring, walking its descriptors, parsing the
+//! request. Times of one thread, with all memory in its cache.
 
 mod common;
 
@@ -37,7 +37,7 @@ fn ring(crypto: bool, write: bool, pieces: u16) -> (GuestMemoryMmap, Queue) {
     };
     memory.write_slice(&header, GuestAddress(HEADER)).expect("memory");
     let direction = if write { 0 } else { WRITE };
-    // Pages that are not neighbours, as a guest's are.
+    // Pages that are not contiguous, as in a guest.
     let data = (0..pieces).map(|n| (DATA + u64::from(n) * 0x3000, 4096, direction));
     let all: Vec<_> = [(HEADER, header.len() as u32, 0)].into_iter().chain(data).chain([(STATUS, 1, WRITE)]).collect();
     let mut driver = Virtqueue::new(memory.clone(), QUEUE_SIZE, [DESCRIPTORS, AVAIL, USED]);

@@ -5,12 +5,12 @@
  * Compiled only if the kernel has the interface: see Kbuild.
  *
  * A request has one array of digests: blk-crypto merges bios only if their
- * arrays are adjacent.  The array may lie anywhere, so the device writes to a
- * buffer that is fit for DMA, and from there the digests are copied once the
- * request has succeeded.  A request that is tried again gets another buffer.
+ * arrays are adjacent.  The array may be in memory that cannot be used for DMA,
+ * so the device writes to a buffer.  When the request has succeeded, the driver
+ * copies the digests to the array.  A retried request gets another buffer.
  *
- * A write-back that frees memory may need such a buffer.  So one that is large
- * enough for every request is set aside.  If that is in use as well, the
+ * Write-back that frees memory may need such a buffer.  So the driver reserves
+ * one that is large enough for every request.  If that is in use as well, the
  * request waits until another one ends.
  */
 #include <linux/bits.h>
@@ -23,7 +23,7 @@
 #include "virtio_blk_crypto.h"
 #include "vbc_crypto.h"
 
-/* The digests of a request: the disk's limits see to it that they fit. */
+/* Maximum for a request; the queue limits ensure that it is enough. */
 #define VBC_MAX_DIGEST_BYTES	SZ_64K
 
 static const u8 vbc_digests[BLK_CRYPTO_DIGEST_MAX] = {
@@ -56,7 +56,7 @@ void vbc_digests_exit(struct vbc_crypto *vc)
 	mempool_destroy(vc->digest_pool);
 }
 
-/* @units: all data unit sizes that the disk offers, as a mask */
+/* @units: mask of the data unit sizes that the disk offers */
 void vbc_digests_adjust_limits(struct vbc_crypto *vc, struct queue_limits *lim,
 			       unsigned int units)
 {
@@ -66,7 +66,7 @@ void vbc_digests_adjust_limits(struct vbc_crypto *vc, struct queue_limits *lim,
 	if (!vc->profile.digests_supported)
 		return;
 
-	/* They are one segment. */
+	/* The digests are one segment. */
 	max_digests = min_t(unsigned int, VBC_MAX_DIGEST_BYTES,
 			    lim->max_segment_size) / BLK_CRYPTO_MAX_DIGEST_SIZE;
 	max_sectors = (u64)max_digests << __ffs(units) >> SECTOR_SHIFT;
@@ -77,12 +77,12 @@ void vbc_digests_adjust_limits(struct vbc_crypto *vc, struct queue_limits *lim,
 		return;
 	}
 	lim->max_hw_sectors = min_t(u64, lim->max_hw_sectors, max_sectors);
-	/* The digests take a descriptor, too. */
+	/* The digests need a descriptor, too. */
 	if (lim->max_segments > 1)
 		lim->max_segments--;
 }
 
-/* Everything else about the request is prepared. */
+/* Called last, when the rest of the request is prepared. */
 blk_status_t vbc_digests_prep_rq(struct vbc_dev *vbc, struct request *rq)
 {
 	const struct bio_crypt_ctx *bc = rq->crypt_ctx;

@@ -5,7 +5,7 @@
 # stat: requests.crypto_out > 0
 # stat: keyslots.nokey == 0
 
-# report KEY VALUE: a line of the report that the host prints.
+# report KEY VALUE: adds a line to the report that the host prints.
 report() {
 	echo "$1=$2" >> "$OUT/report"
 	note "$1: $2"
@@ -57,7 +57,7 @@ dmesg | grep 'fscrypt: AES-256-XTS using' | sed 's/^.*fscrypt: //' | while IFS= 
 	report kernel_says "$words"
 done
 
-note 'where the files lie, for the host'
+note 'record for the host where the files are'
 for directory in own-keys small-units one-key; do
 	record "$MNT/$directory" files
 done

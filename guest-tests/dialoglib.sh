@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # shellcheck shell=sh
 #
-# For scripts that do what the host asks for over the port "dialog", one command at a time (xtask/src/compare/dialog.rs is the other
+# For scripts that execute the host's commands from the port "dialog", one at a time (xtask/src/compare/dialog.rs is the other
 # end). Sourced after fslib.sh.
 #
 # A command is a line with a function's name and its arguments. The answer is the line `reply STATUS BYTES` and BYTES bytes of
 # output. While a load runs, `mark begin TICKS` and `mark end TICKS` come before it, with the CPU time that the guest has used;
 # the guest waits for a line after each, so that the host can read the device's counters in between.
 
-# words: the lines that fscrypt has logged so far.
+# words: prints the lines that fscrypt has logged so far.
 words() {
 	dmesg | sed -n 's/^.*\(fscrypt: \)/\1/p'
 }
 
-# kernel_errors: what the kernel has logged as an error so far.
+# kernel_errors: prints the errors that the kernel has logged so far.
 kernel_errors() {
 	dmesg -t -l emerg,alert,crit,err
 }
 
-# answer_the_host: does what it asks for, until it says `end`. /tmp/mark is the program that says that a load begins or ends.
+# answer_the_host: executes its commands until `end`. The program /tmp/mark reports that a load begins or ends.
 answer_the_host() {
 	local line status errors
 	cat > /tmp/mark <<- 'END'
@@ -36,7 +36,7 @@ answer_the_host() {
 		[ "$line" != end ] || break
 		errors=$(kernel_errors | wc -l)
 		set +e
-		# Words are split at spaces on purpose: no argument has any.
+		# The line is split at spaces on purpose: no argument has one.
 		# shellcheck disable=SC2086
 		(set -e; $line) > /tmp/reply 2> /tmp/error
 		status=$?

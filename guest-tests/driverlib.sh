@@ -2,10 +2,10 @@
 # shellcheck shell=sh
 #
 # Cases about the guest driver that run in several ways, with the control virtqueue and in-band, with keyslots and with keys in
-# requests: what happens to keys, commands and requests in use, and when the device loses keys, is reset, fails or goes away.
+# requests: keys, commands and requests in use, and a device that loses keys, is reset, fails or disappears.
 # Sourced after fslib.sh.
 
-# The disk's place on its bus, and its driver's directory, as of before the driver was unbound.
+# The disk's name on its bus, and its driver's directory. Set now, because they cannot be found while no driver is bound.
 VIRTIO=$(basename "$(readlink -f "$BLOCK/device")")
 DRIVER_DIR=$(readlink -f "$BLOCK/device/driver" || true)
 FUNCTION=$(dirname "$(readlink -f "$BLOCK/device")")
@@ -15,7 +15,7 @@ counter() {
 	cat "$BLOCK/crypto_stats/$1"
 }
 
-# digest_test DISK DIGEST...: the kernel's own test of digests. The hardware must give these, and the fallback all.
+# digest_test DISK DIGEST...: the kernel's own test of digests. The hardware must return these digests, and the fallback all.
 digest_test() {
 	local disk=$1 digest unit way
 	shift
@@ -30,7 +30,7 @@ digest_test() {
 		for unit in 512 2048 4096; do
 			dmesg_has "${disk#/dev/}: $digest, $unit-byte data units: $way right" || {
 				dmesg | tail -n 15
-				fail "$disk: not said that $way right for $digest and data units of $unit bytes"
+				fail "$disk: the test does not say that $way right for $digest and data units of $unit bytes"
 			}
 		done
 	done
@@ -65,7 +65,7 @@ end_busy_on_a_dead_disk() {
 	fi
 }
 
-# secret_tree: files in $MNT/secret, encrypted with the key one, on the disk and right. Sets IDENTIFIER.
+# secret_tree: writes files to $MNT/secret, encrypted with the key "one", and reads them back. Sets IDENTIFIER.
 secret_tree() {
 	make_files tree 0
 	make_fs "$DISK"
@@ -77,7 +77,7 @@ secret_tree() {
 	same_files "$OUT/plain/tree" "$MNT/secret"
 }
 
-# secret_tree_is_right: checks these files on a disk that has just got its driver back, and writes new files with another key.
+# secret_tree_is_right: checks these files after the disk was bound to its driver again, and writes new files with another key.
 secret_tree_is_right() {
 	mount_fs "$DISK" "$MNT"
 	unlock one "$MNT"
@@ -102,11 +102,11 @@ eviction_case() {
 	secret_tree_is_right
 }
 
-# driver_before_case, with keys that survive a reset: while the disk has no driver, an owner cannot evict its key. The next driver
+# driver_before_case, for keys that survive a reset: while the disk has no driver, nobody can evict a key. The next driver
 # must evict it. Host: the keyslots, with keys; the keyslots, empty.
 driver_before_case() {
 	secret_tree
-	# The keys of files that nobody uses are evicted before the disk is gone.
+	# The kernel evicts the keys of unused files before the disk is gone.
 	exec 8< "$MNT/secret/file-11-of-1048577"
 	echo 1 > /proc/sys/vm/drop_caches
 	cat <&8 > /dev/null
@@ -119,8 +119,8 @@ driver_before_case() {
 	secret_tree_is_right
 }
 
-# evicted_meanwhile_case, likewise: keys that are removed while the device is being reset are not in it afterwards. Host: the
-# keyslots, empty.
+# evicted_meanwhile_case, likewise: a key that is removed during a reset of the device is not in the device afterwards.
+# Host: the keyslots, empty.
 evicted_meanwhile_case() {
 	local pause
 	secret_tree
@@ -142,7 +142,7 @@ evicted_meanwhile_case() {
 
 # many_keys_case: 200 files, each with its own key, are written and read by 8 processes.
 #
-# The names are the test's own: no odd characters. The inner shells expand their own variables; make_files gets a list of sizes.
+# File names have no special characters. The inner shells expand their own variables; make_files gets a list of sizes.
 # shellcheck disable=SC2011,SC2016,SC2046
 many_keys_case() {
 	local round
@@ -169,12 +169,12 @@ many_keys_case() {
 		note "round $round is right"
 	done
 
-	note 'read once more with every key new'
+	note 'read once more, after all keys were programmed anew'
 	drop_caches
 	same_files "$OUT/plain/tree" "$MNT/secret"
 	expect_native
 	record "$MNT/secret" tree
-	# So many names that the directory has a hash tree.
+	# The directory has enough names for a hash tree.
 	record_names "$MNT/secret"
 	umount "$MNT"
 	check_fs "$DISK"
@@ -211,9 +211,9 @@ key_removal_case() {
 	check_fs "$DISK"
 }
 
-# freeze_case: the disk is frozen and restored, while files are open and when some are new. Needs CONFIG_HIBERNATION.
+# freeze_case: the disk is frozen and restored while files are open, and again with new files. Needs CONFIG_HIBERNATION.
 freeze_case() {
-	let_ports_go
+	unbind_ports
 	make_files tree 0
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
@@ -227,15 +227,15 @@ freeze_case() {
 
 	freeze_and_restore
 
-	# Inodes and their keys are still there; only the data must be read again.
+	# Inodes and their keys stay in memory. Only the data is read again.
 	echo 1 > /proc/sys/vm/drop_caches
-	cmp "$OUT/plain/open" "$MNT/secret/open" || fail 'the file that was open all the time'
+	cmp "$OUT/plain/open" "$MNT/secret/open" || fail 'the file that was open has other contents'
 	rm "$MNT/secret/open"
 	exec 8>&-
 	same_files "$OUT/plain/tree" "$MNT/secret"
 	same_files "$OUT/plain/tree" "$MNT/secret-64"
 
-	note 'and writing goes on'
+	note 'write more'
 	make_files tree/later 60 100 70000
 	cp -r "$OUT/plain/tree/later" "$MNT/secret"
 	cp -r "$OUT/plain/tree/later" "$MNT/secret-64"
@@ -254,7 +254,7 @@ freeze_case() {
 read_all() {
 	local number good=0
 	sync
-	# Inodes stay, and with them keys.
+	# Inodes and their keys stay in memory.
 	echo 1 > /proc/sys/vm/drop_caches
 	for number in $(seq 16); do
 		! cmp -s "$OUT/plain/keys/$number" "$MNT/keys/$number" || good=$((good + 1))
@@ -291,14 +291,14 @@ refused_key_case() {
 	[ "$(counter reprograms)" = 1 ] || fail "all keys were programmed $(counter reprograms) times"
 	[ "$(counter nokey_retries)" -ge 1 ] || fail 'no request was tried again'
 
-	note 'until the key is evicted'
+	note 'the key is refused until it is evicted'
 	host_step_done
 	[ "$(read_all)" = 15 ] || fail 'the refused key came back by itself'
 	remove_key "$identifier" "$MNT"
 	add_key one "$MNT" > /dev/null
 	[ "$(read_all)" = 16 ] || fail 'an evicted key is still refused'
 
-	note 'or the device is reset'
+	note 'or until the device is reset'
 	host_step
 	host_step_done
 	[ "$(read_all)" = 15 ] || fail 'no key was refused'
@@ -342,12 +342,12 @@ broken_ring_case() {
 	for queue in "$@"; do
 		name=${queue#*:} queue=${queue%:*}
 		encrypted_dir "$MNT/busy" "busy-$queue"
-		# Without a break, and on the CPU whose requests take the first queue.
+		# All the time, and on the CPU whose requests use the first queue.
 		begin_busy --time_based --runtime=200 "--cpus_allowed=$(cut -d , -f 1 "$BLOCK/mq/0/cpu_list")"
 		# shellcheck disable=SC2046 # two numbers
 		host_step $(used-ring "$FUNCTION" "$queue")
 		wait_for_dmesg "$name:id 4294967295 out of range"
-		# Long enough for the host to be done with the ring's memory.
+		# Until the host no longer writes to the ring's memory.
 		sleep 4
 		unbind_disk
 		end_busy_on_a_dead_disk
@@ -386,8 +386,8 @@ unanswered_command_case() {
 	secret_tree_is_right
 }
 
-# registers_read_as ones|before, behind a root port. ones: the disk's registers all read as ones, and writes have no effect, as if
-# the disk was pulled out. before: the registers are back. The ROM of another device, which is all ones, takes their place.
+# registers_read_as ones|before, behind a root port. ones: all registers of the disk read as ones, and writes have no effect, as
+# after a surprise removal. before: the registers are back. The ROM of another device, which is all ones, takes their place.
 registers_read_as() {
 	local rom registers=0
 	rom=$(grep -l 0x1005 /sys/bus/pci/devices/*/device)
@@ -401,7 +401,7 @@ registers_read_as() {
 		dd of="$(dirname "$rom")/config" bs=1 seek=48 conv=notrunc status=none
 }
 
-# surprise_removal_case: the disk is pulled out while files are written, removed, and found again.
+# surprise_removal_case: the disk disappears while files are written. It is removed, and found again.
 surprise_removal_case() {
 	local begun
 	secret_tree
@@ -414,7 +414,7 @@ surprise_removal_case() {
 	begun=$(date +%s)
 	echo 1 > "$FUNCTION/remove"
 	note "removed after $(($(date +%s) - begun)) s"
-	[ $(($(date +%s) - begun)) -lt 8 ] || fail 'the removal has waited for a device that is not there'
+	[ $(($(date +%s) - begun)) -lt 8 ] || fail 'the removal waited for a device that is not there'
 	end_busy_on_a_dead_disk
 	umount "$MNT"
 	dmesg -c > "$OUT/dmesg-of-the-removal"

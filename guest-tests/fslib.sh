@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # shellcheck shell=sh
 #
-# What the cases share: encrypted ext4 file systems, deterministic files, and the record that the host verifies.
+# Functions that cases share: encrypted file systems, deterministic files, and the record that the host verifies.
 # Sourced after lib.sh, whose functions are used here; runs under `sh -eu`.
 #
-# A function whose output is taken must be called as `x=$(f)` on a line of its own: only then does -e see a failure.
+# Call a function for its output as `x=$(f)` on a line of its own: only then does -e see a failure.
 
 # A text at the start of every 512 bytes of every file that is to be encrypted. It must not be anywhere on the disk.
 SENTINEL='plaintext-sentinel-of-vhost-user-blk-crypto'
@@ -28,7 +28,7 @@ expect_failure() {
 	note "fails as it must: $what"
 }
 
-# Pages, inodes and names are read from the disk again. Dirty data must be on the disk before.
+# Makes the kernel read pages, inodes and names from the disk again. Writes dirty data before.
 drop_caches() {
 	sync
 	echo 3 > /proc/sys/vm/drop_caches
@@ -46,7 +46,7 @@ fallback_was_used() {
 	dmesg_has 'fscrypt: AES-256-XTS using blk-crypto-fallback'
 }
 
-# From boot until here, file contents went through the device's keyslots and never through the kernel's fallback.
+# Since boot, the kernel has encrypted file contents natively and never by its fallback.
 expect_native() {
 	native_was_used || fail 'the kernel did not use inline encryption natively'
 	if fallback_was_used; then
@@ -98,8 +98,8 @@ expect_rings() {
 	[ "$serial" = "$3" ] || fail "serial number: $serial, not $3"
 }
 
-# expect_no_wrapped_keys DIRECTORY: on a disk with raw keys only, in which DIRECTORY is a file system, the kernel has no
-# use for a hardware-wrapped key and no way to make one.
+# expect_no_wrapped_keys DIRECTORY: on a disk with raw keys only, in which DIRECTORY is a file system, the kernel can
+# neither use a hardware-wrapped key nor make one.
 expect_no_wrapped_keys() {
 	head -c 90 /dev/urandom > /tmp/blob
 	expect_errno EOPNOTSUPP blk-crypto-key "$DISK" generate /tmp/result
@@ -144,7 +144,7 @@ mount_btrfs() {
 	mount -t btrfs -o inlinecrypt "$@" "$device" "$directory" 2> /dev/null || mount -t btrfs "$@" "$device" "$directory"
 }
 
-# check_fs DEVICE: nothing is wrong with it, and nothing had to be repaired.
+# check_fs DEVICE: the file system has no errors.
 check_fs() {
 	case $FS in
 		ext4) e2fsck -f -n "$1" || fail "e2fsck found errors on $1" ;;
@@ -154,10 +154,10 @@ check_fs() {
 }
 
 # check_btrfs DEVICE: Debian's btrfs-progs refuse a file system with the feature bit of encryption, so `btrfs check` and
-# `btrfs inspect-internal dump-tree` have nothing to say about it. Then the kernel's scrub and the verifier must do.
+# `btrfs inspect-internal dump-tree` cannot be used. The kernel's scrub and the verifier take their place.
 check_btrfs() {
 	if [ $(($(btrfs inspect-internal dump-super "$1" | sed -n 's/^incompat_flags\s*//p') & 0x8000)) != 0 ]; then
-		note "btrfs check knows no encryption: $1 is not checked by it"
+		note "btrfs check does not support encryption: $1 is not checked by it"
 	else
 		btrfs check --readonly --check-data-csum "$1" || fail "btrfs check found errors on $1"
 	fi
@@ -175,7 +175,7 @@ unhex() {
 	env printf "$(printf %s "$1" | sed 's/../\\x&/g')"
 }
 
-# add_key NAME DIRECTORY: adds the key to the file system, remembers it for the host, prints its identifier.
+# add_key NAME DIRECTORY: adds the key to the file system, records it for the host, prints its identifier.
 add_key() {
 	local hex added identifier
 	hex=$(key_hex "$1")
@@ -231,7 +231,7 @@ encrypted_dir() {
 #
 # The ioctls of the disk wrap keys; files with wrapped keys end in .lt (long-term form) or .eph (ephemeral form).
 
-# expect_errno NAME COMMAND...: the command, one of the programs that say what the kernel said, must fail with this error.
+# expect_errno NAME COMMAND...: the command, one of the tools that print the name of an error number, must fail with this one.
 expect_errno() {
 	local name=$1
 	shift
@@ -247,7 +247,7 @@ wrapped_key_hex() {
 	printf 'vhost-user-blk-crypto wrapped test key %s' "$1" | sha256sum | cut -d ' ' -f 1
 }
 
-# import_key NAME FILE.lt: has the disk wrap the key, and remembers it for the host.
+# import_key NAME FILE.lt: makes the disk wrap the key, and records it for the host.
 import_key() {
 	local hex
 	hex=$(wrapped_key_hex "$1")
@@ -299,7 +299,7 @@ make_files() {
 	echo "$SENTINEL" > "$OUT/sentinel"
 }
 
-# same_files A B: all names and all contents.
+# same_files A B: both have the same names and contents.
 same_files() {
 	diff -r "$1" "$2" > "$OUT/diff" 2>&1 || {
 		head -n 20 "$OUT/diff"
@@ -308,7 +308,7 @@ same_files() {
 	rm -f "$OUT/diff"
 }
 
-# plain_file_beside: a file that is not encrypted is read as it was written, on the same file system.
+# plain_file_beside: a plain file on the same file system reads back as it was written.
 plain_file_beside() {
 	note 'a plain file beside the encrypted ones'
 	make-data 500000 7 > /tmp/open
@@ -317,7 +317,7 @@ plain_file_beside() {
 	cmp /tmp/open "$MNT/open" || fail 'a plain file has other contents'
 }
 
-# record DIRECTORY PLAIN_DIRECTORY [OFFSET]: writes down for the host where each file of DIRECTORY lies and that its
+# record DIRECTORY PLAIN_DIRECTORY [OFFSET]: records for the host where each file of DIRECTORY is and that its
 # plaintext is in $OUT/plain/PLAIN_DIRECTORY. OFFSET is where the file system begins on the disk. Files must not be
 # changed afterwards, and the file system must be unmounted before the case ends.
 record() {
@@ -332,7 +332,8 @@ record() {
 }
 
 # record_btrfs DIRECTORY PLAIN_DIRECTORY OFFSET ENCRYPTED: as record, for files in one subvolume of a btrfs. ENCRYPTED is true or
-# false: what they must be. The host finds the rest on the image. Debian's btrfs-progs ask the kernel for the subvolume's number.
+# false: whether they must be encrypted. The host finds the rest on the image. Debian's btrfs-progs ask the kernel for the
+# subvolume's number.
 record_btrfs() {
 	local tree
 	tree=$(btrfs inspect-internal rootid "$1")
@@ -343,8 +344,8 @@ record_btrfs() {
 	grep -q "\"$1/" "$OUT/manifest.jsonl" || fail "no files in $1"
 }
 
-# record_names DIRECTORY [OFFSET]: writes down for the host which names are in DIRECTORY and below it, and where their
-# ciphertext lies. The rules of record about changes and OFFSET apply here, too.
+# record_names DIRECTORY [OFFSET]: records for the host the names in DIRECTORY and below it, and where their ciphertext
+# is. The rules of record about changes and OFFSET apply here, too.
 record_names() {
 	sync
 	find "$1" -type d -exec fscrypt-map --names --offset "${2:-0}" '{}' + >> "$OUT/manifest.jsonl"
@@ -362,30 +363,30 @@ record_xts() {
 		"$1" "$1" "$2" "$3" "$4" "${5:-0}" >> "$OUT/manifest.jsonl"
 }
 
-# physical FILE LOGICAL: the byte on the file system's device where this byte of the file lies.
+# physical FILE LOGICAL: prints the offset of this byte of the file on the file system's device.
 physical() {
 	local extents
 	extents=$(fscrypt-map --extents "$1")
 	echo "$extents" | tr '{' '\n' | awk -F '[:,}]' -v at="$2" '
 		$1 == "\"logical\"" && at >= $2 && at < $2 + $6 { printf "%d\n", $4 + at - $2; found = 1; exit }
-		END { exit !found }' || fail "byte $2 of $1 lies nowhere on the disk" >&2
+		END { exit !found }' || fail "byte $2 of $1 has no place on the disk" >&2
 }
 
 # --- reset ------------------------------------------------------------------------------------------------------
 
-# let_ports_go: call it before freeze_and_restore. The port that carries the results to the host does not survive that (a
-# limit of virtio_console); it comes back when the case ends.
-let_ports_go() {
+# unbind_ports: call it before freeze_and_restore. The port that carries the results to the host does not survive that (a
+# limit of virtio_console). The ports are bound again when the case ends.
+unbind_ports() {
 	local port
 	CONSOLES=/sys/bus/virtio/drivers/virtio_console
 	PORTS=$(cd $CONSOLES && ls -d virtio*)
 	for port in $PORTS; do
 		echo "$port" > $CONSOLES/unbind
 	done
-	trap give_ports_back EXIT
+	trap bind_ports EXIT
 }
 
-give_ports_back() {
+bind_ports() {
 	local port
 	for port in $PORTS; do
 		echo "$port" > $CONSOLES/bind
@@ -394,11 +395,11 @@ give_ports_back() {
 
 # freeze_and_restore: every driver resets its device and sets it up again. Needs CONFIG_HIBERNATION.
 #
-# Hibernation freezes and resets every device, takes its snapshot and restores them; only then it looks for swap space
-# to write the snapshot to. There is none: the machine goes on, and all drivers have gone through freeze and restore.
+# Hibernation freezes and resets every device, takes a snapshot and restores the devices. Only then it looks for swap space
+# to write the snapshot to. There is none, so the machine goes on, but all drivers have executed freeze and restore.
 freeze_and_restore() {
 	sync
-	[ -z "$(sed 1d /proc/swaps)" ] || skip 'there is swap space: the machine would really go to sleep'
+	[ -z "$(sed 1d /proc/swaps)" ] || skip 'there is swap space: the machine would really hibernate'
 	echo shutdown > /sys/power/disk || skip 'this kernel cannot hibernate'
 	if echo disk > /sys/power/state; then
 		fail 'hibernated without swap space'
@@ -422,14 +423,15 @@ close_volume() {
 	dmsetup remove --noudevsync "$1"
 }
 
-# --- what the host does meanwhile -------------------------------------------------------------------------------------
+# --- steps on the host -------------------------------------------------------------------------------------
 
-# host_step [WORD...]: asks the host to do the next step of the case's header. The host does it soon, not at once. It gets the words.
+# host_step [WORD...]: asks the host for the next step of the case's header, and sends it the words. The host acts soon, not at
+# once.
 host_step() {
 	echo "${*:-next}" > "$(find_port progress)"
 }
 
-# host_step_done: as host_step, and waits long enough for the host to have done it.
+# host_step_done: as host_step, and waits until the host should have done it.
 host_step_done() {
 	host_step
 	sleep 4
@@ -455,14 +457,14 @@ begin_busy() {
 	done &
 	BUSY=$!
 	while [ ! -e "$MNT/busy/busy.1.0" ]; do
-		[ $tries -lt 300 ] || fail 'fio does not get going'
+		[ $tries -lt 300 ] || fail 'fio does not start'
 		tries=$((tries + 1))
 		sleep 0.1
 	done
 	sleep 1
 }
 
-# end_busy: all that was written has been found, and the kernel saw no error.
+# end_busy: fio must have found all that it wrote, and the kernel no error.
 end_busy() {
 	: > /tmp/enough
 	wait $BUSY || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
@@ -472,8 +474,8 @@ end_busy() {
 	fi
 }
 
-# pause_case: the host pauses the guest while files are written, verified and read with more keys than keyslots. That loses no
-# key. When the driver is unbound and bound again, all keys are lost.
+# pause_case: the host pauses the guest while files are written, verified and read with more keys than keyslots. A pause
+# loses no key. Unbinding and binding the driver loses all.
 pause_case() {
 	local device driver round
 	device=$(basename "$(readlink -f "$BLOCK/device")")
@@ -497,7 +499,7 @@ pause_case() {
 	same_files "$OUT/plain/tree" "$MNT/secret"
 	rm "$MNT"/busy/*
 	sync
-	note 'keys are in the keyslots, and the driver goes'
+	note 'unbind the driver while keys are in the keyslots'
 	echo "$device" > "$driver/unbind"
 	umount "$MNT"
 	echo "$device" > "$driver/bind"
@@ -535,7 +537,7 @@ replug_case() {
 		make_files "tree/$round" $((100 * round)) 100 4097 70000
 		cp -r "$OUT/plain/tree/$round" "$MNT/secret"
 		umount "$MNT"
-		# Every disk of a boot has another one.
+		# Each plugged-in disk gets another number.
 		number=$(cat "$BLOCK/diskseq")
 		host_step
 		tries=0
@@ -556,7 +558,7 @@ replug_case() {
 
 # --- a device that is killed and started again -----------------------------------------------------------------------
 
-# begin_kills: asks the host to begin with the kills.
+# begin_kills: asks the host to begin to kill the device.
 begin_kills() {
 	echo kill > "$(find_port progress)"
 }
@@ -566,7 +568,7 @@ kills_left() {
 	[ "$(cat "$BLOCK/serial")" != "kill-$KILLS" ]
 }
 
-# fio_engine: one that keeps several requests in flight, if fio has it.
+# fio_engine: prints an I/O engine that keeps several requests in flight, if fio has it.
 fio_engine() {
 	if fio --enghelp | grep -qw libaio; then
 		echo libaio
@@ -592,7 +594,7 @@ wait_for_fio() {
 	done
 }
 
-# keys_lost_and_nothing_else: because of the kills, the kernel logs lost keys and nothing else. Without keyslots, not even that.
+# keys_lost_and_nothing_else: the kills make the kernel log lost keys and nothing else; without keyslots, not even that.
 keys_lost_and_nothing_else() {
 	if [ "$(crypto_attr num_keyslots)" -gt 0 ]; then
 		dmesg_has 'device lost its keys' || fail 'no key was ever lost'
@@ -639,7 +641,7 @@ survive_kills() {
 	check_fs "$DISK"
 }
 
-# --- what several cases do with different policies ---------------------------------------------------
+# --- cases for several policies ---------------------------------------------------
 
 # ciphertext_case METHOD DATA_UNIT_SIZE [KEYS]: files written natively, read back from the disk, recorded for the host.
 # KEYS: raw (the default) or wrapped.
@@ -712,8 +714,8 @@ plain_then_in_band() {
 	check_fs "$DISK"
 }
 
-# broken_case METHOD [unnoticed]: files written through an engine that is broken on purpose, recorded for the host, which
-# must find the ciphertext wrong. unnoticed: reading undoes the defect, so the guest finds its files intact.
+# broken_case METHOD [unnoticed]: writes files through an engine that is broken on purpose, and records them for the host, which
+# must find the ciphertext wrong. unnoticed: reading reverts the defect, so the guest reads its files correctly.
 broken_case() {
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
@@ -791,8 +793,8 @@ resize_case() {
 
 # --- a hostile driver -------------------------------------------------------------------------------------------------
 
-# attack ATTACK...: unbinds the disk from its driver, lets the program `hostile` drive it, and gives it back to virtio-pci.
-# What the program does depends on SEED, which it prints.
+# attack ATTACK...: unbinds the disk from its driver, runs the program `hostile` on it, and binds it to virtio-pci again.
+# The program prints its random seed, SEED.
 attack() {
 	local one function=''
 	for one in /sys/bus/virtio/devices/virtio*; do
@@ -801,7 +803,7 @@ attack() {
 	[ -n "$function" ] || fail 'there is no disk to attack'
 	echo 8 > /proc/sys/vm/nr_hugepages
 	echo "$function" > /sys/bus/pci/drivers/virtio-pci/unbind
-	hostile "$function" "${SEED:-$(od -An -N4 -tu4 /dev/urandom)}" "$@" || fail 'the device has broken a promise'
+	hostile "$function" "${SEED:-$(od -An -N4 -tu4 /dev/urandom)}" "$@" || fail 'the device failed a check'
 	echo 0 > /proc/sys/vm/nr_hugepages
 	echo "$function" > /sys/bus/pci/drivers/virtio-pci/bind
 }
@@ -818,7 +820,7 @@ secret_files() {
 	expect_native
 }
 
-# same_files_at_once WHEN DIRECTORY...: all of these hold the tree of plain files; they are read beside each other.
+# same_files_at_once WHEN DIRECTORY...: each holds the tree of plain files. Reads them at the same time.
 same_files_at_once() {
 	local when=$1 directory
 	shift
@@ -829,7 +831,7 @@ same_files_at_once() {
 	[ ! -s /tmp/wrong ] || fail "wrong contents $when: $(head /tmp/wrong)"
 }
 
-# record_with_names DIRECTORY...: has the verifier look for the tree of files in each, and for their names.
+# record_with_names DIRECTORY...: records the files and names of the tree in each for the verifier.
 record_with_names() {
 	local directory
 	for directory; do

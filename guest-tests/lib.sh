@@ -65,7 +65,7 @@ unbind_driver() {
 	done
 }
 
-# load_ufs: the kernel's own driver takes the UFS host controller.
+# load_ufs: binds the UFS host controller to the kernel's own driver.
 load_ufs() {
 	if [ -e "$JOB/ufshcd-core.ko" ]; then
 		modprobe -a scsi_mod sd_mod || return 1
@@ -74,7 +74,7 @@ load_ufs() {
 	wait_for_disk yes
 }
 
-# load_driver NAME [PARAMETER=VALUE...]: virtio_blk_crypto or virtio_blk takes the disk, whether module or built in.
+# load_driver NAME [PARAMETER=VALUE...]: binds the disk to virtio_blk_crypto or virtio_blk, whether module or built in.
 load_driver() {
 	_name=$1
 	shift
@@ -113,7 +113,7 @@ unload_driver() {
 	wait_for_disk no
 }
 
-# change_driver NAME [PARAMETER=VALUE...]: the other driver takes the disk over.
+# change_driver NAME [PARAMETER=VALUE...]: binds the disk to the other driver.
 change_driver() {
 	for _old in virtio_blk virtio_blk_crypto; do
 		[ ! -e "/sys/module/$_old/initstate" ] || unload_driver "$_old" || return 1
@@ -126,7 +126,7 @@ dmesg_has() {
 	dmesg | grep -qF -- "$1"
 }
 
-# dmesg_clear: dmesg_has sees only what comes from now on; earlier lines are kept for the results.
+# dmesg_clear: dmesg_has sees only later lines. The results keep the earlier ones.
 dmesg_clear() {
 	dmesg -c >> "$OUT/dmesg-before"
 }

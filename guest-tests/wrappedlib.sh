@@ -14,7 +14,7 @@ raw_and_wrapped_case() {
 	wrapped_dir "$MNT/wrapped-64" one ino-lblk-64
 	wrapped_dir "$MNT/wrapped-32" one ino-lblk-32
 	wrapped_dir "$MNT/wrapped-sectors" two ino-lblk-64 512
-	# The bytes inside a wrapped key, added as a raw key, are another key.
+	# The bytes inside a wrapped key, added as a raw key, make another key.
 	hex=$(wrapped_key_hex one)
 	added=$(unhex "$hex" | xfs_io -c add_enckey "$MNT")
 	echo "raw $hex # the bytes of a wrapped key" >> "$OUT/keys"
@@ -56,7 +56,7 @@ wrapped_key_ioctls_case() {
 	mkdir /tmp/keys
 	cd /tmp/keys || exit
 
-	note 'generated, imported, prepared: every result is another blob, of a size that the kernel takes, without the key'
+	note 'generated, imported, prepared: each result is a different blob, of a size that the kernel accepts, without the key'
 	disk_key generate one.lt
 	disk_key generate two.lt
 	head -c 32 /dev/urandom > raw
@@ -67,7 +67,7 @@ wrapped_key_ioctls_case() {
 	done
 	disk_key prepare one.lt one-again.eph
 	for file in *.lt *.eph; do
-		# At least the key, a nonce and a tag; at most what the kernel has room for.
+		# At least the key, a nonce and a tag; at most the kernel's maximum.
 		if [ "$(stat -c %s "$file")" -lt 60 ] || [ "$(stat -c %s "$file")" -gt 128 ]; then
 			fail "$file has $(stat -c %s "$file") bytes"
 		fi
@@ -77,7 +77,7 @@ wrapped_key_ioctls_case() {
 	done
 	[ -z "$(sha256sum ./*.lt ./*.eph | cut -d ' ' -f 1 | sort | uniq -d)" ] || fail 'two blobs are the same'
 
-	note 'EINVAL: sizes that are none'
+	note 'EINVAL: invalid sizes'
 	for count in 0 1 15 16 31 33 64 65 128; do
 		head -c $count /dev/urandom > odd
 		expect_errno EINVAL disk_key import odd out
@@ -87,7 +87,7 @@ wrapped_key_ioctls_case() {
 		expect_errno EINVAL disk_key prepare odd out
 	done
 
-	note 'EOVERFLOW: less room than the result needs; and just enough is enough'
+	note 'EOVERFLOW: less room than the result needs; exactly as much succeeds'
 	room=$(stat -c %s one.lt)
 	for count in 0 1 $((room - 1)); do
 		expect_errno EOVERFLOW blk-crypto-key -s "$count" "$DISK" generate out
@@ -119,13 +119,13 @@ wrapped_key_ioctls_case() {
 	head -c 128 /dev/urandom > changed
 	expect_errno EBADMSG disk_key prepare changed out
 
-	note 'after all that the keys are still good'
+	note 'after all that, the keys still work'
 	disk_key prepare one.lt out
 	disk_key prepare raw-1.lt out
 	cd /
 }
 
-# wrapped_key_removal_case: adding and removing hardware-wrapped master keys: what locks, what unlocks, and every documented error.
+# wrapped_key_removal_case: adding and removing hardware-wrapped master keys locks and unlocks files; every documented error.
 wrapped_key_removal_case() {
 	local identifier directories directory byte count locked
 	make_files tree 0
@@ -152,13 +152,13 @@ wrapped_key_removal_case() {
 	byte=$(od -An -tu1 -j 40 -N 1 /tmp/bad)
 	env printf "$(printf '\\%03o' $((byte ^ 1)))" | dd of=/tmp/bad bs=1 seek=40 conv=notrunc status=none
 	expect_errno EBADMSG add-wrapped-key "$MNT" /tmp/bad
-	note 'EINVAL: sizes that are none'
+	note 'EINVAL: invalid sizes'
 	for count in 0 15 129; do
 		head -c $count /dev/urandom > /tmp/bad
 		expect_errno EINVAL add-wrapped-key "$MNT" /tmp/bad
 	done
 
-	note 'per-file keys do not go with a wrapped key, and nobody encrypts'
+	note 'a wrapped key cannot be used for per-file keys, and files cannot be made'
 	set_policy "$MNT/per-file" "$identifier" per-file
 	if mkdir "$MNT/per-file/x" 2> /tmp/words || (: > "$MNT/per-file/y") 2>> /tmp/words; then
 		fail 'per-file keys and a wrapped key: a file could be made'
@@ -191,7 +191,7 @@ wrapped_key_removal_case() {
 	[ ! -e "$MNT/secret-64/file-9-of-65536" ] || fail 'names can be read without the key'
 	umount "$MNT"
 
-	note 'and so does the stock driver, which cannot use the key either'
+	note 'EOPNOTSUPP: on the stock driver, which cannot use the key either'
 	change_driver virtio_blk
 	mount_fs "$DISK" "$MNT"
 	expect_errno EOPNOTSUPP add-wrapped-key "$MNT" /tmp/one.eph

@@ -36,7 +36,7 @@ fn on_a_block_device(options: Options) {
     let device = options.block_device.clone().expect("block device");
     let mut guest = Guest::with(options);
     let sectors = u64::from_le_bytes(guest.get_config(0, 8).try_into().expect("8 bytes"));
-    assert!(sectors >= 16384, "the device has {sectors} sectors; the test wants 8 MiB");
+    assert!(sectors >= 16384, "the device has {sectors} sectors; the test needs 8 MiB");
     let control = guest.control();
     let key = key(1);
     guest.request(control, &Program::new(0, &key, 12).bytes(), 1).assert_only_status(OK);
@@ -55,7 +55,7 @@ fn on_a_block_device(options: Options) {
         guest.request(0, &[header(DISCARD, 0), range(0, 8, 0)].concat(), 1).assert_only_status(OK);
         assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
     }
-    // Its size is its owner's, and seen when we are told to look.
+    // Its owner decides its size. The device notices it on a resize command.
     assert!(matches!(guest.device.resize(Some((sectors + 8) * 512)), Err(ResizeError::NotOurs { .. })));
     assert_eq!(guest.device.resize(None).expect("size").bytes, sectors * 512);
     if let Some(sectors) = enlarge(&device, sectors * 512 + (1 << 20)) {
@@ -65,7 +65,7 @@ fn on_a_block_device(options: Options) {
         guest.request(1, &header(FLUSH, 0), 1).assert_only_status(OK);
         assert!(guest.image_bytes((sectors - 16) * 512, 8192) == openssl_xts(&key, 5, 4096, &plain));
     }
-    // One writer, also of a block device.
+    // A second writer is refused, on a block device, too.
     let open = OpenOptions { read_only: false, discard: true, direct: false, logical_block_size: 512 };
     assert!(matches!(open.open(&device), Err(OpenError::Locked(_))));
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Broken hardware: the ciphertext is wrong in exactly the way that was asked for, by OpenSSL's word.
+//! Broken hardware: the ciphertext is wrong in exactly the way that the fault says. OpenSSL is the reference.
 
 mod common;
 
@@ -10,7 +10,7 @@ use vhost_user_blk_crypto::disk::Aio;
 const UNIT: usize = 4096;
 const UNITS: usize = 5;
 
-/// The wrong ciphertext of data units numbered from `dun` on: each is given with its own number.
+/// The wrong ciphertext of data units from `dun` on. `encrypt` gets each of them with its own number.
 fn each_unit(plain: &[u8], dun: u128, mut encrypt: impl FnMut(u128, &[u8]) -> Vec<u8>) -> Vec<u8> {
     plain.chunks(UNIT).zip(0..).flat_map(|(unit, i)| encrypt(dun + i, unit)).collect()
 }
@@ -36,8 +36,8 @@ fn read(guest: &mut Guest, sector: u64, dun: u128, len: usize) -> Vec<u8> {
     answer.data
 }
 
-/// Everything that is promised of a broken engine. `wrong` is what it makes of plaintext from a number on, with the
-/// slot's key being `key(1)` after `key(0)`.
+/// Checks all that a broken engine must do. `wrong` is its ciphertext for plaintext from a DUN on. The slot's key is
+/// `key(1)`, the one before `key(0)`.
 fn check(spec: &str, wrong: impl Fn(u128, &[u8]) -> Vec<u8>) {
     let disks = [DiskKind::File(Aio::Sync), DiskKind::File(Aio::Threads), DiskKind::Tmpfs];
     for disk in disks {
@@ -51,15 +51,15 @@ fn check(spec: &str, wrong: impl Fn(u128, &[u8]) -> Vec<u8>) {
             let found = write(&mut guest, 800, dun, &plain);
             assert!(found == wrong(dun, &plain), "{spec} on {disk:?}: DUN {dun:#x}");
             assert!(found != right, "{spec} on {disk:?}: DUN {dun:#x}: nothing is wrong");
-            // Who reads with the same broken engine notices nothing.
+            // A read with the same broken engine returns the plaintext.
             assert!(read(&mut guest, 800, dun, plain.len()) == plain, "{spec} on {disk:?}: reading");
-            // Other sectors, and plain requests, are as they should be.
+            // Other sectors and plain requests are right.
             assert!(write(&mut guest, 1608, dun, &plain) == right);
             assert!(read(&mut guest, 1608, dun, plain.len()) == plain);
             guest.request(0, &write_request(808, &plain), 1).assert_only_status(OK);
             assert!(guest.image_bytes(808 * 512, plain.len()) == plain);
         }
-        // More than a buffer of the device's, cut into pieces.
+        // Longer than the device's bounce buffer, in odd pieces.
         let long = pattern(4, 400 * 1024);
         let dun = (9 << 40) + 1;
         let cut = Cut { readable: vec![16, 40, 1000, 33, 70001, 4096], ..Cut::default() };
@@ -67,7 +67,7 @@ fn check(spec: &str, wrong: impl Fn(u128, &[u8]) -> Vec<u8>) {
         assert!(guest.image_bytes(800 * 512, long.len()) == wrong(dun, &long), "{spec} on {disk:?}: in pieces");
         assert!(read(&mut guest, 800, dun, long.len()) == long, "{spec} on {disk:?}: in pieces");
 
-        // Healed, the engine reads what is right and sees what was wrong.
+        // Without the fault, the engine decrypts right ciphertext, and the wrong ciphertext to noise.
         guest.device.faults().clear(Some(fault)).expect("clear");
         assert!(read(&mut guest, 800, dun, long.len()) != long);
         assert!(write(&mut guest, 800, dun, &long) == openssl_xts(&key(1), dun, UNIT, &long));
@@ -81,7 +81,7 @@ fn dun_not_incremented() {
 
 #[test]
 fn dun_of_32_bits() {
-    // Unlike the others, this one leaves small numbers alone.
+    // Unlike the others, this fault does not change small DUNs.
     let mut guest = Guest::new();
     guest.device.faults().add("dun-32-bit").expect("fault");
     program(&mut guest, 0, &key(1));
@@ -179,7 +179,8 @@ fn only_writes_or_only_one_slot_or_only_sometimes() {
     assert!(guest.image_bytes(64 * 512, UNIT) == openssl_xts(&key(1), 1, UNIT, &plain));
 }
 
-/// Wrong keys are known only of slots that were programmed while there was such a fault; nothing outlives a slot's key.
+/// The device keeps wrong keys only for slots programmed while such a fault exists, and never longer than the slot's
+/// key.
 #[test]
 fn other_keys_are_kept_only_as_long_as_documented() {
     let mut guest = Guest::new();
@@ -188,7 +189,7 @@ fn other_keys_are_kept_only_as_long_as_documented() {
     let with = |key: &[u8; 64]| openssl_xts(key, 1, UNIT, &plain);
     program(&mut guest, 0, &key(0));
     guest.device.faults().add("previous-key").expect("fault");
-    assert!(write(&mut guest, 0, 1, &plain) == with(&key(0)), "no previous key is known");
+    assert!(write(&mut guest, 0, 1, &plain) == with(&key(0)), "there is no previous key");
     program(&mut guest, 0, &key(1));
     assert!(write(&mut guest, 0, 1, &plain) == with(&key(1)), "the one before was programmed before the fault");
     program(&mut guest, 0, &key(2));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Drivers that break the rules of the ring: their queue stops and is reported, everything else goes on.
+//! Drivers that break the rules of the ring: the device stops the queue and reports it; all else continues.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn breaks(what: &str, head: Option<u16>, action: impl FnOnce(&mut Guest)) {
     if let Some(head) = head {
         assert_eq!(guest.rings[0].wait(), (head, 0), "{what}");
     }
-    // Reported on the error eventfd.
+    // The error eventfd reports it.
     let deadline = std::time::Instant::now() + ring::PATIENCE;
     while guest.rings[0].err.read().is_err() {
         assert!(std::time::Instant::now() < deadline, "{what}: not reported");
@@ -30,7 +30,7 @@ fn breaks(what: &str, head: Option<u16>, action: impl FnOnce(&mut Guest)) {
         std::thread::yield_now();
     }
     assert_eq!(guest.stat("events.broken_queue"), 1, "{what}");
-    // Stopped: neither served nor spun on.
+    // The queue has stopped, and the worker does not spin.
     let next = guest.rings[0].next_avail;
     guest.rings[0].set_avail_index(next);
     let _ = guest.rings[0].add(&write_request(0, &[2; 512]), 1);
@@ -41,7 +41,7 @@ fn breaks(what: &str, head: Option<u16>, action: impl FnOnce(&mut Guest)) {
     guest.request(1, &write_request(8, &[3; 512]), 1).assert_only_status(OK);
     let control = guest.control();
     guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
-    // The driver resets the device, and all is well again.
+    // After a reset, all queues work.
     guest.restart();
     guest.request(0, &write_request(0, &[4; 512]), 1).assert_only_status(OK);
 }
@@ -99,7 +99,7 @@ fn descriptor_indices_out_of_range() {
 #[test]
 fn a_head_made_available_twice() {
     breaks("twice", None, |guest| {
-        // One notification for both: the device has not returned the first when it sees the second.
+        // One notification for both, so the device sees the second before it has returned the first.
         let request = header(99, 0);
         let buffers = guest.rings[0].add(&request, 1);
         publish(guest, buffers.head);
@@ -185,7 +185,7 @@ fn four_gibibytes_in_one_chain() {
     });
 }
 
-/// A request of many gigabytes is one that the disk does not have; memory for it is never asked for.
+/// A request of many gigabytes exceeds the disk. The device allocates no memory for it.
 #[test]
 fn huge_requests_are_refused_at_once() {
     let mut guest = Guest::new();
@@ -202,7 +202,7 @@ fn huge_requests_are_refused_at_once() {
     assert_eq!(guest.stat("requests.refused"), 1);
 }
 
-/// The guest changes the header while the device works on it: whatever happens, nothing breaks.
+/// The guest changes the header while the device parses it. Every request still gets a valid status.
 #[test]
 fn headers_that_change_under_the_device() {
     let mut guest = Guest::new();

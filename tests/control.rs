@@ -147,7 +147,7 @@ fn keyslots_tell_all_but_the_key() {
     assert_eq!(all["keyslots"].as_array().map(Vec::len), Some(4));
 }
 
-/// The driver sees NOKEY and programs its keys again: nothing else has changed.
+/// After a reset of the engine, requests get NOKEY until the driver programs its keys again. Nothing else changes.
 #[test]
 fn an_engine_that_is_reset_has_lost_its_keys() {
     let mut setup = Setup::new();
@@ -190,12 +190,12 @@ fn mistakes_get_an_answer() {
     ] {
         assert_eq!(setup.error(request), code, "{request}");
     }
-    // As deep as the parser goes, on the stack of the server's thread, and deeper.
+    // As deep as the parser goes, and deeper. The server's thread has a small stack.
     for (depth, code) in [(120, "bad-arguments"), (10_000, "bad-request")] {
         let nested = "[".repeat(depth) + &"]".repeat(depth);
         assert_eq!(setup.error(&format!(r#"{{"command": "status", "x": {nested}}}"#)), code);
     }
-    // After a mistake, the connection goes on; an id comes back.
+    // After an error the connection continues. The reply has the request's id.
     let mut client = setup.client();
     client.ask("nonsense");
     let reply = client.ask(r#"{"command": "status", "id": [1, "a"]}"#);
@@ -216,7 +216,7 @@ fn lines_may_come_in_pieces_or_together() {
     (0..50).for_each(|_| assert_eq!(client.read()["result"]["latency"]["on"], true));
 }
 
-/// A client that says nothing keeps its place for some seconds only, if others want it.
+/// A silent client keeps its place for only a few seconds if others want it.
 #[test]
 fn silent_clients_give_way() {
     let setup = Setup::new();
@@ -229,7 +229,7 @@ fn silent_clients_give_way() {
     assert_eq!(other.ask(r#"{"command":"status"}"#)["ok"], true);
     assert!(silent.at_end());
     asking.iter_mut().for_each(|client| assert_eq!(client.ask(r#"{"command":"status"}"#)["ok"], true));
-    assert_eq!(setup.client().read()["error"]["code"], "busy", "those that ask keep their places");
+    assert_eq!(setup.client().read()["error"]["code"], "busy", "active clients keep their places");
 }
 
 #[test]
@@ -246,14 +246,14 @@ fn clients_are_bounded() {
     let mut other = setup.client();
     assert_eq!(other.read()["error"]["code"], "busy");
     assert!(other.at_end());
-    // One that sends and never reads holds nobody up, and is hung up on.
+    // A client that sends and never reads delays nothing, and the device closes its connection.
     let mut deaf = clients.pop().expect("client");
     deaf.0.get_ref().set_nonblocking(true).expect("socket");
     let line = "{\"command\":\"keyslots\",\"all\":true}\n".repeat(100);
     while deaf.0.get_mut().write(line.as_bytes()).is_ok() {}
     assert_eq!(clients[0].ask(r#"{"command":"status"}"#)["ok"], true);
     drop(deaf);
-    // Those that go make room.
+    // Clients that disconnect make room.
     clients.clear();
     assert!(setup.ask(json!({"command": "status"})).is_object());
 }
@@ -277,7 +277,7 @@ fn the_socket_is_private_and_goes_with_the_device() {
     client.ask("{}");
     drop(setup.server.take());
     assert!(!path.exists() && client.at_end());
-    // One that was left behind is replaced.
+    // A stale socket is replaced.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("socket"));
     assert!(path.exists());
     assert_eq!(again(&path), Ok(()));
@@ -331,7 +331,7 @@ fn the_client_speaks_to_people_and_programs() {
     assert_eq!(setup.ctl_ok(&["latency", "on"]), "latencies are recorded\n");
     setup.guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
     assert!(setup.ctl_ok(&["stats"]).contains("latency in us  count"));
-    // Not a terminal: once, and no escape sequences.
+    // Without a terminal, it prints once and without escape sequences.
     for words in [&["top", "--interval", "0.1"][..], &["top", "--once", "--interval", "0.1"]] {
         let top = setup.ctl_ok(words);
         assert!(top.contains("queue  requests/s") && top.contains("keyslot  hits/s") && !top.contains('\x1b'), "{top}");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The control virtqueue is found where the driver puts it: after all request queues that there are, or after those that it uses.
+//! The device finds the control virtqueue where the driver puts it: after all request queues, or after those that it
+//! uses.
 
 mod common;
 
@@ -9,7 +10,7 @@ use vhost::VhostBackend;
 use vhost_user_blk_crypto::device::DeviceConfig;
 const OFFERED: usize = 4;
 
-/// A driver that has not set up its queues yet.
+/// A guest whose driver has not set up its queues yet.
 fn guest() -> Guest {
     let config = DeviceConfig { num_queues: OFFERED as u16, ..Options::default().config };
     let mut guest = Guest::with(Options { config, queues: OFFERED, ..Options::default() });
@@ -33,8 +34,8 @@ fn stop(guest: &mut Guest, queues: &[usize]) {
     guest.set_features_again();
 }
 
-/// Commands are served on `control` and requests on the others, and commands nowhere else. Where the specification has the
-/// control virtqueue no request is served; elsewhere it may be a request queue after all.
+/// The device serves commands on `control` only, and requests on the others. At the place that the specification gives
+/// to the control virtqueue it serves no request; elsewhere the queue may turn out to be a request queue.
 fn check(guest: &mut Guest, queues: &[usize], control: usize, seed: u64) {
     let command = Program::new(0, &key(seed), 12).bytes();
     guest.request(control, &command, 1).assert_only_status(OK);
@@ -56,10 +57,10 @@ fn after_the_queues_that_are_used_or_after_all() {
         (&[0, 1], 1),
         (&[0, 1, 2], 2),
         (&[0, 1, 2, 3], 3),
-        // Few queues, and the control virtqueue where the specification has it.
+        // Few queues, and the control virtqueue at the specification's place.
         (&[0, 4], 4),
         (&[0, 1, 4], 4),
-        // Whatever the order.
+        // In any order.
         (&[4, 0], 4),
         (&[2, 1, 0], 2),
         (&[1, 0], 1),
@@ -74,7 +75,7 @@ fn after_the_queues_that_are_used_or_after_all() {
     }
 }
 
-/// A frontend that cannot say RESET_DEVICE, and drivers that have other queues than the one before.
+/// A frontend without RESET_DEVICE, and drivers that use other queues than the driver before.
 #[test]
 fn the_next_driver_has_other_queues() {
     let mut guest = guest();
@@ -87,8 +88,8 @@ fn the_next_driver_has_other_queues() {
     }
 }
 
-/// While the queues of a machine that goes on are started one after the other, with requests waiting in them, each serves what
-/// it served before.
+/// A machine resumes: its queues start one after the other, with requests waiting in them. Each serves what it served
+/// before.
 #[test]
 fn a_pause_changes_no_roles() {
     let mut guest = guest();

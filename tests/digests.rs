@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Digests of the ciphertext. The layout is written from the protocol's text, the ciphertext is OpenSSL's, and the digests are
-//! made by other crates than the device's.
+//! Digests of the ciphertext. The layout is written from the protocol's text. The ciphertext is OpenSSL's, and the
+//! digests come from other crates than the device's.
 
 mod common;
 
@@ -14,7 +14,7 @@ use vhost_user_blk_crypto::engine::EngineConfig;
 
 const UNIT: usize = 4096;
 
-/// The reference is right, by the values of RFC 3720, the xxHash specification, FIPS 180-4 and RFC 7693's reference code.
+/// Checks the reference with values of RFC 3720, the xxHash specification, FIPS 180-4 and RFC 7693's reference code.
 #[test]
 fn the_reference_has_published_values() {
     let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -26,7 +26,8 @@ fn the_reference_has_published_values() {
     assert_eq!(hex(digests(BLAKE2B_256, 3, b"abc")), blake);
 }
 
-/// Every algorithm, every way to the disk, several data unit sizes; beside plain requests and those of the draft.
+/// Every algorithm, every way to the disk, several data unit sizes, with plain requests and the draft's requests among
+/// them.
 #[test]
 fn digests_are_of_the_bytes_on_the_image() {
     for disk in [
@@ -55,7 +56,7 @@ fn digests_are_of_the_bytes_on_the_image() {
                     let read = request.read(&mut guest, 1, plain.len(), units * size);
                     assert_eq!((read.status, read.used), (OK, (plain.len() + units * size) as u32 + 1));
                     assert!(read.data == [plain.clone(), sums].concat(), "{disk:?} {algorithm} {unit_bits} {units}");
-                    // Without digests it is the same ciphertext.
+                    // The ciphertext is the same without digests.
                     let draft = guest.request(0, &crypto_header(CRYPTO_IN, 128, 1, [dun, 0, 0, 0]), plain.len() + 1);
                     assert!(draft.data == plain);
                 }
@@ -69,7 +70,7 @@ fn digests_are_of_the_bytes_on_the_image() {
     }
 }
 
-/// However descriptors cut them.
+/// Any division into descriptors.
 #[test]
 fn any_cut() {
     for disk in [DiskKind::File(Aio::Sync), DiskKind::Direct(Aio::Threads), DiskKind::Memory] {
@@ -186,7 +187,7 @@ fn in_band() {
     assert_eq!(request.read(&mut guest, 1, UNIT, 32).data[UNIT..], sums);
 }
 
-/// A lost key, a pause of the driver's and write-through mode are as without digests.
+/// A lost key, a pause of the driver and write-through mode work as without digests.
 #[test]
 fn durable_writes_and_empty_slots() {
     let config = DeviceConfig { writeback: false, ..Options::default().config };
@@ -206,7 +207,7 @@ fn durable_writes_and_empty_slots() {
     assert_eq!(request.read(&mut guest, 0, UNIT, 4).data, [plain, sums].concat());
 }
 
-/// The engine is broken or its digests are: which of the two, the file system sees by itself.
+/// Either the engine or its digests are broken. A file system can tell which.
 #[test]
 fn faults() {
     for disk in [DiskKind::File(Aio::Sync), DiskKind::Memory] {
@@ -237,7 +238,7 @@ fn faults() {
             assert!(draft.data == plain && guest.device.faults().struck() == struck);
             guest.device.faults().clear(Some(fault)).expect("fault");
 
-            // A broken engine's digests are of what it has written, and has read.
+            // A broken engine computes digests of the ciphertext that it has written or read.
             let fault = guest.device.faults().add("bit-flip,op=write").expect("fault");
             let written = request(algorithm).write(&mut guest, 0, &plain, units * size);
             let there = guest.request(0, &header(IN, 0), plain.len() + 1).data;
@@ -251,7 +252,7 @@ fn faults() {
             );
             guest.device.faults().clear(Some(fault)).expect("fault");
 
-            // Failing and short requests have no digests, and one that claims success has those of its front.
+            // Failed and short requests have no digests. A short request that claims success has those of its front.
             for (spec, status, done) in [("io-error", IOERR, 0), ("short", IOERR, 3), ("short=9000,status=ok", OK, 2)] {
                 guest.request(0, &write_request(0, &vec![0; 6 * UNIT]), 1).assert_only_status(OK);
                 let fault = guest.device.faults().add(&format!("{spec},op=write,slot=0,sector=47")).expect("fault");

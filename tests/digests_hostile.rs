@@ -18,7 +18,7 @@ const UNIT: usize = 4096;
 const ALL_DISKS: [DiskKind; 4] =
     [DiskKind::File(Aio::Sync), DiskKind::Direct(Aio::Threads), DiskKind::Tmpfs, DiskKind::Memory];
 
-/// Nothing of a request may have been done.
+/// Asserts that the device has done nothing of a request.
 fn assert_refused(guest: &mut Guest, request: &Digested, data: usize, array: usize, status: u8) {
     let what = format!("{request:?}, {data} bytes, array of {array}");
     let before = guest.request(0, &header(IN, 0), 64 * UNIT + 1).data;
@@ -51,7 +51,7 @@ fn arrays_of_the_wrong_length() {
                 }
             }
             assert_refused(&mut guest, &request, 0, 0, IOERR);
-            // And still it works.
+            // The device still works.
             assert_eq!(request.write(&mut guest, 0, &pattern(3, UNIT), size).status, OK);
             guest.request(0, &write_request(0, &pattern(3, UNIT)), 1).assert_only_status(OK);
         }
@@ -77,7 +77,7 @@ fn what_is_not_offered_or_unknown() {
         let key = &Program::new(NO_SLOT, &key(1), 12).bytes()[16..];
         guest.request(0, &[&bytes, key, &pattern(1, UNIT)].concat(), 33).assert_only_status(UNSUPP);
     }
-    // The types of the draft have none, whatever the bytes say.
+    // The draft's request types have none, whatever the bytes are.
     let bytes = extended_header(CRYPTO_OUT, 0, 0, [SHA256, 0, 0, 0], [0; 4]);
     let answer = guest.request(0, &[bytes, pattern(1, UNIT)].concat(), 33);
     answer.assert_only_status(OK);
@@ -116,7 +116,8 @@ fn places_that_are_not_there() {
     }
 }
 
-/// A worker has memory for the digests of few long requests: the others wait, and all are served. One request may ask for 1 MiB.
+/// A worker has memory for the digests of a few long requests. The others wait, and all complete. One request may ask
+/// for 1 MiB.
 #[test]
 fn many_digests_at_once() {
     for disk in [DiskKind::File(Aio::Sync), DiskKind::Direct(Aio::Threads), DiskKind::Memory] {
@@ -163,7 +164,7 @@ fn many_digests_at_once() {
     }
 }
 
-/// The digests' room is where the data is, or where other digests are: the device has read all data by then.
+/// The room for digests overlaps the data or other digests. The device has read all data by then.
 #[test]
 fn memory_that_overlaps() {
     for disk in ALL_DISKS {
@@ -189,7 +190,7 @@ fn memory_that_overlaps() {
                 assert!(answer.status == OK && answer.data == sums, "{disk:?} {algorithm} {over}");
                 let there = guest.request(1, &common::header(IN, 0), 4 * UNIT + 1);
                 assert!(there.data == expected, "{disk:?} {algorithm} {over}");
-                // A read whose digests come to lie over its data, and over each other.
+                // A read whose digests overlap its data and each other.
                 guest.memory.write_slice(&request.header(CRYPTO_IN_EXT), GuestAddress(header)).expect("memory");
                 let pieces = [
                     (header, 56, 0),
@@ -213,7 +214,7 @@ fn memory_that_overlaps() {
     }
 }
 
-/// A guest that changes the data while the device encrypts it gets the digests of what is on the image, not of anything else.
+/// If the guest changes the data while the device encrypts it, the digests are those of the ciphertext on the image.
 #[test]
 fn data_that_changes_meanwhile() {
     for disk in ALL_DISKS {
@@ -248,7 +249,7 @@ fn data_that_changes_meanwhile() {
     }
 }
 
-/// Data that another queue overwrites while it is read: digest and data are of the same bytes, whichever these are.
+/// Another queue overwrites data during a read. Digest and data are of the same bytes, old or new.
 #[test]
 fn images_that_change_meanwhile() {
     for disk in ALL_DISKS {

@@ -38,7 +38,8 @@ fn program(guest: &mut Guest, slot: u32, bits: u32) {
     guest.request(control, &Program::new(slot, &key(), bits).bytes(), 1).assert_only_status(OK);
 }
 
-/// Makes all requests available on a queue before the device is told, waits for all, and returns the answers in order.
+/// Makes all requests available on a queue before it notifies the device, waits for all, and returns the answers in
+/// order.
 fn all_at_once(guest: &mut Guest, queue: usize, requests: &[(Vec<u8>, usize)]) -> Vec<Answer> {
     let ring = &mut guest.rings[queue];
     let buffers: Vec<_> = requests.iter().map(|(readable, writable)| ring.add(readable, *writable)).collect();
@@ -70,8 +71,8 @@ fn ops() -> impl Strategy<Value = Vec<(Op, u64, u64, u64)>> {
     prop::collection::vec((op, 0u64..512, blocks, any::<u64>()), 1..40)
 }
 
-/// Whatever is written and read, in batches of requests that do not overlap: the guest sees what a plain array would
-/// hold, with ciphertext from OpenSSL.
+/// Random writes and reads, in batches of requests that do not overlap. The guest reads the content of a plain array;
+/// the ciphertext is OpenSSL's.
 #[test]
 fn data_is_right_on_every_disk() {
     for (number, kind) in KINDS.into_iter().enumerate() {
@@ -104,7 +105,7 @@ fn data_is_right_on_every_disk() {
                     let (at, len) = ((block * 4096) as usize, (blocks * 4096) as usize);
                     let in_batch: u64 = touched.iter().map(|&(_, count)| count).sum();
                     let overlaps = |&(from, count): &(u64, u64)| block < from + count && from < block + blocks;
-                    // The guest's memory for buffers is limited, too.
+                    // The test's guest memory for buffers is limited.
                     if in_batch > 1500 || touched.iter().any(overlaps) {
                         flush(&mut guest, &mut batch, &mut expect);
                         touched.clear();
@@ -175,8 +176,8 @@ fn more_requests_than_buffers() {
     }
 }
 
-/// An image that grows while requests are in flight: whole at once for all queues, and every way to the disk reaches the new
-/// part, also in one request with the old one.
+/// An image grows while requests are in flight. All queues see the new size at once, and every way to the disk reaches
+/// the new part, also in a request that begins in the old one.
 #[test]
 fn a_larger_image() {
     for kind in KINDS {
@@ -187,7 +188,7 @@ fn a_larger_image() {
         let mut bytes = DISK;
         for round in 0..12u64 {
             let (before, half) = (bytes, plain.len() as u64 / 2);
-            // So many bytes at a time that a mapping has to be made anew, or has room already.
+            // Growth beyond the room of the mapping, and within it.
             bytes += if round % 3 == 0 { 4096 * 129 } else { 4 << 20 };
             let across = (before - half) / 512;
             let write = crypto_write(across, 1, [7, 0, 0, 0], &plain);
@@ -216,7 +217,7 @@ fn a_larger_image() {
             assert_eq!(guest.capacity(), bytes);
             let last = bytes / 512 - 8;
             for queue in [1, 0] {
-                // Nobody has written there.
+                // The new part is zero.
                 let read = guest.request(queue, &header(IN, last), 4097);
                 assert!(read.status == OK && read.data == [0; 4096], "{kind:?}");
                 guest.request(queue, &header(IN, last), 4609).assert_only_status(IOERR);
@@ -245,7 +246,7 @@ fn a_larger_image() {
     }
 }
 
-/// A truncated image: IOERR for what is gone, nothing of other requests in the answer, and the rest goes on.
+/// A truncated image: requests to the missing part get IOERR and no data of other requests. The rest still works.
 #[test]
 fn a_truncated_image_gives_errors() {
     for kind in KINDS.into_iter().filter(|kind| *kind != DiskKind::Memory) {
@@ -257,7 +258,7 @@ fn a_truncated_image_gives_errors() {
             let answer = guest.request(0, &request, 8193);
             assert_eq!((answer.status, answer.used), (IOERR, 1), "{kind:?}");
         }
-        // A read of both what is there and what is not.
+        // A read that crosses the end.
         let answer = guest.request(0, &header(IN, 2040), 8193);
         assert_eq!((answer.status, answer.used), (IOERR, 1), "{kind:?}");
         let data = pattern(3, 4096);
@@ -267,8 +268,8 @@ fn a_truncated_image_gives_errors() {
     }
 }
 
-/// Without VIRTIO_BLK_F_MQ the control virtqueue is the second, which one worker serves together with the first:
-/// programming the key that requests of the same worker use waits for them, and not for ever.
+/// Without VIRTIO_BLK_F_MQ the control virtqueue is the second queue, and one worker serves both. A program command
+/// waits for that worker's own requests with the key, and not for ever.
 #[test]
 fn keys_change_between_requests_of_the_same_worker() {
     for kind in KINDS {
@@ -309,7 +310,7 @@ fn keys_change_between_requests_of_the_same_worker() {
     }
 }
 
-/// Stopping a queue with requests in flight: when the frontend has its answer, all that was taken has been returned.
+/// The frontend stops a queue with requests in flight. When it gets the reply, all heads that were taken are returned.
 #[test]
 fn stopping_waits_for_the_disk() {
     for kind in KINDS {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Engines with other manners than the default one: keys that survive a reset, and slowness.
+//! Engines that differ from the default: keys survive a reset, or the engine is slow.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn program(guest: &mut Guest, slot: u32) {
     guest.request(control, &Program::new(slot, &key(slot.into()), 12).bytes(), 1).assert_only_status(OK);
 }
 
-/// Writes through a keyslot, and asks OpenSSL whether that was the slot's key.
+/// Writes through a keyslot, and checks by OpenSSL that the slot has this key.
 fn write_and_compare(guest: &mut Guest, slot: u32, seed: u64) {
     let plain = pattern(seed, 8192);
     guest.request(0, &crypto_write(0, slot, [seed, 0, 0, 0], &plain), 1).assert_only_status(OK);
@@ -55,7 +55,7 @@ fn keys_survive_what_the_driver_does_to_the_device() {
     write_and_compare(&mut guest, 2, 3);
     assert_eq!(guest.stat("keyslots.lost"), 0);
 
-    // The commands still mean what they say.
+    // The commands still work.
     let control = guest.control();
     guest.request(control, &evict(1), 1).assert_only_status(OK);
     guest.restart();
@@ -63,7 +63,7 @@ fn keys_survive_what_the_driver_does_to_the_device() {
     write_and_compare(&mut guest, 2, 4);
 }
 
-/// The next frontend may be another guest's: it inherits nothing, however the one before went.
+/// The next frontend may belong to another guest: it inherits nothing, however the previous session ended.
 #[test]
 fn no_key_survives_its_frontend() {
     let mut guest = keeping_keys();
@@ -95,7 +95,7 @@ fn commands_take_their_time() {
     guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
 }
 
-/// A queue's commands are slow, the other queues' requests are not.
+/// Slow commands on one queue do not delay requests on the others.
 #[test]
 fn a_slow_command_holds_no_request_up() {
     let mut guest = slow(Timing { program: Duration::from_secs(1), ..Timing::default() });
@@ -111,7 +111,7 @@ fn a_slow_command_holds_no_request_up() {
     assert!(start.elapsed() >= Duration::from_secs(1));
 }
 
-/// One engine: what goes through two queues at the same time takes as long as through one.
+/// There is one engine: requests on two queues at a time take as long as on one.
 #[test]
 fn queues_share_the_throughput_of_the_engine() {
     // 4 MB at 20 MB/s: 200 ms.
@@ -133,7 +133,7 @@ fn queues_share_the_throughput_of_the_engine() {
     assert!(start.elapsed() >= expected, "{:?}", start.elapsed());
     assert!(guest.image_bytes(3 << 20, data.len()) == openssl_xts(&key(0), 0, 4096, &data));
 
-    // Plain requests and requests that fail do not pass the engine.
+    // Plain requests and failed requests do not use the engine.
     let mut guest = slow(Timing { crypto_latency: Duration::from_secs(5), ..Timing::default() });
     let start = Instant::now();
     guest.request(0, &write_request(0, &data), 1).assert_only_status(OK);

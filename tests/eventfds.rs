@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Eventfds of the frontend's that are full, blocking, read by somebody else or no eventfds: the device waits for none of them.
+//! The frontend's eventfds may be full, blocking, read by another process, or no eventfds. The device never waits for
+//! them.
 
 mod common;
 
@@ -29,7 +30,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
     thread.join().expect("no panic");
 }
 
-/// The most that an eventfd counts to: there is no room for one more.
+/// An eventfd's maximum. The next write would block.
 const FULL: u64 = u64::MAX - 1;
 
 fn flags(event: &EventFd) -> OFlags {
@@ -58,7 +59,7 @@ fn full_eventfds_hold_up_nobody() {
             guest.request(0, &write_request(sector, &[1; 512]), 1).assert_only_status(OK);
         }
         guest.frontend().get_features().expect("GET_FEATURES");
-        // A broken queue has something to say by the other one.
+        // A broken queue signals the error eventfd.
         let next = guest.rings[0].next_avail;
         guest.rings[0].set_avail_index(next.wrapping_add(5000));
         guest.rings[0].kick();
@@ -67,12 +68,12 @@ fn full_eventfds_hold_up_nobody() {
         }
         guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
         guest.disconnect();
-        // The flags of the frontend's side are what they were.
+        // The frontend's file status flags have not changed.
         assert!(!flags(&full).contains(OFlags::NONBLOCK));
     });
 }
 
-/// It was non-blocking and empty when the device took it.
+/// The eventfd was non-blocking and empty when the device got it.
 #[test]
 fn an_eventfd_that_turns_against_us() {
     in_time(|| {
@@ -81,7 +82,7 @@ fn an_eventfd_that_turns_against_us() {
             let call = EventFd::new(EFD_NONBLOCK).expect("eventfd");
             guest.frontend().set_vring_call(0, &call).expect("SET_VRING_CALL");
             guest.frontend().get_features().expect("GET_FEATURES");
-            // The driver may have waited for the interrupt that it gets now.
+            // The driver may be waiting for the interrupt that it gets now.
             while call.read().is_err() {}
             call.write(FULL).expect("room");
             set_nonblocking(&call, false);
@@ -98,7 +99,7 @@ fn an_eventfd_that_turns_against_us() {
     });
 }
 
-/// Somebody else reads it, and it would block.
+/// Another process reads the eventfd, so that a read would block.
 #[test]
 fn a_notification_that_is_gone_before_it_is_read() {
     in_time(|| {
@@ -122,7 +123,7 @@ fn a_notification_that_is_gone_before_it_is_read() {
     });
 }
 
-/// What is no eventfd can block, or be readable for ever.
+/// A descriptor that is no eventfd can block, or be readable for ever.
 #[test]
 fn what_is_no_eventfd_is_refused() {
     let files = Files::new();
@@ -133,22 +134,22 @@ fn what_is_no_eventfd_is_refused() {
     for fd in [pipe, OwnedFd::from(socket), File::open(files.image()).expect("file").into()] {
         for set in [VhostBackend::set_vring_call, VhostBackend::set_vring_err, VhostBackend::set_vring_kick] {
             let frontend = talk(files.connect());
-            // SAFETY: the eventfd's owner is this clone, which is not used otherwise.
+            // SAFETY: this clone owns the descriptor and is not used otherwise.
             let event = unsafe { eventfd_of(fd.try_clone().expect("descriptor")) };
             set(&frontend, 0, &event).expect("sent");
             assert!(frontend.get_features().is_err(), "the session has ended");
         }
     }
-    // Served when the session before has ended.
+    // The device serves this frontend, because the previous session has ended.
     drop(talk(files.connect()));
     let (code, text) = running.terminate();
     assert_eq!((code, text.matches("is not an eventfd").count()), (Some(0), 9), "{text}");
 }
 
 /// # Safety
-/// Anything may be done with the descriptor that can be done with an eventfd.
+/// The descriptor must allow all that an eventfd allows.
 unsafe fn eventfd_of(fd: OwnedFd) -> EventFd {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe { EventFd::from_raw_fd(fd.into_raw_fd()) }
 }
 

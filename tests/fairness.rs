@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A worker serves all of its queues, whatever one of them asks for.
+//! A worker serves all of its queues, even if one of them has very much work.
 
 mod common;
 
@@ -23,18 +23,18 @@ fn program(guest: &mut Guest) {
     guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
 }
 
-/// One queue has many more requests than the device takes at a time, and they leave it one by one, as an engine of little
-/// throughput lets them. Requests on the other queues are served between them.
+/// One queue has many more requests than the device takes at a time, and a slow engine completes them one by one.
+/// Requests on the other queues complete between them.
 #[test]
 fn a_full_queue_does_not_starve_the_others() {
-    /// 4096 bytes take the engine two milliseconds. 256 requests are in it at a time.
+    /// The engine takes two milliseconds for 4096 bytes, and has 256 requests at a time.
     const MB_PER_S: u32 = 2;
     const FLOOD: u64 = 512;
     let timing = Timing { crypto_mb_per_s: MB_PER_S, ..Timing::default() };
     let mut config = Options::default().config;
     config.engine.timing = timing;
     config.queue_size = 1024;
-    // On a disk that answers at once, so that all of them wait for the engine.
+    // The disk answers at once, so that all requests wait for the engine.
     let disk = DiskKind::Memory;
     let mut guest = Guest::with(Options { disk, ring_size: 1024, ..one_worker(config) });
     let control = guest.control();
@@ -50,7 +50,7 @@ fn a_full_queue_does_not_starve_the_others() {
         guest.rings[full].kick();
         let returned = |guest: &Guest| u64::from(guest.rings[full].used_index().wrapping_sub(start));
         let deadline = std::time::Instant::now() + ring::PATIENCE;
-        // Long enough for the device to have taken all that it takes.
+        // Wait until the device has taken as many as it takes.
         while returned(&guest) < 64 {
             assert!(std::time::Instant::now() < deadline, "nothing comes back");
             std::thread::yield_now();
@@ -59,7 +59,7 @@ fn a_full_queue_does_not_starve_the_others() {
             guest.request(other, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
             guest.request(control, &Program::new(1, &key(2), 12).bytes(), 1).assert_only_status(OK);
         }
-        // Those that the device has not even taken yet are more than this.
+        // More requests than this are not even taken yet.
         let before = returned(&guest);
         assert!(before < FLOOD - 256, "{before} requests of the full queue came first");
         for _ in &flood {
@@ -90,7 +90,7 @@ fn add_long(guest: &mut Guest, request_type: u32, plain: &[u8]) -> u64 {
     status
 }
 
-/// A request that takes the engine long: other queues of the same worker are served meanwhile.
+/// During a request that keeps the engine busy for long, the worker serves its other queues.
 #[test]
 fn a_long_request_does_not_hold_up_other_queues() {
     let bytes = u64::from(PIECE) * PIECES as u64;
@@ -119,7 +119,7 @@ fn a_long_request_does_not_hold_up_other_queues() {
                 assert!(guest.image_bytes(0, bytes as usize) == expected, "{disk:?}");
             }
         }
-        // In pieces, as other requests have it.
+        // Read in smaller requests.
         for piece in 0..2 * PIECES as u64 {
             let len = PIECE as usize / 2;
             let dun = 5 + piece * (len as u64 / 4096);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Faults on cue: each does what `docs/faults.md` says, to the requests that it is limited to, until it is cleared.
+//! Faults: each does what `docs/faults.md` says, to the requests that it applies to, until it is cleared.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn crypto_status(guest: &mut Guest, slot: u32) -> u8 {
     guest.request(0, &crypto_write(0, slot, [0; 4], &[1; 4096]), 1).status
 }
 
-/// Makes a request available; it may not come back.
+/// Makes a request available that may not complete.
 fn submit(guest: &mut Guest, queue: usize, readable: &[u8], writable: usize) -> Buffers {
     let ring = &mut guest.rings[queue];
     let buffers = ring.add(readable, writable);
@@ -43,7 +43,7 @@ fn submit(guest: &mut Guest, queue: usize, readable: &[u8], writable: usize) -> 
     buffers
 }
 
-/// The next request that comes back.
+/// The next completed request.
 fn next(guest: &mut Guest, queue: usize) -> u16 {
     guest.rings[queue].wait().0
 }
@@ -59,7 +59,7 @@ fn errors_strike_what_they_are_limited_to_and_nothing_is_done() {
     let statuses: Vec<_> = (0..5).map(|i| write(&mut guest, 8, i)).collect();
     assert_eq!(statuses, [OK, IOERR, IOERR, OK, OK]);
     assert_eq!(guest.image_bytes(4096, 4096), pattern(4, 4096));
-    // Writes beside it, and reads, were never its concern.
+    // The fault does not strike other writes, or reads.
     assert_eq!((write(&mut guest, 0, 9), write(&mut guest, 16, 9)), (OK, OK));
     assert_eq!(guest.request(0, &header(IN, 8), 4097).status, OK);
     let list = guest.device.faults().list();
@@ -68,7 +68,7 @@ fn errors_strike_what_they_are_limited_to_and_nothing_is_done() {
     assert_eq!(list[0].spec, "io-error,op=write,sector=8-15,nth=2,count=2");
     assert_eq!((guest.stat("events.fault"), guest.stat("requests.failed")), (2, 2));
 
-    // What fails leaves no trace.
+    // A failed request changes nothing.
     clear(&guest);
     add(&guest, "io-error,op=write");
     assert_eq!(write(&mut guest, 8, 77), IOERR);
@@ -158,7 +158,7 @@ fn delayed_requests_are_overtaken() {
     assert!(begin.elapsed() < Duration::from_millis(150));
 }
 
-/// Neither a long delay nor a stuck request holds up a frontend that stops a queue, changes the memory or goes.
+/// Neither a long delay nor a stuck request holds up a frontend that stops a queue, changes the memory or disconnects.
 #[test]
 fn stopping_a_queue_ends_delays() {
     let mut guest = Guest::new();
@@ -182,13 +182,13 @@ fn reordered_requests_come_back_in_reverse() {
     let buffers: Vec<_> = (0..4).map(|i| submit(&mut guest, 0, &write_request(8 * i, &pattern(i, 4096)), 1)).collect();
     let order: Vec<_> = (0..4).map(|_| next(&mut guest, 0)).collect();
     let reverse: Vec<_> = buffers.iter().rev().map(|buffers| buffers.head).collect();
-    // A slow machine may have waited too long for the fourth; what there was went in reverse then.
+    // On a slow machine the wait for the fourth may have timed out. Then the others completed in reverse order.
     assert!(order == reverse || order.windows(2).any(|pair| pair[0] == buffers[1].head), "{order:?}");
     for (i, buffers) in buffers.iter().enumerate() {
         assert_eq!(status(&guest, 0, buffers), OK);
         assert_eq!(guest.image_bytes(4096 * i as u64, 4096), pattern(i as u64, 4096));
     }
-    // One alone waits in vain, but not for good.
+    // A single request waits for others in vain, but not for ever.
     let begin = Instant::now();
     assert_eq!(write(&mut guest, 0, 9), OK);
     assert!(begin.elapsed() >= Duration::from_millis(10));
@@ -200,16 +200,16 @@ fn short_transfers() {
     assert_eq!(write(&mut guest, 0, 1), OK);
     add(&guest, "short,op=write,count=1");
     add(&guest, "short=1000,op=read,count=1");
-    // Half of it, and an error.
+    // Half of the data, and an error.
     assert_eq!(write(&mut guest, 0, 2), IOERR);
     let mixed = [&pattern(2, 4096)[..2048], &pattern(1, 4096)[2048..]].concat();
     assert_eq!(guest.image_bytes(0, 4096), mixed);
-    // 1000 bytes are one whole sector.
+    // Of 1000 bytes, one whole sector is written.
     let answer = guest.request(0, &header(IN, 0), 4097);
     assert_eq!((answer.status, answer.used), (IOERR, 513));
     assert_eq!(answer.data[..512], mixed[..512]);
     assert!(answer.data[512..].iter().all(|&byte| byte == FILL));
-    // A device that does not admit it.
+    // A device that reports success.
     clear(&guest);
     add(&guest, "short=512,status=ok");
     assert_eq!(write(&mut guest, 0, 3), OK);
@@ -241,10 +241,10 @@ fn a_stuck_request_goes_on_when_the_fault_is_cleared() {
     let mut guest = Guest::new();
     add(&guest, "stuck,op=write,sector=0");
     let stuck = submit(&mut guest, 0, &write_request(0, &pattern(1, 4096)), 1);
-    assert_eq!(write(&mut guest, 8, 2), OK, "the rest of the queue goes on");
+    assert_eq!(write(&mut guest, 8, 2), OK, "the queue serves other requests");
     guest.rings[0].assert_silent();
     assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
-    assert_eq!(program(&mut guest, 0, 1), OK, "commands go on");
+    assert_eq!(program(&mut guest, 0, 1), OK, "the device serves commands");
     clear(&guest);
     assert_eq!(next(&mut guest, 0), stuck.head);
     assert_eq!(status(&guest, 0, &stuck), OK);
@@ -259,7 +259,7 @@ fn a_stuck_queue_can_be_stopped() {
     let control = guest.control();
     let command = submit(&mut guest, control, &Program::new(0, &key(1), 12).bytes(), 1);
     guest.rings[0].assert_silent();
-    // A change of memory waits for what is in flight, too.
+    // A change of memory waits for requests in flight, too.
     guest.set_memory();
     guest.frontend().get_features().expect("GET_FEATURES");
     let mut heads: Vec<_> = writes.iter().map(|_| next(&mut guest, 0)).collect();
@@ -283,7 +283,7 @@ fn a_stuck_queue_can_be_stopped() {
     assert_eq!((next(&mut guest, 0), status(&guest, 0, &flush)), (flush.head, IOERR));
 }
 
-/// More stuck requests than there are buffers: when they go on, each waits for one, and none fails.
+/// More stuck requests than bounce buffers: when the fault is cleared, requests wait for buffers, and none fails.
 #[test]
 fn more_stuck_requests_than_buffers_all_go_on() {
     use vhost_user_blk_crypto::disk::Aio;
@@ -328,7 +328,7 @@ fn program_and_evict_fail() {
     assert_eq!((program(&mut guest, 0, 1), program(&mut guest, 1, 2)), (OK, OK));
     let id = add(&guest, "io-error,op=program,slot=0");
     assert_eq!((program(&mut guest, 0, 3), program(&mut guest, 1, 4)), (IOERR, OK));
-    // The hardware has failed on the way: neither the old key nor the new one is there.
+    // The hardware failed in the middle: the slot has neither the old key nor the new one.
     assert_eq!((crypto_status(&mut guest, 0), crypto_status(&mut guest, 1)), (NOKEY, OK));
     assert_eq!(guest.stat("keyslots.program_failed"), 1);
     guest.device.faults().clear(Some(id)).expect("clear");
@@ -364,7 +364,7 @@ fn keys_are_lost_at_the_moment_that_was_asked_for() {
     assert_eq!(guest.stat("keyslots.lost"), 5);
 }
 
-/// Requests with the key are in flight on both queues when it is lost: they end, one way or the other, as they must.
+/// A key is lost while requests use it on both queues. Each request either succeeds with the key or gets NOKEY.
 #[test]
 fn keys_are_lost_under_load() {
     let mut guest =

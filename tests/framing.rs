@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests cut into descriptors in every way, and requests that are too short to be one.
+//! Requests cut into descriptors in every way, and chains that are too short for a request.
 
 mod common;
 
 use common::*;
 
-/// Every way to cut a request once, on either side, as a chain and as an indirect table.
+/// Cuts a request once at every place, on either side, in a chain and in an indirect table.
 #[test]
 fn chains_cut_at_every_byte() {
     let mut guest = Guest::new();
@@ -50,7 +50,7 @@ fn chains_of_one_byte_descriptors() {
     assert_eq!(guest.request_cut(1, &header(IN, 0), 513, &cut).data, plain);
 }
 
-/// Too short for a header, a crypto message or a key: returned with length 0, the status written where there is room.
+/// Chains too short for a header, a crypto message or a key: returned with length 0, with a status if there is room.
 #[test]
 fn requests_that_are_too_short() {
     let mut guest = Guest::new();
@@ -66,7 +66,7 @@ fn requests_that_are_too_short() {
             }
         }
     }
-    // Of an evict command only the slot must be there.
+    // An evict command needs only the slot.
     guest.request(control, &program, 1).assert_only_status(OK);
     for len in 0..4 {
         assert_eq!(guest.request(control, &evict(0)[..16 + len], 1).used, 0, "{len} bytes");
@@ -79,7 +79,7 @@ fn requests_that_are_too_short() {
     }
     let programs = guest.stat("keyslots.program");
     guest.request(0, &write_request(0, &[0; 4096]), 1).assert_only_status(OK);
-    // No room for a status: returned all the same.
+    // Without room for a status, the head is still returned.
     for (queue, request) in [
         (0, write_request(0, &[1; 512])),
         (0, header(IN, 0)),
@@ -93,11 +93,11 @@ fn requests_that_are_too_short() {
     }
     assert_eq!(guest.image_bytes(0, 4096), [0; 4096]);
     assert_eq!(guest.stat("keyslots.program"), programs);
-    // The queues go on.
+    // The queues still work.
     guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
 }
 
-/// Heads never leak: many times around the ring, with several requests at once.
+/// Heads never leak: many rounds of the ring, with several requests at a time.
 #[test]
 fn every_head_comes_back_once() {
     let mut guest = Guest::with(Options { ring_size: 16, ..Options::default() });
@@ -145,7 +145,7 @@ fn no_notification_is_lost_with_event_idx() {
     }
 }
 
-/// A driver that adds requests while others are served, and notifies only when the device asks: every one is served.
+/// A driver adds requests while the device serves others, and notifies only when the device asks. All complete.
 #[test]
 fn no_notification_is_lost_in_a_stream() {
     for accept in [ALL_FEATURES, !feature::EVENT_IDX] {
@@ -155,7 +155,7 @@ fn no_notification_is_lost_in_a_stream() {
         let mut pending = std::collections::HashMap::new();
         let mut last = std::time::Instant::now();
         while returned < 30_000 {
-            // One to three at a time, so that the device often runs dry just as the next one comes.
+            // One to three at a time, so that the device often becomes idle just as the next one arrives.
             for _ in 0..=added % 3 {
                 if pending.len() < 16 && added < 30_000 {
                     let old = ring.next_avail;
@@ -180,7 +180,7 @@ fn no_notification_is_lost_in_a_stream() {
     }
 }
 
-/// The driver may sleep until the interrupt: it comes for the completion that it asked about.
+/// The driver may sleep: the interrupt comes for the completion that it asked for.
 #[test]
 fn interrupts_come_when_asked_for() {
     let mut guest = Guest::new();

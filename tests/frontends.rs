@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Frontends that misbehave: they read nothing, they fall silent, they are too many. Their eventfds are in eventfds.rs.
+//! Frontends that misbehave: they do not read, they fall silent, there are too many. eventfds.rs tests their eventfds.
 
 mod common;
 
@@ -19,7 +19,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-/// Whoever connects while a frontend is served is hung up on at once, and the frontend does not notice.
+/// While the device serves a frontend, it closes other connections at once. The frontend does not notice.
 #[test]
 fn a_second_frontend_is_hung_up_on() {
     let files = Files::new();
@@ -28,7 +28,7 @@ fn a_second_frontend_is_hung_up_on() {
     for _ in 0..50 {
         let mut second = files.connect();
         second.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
-        assert_eq!(second.read(&mut [0]).expect("the end"), 0, "hung up on without a word");
+        assert_eq!(second.read(&mut [0]).expect("the end"), 0, "closed without a message");
         frontend.get_features().expect("GET_FEATURES");
     }
     drop(frontend);
@@ -39,14 +39,15 @@ fn a_second_frontend_is_hung_up_on() {
     assert!((1..=12).contains(&lines), "{lines} lines: {text}");
 }
 
-/// A frontend that hangs up and connects again at once is no second one, although the device may see both at the same time.
+/// A frontend that disconnects and connects again at once is not refused, although the device may see both at the same
+/// time.
 #[test]
 fn a_frontend_that_comes_back_at_once() {
     let files = Files::new();
     let running = Running::start(&files, &[]);
     let mut frontend = talk(files.connect());
     for _ in 0..100 {
-        // The last message has no reply: the device may be at it still.
+        // The last message has no reply: the device may still be serving it.
         frontend.set_owner().expect("SET_OWNER");
         drop(frontend);
         frontend = talk(files.connect());
@@ -56,7 +57,7 @@ fn a_frontend_that_comes_back_at_once() {
     assert!(code == Some(0) && !text.contains("another frontend"), "{text}");
 }
 
-/// Connections by which nothing comes, or nothing whole, keep nobody out.
+/// Connections that send nothing, or no complete message, do not keep others out.
 #[test]
 fn silent_connections_give_way() {
     let files = Files::new();
@@ -65,15 +66,15 @@ fn silent_connections_give_way() {
     // The first byte of a header.
     silent[30].write_all(&[1]).expect("sent");
     let frontend = talk(files.connect());
-    // The others are not left to wait for one that may stay for days.
+    // The others do not wait for a connection that may stay silent for days.
     for mut silent in silent {
         silent.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
-        // What it had sent, and nobody has read, makes an error of the end.
+        // Unread data turns the end of the connection into an error.
         assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0);
     }
     frontend.get_features().expect("GET_FEATURES");
     drop(frontend);
-    // One that is silent for a while may speak later.
+    // A connection that is silent for a while may send later.
     let early = files.connect();
     std::thread::sleep(Duration::from_millis(100));
     drop(talk(early));
@@ -82,7 +83,7 @@ fn silent_connections_give_way() {
     assert!(text.contains("the oldest silent connection is closed"), "{text}");
 }
 
-/// The header in single bytes, then half a message for ever: the first is served, the second is told off.
+/// A header in single bytes is served. A message that stays incomplete ends the session, and the log says why.
 #[test]
 fn messages_in_parts() {
     let files = Files::new();
@@ -97,7 +98,7 @@ fn messages_in_parts() {
     stream.read_exact(&mut reply).expect("a reply");
     let set_features: Vec<u8> = [2u32, 1, 8].iter().flat_map(|number| number.to_ne_bytes()).collect();
     stream.write_all(&set_features).expect("sent");
-    // Somebody else is heard meanwhile.
+    // The device handles other connections meanwhile.
     assert_eq!(files.connect().read(&mut [0]).expect("the end"), 0);
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "the session ends");
     drop(talk(files.connect()));
@@ -108,7 +109,7 @@ fn messages_in_parts() {
     assert!(text.contains("it has sent part of a message"), "{text}");
 }
 
-/// A frontend that asks and asks and reads no reply: the device still does what its owner says.
+/// A frontend sends requests and reads no reply: the device still obeys its signals.
 #[test]
 fn replies_that_nobody_reads() {
     let files = Files::new();
@@ -116,14 +117,14 @@ fn replies_that_nobody_reads() {
     let mut stream = files.connect();
     stream.set_write_timeout(Some(Duration::from_millis(500))).expect("timeout");
     let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
-    // Until nothing goes any more.
+    // Until the socket is full.
     while stream.write_all(&get_features).is_ok() {}
     let (code, text) = running.terminate();
     assert_eq!(code, Some(0), "{text}");
 }
 
-/// A device that is unplugged and plugged again in QEMU: the same connection, a new beginning. Another guest's driver may
-/// be behind it, so there are no keys.
+/// QEMU unplugs the device and plugs it in again: the same connection, but all begins anew. Another guest's driver may
+/// use it, so there must be no keys.
 #[test]
 fn a_frontend_that_begins_anew() {
     let mut guest = Guest::new();
@@ -131,13 +132,13 @@ fn a_frontend_that_begins_anew() {
     for round in 0..10 {
         guest.request(control, &Program::new(0, &key(1), 9).bytes(), 1).assert_only_status(OK);
         guest.request(0, &crypto_write(round, 0, [0; 4], &[1; 512]), 1).assert_only_status(OK);
-        // SET_OWNER and all that follows; rings that still run are stopped by it.
+        // SET_OWNER and all that follows. It stops rings that still run.
         guest.start();
         guest.request(0, &crypto_write(round, 0, [0; 4], &[1; 512]), 1).assert_only_status(NOKEY);
     }
 }
 
-/// What cannot be served is refused with the option that mends it.
+/// The error for a message that cannot be served names the option to change.
 #[test]
 fn refusals_say_what_to_change() {
     let files = Files::new();
@@ -204,7 +205,7 @@ fn refusals_say_what_to_change() {
     }
 }
 
-/// Few descriptors: the limit is raised if it can be, and if not a session that needs more ends with a sentence.
+/// A low limit of descriptors: the device raises it if it can. If not, a session that needs more ends with a message.
 #[test]
 fn descriptors_run_out() {
     let shell = |limits: &str| {
@@ -233,7 +234,7 @@ fn descriptors_run_out() {
     let files = Files::new();
     let running = Running::start_by(shell("ulimit -n 64"), &files, &["--workers", "1"]);
     for _ in 0..3 {
-        pass(files.connect()).expect_err("too many");
+        pass(files.connect()).expect_err("too many descriptors");
     }
     drop(talk(files.connect()));
     let (code, text) = running.terminate();
@@ -246,7 +247,7 @@ fn descriptors_run_out() {
     );
 }
 
-/// A message with more descriptors than any message has made the `vhost` crate lose its way.
+/// More descriptors than any message has: the `vhost` crate would parse the following messages wrongly.
 #[test]
 fn too_many_descriptors_in_a_message() {
     let files = Files::new();
@@ -256,13 +257,13 @@ fn too_many_descriptors_in_a_message() {
     let message: Vec<u8> = [13u32, 1, 8, 0, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
     stream.send_with_fds(&[&message[..]], &[event.as_raw_fd(); 40]).expect("sent");
     stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
-    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "hung up on");
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "the device closes the connection");
     let (code, text) = running.terminate();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("it passes more descriptors than a message may have (32)"), "{text}");
 }
 
-/// Reading the configuration space past its end fails, and the session goes on. What begins inside is served.
+/// Reading the configuration space past its end fails, and the session goes on. A read that begins inside is served.
 #[test]
 fn the_configuration_space_past_its_end() {
     let files = Files::new();
@@ -298,7 +299,7 @@ fn the_configuration_space_past_its_end() {
     frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES");
     frontend.set_protocol_features(VhostUserProtocolFeatures::CONFIG).expect("SET_PROTOCOL_FEATURES");
     let read = frontend.get_config(0x100, 60, VhostUserConfigFlags::empty(), &[0; 60]);
-    assert!(read.is_err(), "it does not hang");
+    assert!(read.is_err(), "the read ends with an error");
     drop(talk(files.connect()));
     let (code, text) = running.terminate();
     assert_eq!(code, Some(0), "{text}");
@@ -306,7 +307,7 @@ fn the_configuration_space_past_its_end() {
     assert!(text.contains("it waits for the rest of a reply"), "{text}");
 }
 
-/// Messages that are not served end the session with a sentence that names them.
+/// An unsupported message ends the session with an error that names it.
 #[test]
 fn messages_that_are_refused() {
     let files = Files::new();
@@ -337,9 +338,9 @@ fn messages_that_are_refused() {
         stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
         let header: Vec<u8> = [*request, 1, payload.len() as u32].iter().flat_map(|word| word.to_ne_bytes()).collect();
         stream.write_all(&[header, payload.clone()].concat()).expect("sent");
-        assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "hung up on, not answered: {request}");
+        assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed, not answered: {request}");
     }
-    // Migration of the device's state: these have an answer that says no.
+    // Migration of the device's state: the reply to these says no.
     let mut stream = files.connect();
     stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
@@ -360,8 +361,8 @@ fn messages_that_are_refused() {
     }
 }
 
-/// Deprecated, but some frontends send it: all stands, no key is left, and a new beginning works. Also queues that interrupt
-/// nobody.
+/// RESET_OWNER is deprecated, but some frontends send it: all queues stop, no key is left, and a new start works. Also
+/// queues without an interrupt eventfd.
 #[test]
 fn the_owner_gives_the_device_up() {
     let mut guest = Guest::new();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Reading changes nothing of what the host stores: a hole of an image in memory is read as a hole. The host's count of blocks
-//! tells, whatever the device says.
+//! Reading does not allocate: a hole in an image stays a hole. The host's count of blocks shows it, independently of
+//! the device.
 
 mod common;
 
@@ -11,11 +11,11 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use common::*;
 use vhost_user_blk_crypto::disk::Aio;
 
-/// One of a kind, so that the memory disk is found among what this process has open; and its end is within a block.
+/// A unique size, so that the test can find the memory disk among the open files. Its end is within a block.
 const DISK: u64 = (3 << 20) + 4096 + 512;
 const SECTORS: u64 = DISK / 512;
 
-/// What the host has: of a memory disk, it is found among the descriptors of this process.
+/// The image's file. A memory disk's is found among the descriptors of this process.
 fn host_file(guest: &Guest, disk: DiskKind) -> File {
     if disk != DiskKind::Memory {
         return guest.image.try_clone().expect("image");
@@ -33,7 +33,7 @@ fn allocated(file: &File) -> u64 {
     file.metadata().expect("image").blocks()
 }
 
-/// Reads the whole disk, in requests of so many sectors, plain and encrypted in turn.
+/// Reads the whole disk, in requests of this many sectors, plain and encrypted in turn.
 fn read_all(guest: &mut Guest, sectors: u64, mut expect: impl FnMut(u64, &[u8])) {
     for (number, sector) in (0..SECTORS).step_by(sectors as usize).enumerate() {
         let len = sectors.min(SECTORS - sector) as usize * 512;
@@ -51,14 +51,14 @@ fn reading_changes_nothing(disk: DiskKind) {
     guest.request(control, &Program::new(0, &[7; 64], 9).bytes(), 1).assert_only_status(OK);
     let file = host_file(&guest, disk);
     assert_eq!(allocated(&file), 0, "{disk:?}");
-    // Sizes that are less than a page, no multiple of one, a block of what the device remembers, and longer than its buffers.
+    // Less than a page, no multiple of a page, a block of the device's bitmap, and longer than its bounce buffers.
     let sizes = [7, 8, 128, 1500, SECTORS];
     for sectors in sizes {
         read_all(&mut guest, sectors, |_, data| assert!(data.iter().all(|&byte| byte == 0)));
         assert_eq!(allocated(&file), 0, "{disk:?}, reading {sectors} sectors at a time");
     }
 
-    // Blocks with a hole, and a few without, written by the guest, more than once: that is when they are written in place.
+    // The guest writes blocks with a hole and some without, more than once: only then are they written in place.
     let mut expected = vec![0; DISK as usize];
     for (sector, sectors) in [(8, 8), (256, 256), (640, 127), (5000, 1), (SECTORS - 1, 1)] {
         for seed in 0..4 {
@@ -76,7 +76,7 @@ fn reading_changes_nothing(disk: DiskKind) {
         assert_eq!(allocated(&file), written, "{disk:?}, reading {sectors} sectors at a time");
     }
 
-    // What is given back stays given back, though it was known to be there. So does what becomes zeroes.
+    // Discarded and zeroed blocks stay free, although the device knew them as allocated.
     for (request, sector, sectors, flags) in
         [(DISCARD, 264, 16, 0), (WRITE_ZEROES, 384, 128, 1), (DISCARD, 640, 128, 0)]
     {
@@ -92,7 +92,7 @@ fn reading_changes_nothing(disk: DiskKind) {
             assert_eq!(allocated(&file), after, "{disk:?}, reading {sectors} sectors at a time");
         }
     }
-    // It can be filled again, and is read from there.
+    // They can be written again, and read in place.
     let data = pattern(99, 64 << 10);
     guest.request(0, &write_request(256, &data), 1).assert_only_status(OK);
     assert!(guest.request(0, &header(IN, 256), data.len() + 1).data == data);

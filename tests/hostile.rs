@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Whatever a driver sends: no head is lost, and what was taken before a queue broke comes back. The guest cases `13?-*` do
-//! the same from a real guest.
+//! Whatever a driver sends: no head is lost, and heads taken before a queue broke are returned. The guest cases `13?-*`
+//! do the same from a real guest.
 
 mod common;
 
@@ -14,9 +14,9 @@ use test_driver::{Descriptor, INDIRECT, NEXT, WRITE};
 use vhost_user_blk_crypto::disk::Aio;
 use vm_memory::{Bytes, GuestAddress};
 
-/// Where attacks have their descriptors and data: behind what the rings use.
+/// Where attacks have their descriptors and data: behind the rings' memory.
 const PLACE: u64 = MEMORY_START + (100 << 20);
-/// Bytes there that a racing device may write over.
+/// Bytes there that the device may overwrite in a race.
 const PLACE_BYTES: u64 = 8 << 20;
 
 fn put(guest: &Guest, queue: usize, table: Option<u64>, index: u16, descriptor: (u64, u32, u16, u16)) {
@@ -26,7 +26,8 @@ fn put(guest: &Guest, queue: usize, table: Option<u64>, index: u16, descriptor: 
     ring.write_descriptor(table, index, Descriptor { address, len, flags, next });
 }
 
-/// All heads of the queue in flight at once, so none was lost: each comes back once. Twice around the ring.
+/// Puts all heads of the queue in flight at once, which shows that none was lost. Each returns once. Two rounds of the
+/// ring.
 fn all_heads_work(guest: &mut Guest, queue: usize) {
     let size = guest.rings[queue].size;
     let table = PLACE + PLACE_BYTES;
@@ -45,12 +46,12 @@ fn all_heads_work(guest: &mut Guest, queue: usize) {
     }
 }
 
-/// Requests that the device must refuse, as bytes to read and room to write.
+/// Requests that the device must refuse: readable bytes, and room to write.
 fn nonsense(control: bool) -> Vec<(Vec<u8>, usize)> {
     let program = Program::new(0, &key(1), 12);
     let whole = if control { program.bytes() } else { crypto_write(0, 3, [0; 4], &[1; 4096]) };
     let mut requests: Vec<_> = (0..57).flat_map(|len| [0, 1, 513].map(|room| (whole[..len].to_vec(), room))).collect();
-    // A chain of no descriptor does not exist.
+    // Every chain has a descriptor.
     requests.retain(|(bytes, room)| bytes.len() + room > 0);
     if control {
         requests.extend([0, 27, 28, 36, u32::MAX].map(|request_type| (header(request_type, 0), 1)));
@@ -99,7 +100,7 @@ fn no_head_is_lost_to_nonsense() {
     assert_eq!(guest.image_bytes(0, 4096), [7; 4096]);
 }
 
-/// A descriptor of no bytes is no end of a chain, no status and no header.
+/// An empty descriptor does not end a chain, and is neither a status nor a header.
 #[test]
 fn descriptors_of_no_bytes() {
     let mut guest = Guest::new();
@@ -121,7 +122,7 @@ fn descriptors_of_no_bytes() {
     all_heads_work(&mut guest, 0);
 }
 
-/// Requests are with the disk when the queue breaks: they come back, nothing else does, and a reset makes all heads new.
+/// The disk has requests when the queue breaks: these return, and nothing else. After a reset, all heads work.
 #[test]
 fn what_waits_for_the_disk_comes_back_from_a_broken_queue() {
     const BROKEN: u16 = 60;
@@ -133,10 +134,10 @@ fn what_waits_for_the_disk_comes_back_from_a_broken_queue() {
                 guest.rings[0].add(&request, 1).head
             })
             .collect();
-        // A loop, in a descriptor that no request has.
+        // A loop, in a descriptor that no request uses.
         put(&guest, 0, None, BROKEN, (PLACE, 16, NEXT, BROKEN));
         guest.rings[0].publish(BROKEN);
-        // After the broken chain, but taken with it or never.
+        // A request after the broken chain. The device may have taken it together with that chain.
         let after = guest.rings[0].add(&header(99, 0), 1);
         guest.rings[0].kick();
         let mut heads = HashSet::new();
@@ -154,7 +155,7 @@ fn what_waits_for_the_disk_comes_back_from_a_broken_queue() {
     }
 }
 
-/// The device is told to write the disk's data over the rings. Where that breaks them the queue ends.
+/// The driver makes the device write the disk's data over the rings. If that breaks a ring, its queue stops.
 #[test]
 fn data_over_the_rings() {
     for (what, breaks) in [("descriptors", true), ("available", true), ("index", true), ("used", false)] {
@@ -164,7 +165,7 @@ fn data_over_the_rings() {
         let data = match what {
             "descriptors" => (ring.descriptors, 1024, NEXT | WRITE, 2),
             "available" => (ring.avail, 512, NEXT | WRITE, 2),
-            // The status in the index that the driver counts with.
+            // The status overwrites the driver's index.
             "index" => (ring.avail + 2, 1, WRITE, 0),
             _ => (ring.used, 1024, NEXT | WRITE, 2),
         };
@@ -175,7 +176,7 @@ fn data_over_the_rings() {
         put(&guest, 0, None, 2, (PLACE + 16, 1, WRITE, 0));
         guest.rings[0].publish(0);
         guest.rings[0].kick();
-        // The used index itself may be written over for a moment.
+        // The device may overwrite the used index for a moment.
         let until = Instant::now() + ring::PATIENCE;
         while guest.rings[0].used_index() != 2 {
             assert!(Instant::now() < until, "{what}: not answered");
@@ -199,7 +200,7 @@ fn data_over_the_rings() {
     }
 }
 
-/// Descriptors, tables, headers and the available ring change while the device uses them. Queue 1 goes on all the while.
+/// Descriptors, tables, headers and the available ring change while the device uses them. Queue 1 works all the time.
 fn race(disk: DiskKind, seed: u64) {
     let mut guest = Guest::with(Options { disk, ..Options::default() });
     let (memory, stop) = (guest.memory.clone(), AtomicBool::new(false));

@@ -21,7 +21,7 @@ fn characteristics() -> Vec<u8> {
     header(GET_CRYPTO_CHARACTERISTICS, 0)
 }
 
-/// Every type that needs in-band access, as a request that is well-formed otherwise.
+/// Every type that needs in-band access, in an otherwise well-formed request.
 fn crypto_requests() -> Vec<(Vec<u8>, usize)> {
     let blob = |request_type| (key_blob(request_type, &[]), 133);
     vec![
@@ -50,7 +50,7 @@ fn the_characteristics_are_those_of_the_configuration_space() {
     let answer = guest.request(0, &characteristics(), 13);
     assert_eq!((answer.status, answer.used), (OK, 9));
     assert_eq!(answer.data[..8], config);
-    // A reply that does not fit is not given.
+    // Without room for the reply, there is none.
     guest.request(0, &characteristics(), 8).assert_only_status(IOERR);
     guest.request(0, &characteristics(), 1).assert_only_status(IOERR);
 }
@@ -110,7 +110,8 @@ fn without_the_option_or_with_the_features_commands_are_unknown() {
         }
         guest.request(1, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
     }
-    // With both features the commands have a queue of their own; the one of in-band access is not known there either.
+    // With both features, commands have a queue of their own. The command that only in-band access has is unknown
+    // there, too.
     let mut guest = Guest::with(options(true, ALL_FEATURES));
     let control = guest.control();
     for (request, room) in crypto_requests().into_iter().skip(2) {
@@ -158,8 +159,8 @@ fn a_reset_empties_the_keyslots() {
     guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(NOKEY);
 }
 
-/// Commands between requests of the same queue, all made available at once: each request is served with the key before
-/// or the key after, whole, and every command is answered.
+/// Commands between requests of the same queue, all available at once. Each request uses either the old key or the new
+/// one for all of its data, and every command completes.
 #[test]
 fn commands_in_the_midst_of_requests() {
     let mut guest = Guest::with(Options { ring_size: 256, ..options(true, !CRYPTO_BITS) });
@@ -198,7 +199,7 @@ fn commands_in_the_midst_of_requests() {
     }
 }
 
-/// Something of a batch: a read with a slot's key, or a command for the slot.
+/// A step of a batch: a read with a slot's key, or a command for the slot.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Read(u32),
@@ -216,8 +217,8 @@ impl Step {
     }
 }
 
-/// Makes all steps available at once, reads on the first queue and commands on the other if there are two; commands must come
-/// back in their order, and the slots hold what the last ones say.
+/// Makes all steps available at once: reads on the first queue, commands on the other if there are two. Commands must
+/// complete in order, and the slots must hold what the last commands say.
 fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     let mut slots = [None; 2];
     let mut sent = Vec::new();
@@ -258,7 +259,7 @@ fn commands_in_order(guest: &mut Guest, commands: usize, steps: &[Step]) {
     }
 }
 
-/// On a disk that answers later: commands wait for the reads before them.
+/// On a slow disk, commands wait for the reads before them.
 fn guest_that_waits(accept: u64) -> Guest {
     let mut options = options(true, accept);
     options.disk = DiskKind::File(vhost_user_blk_crypto::disk::Aio::Threads);
@@ -275,20 +276,20 @@ fn waiting_commands_keep_their_order() {
         &[Program(0, 1), Read(0), Program(0, 2), Program(0, 3)][..],
         &[Program(0, 1), Read(0), Program(0, 2), Evict(0)],
         &[Program(0, 1), Read(0), Evict(0), Program(0, 3)],
-        // The last one has no reason to wait but the one before it.
+        // The last command waits only for the one before it.
         &[Program(0, 1), Read(0), Program(0, 2), Program(1, 3)],
         &[Program(1, 1), Read(1), Evict(1), Program(0, 2), Program(1, 3), Evict(0)],
     ] {
         commands_in_order(&mut guest, 0, steps);
     }
-    // Keys that are lost on the way are no reason to overtake.
+    // Commands keep their order even if keys are lost meanwhile.
     guest.device.faults().add("lose-all-keys,op=program,slot=1").expect("fault");
     commands_in_order(&mut guest, 0, &[Read(0), Program(1, 1), Program(0, 2)]);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
-    /// Any batches, with commands on the queue of the reads and on one of their own.
+    /// Random batches, with commands on the queue of the reads and on a queue of their own.
     #[test]
     fn commands_keep_their_order(batches in proptest::collection::vec(proptest::collection::vec(
         prop_oneof![
@@ -307,7 +308,7 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
-    /// However the bytes of a command are cut into descriptors.
+    /// Any division of a command into descriptors.
     #[test]
     fn commands_in_any_cut(
         readable in proptest::collection::vec(1usize..60, 0..5),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! In-flight tracking: the real program is killed at any moment and started again, and every request is completed once.
+//! In-flight tracking: the real program is killed at random moments and restarted. Every request completes once.
 
 mod common;
 
@@ -25,7 +25,7 @@ fn survive(options: &[&str], ends: &[End], seed: u64) {
     survive_with(Driver::new(), options, ends, seed);
 }
 
-/// A program without keyslots has no keys to lose: none of its requests ends with NOKEY.
+/// Without keyslots there are no keys to lose: no request ends with NOKEY.
 fn survive_with_keys_in_requests(options: &[&str], ends: &[End], seed: u64) {
     let options = [&["--keyslots", "0"], options].concat();
     let driver = survive_with(Driver::with_keys_in_requests(), &options, ends, seed);
@@ -42,7 +42,7 @@ fn survive_with(mut driver: Driver, options: &[&str], ends: &[End], seed: u64) -
         match end {
             End::Kill => {
                 machine.kill();
-                // What the driver does while nobody is there.
+                // The driver goes on while there is no device.
                 for queue in 0..QUEUES {
                     driver.reap(&mut machine, queue);
                     if let Some(ask) = driver.choose(&mut random) {
@@ -78,7 +78,7 @@ fn killed_with_io_uring() {
     survive(&["--aio", "io_uring"], &[End::Kill; 15], 6);
 }
 
-/// What the kernel still has of the program that was killed is over before the next one begins.
+/// The kernel completes the killed program's I/O before the next program begins.
 #[test]
 fn killed_past_the_page_cache() {
     survive(&["--cache", "none"], &[End::Kill; 15], 7);
@@ -114,7 +114,7 @@ fn hung_up_on_with_keys_in_requests() {
     survive_with_keys_in_requests(&[], &[End::HangUp, End::Kill, End::HangUp, End::HangUp, End::Kill, End::HangUp], 10);
 }
 
-/// A request that is carried out again has its digests.
+/// A request that is executed again returns its digests.
 #[test]
 fn killed_with_digests() {
     survive_with(Driver::new().and_digests(), &[], &[End::Kill; 15], 11);
@@ -127,8 +127,8 @@ fn killed_with_digests_and_keys_in_requests() {
     assert_eq!(survive_with(driver, &options, &[End::Kill; 15], 12).nokeys, 0);
 }
 
-/// A frontend may ask for a region of its default size and set larger rings afterwards: they are served, and what the region
-/// has of smaller ones is not given out in them, nor later.
+/// A frontend may ask for a region of its default size and set larger rings afterwards. They work, and entries that the
+/// region has of smaller rings are resubmitted neither in them nor later.
 #[test]
 fn a_region_for_smaller_rings() {
     use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -143,7 +143,7 @@ fn a_region_for_smaller_rings() {
     stop(&mut guest);
     let wanted = VhostUserInflight::new(0, 0, all as u16, 128);
     let (region, file) = guest.frontend().get_inflight_fd(&wanted).expect("GET_INFLIGHT_FD");
-    // The ring of a machine's firmware, in which two requests were in flight when the backend was killed.
+    // The firmware's ring, with two requests in flight when the backend was killed.
     let part = region.mmap_size / all as u64;
     for queue in 0..all as u64 {
         file.write_all_at(&[1, 0, 128, 0], queue * part + 8).expect("region");
@@ -169,7 +169,7 @@ fn a_region_for_smaller_rings() {
         assert_eq!(guest.stat("events.broken_queue"), 0);
         stop(&mut guest);
     }
-    // Rings that fit: tracked, and nothing is left of those before.
+    // Rings that fit are tracked, and nothing is left of the ones before.
     let mut options = Options { ring_size: 128, protocol, ..Options::default() };
     options.queues = 2;
     let mut small = Guest::with(options);
@@ -185,7 +185,7 @@ fn a_region_for_smaller_rings() {
     assert_eq!(head, [1, 0, 128, 0], "version and size");
 }
 
-/// Regions that are no regions end the session with an error, and the next frontend is served.
+/// An invalid region ends the session with an error, and the next frontend is served.
 #[test]
 fn bad_regions_are_refused() {
     let mut machine = Machine::new(&[]);
@@ -197,7 +197,7 @@ fn bad_regions_are_refused() {
         region
     };
     for region in [
-        // For queues that run already.
+        // A region for queues that run already.
         good,
         bad(|region| region.mmap_size -= 1),
         bad(|region| region.num_queues = 200),

@@ -31,7 +31,7 @@ fn ciphertext_on_the_image_is_what_openssl_computes() {
             guest.request(queue, &crypto_write(sector, slot, words, &plain), 1).assert_only_status(OK);
             let expected = openssl_xts(&key, dun, unit, &plain);
             assert!(guest.image_bytes(sector * 512, plain.len()) == expected, "slot {slot}, DUN {dun:#x}");
-            // Back through the keyslot, and as it lies there without one.
+            // Reads it through the keyslot, and the ciphertext without one.
             let answer = read(&mut guest, sector, slot, words, plain.len());
             assert_eq!((answer.status, answer.used as usize), (OK, plain.len() + 1));
             assert!(answer.data == plain);
@@ -71,7 +71,7 @@ fn plain_and_encrypted_requests_mix_on_the_same_sectors() {
     assert_eq!(image[..4096], plain[..4096]);
     assert_eq!(image[4096..8192], openssl_xts(&first, 1000, 4096, &plain[..4096]));
     assert_eq!(image[8192..], openssl_xts(&second, 1000, 4096, &plain[..4096]));
-    // Reading with another key gives noise, not an error: the device does not know who wrote what.
+    // Reading with another key gives noise, not an error: the device cannot know the right key.
     let noise = read(&mut guest, 8, 1, [1000, 0, 0, 0], 4096);
     assert_eq!(noise.status, OK);
     assert_ne!(noise.data, plain[..4096]);
@@ -139,7 +139,7 @@ fn duns_must_fit_at_every_data_unit() {
     options.config.engine.max_dun_bytes = 32;
     let mut guest = Guest::with(options);
     let max = u64::MAX;
-    // DUN bytes of the slot, first DUN, data units, whether it fits.
+    // DUN bytes of the slot, first DUN, number of data units, whether they fit.
     for (dun_bytes, dun, units, fits) in [
         (1, [255, 0, 0, 0], 1, true),
         (1, [255, 0, 0, 0], 2, false),
@@ -208,7 +208,7 @@ fn program_commands_that_are_refused_leave_the_old_key() {
         let plain = pattern(n as u64, 4096);
         guest.request(0, &crypto_write(0, 1, [0; 4], &plain), 1).assert_only_status(OK);
         assert_eq!(guest.image_bytes(0, 4096), openssl_xts(&key(1), 0, 4096, &plain), "{command:?}");
-        // Nor does it fill an empty one.
+        // Nor does it program an empty one.
         let command = Program { slot: 2, ..command };
         guest.request(control, &command.bytes(), 1).assert_only_status(status);
         guest.request(0, &crypto_write(0, 2, [0; 4], &plain), 1).assert_only_status(NOKEY);
@@ -308,8 +308,8 @@ fn the_largest_number_of_segments() {
     }
 }
 
-/// When nobody has asked for a size of the queues, requests fit in the rings of 128 that frontends have by default, and in
-/// larger ones: without indirect tables, and with header and crypto message in one descriptor, as drivers may have them.
+/// Without an option for the queue size, the largest requests fit in the frontends' default rings of 128 entries, and
+/// in larger ones: without indirect tables, and with header and crypto message in one descriptor, as drivers may do.
 #[test]
 fn segments_fit_in_the_usual_rings() {
     let seg_max = vhost_user_blk_crypto::device::seg_max(256, false);
@@ -359,7 +359,7 @@ fn reset_stop_and_new_features_empty_the_keyslots() {
     load(&mut guest);
     for index in 0..guest.rings.len() {
         let base = guest.frontend().get_vring_base(index).expect("GET_VRING_BASE");
-        assert_eq!(base, u32::from(guest.rings[index].next_avail), "nothing is left behind");
+        assert_eq!(base, u32::from(guest.rings[index].next_avail), "all requests are taken");
     }
     guest.start_rings();
     guest.request(0, &write, 1).assert_only_status(NOKEY);
@@ -416,7 +416,7 @@ fn reprogramming_does_not_change_requests_in_flight() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
-    /// Any mixture of slots, data unit sizes, DUNs, sectors and queues gives what OpenSSL gives.
+    /// For random slots, data unit sizes, DUNs, sectors and queues, the ciphertext is OpenSSL's.
     #[test]
     fn random_transfers_equal_openssl(requests in proptest::collection::vec(
         (0u32..4, 9u32..=16, prop_oneof![any::<u128>(), Just(u128::from(u64::MAX))], 1usize..5, 0u64..100, 0usize..2, any::<u64>()), 1..8))
@@ -436,8 +436,8 @@ proptest! {
     }
 }
 
-/// A reset of the engine, asked for at the control socket, waits for a request that the disk has; meanwhile the worker that has
-/// to finish that request is told to program the same slot.
+/// A client of the control socket resets the engine, which waits for a request that the disk has. Meanwhile the worker
+/// of that request gets a program command for the same slot.
 #[test]
 fn a_command_does_not_wait_for_its_own_worker_behind_a_reset_of_the_engine() {
     use vhost_user_blk_crypto::disk::Aio;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `inspect`: pieces of images that OpenSSL has encrypted, looked at with the program itself.
+//! `inspect`: the program decrypts pieces of images that OpenSSL has encrypted.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -42,7 +42,7 @@ impl Case {
     }
 
     /// `inspect image` with the right key, data unit size, DUN and offset, unless `options` (words with `@` for the
-    /// directory) say something else.
+    /// directory) override them.
     fn inspect(&self, options: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
         command.stdin(Stdio::null()).arg("inspect").arg(self.path("image"));
@@ -65,7 +65,7 @@ impl Case {
     }
 }
 
-/// More than one step of a megabyte, every size of data unit, DUNs that carry.
+/// More than one step of a megabyte, every data unit size, DUNs with a carry.
 #[test]
 fn decrypts_what_openssl_has_encrypted() {
     for (unit, units, dun) in [
@@ -123,7 +123,7 @@ fn encrypts_and_writes_files() {
     assert!(std::fs::read(case.path("out")).expect("output") == case.cipher, "and truncated");
 }
 
-/// Without a key, by the digests of other crates.
+/// Digests need no key. Other crates compute the reference.
 #[test]
 fn prints_digests() {
     let case = Case::new(4096, 5, 9);
@@ -182,14 +182,14 @@ fn says_what_differs() {
     ] {
         assert!(text.contains(&words), "{words:?} is missing in: {text}");
     }
-    // What mistakes look like: all differs.
+    // With wrong options, all of the data differs.
     for wrong in [["--dun", "0"], ["--data-unit", "1024"], ["--offset", "0"]] {
         let (code, text) = case.text(&[&wrong[..], &["--verify", "@plain"]].concat());
         assert!(code == Some(1) && text.contains("first in data unit 0 "), "{wrong:?}: {text}");
     }
 }
 
-/// A file whose last block a file system has filled with zeroes.
+/// A file whose last block the file system has filled up with zeroes.
 #[test]
 fn a_file_may_end_inside_the_last_data_unit() {
     let mut case = Case::new(4096, 2, 0);
@@ -201,7 +201,7 @@ fn a_file_may_end_inside_the_last_data_unit() {
     case.write("plain", &case.plain[..4096]);
     let (code, text) = case.text(&["--verify", "@plain", "--length", "8K"]);
     assert!(code == Some(2) && text.contains("smaller --length"), "{text}");
-    // Not zeroes in the image.
+    // The image has no zeroes there.
     let full = pattern(3, 8192);
     case.write("image", &[vec![0; BEFORE], openssl_xts(&case.key, 0, 4096, &full)].concat());
     case.write("plain", &full[..8000]);
@@ -239,5 +239,5 @@ fn mistakes_are_explained_and_show_no_key() {
         assert!(!text.contains("AAAA") && !text.contains("4141") && !text.contains("gggg"), "{text}");
     }
     let image = std::fs::read(case.path("image")).expect("image");
-    assert!(image[BEFORE..][..8192] == case.cipher, "the image is never changed");
+    assert!(image[BEFORE..][..8192] == case.cipher, "inspect never changes the image");
 }

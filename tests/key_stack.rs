@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! No command, and no request that brings its key along, leaves a round key on the stack. That holds for optimised code and for all implementations but the portable
-//! one; xtask runs the test with `--release`.
+//! Commands, and requests that carry their key, leave no round key on the stack. That holds for optimised code, and for
+//! all implementations but the portable one. xtask runs the test with `--release`.
 
 #[path = "../xts/tests/xts/search.rs"]
 mod search;
@@ -36,7 +36,7 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
 }
 
-/// How a key comes to the device.
+/// How the device gets a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Command,
@@ -84,7 +84,7 @@ fn no_key_stays_on_the_stack(implementation: Implementation, way: Way) {
         guest.write_slice(&bytes, GuestAddress(0)).expect("guest memory");
     }
     lay_out(&guest, way);
-    // What is built here has room that is not filled: what lies there is moved along.
+    // Values built here have padding, which may hold old stack content.
     wipe();
     let worker = device.worker().expect("worker");
     let readable = if way == Way::Command { 168 } else { 208 + 4096 };

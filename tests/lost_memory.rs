@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The guest's memory is not there: its file is cut off, is too small from the start, or no huge page is left for it. The
-//! program says so, lives, and serves the next frontend.
+//! Guest memory is missing: its file is truncated, is too small from the start, or no huge page is left for it. The
+//! program says so, survives, and serves the next frontend.
 
 mod common;
 
@@ -24,10 +24,10 @@ use vm_memory::{Bytes, GuestAddress};
 
 const DISK: u64 = 8 << 20;
 const HALF: u64 = MEMORY_BYTES / 2;
-/// What the log says of memory that is missing.
+/// The log's message about missing memory.
 const NOT_THERE: &str = "part of the guest's memory is missing";
 
-/// The program with an image, in the sandbox; killed in the end.
+/// The program with an image, in the sandbox. Killed when dropped.
 struct Running {
     child: Child,
     directory: tempfile::TempDir,
@@ -42,7 +42,7 @@ impl Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
         command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").stdin(Stdio::null());
         command.args(["--num-queues", "2", "--keyslots", "4", "--workers", "2"]).args(options);
-        // What a sanitizer does when it has found something is not in the sandbox.
+        // The sandbox would stop a sanitizer from reporting what it has found.
         command.args(std::env::var("TEST_SANDBOX").iter().flat_map(|mode| ["--sandbox", mode]));
         command.arg("--socket-path").arg(path("socket")).arg("--blk-file").arg(path("image"));
         let child = command.stderr(File::create(path("log")).expect("log")).spawn().expect("program");
@@ -116,13 +116,13 @@ impl Drop for Running {
     }
 }
 
-/// Sectors: data that must stay, and where requests fail.
+/// Sectors: of data that must stay, and where requests fail.
 const ENCRYPTED: u64 = 0;
 const PLAIN: u64 = 2048;
 const SPARE: u64 = 3072;
 const VICTIM: u64 = 4096;
 
-/// What stays, and, where requests will fail, something that has been written often enough to be written in place.
+/// Writes the data that must stay. Where requests will fail, writes often enough for later writes to be in place.
 fn fill(program: &Running) -> (Vec<u8>, Vec<u8>) {
     let (encrypted, plain) = (pattern(1, 64 << 10), pattern(2, 64 << 10));
     let mut guest = program.guest();
@@ -142,11 +142,11 @@ fn assert_hung_up(guest: &Guest, program: &Running) {
     match connection.read(&mut [0; 64]) {
         Ok(0) => {}
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        other => panic!("the session goes on: {other:?}\n{}", program.log()),
+        other => panic!("the session has not ended: {other:?}\n{}", program.log()),
     }
 }
 
-/// Data buffers that are not there: each kind of request fails, whichever way its data goes.
+/// Missing data buffers: each kind of request fails, on every way to the disk.
 fn lost_buffers(options: &[&str], in_memory: bool) {
     let mut program = Running::start(options, in_memory);
     let (encrypted, plain) = fill(&program);
@@ -177,7 +177,7 @@ fn lost_buffers(options: &[&str], in_memory: bool) {
         program.wait_for(NOT_THERE);
         program.assert_running();
         if !in_memory {
-            // What is there may be written, nothing else.
+            // Only the part that exists may be written.
             let after = program.image(VICTIM * 512 + 4096, plain.len() - 4096);
             assert!(after == before[4096..], "something was written: {what}");
         }
@@ -206,7 +206,7 @@ fn buffers_are_cut_off_and_the_engine_is_portable() {
     lost_buffers(&["--aio", "sync", "--crypto-engine", "portable"], true);
 }
 
-/// A key that is not there is no key of zeroes.
+/// The device does not take a missing key for a key of zeroes.
 #[test]
 fn a_key_is_cut_off() {
     let mut program = Running::start(&[], false);
@@ -214,7 +214,7 @@ fn a_key_is_cut_off() {
     let mut guest = program.guest();
     let command = Program::new(1, &key(1), 12).bytes();
     let ring = &mut guest.rings[2];
-    // What says that it is a key, and which, stays.
+    // All of the command but the key stays.
     let (at, key) = (ring.allocate(command.len()), 20..148);
     let status = ring.allocate(1);
     guest.memory.write_slice(&command, GuestAddress(at)).expect("command");
@@ -236,7 +236,7 @@ fn a_key_is_cut_off() {
     program.assert_serves_the_next(&encrypted, &plain);
 }
 
-/// Rings that are not there, with requests in them, one in flight, or none.
+/// Missing rings, with requests in them, one in flight, or none.
 #[test]
 fn rings_are_cut_off() {
     let delayed: &[&str] = &["--fault", "delay=300ms,op=read"];
@@ -252,7 +252,7 @@ fn rings_are_cut_off() {
                 guest.rings[0].kick();
                 std::thread::sleep(Duration::from_millis(100));
             }
-            // From here on this process must not look either.
+            // From here on, this process must not access them either.
             guest.memory_file.set_len(bytes).expect("cut off");
             guest.rings[0].kick();
             assert_hung_up(&guest, &program);
@@ -264,7 +264,7 @@ fn rings_are_cut_off() {
     }
 }
 
-/// The frontend's own thread looks at a ring when it is set up.
+/// The main thread reads a ring when it sets it up.
 #[test]
 fn a_ring_is_set_up_in_memory_that_was_cut_off() {
     let mut program = Running::start(&[], false);
@@ -289,14 +289,14 @@ fn a_ring_is_set_up_in_memory_that_was_cut_off() {
     program.assert_serves_the_next(&encrypted, &plain);
 }
 
-/// A region of huge pages of which the system has none, as is the rule where none were reserved.
+/// A region of huge pages on a system that has none free: the usual case if none are reserved.
 #[test]
 fn no_huge_page_is_left() {
     const HUGE: u64 = 2 << 20;
     let free = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
     let (Ok("0"), Ok(memfd)) = (free.as_deref().map(str::trim), memfd_create("huge", flags)) else {
-        return eprintln!("this system has free huge pages, or does not know them");
+        return eprintln!("this system has free huge pages, or does not support them");
     };
     let memfd = File::from(memfd);
     memfd.set_len(2 * HUGE).expect("size");
@@ -304,7 +304,7 @@ fn no_huge_page_is_left() {
         let mut program = Running::start(options, in_memory);
         let (encrypted, plain) = fill(&program);
         let mut guest = program.guest();
-        // Beside the memory that the guest has.
+        // In addition to the guest's memory.
         let mut region = guest.region(1 << 30, 2 * HUGE);
         (region.mmap_offset, region.mmap_handle) = (0, memfd.as_raw_fd());
         guest.frontend().add_mem_region(&region).expect("ADD_MEM_REG");
@@ -322,7 +322,7 @@ fn no_huge_page_is_left() {
     }
 }
 
-/// Regions that cannot be: each is refused with a sentence that says what is wrong, which ends the session.
+/// Invalid regions: each ends the session with an error that says what is wrong.
 #[test]
 fn regions_are_refused() {
     type Attempt = fn(&mut Guest) -> bool;
@@ -384,7 +384,7 @@ fn regions_are_refused() {
     }
 }
 
-/// The in-flight region that the frontend gave is cut off under load: requests go on, without tracking.
+/// The frontend's in-flight region is truncated under load: requests continue, without tracking.
 #[test]
 fn the_in_flight_region_is_cut_off() {
     let mut machine = Machine::new(&[]);
@@ -400,7 +400,7 @@ fn the_in_flight_region_is_cut_off() {
     driver.work(&mut machine, &mut random, Duration::from_millis(200));
     driver.finish(&mut machine, &mut random);
     machine.assert_running();
-    // The next session has one of its own again.
+    // The next session has a region of its own again.
     (machine.frontend, machine.inflight) = (None, None);
     machine.connect();
     driver.work(&mut machine, &mut random, Duration::from_millis(100));

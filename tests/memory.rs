@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The guest's memory changes while the device works: regions come, go and are replaced.
+//! Guest memory changes while the device works: the frontend adds, removes and replaces regions.
 
 mod common;
 
@@ -40,7 +40,7 @@ fn use_buffers(guest: &mut Guest, queue: usize, offset: u64, bytes: u64) {
     guest.rings[queue].use_buffers(MEMORY_START + offset..MEMORY_START + offset + bytes);
 }
 
-/// A read that a fault holds up.
+/// A read that a fault holds back.
 fn begin_read(guest: &mut Guest, sector: u64) -> Buffers {
     let buffers = guest.rings[0].add(&header(IN, sector), 4097);
     guest.rings[0].kick();
@@ -57,7 +57,7 @@ fn assert_read(guest: &Guest, buffers: &Buffers, data: &[u8]) {
     assert!(bytes[..4096] == *data && bytes[4096] == OK, "status {}", bytes[4096]);
 }
 
-/// Writes and reads with buffers, and an indirect table, where the ring's buffers lie; each as the next that comes back.
+/// Writes and reads with buffers and an indirect table in the ring's buffer memory. Each must be the next to complete.
 fn exercise(guest: &mut Guest, queue: usize, sector: u64) {
     for (number, indirect) in [(0, false), (1, true)] {
         let data = pattern(sector + number, 4096);
@@ -70,8 +70,8 @@ fn exercise(guest: &mut Guest, queue: usize, sector: u64) {
     assert!(guest.rings[queue].err.read().is_err(), "the queue is broken");
 }
 
-/// A region is added while a read is held up: the frontend does not wait, what lies in the new region is served at once, in
-/// the same stretch of the worker's work, and the read is completed as it would have been.
+/// The frontend adds a region while a fault holds a read back. The frontend does not wait, requests in the new region
+/// are served at once, and the read completes as if nothing had happened.
 #[test]
 fn a_region_is_added_under_load() {
     for fault in ["delay=2s,op=read,sector=0-7", "stuck,op=read,sector=0-7"] {
@@ -82,7 +82,7 @@ fn a_region_is_added_under_load() {
         let read = begin_read(&mut guest, 0);
         let begun = Instant::now();
         add(&mut guest, HALF, QUARTER);
-        // First a chain that begins in old memory and ends in new.
+        // First a chain that begins in old memory and ends in new memory.
         let ring = &mut guest.rings[0];
         let request = write_request(64, &pattern(9, 4096));
         let (old, new) = (ring.allocate(16), MEMORY_START + HALF + (1 << 20));
@@ -99,7 +99,7 @@ fn a_region_is_added_under_load() {
             use_buffers(&mut guest, queue, HALF + queue as u64 * (4 << 20), 4 << 20);
             exercise(&mut guest, queue, 128 + queue as u64 * 64);
         }
-        // A queue that is started anew, with its ring in memory that is newer still.
+        // A queue that starts anew, with its ring in a region added later.
         add(&mut guest, HALF + QUARTER, QUARTER);
         guest.frontend().get_vring_base(1).expect("GET_VRING_BASE");
         let event_idx = guest.features & feature::EVENT_IDX != 0;
@@ -108,8 +108,8 @@ fn a_region_is_added_under_load() {
         exercise(&mut guest, 1, 512);
         exercise(&mut guest, 0, 256);
         let used = guest.rings[0].next_used;
-        assert_eq!(guest.rings[0].used_index(), used, "the read is still held up");
-        assert!(begun.elapsed() < Duration::from_secs(2), "something has waited for the read");
+        assert_eq!(guest.rings[0].used_index(), used, "the read is still held back");
+        assert!(begun.elapsed() < Duration::from_secs(2), "something waited for the read");
         if fault.starts_with("stuck") {
             guest.device.faults().clear(None).expect("clear");
         }
@@ -119,8 +119,8 @@ fn a_region_is_added_under_load() {
     }
 }
 
-/// A region is removed, or all are replaced, while a read into it is held up: when the frontend is told that it may unmap the
-/// region, the read has been completed.
+/// The frontend removes a region, or replaces all, while a fault holds a read into it back. The read completes before
+/// the reply that lets the frontend unmap the region.
 #[test]
 fn a_region_is_removed_under_load() {
     for by_table in [false, true] {
@@ -142,18 +142,18 @@ fn a_region_is_removed_under_load() {
         assert_eq!(guest.rings[0].take_used(), Some((read.head, 4097)), "before the reply");
         assert_read(&guest, &read, &data);
         guest.device.faults().clear(None).expect("clear");
-        // The other queue knows nothing of it; who uses the removed region all the same breaks his queue.
+        // The other queue still works. A request in the removed region breaks its queue.
         exercise(&mut guest, 1, 64);
         let gone = guest.rings[0].add(&header(IN, 0), 4097);
         guest.rings[0].kick();
         assert_eq!(guest.rings[0].wait(), (gone.head, 0));
         let deadline = Instant::now() + PATIENCE;
         while guest.rings[0].err.read().is_err() {
-            assert!(Instant::now() < deadline, "nobody tells of the broken queue");
+            assert!(Instant::now() < deadline, "the broken queue is not reported");
             std::thread::sleep(Duration::from_millis(1));
         }
         exercise(&mut guest, 1, 64);
-        // It comes again.
+        // The frontend adds the region again.
         add(&mut guest, HALF, HALF);
         guest.restart();
         use_buffers(&mut guest, 0, HALF, HALF);
@@ -161,7 +161,7 @@ fn a_region_is_removed_under_load() {
     }
 }
 
-/// QEMU takes a region away and gives it back in pieces while the queues that have their rings in it run.
+/// QEMU removes a region and adds it again in pieces, while queues with rings in it run.
 #[test]
 fn a_region_with_rings_comes_back_in_pieces() {
     let mut guest = lower_half(2);
@@ -195,8 +195,8 @@ fn a_region_with_rings_comes_back_in_pieces() {
     exercise(&mut guest, 1, 64);
 }
 
-/// Regions come and go while requests pour in: those in memory that stays never fail, and a new region is usable as soon as
-/// the frontend knows that it has been added.
+/// Regions come and go under load. Requests in memory that stays never fail, and a new region is usable as soon as the
+/// frontend has the reply.
 #[test]
 fn regions_come_and_go_while_requests_pour_in() {
     let mut guest = lower_half(1);
@@ -205,7 +205,7 @@ fn regions_come_and_go_while_requests_pour_in() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let (begun, mut round) = (Instant::now(), 0);
-            // It also ends when the other thread has failed.
+            // It ends also if the other thread has failed.
             while !stop.load(std::sync::atomic::Ordering::Relaxed) && begun.elapsed() < 2 * PATIENCE {
                 round += 1;
                 ring.request(&write_request(1024 + round % 64 * 8, &[1; 4096]), 1).assert_only_status(OK);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A machine that is paused finds its keys again; one that is reset does not, whatever the frontend can say, and in whatever
-//! order its queues are stopped and started.
+//! A paused machine keeps its keys; a reset machine loses them. That holds for every frontend, with RESET_DEVICE or
+//! without, and for every order in which it stops and starts queues.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn program(guest: &mut Guest, slot: u32) {
     guest.request(control, &Program::new(slot, &key(slot.into()), 12).bytes(), 1).assert_only_status(OK);
 }
 
-/// An encrypted write of a place that only this call uses: its status. What it has written is checked.
+/// Writes encrypted to a place that only this call uses, and checks what was written. Returns the status.
 fn probe(guest: &mut Guest, queue: usize, slot: u32) -> u8 {
     let plain = pattern(9, 4096);
     guest.request(queue, &write_request(0, &[0; 4096]), 1).assert_only_status(OK);
@@ -40,7 +40,7 @@ fn probe(guest: &mut Guest, queue: usize, slot: u32) -> u8 {
     answer.status
 }
 
-/// A driver whose indices are this far, without requests.
+/// A driver whose ring indices have these values, without requests.
 fn put_at(guest: &mut Guest, queue: usize, index: u16) {
     let ring = &mut guest.rings[queue];
     (ring.next_avail, ring.next_used) = (index, index);
@@ -48,15 +48,15 @@ fn put_at(guest: &mut Guest, queue: usize, index: u16) {
     ring.set_used_index(index);
 }
 
-/// Stops queues, as a frontend does when the machine is paused and when it is reset.
+/// Stops queues, as a frontend does for a pause and for a reset.
 fn stop(guest: &mut Guest, order: &[usize]) {
     for &queue in order {
         let base = guest.frontend().get_vring_base(queue).expect("GET_VRING_BASE");
-        assert_eq!(base, u32::from(guest.rings[queue].next_avail), "nothing is left behind");
+        assert_eq!(base, u32::from(guest.rings[queue].next_avail), "all requests are taken");
     }
 }
 
-/// A driver that begins anew, with rings at 0.
+/// A new driver, with rings at 0.
 fn new_rings(guest: &mut Guest) {
     let event_idx = guest.features & feature::EVENT_IDX != 0;
     let count = guest.rings.len();
@@ -69,7 +69,7 @@ fn shuffle<T>(items: &mut [T], random: &mut impl FnMut(u64) -> u64) {
     }
 }
 
-/// All queues but the control virtqueue, in any order, and the control virtqueue among them.
+/// The request queues in any order, with the control virtqueue at any place among them.
 fn any_order(random: &mut impl FnMut(u64) -> u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..=QUEUES).collect();
     shuffle(&mut order, random);
@@ -83,7 +83,7 @@ fn a_paused_machine_finds_its_keys_whatever_the_order() {
     for round in 0..40 {
         guest.restart();
         for queue in 0..=QUEUES {
-            // Some queues have gone round, some have never been used.
+            // Some indices have wrapped around, some queues were never used.
             if random(4) == 0 {
                 stop(&mut guest, &[queue]);
                 put_at(&mut guest, queue, 65536u64.wrapping_sub(random(4)) as u16);
@@ -104,7 +104,7 @@ fn a_paused_machine_finds_its_keys_whatever_the_order() {
             }
             guest.set_memory();
             let order = any_order(&mut random);
-            // A queue that was at 0 tells nothing; one that was elsewhere tells.
+            // A queue that was at 0 shows nothing. One that was elsewhere shows that it was a pause.
             let tells = order.iter().position(|&queue| guest.rings[queue].next_avail != 0).expect("the control queue");
             for (number, &queue) in order.iter().enumerate() {
                 guest.start_ring(queue);
@@ -121,7 +121,7 @@ fn a_paused_machine_finds_its_keys_whatever_the_order() {
     }
 }
 
-/// With a frontend that cannot say RESET_DEVICE: at no time does a driver that begins anew find a key.
+/// With a frontend without RESET_DEVICE, a new driver never finds a key.
 #[test]
 fn a_new_driver_never_finds_old_keys_whatever_the_order() {
     let mut random = random(12);
@@ -133,7 +133,7 @@ fn a_new_driver_never_finds_old_keys_whatever_the_order() {
             assert_eq!(probe(&mut guest, queue, 1), OK);
         }
         let (resets, lost) = (guest.stat("events.reset"), guest.stat("keyslots.lost"));
-        // The firmware may come first, with one queue; or the machine is paused before.
+        // The firmware may run first, with one queue; or the machine is paused before.
         if random(3) == 0 {
             stop(&mut guest, &any_order(&mut random));
             guest.set_features_again();
@@ -152,7 +152,7 @@ fn a_new_driver_never_finds_old_keys_whatever_the_order() {
                 assert_eq!((probe(&mut guest, queue, 0), probe(&mut guest, queue, 1)), (NOKEY, NOKEY), "round {round}");
             }
             if queue == QUEUES {
-                // What it programs is its own, and all that there is.
+                // It has only the keys that it programs itself.
                 program(&mut guest, 2);
             }
         }
@@ -171,7 +171,8 @@ fn a_new_driver_never_finds_old_keys_whatever_the_order() {
     }
 }
 
-/// Queues that were all at 0 tell nothing, though they were used: keys are not found, and go when another one comes.
+/// If all queues were at 0, the device cannot know whether it was a pause: requests find no keys, and the first new key
+/// removes the old ones.
 #[test]
 fn queues_that_went_round_to_0_tell_nothing() {
     let accept = !(feature::CTRL_VQ | feature::INLINE_ENCRYPTION | feature::MQ);
@@ -190,12 +191,12 @@ fn queues_that_went_round_to_0_tell_nothing() {
     guest.start_ring(0);
     assert_eq!((probe(&mut guest, 0, 0), probe(&mut guest, 0, 1)), (NOKEY, NOKEY));
     assert_eq!(guest.stat("keyslots.lost"), 0);
-    // A command of whoever it is: all old keys go first.
+    // A program command of an unknown driver: the device removes all old keys first.
     guest.request(0, &command(1), 1).assert_only_status(OK);
     assert_eq!(guest.stat("keyslots.lost"), 2);
     assert_eq!((probe(&mut guest, 0, 0), probe(&mut guest, 0, 1)), (NOKEY, OK));
 
-    // This driver is known, and a pause is a pause.
+    // Now the driver is known, and a pause keeps its keys.
     stop(&mut guest, &[0]);
     guest.start_ring(0);
     assert_eq!(probe(&mut guest, 0, 1), OK);
@@ -207,7 +208,7 @@ fn queues_that_went_round_to_0_tell_nothing() {
     stop(&mut guest, &[0]);
     guest.start_ring(0);
     assert_eq!(probe(&mut guest, 0, 0), NOKEY);
-    // That one is not known. It goes on after a pause, but the keys need not be its own.
+    // This driver is not known. It continues after a pause, but the keys may not be its own.
     stop(&mut guest, &[0]);
     guest.set_features_again();
     guest.start_ring(0);
@@ -215,7 +216,7 @@ fn queues_that_went_round_to_0_tell_nothing() {
     assert_eq!(guest.stat("keyslots.lost"), 2 + 1 + 2);
 }
 
-/// A queue that begins anew among those that go on: the keys go with the driver's choice, once.
+/// A queue that begins anew among queues that continue: keys and the driver's choices are lost, once.
 #[test]
 fn one_queue_that_begins_anew_is_enough() {
     let mut guest = Guest::with(options());
@@ -233,7 +234,7 @@ fn one_queue_that_begins_anew_is_enough() {
     assert_eq!((probe(&mut guest, 1, 0), probe(&mut guest, 0, 0)), (NOKEY, NOKEY));
     guest.start_ring(QUEUES);
     program(&mut guest, 0);
-    // No more is to be told: this one's keys stay.
+    // The question is settled: this driver's keys stay.
     put_at(&mut guest, 2, 0);
     guest.start_ring(2);
     put_at(&mut guest, 3, 77);
@@ -241,14 +242,14 @@ fn one_queue_that_begins_anew_is_enough() {
     for queue in 0..QUEUES {
         assert_eq!(probe(&mut guest, queue, 0), OK);
     }
-    // Neither is a single queue that is set up anew while others run.
+    // A single queue that is set up anew while others run changes nothing.
     stop(&mut guest, &[2]);
     put_at(&mut guest, 2, 0);
     guest.start_ring(2);
     assert_eq!(probe(&mut guest, 2, 0), OK);
 }
 
-/// RESET_DEVICE and other features lose the keys, although the queues go on where they were.
+/// RESET_DEVICE and a change of features lose the keys, although the queues continue where they were.
 #[test]
 fn a_reset_that_is_said_counts_whatever_the_queues_say() {
     let mut guest = Guest::with(options());
@@ -269,7 +270,7 @@ fn a_reset_that_is_said_counts_whatever_the_queues_say() {
     }
 }
 
-/// What the driver has chosen outlives a pause, and no reset.
+/// The driver's choices survive a pause, but not a reset.
 #[test]
 fn the_cache_mode_outlives_a_pause() {
     let mut guest = Guest::new();
@@ -286,7 +287,8 @@ fn the_cache_mode_outlives_a_pause() {
     assert_eq!(guest.get_config(32, 1), [1]);
 }
 
-/// A driver may choose before its queues run. Frontends pass that on at once, and the features only when they start the queues.
+/// A driver may write its configuration before its queues run. Frontends forward that at once, but the features only
+/// when they start the queues.
 #[test]
 fn a_cache_mode_chosen_before_the_queues_start_is_kept() {
     let mut guest = Guest::new();
@@ -310,7 +312,7 @@ fn a_cache_mode_chosen_before_the_queues_start_is_kept() {
     assert_eq!(guest.get_config(32, 1), [1], "the next driver has chosen nothing");
 }
 
-/// With in-flight tracking the region says where a queue goes on.
+/// With in-flight tracking, the region says where a queue continues.
 #[test]
 fn with_an_in_flight_region() {
     let mut guest = Guest::with(Options { protocol: VhostUserProtocolFeatures::INFLIGHT_SHMFD, ..options() });
@@ -331,13 +333,13 @@ fn with_an_in_flight_region() {
         guest.frontend().set_inflight_fd(&region, file.as_raw_fd()).expect("SET_INFLIGHT_FD");
         all.iter().for_each(|&queue| guest.start_ring(queue));
         assert_eq!(probe(&mut guest, 0, 0), OK, "round {round}");
-        // A new driver whose frontend has forgotten to renew the region.
+        // A new driver, whose frontend has not reset the region.
         stop(&mut guest, &all);
         guest.set_features_again();
         new_rings(&mut guest);
         all.iter().for_each(|&queue| guest.start_ring(queue));
         assert_eq!(probe(&mut guest, 0, 0), NOKEY, "round {round}");
-        // One that has the used index where it was, at a frontend that begins at 0.
+        // A driver with the old used index, behind a frontend that begins at 0.
         program(&mut guest, 0);
         assert_eq!(probe(&mut guest, 0, 0), OK);
         stop(&mut guest, &all);
@@ -352,7 +354,7 @@ fn with_an_in_flight_region() {
     }
 }
 
-/// Keys that outlive a reset outlive a pause as well.
+/// Keys that survive a reset survive a pause as well.
 #[test]
 fn keys_that_are_kept() {
     let config = DeviceConfig { keep_keys_on_reset: true, ..options().config };

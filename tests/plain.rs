@@ -29,7 +29,7 @@ fn the_serial_number_has_20_bytes() {
     let answer = guest.request(0, &header(GET_ID, 0), 21);
     assert_eq!((answer.status, answer.used), (OK, 21));
     assert_eq!(answer.data, b"serial-of-the-test\0\0");
-    // A driver with less room gets the beginning, one with more gets no more than there is.
+    // With less room a driver gets the beginning, and with more room the whole serial number.
     assert_eq!(guest.request(0, &header(GET_ID, 0), 7).data, b"serial");
     let answer = guest.request(0, &header(GET_ID, 0), 31);
     assert_eq!(answer.used, 21);
@@ -94,12 +94,12 @@ fn discard_and_write_zeroes() {
     }
     assert!(zero(&guest, 1, 9) && zero(&guest, 21, 9) && !zero(&guest, 10, 11));
 
-    // More than the configuration space allows: one range, 64 MiB.
+    // More than the configuration space allows, which is one range of 64 MiB.
     let twice = [header(WRITE_ZEROES, 0), range(0, 1, 0), range(1, 1, 0)].concat();
     guest.request(0, &twice, 1).assert_only_status(IOERR);
     guest.request(0, &[header(WRITE_ZEROES, 0), range(0, (1 << 17) + 1, 0)].concat(), 1).assert_only_status(IOERR);
 
-    // Nothing happens when one of the ranges is wrong.
+    // If one range is wrong, the device changes nothing.
     fill(&mut guest);
     let end = (8 << 20) / 512;
     for (request_type, bad, status) in [
@@ -121,7 +121,7 @@ fn discard_and_write_zeroes() {
     guest.request(0, &[header(WRITE_ZEROES, 0), range(end - 1, 2, 0)].concat(), 1).assert_only_status(IOERR);
     guest.request(0, &[header(WRITE_ZEROES, 0), range(0, 1, 2)].concat(), 1).assert_only_status(UNSUPP);
     assert!(!zero(&guest, 0, 1));
-    // The image is a file: nobody can promise that all copies are gone.
+    // The image is a file, where the device cannot erase all copies.
     assert_eq!(guest.features & feature::SECURE_ERASE, 0);
     guest.request(0, &[header(SECURE_ERASE, 0), range(0, 8, 0)].concat(), 1).assert_only_status(UNSUPP);
 }
@@ -167,16 +167,16 @@ fn the_configuration_space() {
     assert_eq!(config[34..36], 2u16.to_le_bytes(), "num_queues");
     assert!(config[72..96].iter().all(|&byte| byte == 0), "not zoned");
     assert_eq!(config[96..104], [4, 0, 16, 1, 0, 0, 0, 0], "keyslots, DUN bytes, key types");
-    // Reads at an offset, and past the end: what exists, then zeroes.
+    // Reads at an offset and across the end: what exists, then zeroes.
     assert_eq!(guest.get_config(96, 8), config[96..104]);
     let long = guest.get_config(0, 256);
     assert_eq!(long[..104], config);
     assert!(long[104..].iter().all(|&byte| byte == 0));
-    // One that begins there is an error: see `frontends`.
+    // A read that begins past the end is an error: see `frontends`.
     assert_eq!(guest.get_config(100, 8), [0; 8]);
 }
 
-/// When the image is made durable: at a FLUSH, and at every change when the guest cannot or will not flush.
+/// The device syncs the image at each FLUSH, and at every change if the guest does not flush.
 #[test]
 fn durable_when_it_must_be() {
     use vhost_user_blk_crypto::device::DeviceConfig;
@@ -203,7 +203,7 @@ fn durable_when_it_must_be() {
         guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
         assert_eq!(guest.stat("events.flush"), before + 1);
     }
-    // Switching to write-through makes durable what came before.
+    // Switching to write-through syncs earlier writes.
     let mut guest = Guest::new();
     guest.request(0, &changes[0], 1).assert_only_status(OK);
     guest.set_config(32, &[0]);
@@ -219,7 +219,7 @@ fn the_driver_switches_the_cache_mode() {
     guest.set_config(32, &[0]);
     assert_eq!(guest.get_config(32, 1), [0]);
     guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
-    // The whole space, as some frontends write it; only the one field is taken.
+    // Some frontends write the whole space. Only the one field has an effect.
     let mut config = guest.get_config(0, 104);
     config[32] = 1;
     config[0] = 99;
@@ -230,14 +230,14 @@ fn the_driver_switches_the_cache_mode() {
     guest.set_config(32, &[0]);
     guest.reset();
     assert_eq!(guest.get_config(32, 1), [1]);
-    // Before the features are known it may be the driver's right.
+    // Before the features are known, the driver may be allowed to write it.
     guest.set_config(32, &[0]);
     guest.features &= !feature::CONFIG_WCE;
     guest.set_features_again();
     assert_eq!(guest.get_config(32, 1), [1]);
     guest.set_config(32, &[0]);
     assert_eq!(guest.get_config(32, 1), [1]);
-    // A driver that takes no feature at all has said so.
+    // A driver that accepts no feature at all may not write it either.
     guest.features = 0;
     guest.set_features_again();
     guest.set_config(32, &[0]);

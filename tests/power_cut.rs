@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A power cut: the program is killed, and what had been acknowledged by a completed FLUSH (or, in write-through mode, by
-//! its own completion) is on the storage, not only in the host's memory.
+//! A power cut: the program is killed. All writes that a completed FLUSH covers (or, in write-through mode, all
+//! completed writes) are on the storage, not only in the host's memory.
 //!
-//! The power stays on. The kernel says which pages of the image it has not written yet (cachestat(2), Linux 6.5): those
-//! are what a power cut takes.
+//! The power stays on. The kernel reports the pages of the image that it has not written yet (cachestat(2), Linux 6.5):
+//! a power cut would lose those.
 
 mod common;
 
@@ -42,7 +42,7 @@ fn volatile_bytes(file: &File, offset: u64, len: usize) -> Option<u64> {
     (result == 0).then_some((stat.dirty + stat.writeback) * rustix::param::page_size() as u64)
 }
 
-/// Whether the system tells what a power cut would take of a file where the tests have their images.
+/// Whether the system reports dirty pages of a file in the tests' directory.
 fn system_can_tell() -> bool {
     let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).expect("file");
     file.write_all_at(&[1; 64 * BLOCK], 0).expect("file");
@@ -88,7 +88,7 @@ fn cut(options: &[&str], seed: u64, write_through: bool) {
     driver.finish(&mut machine, &mut random);
     println!("{checked} blocks were on the storage, {volatile} others were not");
     assert!(checked > 100);
-    // Or else the kernel had written everything by itself, and nothing has been shown.
+    // Otherwise the kernel has written everything by itself, and the test shows nothing.
     assert!(write_through || volatile > 0, "every block was on the storage, flushed or not");
 }
 
@@ -110,7 +110,7 @@ fn main() {
         .with_ignored_flag(!can_tell)
     });
     let mut arguments = Arguments::from_args();
-    // Whoever asks for ignored tests (xtask does) cannot mean those that this system cannot run.
+    // A run of ignored tests (as by xtask) does not include those that this system cannot run.
     (arguments.include_ignored, arguments.ignored) = (false, false);
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }

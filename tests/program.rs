@@ -21,7 +21,7 @@ fn the_list_of_personalities_needs_no_image() {
     }
 }
 
-/// A personality's file makes the device, and its mistakes are the user's to read.
+/// A personality file defines the device, and the program reports its errors.
 #[test]
 fn a_personality_from_a_file() {
     let files = Files::new();
@@ -95,12 +95,12 @@ fn bad_starts_say_what_to_change() {
     assert_eq!(std::fs::read_to_string(&file).expect("file"), "precious");
 }
 
-/// What an option names is not what it should be, or another option's: the program says so at once, and nothing is changed.
+/// An option names a wrong kind of file, or another option's file. The program says so at once, and changes nothing.
 #[test]
 fn files_that_cannot_be_used() {
     let files = Files::new();
     let path = |name: &str| files.path(name).to_str().expect("UTF-8").to_owned();
-    // What the guest may have written: the image begins as a trace does.
+    // The guest may have written this: the image begins like a trace.
     let image = [&b"VUBCTRAC"[..], &[1; 4088]].concat();
     std::fs::write(files.image(), &image).expect("image");
     std::fs::hard_link(files.image(), files.path("link")).expect("link");
@@ -110,7 +110,7 @@ fn files_that_cannot_be_used() {
     let _socket = UnixListener::bind(files.path("socket-file")).expect("socket");
     let mut key = program();
     key.args(["--key-types", "wrapped", "--wrapping-key-file", &path("key"), "--blk-file", &path("image")]);
-    // It is made before it is found that there is nowhere to listen.
+    // The program creates the key file before it fails to listen.
     assert_ne!(output(&mut key).0, Some(0));
     let key = std::fs::read(files.path("key")).expect("key");
     assert_eq!(key.len(), 32);
@@ -122,7 +122,7 @@ fn files_that_cannot_be_used() {
         let started = Instant::now();
         let mut running = Running(command.stderr(Stdio::piped()).spawn().expect("program"));
         wait_for(|| running.exited() || started.elapsed() > Duration::from_secs(10));
-        assert!(running.exited(), "{options:?}: it waits, or serves");
+        assert!(running.exited(), "{options:?}: the program does not exit");
         let (code, text) = running.finish();
         assert!(code == Some(1) && text.contains(word), "{options:?}: {word:?} is missing in: {text}");
         assert!(!files.path("socket").exists(), "{options:?}");
@@ -156,7 +156,7 @@ fn files_that_cannot_be_used() {
     drop(running);
 }
 
-/// Nobody waits for who reads a trace or the counters from a pipe, and does not: the program ends when it is told to.
+/// If nobody reads a trace or the counters from a pipe, the program does not wait: it exits on SIGTERM.
 #[test]
 fn pipes_that_nobody_empties() {
     let files = Files::new();
@@ -166,12 +166,12 @@ fn pipes_that_nobody_empties() {
     let mut reader =
         std::fs::File::options().read(true).write(true).open(&path).expect("both ends, so that neither waits");
     for option in ["--stats", "--trace"] {
-        // Full.
+        // Fills the pipe.
         let flags = rustix::fs::OFlags::NONBLOCK;
         rustix::fs::fcntl_setfl(&reader, flags).expect("pipe");
         while std::io::Write::write(&mut reader, &[0; 4096]).is_ok() {}
         let running = Running::start(&files, &[option, &path]);
-        // A trace has something to write at once.
+        // A trace writes its header at once.
         if option == "--stats" {
             drop(talk(UnixStream::connect(files.path("socket")).expect("connect")));
             running.signal(libc::SIGTERM);
@@ -181,7 +181,7 @@ fn pipes_that_nobody_empties() {
     }
 }
 
-/// Locked memory is what THREATS.md says.
+/// The program locks as much memory as THREATS.md says.
 #[test]
 fn locked_memory_of_keyslots() {
     if rustix::param::page_size() != 4096 {
@@ -251,7 +251,7 @@ fn core_dumps_are_off() {
     assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
 }
 
-/// A device with a control socket and a trace, asked by the program's client; both go in the end.
+/// A device with a control socket and a trace, queried by the program's client. The socket is removed at the end.
 #[test]
 fn control_socket_and_trace() {
     let files = Files::new();
@@ -311,7 +311,7 @@ fn faults_are_checked_at_the_start() {
     assert!(text.contains("fault 2: plaintext") && text.contains("this device has faults"), "{text}");
 }
 
-/// Names of files are bytes; JSON has text.
+/// File names are bytes, but JSON is text.
 #[test]
 fn names_that_are_not_utf8() {
     use std::os::unix::ffi::OsStrExt;
@@ -336,7 +336,7 @@ fn names_that_are_not_utf8() {
     assert_eq!(code, Some(0), "{text}");
 }
 
-/// Nobody reads, or the disk is full: no panic; the second is an error.
+/// Standard output is closed or full: no panic, and only the latter is an error.
 #[test]
 fn output_that_goes_nowhere() {
     for words in
@@ -354,7 +354,7 @@ fn output_that_goes_nowhere() {
         let full = File::options().write(true).open("/dev/full").expect("/dev/full");
         assert_eq!(program().args(words).stderr(full).output().expect("program").status.code(), Some(0));
     }
-    // Errors and logs that nobody can read.
+    // Standard error is full.
     let full = || File::options().write(true).open("/dev/full").expect("/dev/full");
     for words in [&["--nonsense"][..], &["ctl", "--control", "/nonexistent", "status"]] {
         assert_eq!(program().args(words).stderr(full()).output().expect("program").status.code(), Some(2));
@@ -368,7 +368,7 @@ fn output_that_goes_nowhere() {
     assert_eq!(running.terminate().0, Some(0));
 }
 
-/// The host of the tests has what they need, so nothing is wrong with it.
+/// The tests run on this host, so it has all that the device needs.
 #[test]
 fn the_selftest_tells_what_is_there_and_what_to_do() {
     let (code, text) = output(program().args(["selftest", "--qemu", "/none"]));
@@ -392,7 +392,7 @@ fn the_selftest_tells_what_is_there_and_what_to_do() {
     }
 }
 
-/// What a shell is given is a script of that shell, with all options.
+/// The completions for a shell are a valid script with all options.
 #[test]
 fn completions() {
     for shell in ["bash", "zsh", "fish"] {
@@ -405,7 +405,7 @@ fn completions() {
         let script = files.path("script");
         std::fs::write(&script, text).expect("a file");
         match Command::new(shell).arg("-n").arg(&script).status() {
-            Ok(status) => assert!(status.success(), "{shell} does not take its script"),
+            Ok(status) => assert!(status.success(), "{shell} rejects its script"),
             Err(error) => eprintln!("{shell}: {error}"),
         }
     }

@@ -66,7 +66,7 @@ fn each_request_has_its_own_key() {
                 KeyedRequest { request_type: CRYPTO_IN_EXT, ..request.clone() }.read(&mut guest, queue, plain.len());
             assert_eq!((back.status, back.used), (OK, plain.len() as u32 + 1));
             assert!(back.data == plain);
-            // Another key gives noise; plain requests go beside it.
+            // Another key gives noise. Plain requests work, too.
             let other =
                 KeyedRequest { request_type: CRYPTO_IN_EXT, key: Program::new(NO_SLOT, &key(99), 12), ..request };
             let noise = other.read(&mut guest, queue, plain.len());
@@ -79,7 +79,7 @@ fn each_request_has_its_own_key() {
     }
 }
 
-/// However descriptors cut it: header, message, key, data.
+/// Any division into descriptors of header, message, key and data.
 #[test]
 fn any_cut() {
     let mut guest = Guest::with(options());
@@ -120,7 +120,7 @@ fn many_requests_at_once(disk: DiskKind) {
         let expected = openssl_xts(&key(n / 3), n.into(), 4096, &pattern(n, 4096));
         assert!(guest.image_bytes(n * 4096, 4096) == expected, "{n}");
     }
-    // The same again, read: while the disk is asked a request has its key.
+    // The same as reads: a request has its key while the disk works.
     let ring = &mut guest.rings[0];
     chains.iter().for_each(|chain| ring.free(chain));
     let chains: Vec<_> = (0..120u64)
@@ -162,9 +162,9 @@ fn wrapped_keys_are_unwrapped_once_or_each_time() {
             assert!(request(CRYPTO_IN_EXT).read(&mut guest, 0, 8192).data == plain);
         }
         let counters = (guest.stat("request_keys.unwrapped"), guest.stat("request_keys.cached"));
-        // The machine may be slow.
+        // On a slow machine, cached keys may expire.
         assert!(counters.0 + counters.1 == 10 && if cache_unwrapped { counters.0 < 5 } else { counters.1 == 0 });
-        // Every changed bit is noticed, whatever is cached.
+        // A change of any bit is noticed, even if the key is cached.
         for place in (0..ephemeral.len()).step_by(5) {
             let mut forged = request(CRYPTO_OUT_EXT);
             forged.key.key[place] ^= 1;
@@ -173,7 +173,7 @@ fn wrapped_keys_are_unwrapped_once_or_each_time() {
         let mut long = request(CRYPTO_OUT_EXT);
         long.key.key[..long_term.len()].copy_from_slice(&long_term);
         long.write(&mut guest, 0, &plain).assert_only_status(IOERR);
-        // Too old, and after a reset.
+        // The cache forgets keys after a second, and at a reset.
         if cache_unwrapped {
             std::thread::sleep(Duration::from_millis(1100));
             let before = guest.stat("request_keys.unwrapped");
@@ -213,7 +213,7 @@ fn bad_keys_and_requests() {
         (with(&|bad| bad.extensions = [1, 1, 0, 0]), UNSUPP),
         (with(&|bad| bad.extensions = [0, 3, 0, 0]), UNSUPP),
         (with(&|bad| bad.extensions = [0, 1, 0, 1]), UNSUPP),
-        // Data unit numbers that do not fit, and sectors that are not there.
+        // DUNs that do not fit, and sectors past the end.
         (with(&|bad| (bad.key.dun_bytes, bad.dun[0]) = (1, 256)), IOERR),
         (with(&|bad| bad.sector = u64::MAX), IOERR),
     ];
@@ -224,7 +224,7 @@ fn bad_keys_and_requests() {
         read.assert_only_status(*status);
         assert!(guest.image_bytes(0, 4096).iter().all(|&byte| byte == 0), "case {number} wrote");
     }
-    // Without the flag the bytes after the message are data, and there is no slot.
+    // Without the flag, the bytes after the message are data, and the engine has no slot.
     let plainly = KeyedRequest { extensions: [0; 4], slots: [0, 0], ..good.clone() };
     assert_eq!(plainly.write(&mut guest, 0, &plain[152..]).status, UNSUPP);
     // Half a key descriptor.
@@ -233,15 +233,15 @@ fn bad_keys_and_requests() {
         let answer = guest.request(0, &request[..len], 1);
         assert_eq!((answer.status, answer.used), (IOERR, 0), "{len} bytes");
     }
-    // What an engine without keyslots does not have.
+    // Commands that an engine without keyslots does not have.
     let control = guest.control();
     guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(UNSUPP);
     guest.request(control, &evict(0), 1).assert_only_status(UNSUPP);
     guest.request(0, &crypto_write(0, 0, [0; 4], &plain), 1).assert_only_status(UNSUPP);
-    // And still it works.
+    // The device still works.
     good.write(&mut guest, 0, &plain).assert_only_status(OK);
     assert!(guest.image_bytes(0, 4096) == openssl_xts(&key(1), 0, 4096, &plain));
-    // Two equal halves are a key.
+    // A key with two equal halves is valid.
     let halves = [[9; 32], [9; 32]].concat();
     KeyedRequest::new(CRYPTO_OUT_EXT, 0, 0, &halves).write(&mut guest, 0, &plain).assert_only_status(OK);
     assert_eq!(guest.stat("keyslots.equal_halves"), 1);
@@ -255,7 +255,7 @@ fn what_is_offered_is_told() {
     assert_eq!((answer.status, answer.used), (OK, 17));
     assert_eq!(answer.data, [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     guest.request(control, &header(GET_CRYPTO_EXTENSIONS, 0), 16).assert_only_status(IOERR);
-    // A device with keyslots has no extensions, and takes no key.
+    // A device with keyslots has no extensions, and accepts no key in a request.
     let mut guest = Guest::with(options_with_slots(4));
     let control = guest.control();
     guest.request(control, &header(GET_CRYPTO_EXTENSIONS, 0), 17).assert_only_status(UNSUPP);
@@ -272,7 +272,7 @@ fn what_is_offered_is_told() {
     assert!(guest.image_bytes(0, 4096) == openssl_xts(&key(2), 0, 4096, &pattern(1, 4096)));
 }
 
-/// Nothing is lost by a reset, a pause or lost keys: there is nothing to lose.
+/// Resets, pauses and lost keys change nothing, because the device stores no keys.
 #[test]
 fn nothing_is_lost() {
     let mut guest = Guest::with(options());
@@ -308,7 +308,7 @@ fn faults_about_keys() {
     assert!(write(&mut guest, 1) == openssl_xts(&swapped, 0, 4096, &plain));
     guest.device.faults().clear(Some(fault)).expect("fault");
     assert!(write(&mut guest, 1) == openssl_xts(&key(1), 0, 4096, &plain));
-    // The key of the request before, where that is another one.
+    // The key of the previous request, if it was another key.
     guest.device.faults().add("previous-key,op=write").expect("fault");
     assert!(write(&mut guest, 1) == openssl_xts(&key(1), 0, 4096, &plain));
     assert!(write(&mut guest, 2) == openssl_xts(&key(1), 0, 4096, &plain));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Another size of the disk while a frontend is connected. The other end of the backend channel is the `vhost` crate's.
+//! The disk is resized while a frontend is connected. The other end of the backend channel is the `vhost` crate's.
 
 mod common;
 
@@ -25,10 +25,10 @@ const MIB: u64 = 1 << 20;
 const CHANNEL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::BACKEND_REQ;
 const CONFIRMING: VhostUserProtocolFeatures = CHANNEL.union(VhostUserProtocolFeatures::REPLY_ACK);
 
-/// What QEMU does with the message: it asks for the configuration space before it confirms.
+/// Handles the message as QEMU does: reads the configuration space before it confirms.
 struct Listener {
     frontend: Frontend,
-    /// Sectors that were told; `u64::MAX` makes it refuse.
+    /// The latest number of sectors; `u64::MAX` makes it refuse.
     sectors: Arc<AtomicU64>,
 }
 
@@ -47,7 +47,7 @@ fn with(protocol: VhostUserProtocolFeatures) -> Guest {
     Guest::with(Options { protocol, ..Options::default() })
 }
 
-/// Gives the device a channel and listens at it until the device hangs up.
+/// Gives the device a channel and serves it until the device closes it.
 fn listen(guest: &mut Guest, confirms: bool) -> (Arc<AtomicU64>, JoinHandle<()>) {
     let sectors = Arc::new(AtomicU64::new(0));
     let listener = Listener { frontend: guest.frontend().clone(), sectors: Arc::clone(&sectors) };
@@ -64,7 +64,7 @@ fn listen(guest: &mut Guest, confirms: bool) -> (Arc<AtomicU64>, JoinHandle<()>)
 fn give(guest: &mut Guest, channel: &dyn AsRawFd) {
     let frontend = guest.frontend();
     frontend.set_backend_request_fd(channel).expect("SET_BACKEND_REQ_FD");
-    // Without confirmations: this one has a reply, and comes after it.
+    // There are no confirmations. The next message has a reply, so its reply shows that both are done.
     frontend.get_features().expect("GET_FEATURES");
 }
 
@@ -88,7 +88,7 @@ fn the_frontend_is_told() {
         for mib in [9, 10, 64] {
             let resized = guest.device.resize(Some(mib * MIB)).expect("resized");
             assert_eq!((resized.frontend, resized.reason), (FrontendKnows::Told, None));
-            // Confirmed: it has done so already.
+            // Confirmed: the frontend has read the size already.
             if !confirms {
                 wait_for(|| sectors.load(Ordering::SeqCst) == mib * 2048);
             }
@@ -107,13 +107,13 @@ fn the_frontend_is_told() {
     }
 }
 
-/// Without a channel the driver finds the new size when it looks.
+/// Without a channel, the driver finds the new size when it reads the configuration space.
 #[test]
 fn a_frontend_that_cannot_be_told() {
     for (protocol, give_one) in [
         (VhostUserProtocolFeatures::empty(), false),
         (CONFIRMING, false),
-        // One that it has hung up.
+        // A channel that the frontend has closed.
         (CONFIRMING, true),
     ] {
         let mut guest = with(protocol);
@@ -128,7 +128,8 @@ fn a_frontend_that_cannot_be_told() {
     }
 }
 
-/// A frontend that was told when no queue ran is told again when one starts: QEMU's vhost-user-blk does not listen before.
+/// If no queue ran at the notification, the device repeats it when one starts: QEMU's vhost-user-blk does not listen
+/// before.
 #[test]
 fn what_was_missed_is_told_again() {
     let mut guest = with(CONFIRMING);
@@ -140,7 +141,7 @@ fn what_was_missed_is_told_again() {
     guest.set_features_again();
     guest.start_rings();
     wait_for(|| sectors.load(Ordering::SeqCst) == 9 * 2048);
-    // The reply to that was nobody's; the next one's is found.
+    // The device has not read that reply, but finds the reply to the next message.
     sectors.store(0, Ordering::SeqCst);
     assert_eq!(guest.device.resize(Some(10 * MIB)).expect("resized").frontend, FrontendKnows::Told);
     sectors.store(0, Ordering::SeqCst);
@@ -168,14 +169,14 @@ fn replies_that_are_not_as_they_should_be() {
             other => panic!("{other:?}"),
         }
     };
-    // Before it was asked: the reply to the next message.
+    // A reply that comes before its message.
     ours.write_all(&reply(5, 0)).expect("channel");
     resize(None);
     let mut header = [0; 12];
     ours.read_exact(&mut header).expect("message");
     assert_eq!(header, [[2u32, 9, 0].map(u32::to_ne_bytes).concat()].concat()[..]);
     resize(Some("not replied within 5 seconds"));
-    // That to the late one, and the one to this one in pieces.
+    // The late reply, then the reply to this message in pieces.
     ours.write_all(&reply(5, 1)).expect("channel");
     let (front, back) = (reply(5, 0)[..15].to_vec(), reply(5, 0)[15..].to_vec());
     let mut channel = ours.try_clone().expect("channel");
@@ -186,12 +187,12 @@ fn replies_that_are_not_as_they_should_be() {
     });
     resize(None);
     pieces.join().expect("written");
-    // No reply, by its flags: from here on nothing can be understood.
+    // Its flags say that it is no reply: the device closes the channel.
     ours.write_all(&reply(1, 0)).expect("channel");
     resize(Some("malformed"));
     ours.write_all(&reply(5, 0)).expect("channel");
     resize(Some("broken"));
-    // Another channel, which nobody reads: it does not hold the device up.
+    // Another channel, which nobody reads: the device does not wait for it.
     let (ours, theirs) = UnixStream::pair().expect("pair");
     theirs.set_nonblocking(true).expect("pair");
     while (&theirs).write(&[0; 1000]).is_ok() {}
@@ -203,7 +204,7 @@ fn replies_that_are_not_as_they_should_be() {
     drop(ours);
 }
 
-/// What is not a channel is refused or ends the session; the device goes on.
+/// An invalid channel is refused or ends the session. The device goes on.
 #[test]
 fn channels_that_are_none() {
     let mut guest = with(CONFIRMING);
@@ -256,7 +257,7 @@ fn shrinking_waits_until_nobody_uses_the_disk() {
     assert_eq!(guest.capacity(), 4 * MIB);
     guest.request(0, &header(IN, 4 * 2048), 513).assert_only_status(IOERR);
     guest.request(0, &write_request(4 * 2048 - 1, &[1; 512]), 1).assert_only_status(OK);
-    // As large as before: what is there now is the new part.
+    // The same size as before: the part in use is the new part.
     assert_eq!(guest.device.resize(Some(8 * MIB)).expect("resized").before, 4 * MIB);
     let read = guest.request(0, &header(IN, 4 * 2048), 513);
     assert!(read.status == OK && read.data == [0; 512]);
@@ -278,7 +279,7 @@ fn sizes_that_cannot_be() {
     set(0);
     assert!(matches!(guest.device.resize(None), Err(ResizeError::Empty)));
     set(16 * MIB);
-    // Not of its own accord.
+    // The device does not notice a new size by itself.
     assert_eq!(guest.capacity(), 8 * MIB);
     assert!(matches!(guest.device.resize(Some(9 * MIB)), Err(ResizeError::Cut { image, .. }) if image == 16 * MIB));
     assert!(matches!(guest.device.resize(Some(1 << 63)), Err(ResizeError::System(_))));
@@ -286,7 +287,8 @@ fn sizes_that_cannot_be() {
     assert_eq!(guest.capacity(), 8 * MIB);
 }
 
-/// Of a read-only image the owner's changes are seen; it is not enlarged here. A memory disk has no other owner.
+/// The device sees when the owner resizes a read-only image, but does not enlarge it itself. A memory disk has no other
+/// owner.
 #[test]
 fn images_of_others_and_of_nobody() {
     let mut guest = Guest::with(Options { read_only: true, ..Options::default() });
@@ -303,7 +305,7 @@ fn images_of_others_and_of_nobody() {
     }
 }
 
-/// All queues busy while the disk grows again and again: no request inside the size that was known fails.
+/// The disk grows again and again while all queues are busy. No request inside the known size fails.
 #[test]
 fn growing_under_load() {
     let mut guest = with(CONFIRMING);
@@ -319,7 +321,7 @@ fn growing_under_load() {
                 let mut round = 0;
                 while !stop.load(Ordering::Relaxed) {
                     round += 1;
-                    // The last blocks of what the frontend has heard of, one for each queue.
+                    // The last blocks of the size that the frontend knows, one for each queue.
                     let sector = told.load(Ordering::SeqCst) - 16 + queue as u64 * 8;
                     let data = pattern(round, 4096);
                     let mut request = |readable: &[u8], writable| ring.request(readable, writable);

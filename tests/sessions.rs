@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Frontends that come, stop and vanish: nothing taken is lost, nothing is served afterwards, no key stays.
+//! Frontends that connect, stop queues and vanish: no head is lost, nothing is served afterwards, no key stays.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 
-/// GET_VRING_BASE while requests pour in: what the index says was taken has been returned, the rest is untouched.
+/// GET_VRING_BASE under load: all heads before the returned index are completed, the rest is untouched.
 #[test]
 fn stopping_a_queue_drains_it() {
     for delay in 0..20 {
@@ -23,13 +23,13 @@ fn stopping_a_queue_drains_it() {
         std::thread::sleep(Duration::from_micros(delay * 200));
         let base = guest.frontend().get_vring_base(0).expect("GET_VRING_BASE");
         let used = guest.rings[0].used_index();
-        assert_eq!(base, u32::from(used), "taken, but not returned when the frontend was told that the queue stands");
+        assert_eq!(base, u32::from(used), "taken, but not returned when the frontend got the reply");
         guest.rings[0].assert_silent_from(used);
         for n in 0..20u64 {
             let done = n < u64::from(used);
             assert_eq!(guest.image_bytes(n * 128 * 512, data.len()) == data, done, "request {n} of {used}");
         }
-        // The queue goes on where it stood.
+        // The queue continues where it stopped.
         let ring = &mut guest.rings[0];
         let (next_avail, next_used) = (ring.next_avail, ring.next_used);
         guest.rings[0].next_avail = base as u16;
@@ -51,12 +51,12 @@ fn a_disabled_queue_waits() {
     guest.frontend().get_features().expect("GET_FEATURES");
     let buffers = guest.rings[0].add(&write_request(0, &[1; 512]), 1);
     guest.rings[0].assert_silent();
-    // Enabling is enough: whether there was a notification before nobody knows.
+    // Enabling is enough, because a notification may have been lost before.
     guest.frontend().set_vring_enable(0, true).expect("SET_VRING_ENABLE");
     assert_eq!(guest.rings[0].wait(), (buffers.head, 1));
 }
 
-/// A frontend that dies: requests taken are finished, the keys are gone, the next one finds a fresh device.
+/// A frontend dies: requests that were taken complete, the keys are lost, and the next frontend finds a fresh device.
 #[test]
 fn disconnect_drains_and_the_next_frontend_is_served() {
     let mut guest = Guest::new();
@@ -72,7 +72,7 @@ fn disconnect_drains_and_the_next_frontend_is_served() {
         guest.rings[0].kick();
         std::thread::sleep(Duration::from_millis(round));
         guest.disconnect();
-        // Every request was either done whole or not begun.
+        // Every request was either executed completely or not begun.
         let expected = openssl_xts(&key(round), 0, 4096, &data);
         let returned = guest.rings[0].used_index().wrapping_sub(before);
         for n in 0..4u64 {
@@ -86,7 +86,7 @@ fn disconnect_drains_and_the_next_frontend_is_served() {
     }
 }
 
-/// Frontends come and go without the process growing.
+/// Frontends come and go, and the process does not grow.
 #[test]
 fn sessions_leak_no_descriptors_or_threads() {
     let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).expect("proc").count();
@@ -106,8 +106,8 @@ fn sessions_leak_no_descriptors_or_threads() {
     }
 }
 
-/// QEMU starts and enables a queue first and hands over its interrupt afterwards: what was served in between must not
-/// leave the driver waiting.
+/// QEMU starts and enables a queue first and sets its interrupt eventfd afterwards. The driver must get an interrupt
+/// for completions in between.
 #[test]
 fn an_interrupt_that_is_handed_over_late() {
     let mut guest = Guest::new();
@@ -130,8 +130,8 @@ fn an_interrupt_that_is_handed_over_late() {
     }
 }
 
-/// A device that stops on request: the frontend sees the end of the connection only when everything taken is returned,
-/// or it would give the same requests to the next backend.
+/// The device stops on request. It closes the connection only after it has returned all heads; otherwise the frontend
+/// would give the same requests to the next backend.
 #[test]
 fn stopping_drains_before_the_frontend_sees_the_end() {
     use std::io::Read;
@@ -155,7 +155,7 @@ fn stopping_drains_before_the_frontend_sees_the_end() {
     }
 }
 
-/// The memory table changes while requests pour in: none is lost, none fails.
+/// The memory table changes under load: no request is lost, and none fails.
 #[test]
 fn memory_changes_under_load() {
     let mut guest = Guest::new();
@@ -176,7 +176,7 @@ fn memory_changes_under_load() {
     });
 }
 
-/// Messages that make no sense end the session or are refused; they never take the device with them.
+/// Senseless messages end the session or are refused. The device survives.
 #[test]
 fn nonsense_messages() {
     let mut guest = Guest::new();
@@ -209,7 +209,7 @@ fn nonsense_messages() {
     guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
 }
 
-/// Several queues at once, each with its own key and place, while keys come and go: all data right.
+/// Several queues at once, each with its own key and place, while keys change: all data is right.
 #[test]
 fn queues_run_in_parallel() {
     let mut options = Options::default();
@@ -239,7 +239,7 @@ fn queues_run_in_parallel() {
                 }
             });
         }
-        // The same keys again and again: every program waits for the slot's requests, and changes nothing.
+        // The same keys again and again: every program command waits for the slot's requests, and changes nothing.
         for round in 0..400u32 {
             let slot = round % 4;
             let command = Program::new(slot, &key(slot.into()), 12).bytes();

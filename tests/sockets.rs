@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The sockets of the program: its own, inherited ones, those of somebody else, and the service manager's.
+//! The sockets of the program: its own, inherited ones, another program's, and the service manager's.
 
 mod common;
 
@@ -73,7 +73,7 @@ fn an_inherited_socket_that_is_connected() {
     let running = Running(command.spawn().expect("program"));
     drop(command);
     drop(talk(ours));
-    // There can be no other frontend.
+    // No other frontend can connect.
     let (code, text) = running.finish();
     assert_eq!(code, Some(0), "{text}");
 }
@@ -84,7 +84,7 @@ fn an_inherited_socket_that_listens() {
         let files = Files::new();
         let listener = UnixListener::bind(files.path("socket")).expect("listen");
         let mut command = if activation {
-            // systemd sets LISTEN_PID to the process that it executes; a shell that becomes the program does the same.
+            // systemd sets LISTEN_PID to the process that it executes. A shell that executes the program does the same.
             let mut command = Command::new("/bin/sh");
             command.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\""]);
             command.arg(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
@@ -103,11 +103,11 @@ fn an_inherited_socket_that_listens() {
         running.signal(libc::SIGTERM);
         let (code, text) = running.finish();
         assert_eq!(code, Some(0), "{text}");
-        assert!(files.path("socket").exists(), "a socket of somebody else's is not removed");
+        assert!(files.path("socket").exists(), "another program's socket is not removed");
     }
 }
 
-/// What somebody else has put in the place of a socket is not removed, at the end or at the start.
+/// If another program has replaced a socket, the device does not remove it, neither at the end nor at the start.
 #[test]
 fn a_socket_of_somebody_else_is_left_alone() {
     let files = Files::new();
@@ -122,12 +122,12 @@ fn a_socket_of_somebody_else_is_left_alone() {
     assert_eq!((code, text.matches("is not removed: another program has replaced it").count()), (Some(0), 2), "{text}");
     for (path, _theirs) in &theirs {
         UnixStream::connect(path).expect("still there");
-        // Nor by one that starts.
+        // A device that starts does not remove it either.
         let image = Files::new();
         let (code, text) = output(program().arg("--socket-path").arg(path).arg("--blk-file").arg(image.image()));
         assert!(code == Some(1) && text.contains("another program listens"), "{text}");
     }
-    // Named a moment ago, and not listening yet: that looks like a stale one.
+    // A socket that was just created and does not listen yet looks like a stale one.
     let path = files.path("slow");
     let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None);
     let socket = socket.expect("socket");
@@ -136,7 +136,7 @@ fn a_socket_of_somebody_else_is_left_alone() {
     let start = || output(program().arg("--socket-path").arg(&path).arg("--blk-file").arg(image.image()));
     std::thread::scope(|scope| {
         let started = scope.spawn(start);
-        // Whatever is slower, the program starting or this.
+        // Whichever is slower, the program's start or this test.
         std::thread::sleep(Duration::from_millis(30));
         rustix::net::listen(&socket, 1).expect("listens");
         let (code, text) = started.join().expect("no panic");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the device counts, and the forms in which it says so.
+//! The device's counters, and the formats in which it reports them.
 
 mod common;
 
@@ -70,7 +70,7 @@ fn every_counter_counts() {
     assert!(!guest.device.observer().connected());
     let stats = guest.device.stats();
     assert!(stats.queues.iter().all(|queue| !queue.running));
-    // The next session goes on counting.
+    // The counters continue in the next session.
     guest.connect();
     guest.start();
     assert_eq!(guest.request(1, &header(IN, 8), 512 + 1).status, OK);
@@ -205,7 +205,7 @@ fn the_documentation_is_made_from_the_source() {
     }
     let written = std::fs::read_to_string(path).expect("docs/statistics.md");
     assert!(written == text, "docs/statistics.md is out of date: UPDATE_DOCS=1 cargo test --test statistics");
-    // Everything that is counted is in it.
+    // The document has every counter.
     let mut guest = Guest::new();
     some_requests(&mut guest);
     for name in parse_prometheus(&prometheus::text(&guest.device.stats())).keys() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Traces of the device in this process, read byte by byte as `docs/trace.md` describes the file, and by the program.
+//! Traces of the device in this process. The test parses the file as `docs/trace.md` describes it; the program reads
+//! it, too.
 
 mod common;
 
@@ -19,7 +20,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     bytes[at..at + len].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// Header checked; records of requests, of which none needs two.
+/// Checks the header; returns the records of requests that need one record each.
 fn records(path: &Path) -> Vec<Vec<u8>> {
     let bytes = std::fs::read(path).expect("trace");
     assert_eq!(&bytes[..8], b"VUBCTRAC");
@@ -29,7 +30,7 @@ fn records(path: &Path) -> Vec<Vec<u8>> {
     assert_eq!((bytes.len() - 64) % RECORD, 0);
     let (workers, requests): (Vec<_>, Vec<_>) =
         bytes[64..].chunks(RECORD).map(<[u8]>::to_vec).partition(|record| record[63] == 0x20);
-    assert!(!workers.is_empty() && workers.iter().all(|record| number(record, 8, 8) < 8), "somebody served them");
+    assert!(!workers.is_empty() && workers.iter().all(|record| number(record, 8, 8) < 8), "a worker served them");
     requests
 }
 
@@ -56,7 +57,7 @@ fn a_record_for_each_request_with_all_that_is_promised() {
     some_requests(&mut guest);
     let status = device.observer().sync_trace().expect("trace");
     assert_eq!((status.records, status.dropped, status.error), (7, 0, None));
-    assert_eq!(records(&path).len(), 7, "what was asked for is in the file");
+    assert_eq!(records(&path).len(), 7, "the file has all requests");
     device.observer().stop_trace().expect("trace");
     some_requests(&mut guest); // after
     assert!(device.observer().trace_status().is_none());
@@ -82,7 +83,7 @@ fn a_record_for_each_request_with_all_that_is_promised() {
     assert_eq!((field(1, 60, 2), field(1, 16, 8), field(1, 52, 4)), (3, 2, 1));
     assert_eq!(field(1, 24, 8), u64::MAX);
     assert_eq!(field(2, 60, 2), 0xffff, "found no key");
-    // Times: each in its stage, none longer than the whole.
+    // Times: each stage has its own, and none is longer than the total.
     let total = |record| field(record, 32, 4);
     let (disk, engine) = (|record| field(record, 36, 4), |record| field(record, 40, 4));
     assert!((0..7).all(|record| total(record) > 0 && total(record) < 4_000_000_000));
@@ -97,12 +98,13 @@ fn a_record_for_each_request_with_all_that_is_promised() {
     {
         assert!(secret.chunks_exact(8).all(|piece| !bytes.windows(8).any(|window| window == piece)));
     }
-    // Private.
+    // The file is private.
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("trace").permissions());
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// A key that came with its request has a fingerprint: one for each key, another one in another run, and none of the key in it.
+/// A key that came with its request has a fingerprint: the same for the same key, another one in another run, and it
+/// reveals nothing of the key.
 #[test]
 fn fingerprints_of_keys_in_requests() {
     let directory = TempDir::new().expect("directory");
@@ -191,7 +193,7 @@ fn a_file_that_is_no_trace_is_not_overwritten() {
     let device = std::sync::Arc::clone(&guest.device);
     assert!(device.observer().start_trace(&path).is_err());
     assert_eq!(std::fs::read_to_string(&path).expect("file"), "precious");
-    // Old traces are, and a second trace ends the first.
+    // The program overwrites old traces. A second trace ends the first.
     let (old, new) = (directory.path().join("old"), directory.path().join("new"));
     for path in [&old, &new, &old] {
         device.observer().start_trace(path).expect("trace");
@@ -234,7 +236,7 @@ fn what_does_not_fit_in_a_record_is_in_a_second_one() {
     assert!(text.contains(" dun 0x20000000000000001 units 1 OK ") && text.lines().count() == 2, "{text}");
 }
 
-/// A trace made by hand, so that all output is known.
+/// A trace made by hand, for which all output is known.
 fn golden() -> Vec<u8> {
     let mut bytes = b"VUBCTRAC".to_vec();
     for word in [3u32, 64, 64, 0] {
@@ -254,7 +256,7 @@ fn golden() -> Vec<u8> {
     record([12_345, 4_321, 0, 1], [0; 6], [0; 3], [0, 0x40]);
     record([0, 12, 0, 0], [0; 6], [0; 3], [0, 0x80]);
     record([2_000_002_000, 0, 0, 0], [600, 0, 0, 0, 999, 0], [1, 2, 0xffff], [2, 2]);
-    // A record that is being written.
+    // A record that is only partly written.
     bytes.extend([0; 50]);
     bytes
 }

@@ -162,7 +162,7 @@ fn a_request_without_a_key_is_an_invalid_crypto_configuration() {
     assert_eq!(ufs.write(1, &data, Some((1, u64::MAX))).ocs, SUCCESS);
     ufs.evict(1);
     assert_eq!(ufs.write(1, &data, Some((1, 0))).ocs, INVALID_CRYPTO);
-    // The second one is that of a slot that had been disabled and was disabled again.
+    // The second evict is for a slot that was disabled already.
     assert_eq!(ufs.stat("keyslots.evict"), 2);
     // Crypto is switched off as a whole.
     ufs.set(0x34, 1);
@@ -217,7 +217,7 @@ fn the_key_is_taken_at_the_doorbell() {
     assert!(ufs.image_bytes(0, 4096) == openssl_xts(&new, 7, 4096, &data));
 }
 
-/// Keys can be written and never read, and what is read back of a slot is no key.
+/// Keys can be written but never read: a read of a slot returns no key.
 #[test]
 fn keys_cannot_be_read() {
     let mut ufs = Ufs::new();
@@ -253,7 +253,7 @@ fn descriptors_that_lie() {
         ufs.set_memory(MEMORY + 0x10400, &entry);
         assert_eq!(ufs.ring(0).ocs, 2);
     }
-    // A UPIU that there is not, and one with another length than the command's.
+    // An unknown UPIU, and one whose length is not the command's.
     for (at, value, ocs) in [(0, 0x3f, 1), (15, 1, 3)] {
         let mut upiu = upiu.clone();
         upiu[at] = value;
@@ -283,7 +283,7 @@ fn the_list_may_be_nowhere() {
         ufs.set(0x58, u32::MAX);
         ufs.set(0x78, u32::MAX);
         assert_eq!(ufs.get(0x20) >> 17 & 1, 1, "system bus fatal error");
-        assert_eq!(ufs.get(0x58), u32::MAX, "nobody can be told that they are over");
+        assert_eq!(ufs.get(0x58), u32::MAX, "the controller cannot report that they are done");
         ufs.set(0x5c, 0);
         assert_eq!(ufs.get(0x58), 0, "the driver can clear them");
         ufs.set(0x34, 0);
@@ -322,7 +322,7 @@ fn a_request_that_is_stuck_can_be_cleared() {
     assert_eq!(manage(&mut ufs, 0x77, 0, 9), (0, 4), "no such function");
     ufs.set(0x5c, !(1 << 9));
     while ufs.get(0x58) != 0 {}
-    assert_eq!((ufs.answer(9).ocs, ufs.get(0x20) & 1), (0xf, 0), "nobody was told of an end");
+    assert_eq!((ufs.answer(9).ocs, ufs.get(0x20) & 1), (0xf, 0), "the controller reported no completion");
     // A reset of the controller does not wait for it either.
     ufs.prepare(9, &Ufs::command_upiu(9, &transfer), &transfer);
     ufs.set(0x58, 1 << 9);
@@ -343,7 +343,7 @@ fn a_disk_that_cannot_be_written() {
     assert_eq!(ufs.ask(0, &[0x5a, 8, 8, 0, 0, 0, 0, 0, 64], 64).1[3], 0x90);
 }
 
-/// A fault of the engine is a medium error, as a SCSI disk has it.
+/// A fault of the engine becomes a medium error, as on a SCSI disk.
 #[test]
 fn faults_are_the_engines() {
     let mut ufs = Ufs::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The vfio-user transport: what a client may say, and what one must not be able to do.
+//! The vfio-user transport: what a client may send, and what it must not be able to do.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// QEMU wants nine regions and five interrupt indexes, whatever is behind them.
+/// QEMU needs nine regions and five interrupt indexes, even if most are empty.
 #[test]
 fn the_device_is_a_pci_device() {
     let mut ufs = Ufs::with(ufs_options());
@@ -52,7 +52,7 @@ fn the_device_is_a_pci_device() {
     assert_eq!(client.ask(GET_IRQ_INFO, &bytes(&[16, 0, 5, 0]), &[]), Err(EINVAL));
 }
 
-/// The stream goes on after each of these.
+/// The session continues after each of these.
 #[test]
 fn what_is_refused_leaves_the_stream_whole() {
     let mut ufs = Ufs::with(ufs_options());
@@ -197,7 +197,7 @@ fn the_interrupt_line() {
     assert_eq!(ufs.client.set_irqs(4 | 16, 0, 1, None), Err(ENOTSUP));
 }
 
-/// A header that cannot be, or too many descriptors: the session ends, and nothing else.
+/// An invalid header, or too many descriptors: only the session ends.
 #[test]
 fn a_stream_that_makes_no_sense_ends_the_session() {
     let garbage = [[0; 16], [0xff; 16], [1, 0, 1, 0, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
@@ -219,7 +219,7 @@ fn a_stream_that_makes_no_sense_ends_the_session() {
     ufs.disconnect();
 }
 
-/// A client that asks and does not listen is waited for; others are not kept from anything.
+/// The server waits for a client that sends requests and reads no reply. Others are not affected.
 #[test]
 fn replies_that_nobody_takes_do_not_pile_up() {
     let mut ufs = Ufs::with(ufs_options());
@@ -235,8 +235,8 @@ fn replies_that_nobody_takes_do_not_pile_up() {
     ufs.disconnect();
 }
 
-/// The program itself, in its sandbox. Somebody who only looks whether anyone is there keeps nobody out; who comes while a client is
-/// served is hung up on.
+/// The program itself, in its sandbox. A connection that only probes the socket keeps no client out. While a client is
+/// served, the program closes other connections.
 #[test]
 fn the_program_serves_one_client_at_a_time() {
     let files = common::process::Files::new();
@@ -256,7 +256,7 @@ fn the_program_serves_one_client_at_a_time() {
     assert!(text.contains("as a UFS host controller"), "{text}");
 }
 
-/// A client that never stops to send is served, and everything else, too: with many messages, and with one of gigabytes.
+/// A client never stops sending, either many messages or one of gigabytes. The program serves it and everything else.
 #[test]
 fn a_flood_does_not_keep_the_server_from_stopping() {
     for one_message in [false, true] {
@@ -274,7 +274,7 @@ fn a_flood_does_not_keep_the_server_from_stopping() {
         std::thread::sleep(Duration::from_millis(200));
         ufs.stop.request();
         let asked = Instant::now();
-        client.join().expect("the server has hung up");
+        client.join().expect("the server has closed the connection");
         // A message of 4 GiB takes seconds.
         assert!(asked.elapsed() < Duration::from_secs(3), "{one_message}: {:?}", asked.elapsed());
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Hardware-wrapped keys over the control virtqueue. What the device derives is derived again here over OpenSSL.
+//! Hardware-wrapped keys over the control virtqueue. The test derives the same keys with OpenSSL.
 
 mod common;
 
@@ -61,7 +61,7 @@ fn generated_keys_work_and_differ() {
     assert!(secrets[0] != secrets[1] && secrets[1] != secrets[2]);
 }
 
-/// GENERATE_KEY has no payload: the header alone is the command.
+/// GENERATE_KEY has no payload: the command is only a header.
 #[test]
 fn generate_needs_no_payload() {
     let mut guest = device();
@@ -163,7 +163,7 @@ fn a_device_for_wrapped_keys_only() {
     guest.request(control, &program(0, &ephemeral), 1).assert_only_status(OK);
 }
 
-/// A reset empties the keyslots; blobs outlive it, as the hardware does.
+/// A reset empties the keyslots. Blobs stay valid.
 #[test]
 fn blobs_outlive_a_reset() {
     let mut guest = device();

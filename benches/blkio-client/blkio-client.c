@@ -19,9 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The largest queue has no room for more requests in flight. */
+/* The largest queue has room for this many requests in flight. */
 #define MAX_DEPTH 128
-/* A device that is silent for longer is dead. */
+/* A device that completes nothing for longer is dead. */
 #define PATIENCE_S 20
 
 struct job {
@@ -93,7 +93,7 @@ static uint64_t next_block(struct load *load)
 	load->random ^= load->random << 13;
 	load->random ^= load->random >> 7;
 	load->random ^= load->random << 17;
-	/* The high half of a product: evenly spread without a division. */
+	/* The high half of a product: uniform without a division. */
 	return (uint64_t)(((__uint128_t)load->random * load->blocks) >> 64);
 }
 

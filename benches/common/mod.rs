@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What benches share.
+//! Code that benches share.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ const ROUNDS: usize = 15;
 /// Time of one measurement.
 const SLICE: Duration = Duration::from_millis(40);
 
-/// Nanoseconds of a call: the fewest of many short rounds, which others on the machine disturb least.
+/// Nanoseconds of a call: the minimum of many short rounds, which other load on the machine disturbs least.
 #[allow(dead_code)] // not every bench
 pub fn fewest_nanoseconds(mut action: impl FnMut()) -> f64 {
     const CALLS: u32 = 256;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Reads and writes of the configuration space, between requests: one byte of it may change, and only when the driver may
-//! change it.
+//! Reads and writes of the configuration space, between requests: only one byte of it may change, and only if the
+//! driver is allowed to change it.
 
 use arbitrary::{Arbitrary, Unstructured};
 use test_driver::wire::config::{BYTES, WRITEBACK};

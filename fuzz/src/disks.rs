@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Disks in memory that answer at once, or not.
+//! Disks in memory that complete requests at once, or later.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -11,11 +11,11 @@ use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 /// How requests wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, arbitrary::Arbitrary)]
 pub enum DiskKind {
-    /// Not at all, and data is moved in place.
+    /// Not at all. Data is accessed in place.
     Memory,
-    /// Data is read in place and written by the worker; flushes, discards and so on are a helper thread's.
+    /// Data is read in place and written by the worker. Helper threads execute flushes, discards and so on.
     Cached,
-    /// Everything is a helper thread's. It is large enough for requests that are moved in steps.
+    /// Helper threads execute everything. The disk is large enough for requests of several steps.
     Threads,
 }
 

@@ -42,7 +42,7 @@ pub const MAX_DUN_BYTES: u8 = 16;
 /// A driver without them uses keyslots in-band.
 pub const CRYPTO_BITS: u64 = feature::CTRL_VQ | feature::INLINE_ENCRYPTION;
 
-/// What a driver takes of the offered features: all, or all but those for whose lack it goes in-band.
+/// The features that a driver accepts: all, or all but those for inline encryption, to use it in-band.
 pub fn driver_features(in_band: bool) -> u64 {
     if in_band { !CRYPTO_BITS } else { u64::MAX }
 }
@@ -61,9 +61,9 @@ impl<'a> Arbitrary<'a> for Cut {
     }
 }
 
-/// What the frontend does while the device works.
+/// A change by the frontend while the device works.
 pub enum Demand {
-    /// Stops a queue, and starts it where it was.
+    /// Stops a queue, and starts it at the same index.
     Restart(usize),
     /// New features, which is a reset.
     Features(u64),
@@ -76,7 +76,7 @@ pub struct Guest {
     pub rings: Vec<Ring>,
     pub vrings: Vec<Arc<Vring>>,
     pub books: Books,
-    /// Where the device goes on in each available ring.
+    /// Where the device continues in each available ring.
     pub bases: [u16; QUEUES],
     /// Bytes of the disk.
     pub disk: u64,
@@ -87,11 +87,11 @@ pub struct Guest {
 }
 
 thread_local! {
-    /// Keyslots in locked memory and the engine take long to make; a reset makes the device as good as new.
+    /// Guests are reused: a device takes long to make, and a reset restores its first state.
     static GUESTS: RefCell<[Option<Guest>; 6]> = const { RefCell::new([const { None }; 6]) };
 }
 
-/// What a guest is booted with.
+/// The settings of a guest.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     pub features: u64,
@@ -105,15 +105,15 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// All features, on a disk that answers at once.
+    /// All features, with a disk that completes requests at once.
     pub fn plain(size: u16) -> Self {
         Self { features: u64::MAX, size, disk: DiskKind::Memory, tracked: false, keys_in_requests: false }
     }
 }
 
-/// Gives `action` a guest as after boot.
+/// Runs `action` on a guest in its first state.
 pub fn with_guest<R>(setting: Setting, action: impl FnOnce(&mut Guest) -> R) -> R {
-    // Taken out, so that one that has panicked is not used again.
+    // Taken out, so that a guest is not used again after a panic.
     let place = 2 * setting.disk as usize + usize::from(setting.keys_in_requests);
     let mut guest = GUESTS.with_borrow_mut(|guests| guests[place].take()).unwrap_or_else(|| Guest::new(setting));
     guest.boot(setting);
@@ -187,7 +187,7 @@ impl Guest {
         }
     }
 
-    /// A reset, then these of the offered features.
+    /// Resets the device, then accepts these of the offered features.
     pub fn set_features(&mut self, features: u64) {
         self.device.set_features(features & self.device.features());
         self.vrings.iter().for_each(|vring| vring.set_event_idx(features & feature::EVENT_IDX != 0));
@@ -198,7 +198,7 @@ impl Guest {
         let (ring, vring) = (&self.rings[queue], &self.vrings[queue]);
         vring.set_kick(None);
         assert!(vring.set_size(ring.size));
-        // The driver may have left anything in the used index; a frontend sets the queue up with what is there.
+        // The driver may have left any used index. A frontend sets the queue up with that.
         assert!(vring.set_addresses(&self.memory, layout::addresses(ring)));
         vring.set_next_avail(self.bases[queue]);
         assert!(vring.set_log(self.inflight.2.then(|| self.inflight.1.queue(queue)).flatten()));
@@ -206,7 +206,7 @@ impl Guest {
         vring.set_enabled(true);
     }
 
-    /// The frontend, or whoever has its memory, changes the in-flight region.
+    /// The frontend, or another process with its memory, changes the in-flight region.
     pub fn poke_region(&self, at: u64, bytes: &[u8]) {
         let room = region_bytes(QUEUES as u16, QUEUE_SIZE).saturating_sub(at);
         let fits = bytes.len().min(room as usize);
@@ -218,30 +218,30 @@ impl Guest {
         self.device.meddle_later(pokes);
     }
 
-    /// Does what a worker does, until there is nothing left. Everything that was taken must be returned.
+    /// Does a worker's work until there is none left. All heads that were taken must be returned.
     pub fn work(&mut self) {
         self.work_while(|_| None);
     }
 
-    /// The same, with something done by driver and frontend before each step until there is nothing more of it.
+    /// The same, with an action of driver and frontend before each step, as long as there are any.
     pub fn work_while(&mut self, mut next: impl FnMut(&mut Self) -> Option<Option<Demand>>) {
         let mut stretches = 0;
         while !self.stretch(&mut next) {
             stretches += 1;
-            assert!(stretches < 1000, "the device goes on for ever");
+            assert!(stretches < 1000, "the device never finishes");
         }
         self.look();
         self.books.check_complete();
     }
 
-    /// One stretch of a worker's work. Returns true when there is nothing left to do.
+    /// One turn of a worker. Returns true if there is nothing left to do.
     fn stretch(&mut self, next: &mut impl FnMut(&mut Self) -> Option<Option<Demand>>) -> bool {
         let vrings = self.vrings.clone();
         let Some(turns) = begin(&vrings) else { return true };
         let device = Arc::clone(&self.device);
         let view = View::new(GuestMemoryAtomic::new(self.memory.clone()));
         device.check_idle();
-        let worker = self.worker.take().expect("not at work");
+        let worker = self.worker.take().expect("not in use");
         let serve = |token, request| device.serve(token, request);
         let mut poller = Poller::new(&*device, &worker, &view, &vrings, turns, serve);
         let mut steps = 0;
@@ -265,16 +265,16 @@ impl Guest {
                 break true;
             }
             steps += 1;
-            assert!(steps < 20_000, "the device goes on for ever");
+            assert!(steps < 20_000, "the device never finishes");
         };
-        assert!(poller.is_empty(), "chains are left");
+        assert!(poller.is_empty(), "requests are left");
         drop(poller);
         device.check_idle();
         self.worker = Some(worker);
         all_done
     }
 
-    /// Has a thread of the frontend's make a demand, which waits for the worker. False when the poller is over.
+    /// Makes a frontend thread do something that waits for the worker. False: the poller has ended.
     fn demand<'m, F: Future<Output = u32>>(
         &mut self,
         poller: &mut Poller<'m, Meddled, impl Fn(Token, Looked<'m>) -> F, F>,
@@ -307,7 +307,7 @@ impl Guest {
                 thread::yield_now();
             }
             self.look();
-            patience.wait("who stops a queue waits for ever");
+            patience.wait("the thread that stops a queue waits for ever");
         }
         if let Some((queue, next_avail)) = thread.join().expect("no panic") {
             self.bases[queue] = next_avail;
@@ -317,21 +317,21 @@ impl Guest {
         !poller.is_over()
     }
 
-    /// The driver takes what has come back: later the used ring may have been overwritten.
+    /// The driver takes completions: later the used ring may be overwritten.
     fn look(&mut self) {
         for queue in 0..QUEUES {
             self.books.look_at(queue, &self.rings[queue], self.device.is_broken(queue));
         }
     }
 
-    /// The frontend stops a queue that is idle, and starts it where it was.
+    /// The frontend stops an idle queue, and starts it at the same index.
     pub fn restart(&mut self, queue: usize) {
         (self.bases[queue], _) = self.vrings[queue].stop();
         self.start(queue);
         self.device.mended(queue);
     }
 
-    /// Room for a buffer; old ones are overwritten after a while.
+    /// Allocates a buffer. Later ones reuse the memory of old ones.
     fn allocate(&mut self, bytes: u64) -> u64 {
         let end = layout::START + layout::BYTES as u64;
         if self.next_buffer + bytes > end {
@@ -362,7 +362,7 @@ impl Guest {
         room
     }
 
-    /// A request for plain data of `count` times the same piece of memory: long, in little memory.
+    /// A plain request with `count` times the same piece of memory: long, with little memory.
     pub fn add_long(&mut self, queue: usize, head: u16, write: bool, count: u16, piece: u32) {
         let at = self.allocate(16);
         layout::poke(&self.memory, at, &header(if write { OUT } else { IN }, 0));
@@ -385,21 +385,21 @@ impl Guest {
         ring.publish(head);
     }
 
-    /// The disk may have been written in the run before.
+    /// Zeroes the disk, which the previous run may have written.
     pub fn clear_disk(&mut self) {
         let sectors = self.disk as u32 / 512;
         let request = Request { readable: [header(WRITE_ZEROES, 0), range(0, sectors, 0)].concat(), room: 1 };
         assert_eq!(self.request(0, &request, &Cut::default()).0, OK);
     }
 
-    /// One request from beginning to end, on a ring in good order. Returns the status and the data before it, and
+    /// Makes one request, on a valid ring, and waits for it. Returns the status and the data before it, and
     /// checks the used ring. The request has room for a status and is not empty.
     pub fn request(&mut self, queue: usize, request: &Request, cut: &Cut) -> (u8, Vec<u8>) {
         let before = self.rings[queue].used_index();
         let room = self.add(queue, 0, request, cut);
         self.work();
         let ring = &self.rings[queue];
-        assert_eq!(ring.used_index(), before.wrapping_add(1), "one head came back");
+        assert_eq!(ring.used_index(), before.wrapping_add(1), "one head is completed");
         let (head, len) = ring.used_entry(before);
         assert_eq!(head, 0);
         assert!(len <= request.room);

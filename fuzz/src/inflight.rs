@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Backends that follow each other on one queue with an in-flight region. As long as only backends write the region, each
-//! request is completed exactly once, wherever they were killed between two steps. Whatever the region holds, a backend
-//! takes no head that the ring does not have or that it has in hand, returns one entry for each head that it took, and is
-//! done after a bounded number of them.
+//! request completes exactly once, wherever they were killed between two steps. Whatever the region contains, a backend
+//! takes no head that is outside the ring or in flight already, returns one entry for each head that it took, and
+//! finishes after a bounded number of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -29,15 +29,15 @@ const STATE: u64 = 16;
 enum Op {
     /// The driver makes a request of `descriptors` available.
     Send { descriptors: u16, indirect: bool },
-    /// The backend takes up to so many.
+    /// The backend takes up to this many.
     Take(usize),
-    /// It returns so many, from this one of those in hand on.
+    /// It completes this many, from this one of those that it has in flight on.
     Return { which: usize, count: usize },
-    /// It is killed, and the next one started.
+    /// It is killed, and the next one starts.
     Kill,
     /// The frontend stops the queue and starts it again.
     Restart,
-    /// From here on nothing is promised but to survive: a state of a descriptor.
+    /// From here on the backend must only survive: overwrites the state of a descriptor.
     State { head: u16, inflight: u8, next: u16, counter: u64 },
     /// A field of the header.
     Field { at: u64, value: u16 },
@@ -89,16 +89,16 @@ impl Op {
 struct Input {
     /// Logarithm of the ring's size.
     size_bits: u8,
-    /// What the frontend says that the region is for.
+    /// The frontend's description of the region.
     queues: u8,
     queue_size: u16,
     /// The queue's number.
     queue: u8,
-    /// Both indices of the ring begin here.
+    /// First value of both indices of the ring.
     start: u16,
     near_the_end: bool,
     honest: bool,
-    /// The region in the frontend's words, to be mapped and nothing else.
+    /// The frontend's description of a region that is only mapped.
     words: (u64, u64, u16, u16),
 }
 
@@ -109,11 +109,11 @@ struct World {
     region: Arc<InflightRegion>,
     queue: usize,
     queue_size: u16,
-    /// Heads of the driver's that are free.
+    /// The driver's free heads.
     free: BTreeSet<u16>,
     /// Requests in flight, and their descriptors.
     sent: BTreeMap<u16, Vec<u16>>,
-    /// Nobody has written where it should not have.
+    /// Whether only backends have written the region and the used ring.
     honest: bool,
     vring: Option<Vring>,
 }
@@ -144,13 +144,13 @@ impl World {
             queue_size,
             free: (0..size).collect(),
             sent: BTreeMap::new(),
-            // A larger ring is not tracked, and nothing is promised.
+            // A larger ring is not tracked, so the checks do not apply.
             honest: size <= queue_size,
             vring: None,
         })
     }
 
-    /// A new backend, as a frontend starts it: it knows where the used ring is, and no more.
+    /// A new backend, as a frontend starts it: it knows only the used index.
     fn start(&mut self) {
         let vring = Vring::new(0, MOST).expect("queue");
         assert!(vring.set_size(self.ring.size));
@@ -191,15 +191,15 @@ impl World {
         self.ring.publish(head);
     }
 
-    /// The driver takes what has come back: each request once.
+    /// The driver takes completions: each request once.
     fn reap(&mut self) {
         let used = self.ring.used_index();
         while self.honest && self.ring.next_used != used {
             let (head, len) = self.ring.used_entry(self.ring.next_used);
             let head = u16::try_from(head).expect("a head");
             let own = self.sent.remove(&head);
-            self.free.extend(own.unwrap_or_else(|| panic!("head {head} has come back, and was not in flight")));
-            assert_eq!(len, u32::from(head) + 1, "the length that it was returned with");
+            self.free.extend(own.unwrap_or_else(|| panic!("head {head} was completed, but was not in flight")));
+            assert_eq!(len, u32::from(head) + 1, "the used length");
             self.ring.next_used = self.ring.next_used.wrapping_add(1);
         }
     }
@@ -229,7 +229,7 @@ fn live(world: &mut World, ops: &mut impl Iterator<Item = Op>) -> bool {
                 give_back(world, &turn, &back);
             }
             Op::Return { .. } => {}
-            // Nothing of it is left but the region and the rings.
+            // Only the region and the rings are left of it.
             Op::Kill => return true,
             Op::Restart => {
                 give_back(world, &turn, &std::mem::take(&mut hand));
@@ -253,7 +253,7 @@ fn live(world: &mut World, ops: &mut impl Iterator<Item = Op>) -> bool {
         }
         world.reap();
     }
-    // It goes on until there is nothing left.
+    // It works until there is nothing left.
     let mut total = 0;
     loop {
         give_back(world, &turn, &std::mem::take(&mut hand));
@@ -262,8 +262,8 @@ fn live(world: &mut World, ops: &mut impl Iterator<Item = Op>) -> bool {
         if hand.is_empty() {
             break;
         }
-        // What was in flight, and what the available ring can hold.
-        assert!(total <= 2 * usize::from(world.ring.size), "the device goes on for ever");
+        // Requests that were in flight, and as many as the available ring can hold.
+        assert!(total <= 2 * usize::from(world.ring.size), "the backend never finishes");
     }
     world.reap();
     if world.honest {
@@ -279,7 +279,7 @@ fn take(turn: &Turn<'_>, memory: &GuestMemoryMmap, most: usize, world: &World, h
     assert!(chains.len() <= most);
     for taken in chains {
         assert!(taken.head < world.ring.size, "head {} is not in the ring", taken.head);
-        assert!(!hand.contains(&taken.head), "head {} is in hand already", taken.head);
+        assert!(!hand.contains(&taken.head), "head {} is in flight already", taken.head);
         if world.honest {
             assert!(world.sent.contains_key(&taken.head), "head {} was not sent", taken.head);
             let chain = taken.chain.expect("whole");
@@ -305,7 +305,7 @@ pub fn run(bytes: &[u8]) {
     let Ok(input) = Input::arbitrary(&mut u) else { return };
     let mut ops = all::<Op>(u, 150).into_iter().filter(|op| !input.honest || op.is_honest());
     let Some(mut world) = World::new(&input) else { return };
-    // A region in any words is mapped or refused.
+    // A region with any description is mapped or refused.
     let (offset, bytes, queues, size) = input.words;
     let twin = world.file.try_clone().expect("memfd");
     if InflightRegion::map(twin, offset, bytes, queues, size).is_ok() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Commands and encrypted requests in any order, beside a model of a few lines that encrypts with OpenSSL.
+//! Commands and encrypted requests in any order, compared with a small model that encrypts with OpenSSL.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use test_driver::data::FILL;
@@ -19,7 +19,7 @@ struct Input {
     disk: DiskKind,
     /// Commands go to the request queues.
     in_band: bool,
-    /// When the disk's answers arrive.
+    /// When the disk's completions arrive.
     looks: [u8; 8],
 }
 
@@ -34,7 +34,7 @@ enum Op {
         crypto: Option<(u32, [u64; 4])>,
         seed: u8,
     },
-    /// A driver that goes and comes again.
+    /// The driver is removed and loaded again.
     Reset,
 }
 
@@ -81,7 +81,7 @@ impl Model {
         vec![OK]
     }
 
-    /// The status, and what is read.
+    /// The status, and the data read.
     fn transfer(&mut self, write: bool, sector: u64, data: &[u8], crypto: Option<(u32, [u64; 4])>) -> (u8, Vec<u8>) {
         let Some(at) = extent(sector, data.len(), self.disk.len()) else { return (IOERR, vec![]) };
         let key = match crypto {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Where things lie in the guest's memory.
+//! The layout of the guest's memory.
 
 use test_driver::Virtqueue;
 use vhost_user_blk_crypto::queue::RingAddresses;
@@ -40,7 +40,7 @@ pub fn addresses(ring: &Ring) -> RingAddresses {
     }
 }
 
-/// Fuzzed addresses may be anywhere: what does not fit is not written.
+/// Fuzzed addresses may be anywhere: bytes outside of guest memory are not written.
 pub fn poke(memory: &GuestMemoryMmap, at: u64, bytes: &[u8]) {
     let _ = memory.write(bytes, GuestAddress(at));
 }

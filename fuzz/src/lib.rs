@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Hostile guests. Each target makes something structured of any bytes, does it to the real device with its disk in memory, and
-//! checks what must hold whatever the guest does. The same functions run under libFuzzer (`cargo xtask fuzz`), and with
-//! random bytes and the corpus in `cargo test`.
+//! Hostile guests. Each target turns arbitrary bytes into structured actions, runs them on the real device with its
+//! disk in memory, and checks what must hold for every guest. The same functions run under libFuzzer (`cargo xtask
+//! fuzz`), and with random bytes and the corpus in `cargo test`.
 
 mod books;
 pub mod config_space;
@@ -19,7 +19,7 @@ pub mod requests;
 pub mod virtqueues;
 mod wire;
 
-/// Whether what an input means is to be printed: with FUZZ_SHOW in the environment.
+/// Whether to print the meaning of an input: if the environment has FUZZ_SHOW.
 fn shown() -> bool {
     static SHOWN: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| std::env::var_os("FUZZ_SHOW").is_some());
     *SHOWN

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The real device, with a guest that changes its memory whenever the device begins or goes on with a request, and a disk
-//! whose answers arrive when a run says so.
+//! The real device, with a guest that changes its memory whenever the device begins or continues a request, and a disk
+//! whose completions arrive when a run says so.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,12 +36,12 @@ pub struct Meddled {
 #[derive(Default)]
 struct State {
     pokes: VecDeque<Poke>,
-    /// What is in hand: queue, head.
+    /// Heads in flight, with their queue.
     in_hand: BTreeSet<(usize, u16)>,
     /// Those of them that have been started.
     started: BTreeMap<Token, (usize, u16)>,
     broken: BTreeSet<usize>,
-    /// How many answers arrive at the next looks, and which.
+    /// How many completions arrive at the next polls, and which.
     schedule: VecDeque<u8>,
 }
 
@@ -54,7 +54,7 @@ impl Meddled {
         Self { device, memory, state: Arc::default() }
     }
 
-    /// As at the beginning.
+    /// Restores the first state.
     pub fn forget(&self) {
         *lock(&self.state) = State::default();
         let _ = self.device.faults().clear(None);
@@ -64,15 +64,15 @@ impl Meddled {
         lock(&self.state).pokes.extend(pokes);
     }
 
-    /// Each byte is a look at the answers of the disk: how many arrive, and which. When there is none all arrive.
+    /// Each byte is a poll of the disk: how many completions arrive, and which. Without a byte, all arrive.
     pub fn schedule(&self, looks: &[u8]) {
         lock(&self.state).schedule.extend(looks);
     }
 
-    /// All that was begun is done.
+    /// Checks that all requests that began have ended.
     pub fn check_idle(&self) {
         let state = lock(&self.state);
-        assert!(state.in_hand.is_empty(), "begun and not done: {:?}", state.in_hand);
+        assert!(state.in_hand.is_empty(), "begun but not completed: {:?}", state.in_hand);
     }
 
     /// Whether a queue has been retired since it was started.
@@ -148,7 +148,7 @@ impl VirtioDevice for Meddled {
     }
     fn parse<'m>(&self, worker: &'m SlowWorker, queue: usize, head: u16, chain: Chain<'m>) -> Looked<'m> {
         let is_new = lock(&self.state).in_hand.insert((queue, head));
-        assert!(is_new, "queue {queue}, head {head}: taken while it is in hand");
+        assert!(is_new, "queue {queue}, head {head}: taken while it is in flight");
         self.meddle();
         let room = chain.writable.len();
         Looked { place: (queue, head), room, parsed: self.device.parse(&worker.worker, queue, head, chain) }
@@ -187,12 +187,12 @@ impl VirtioDevice for Meddled {
     }
 }
 
-/// The device's part of the worker. The helper threads are waited for, so that a run does the same each time; when and in
-/// which order their answers arrive the run says.
+/// The device's part of the worker. It waits for the helper threads, so that a run is reproducible; the run determines
+/// when and in which order their completions arrive.
 pub struct SlowWorker {
     worker: Worker,
     state: Arc<Mutex<State>>,
-    /// Those that can go on, and have not been passed on.
+    /// Requests that can continue, and are not reported yet.
     arrived: RefCell<Vec<Token>>,
 }
 
@@ -215,17 +215,17 @@ impl Reactor for SlowWorker {
             }
             let events = self.worker.events(&mut |event| {
                 let millisecond = rustix::time::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-                // The fuzzer has a timer whose signal may interrupt this: then it is looked again.
+                // The fuzzer's timer signal may interrupt this: then poll again.
                 let _ = poll(&mut [PollFd::from_borrowed_fd(event, PollFlags::IN)], Some(&millisecond));
                 Ok(())
             });
-            events.expect("the events can be waited for");
-            patience.wait("the disk does not answer");
+            events.expect("poll of the events");
+            patience.wait("the disk completes nothing");
         }
         let state = &mut lock(&self.state);
-        assert!(arrived.iter().all(|token| state.started.contains_key(token)), "an answer to nothing");
+        assert!(arrived.iter().all(|token| state.started.contains_key(token)), "a completion without a request");
         arrived.sort_unstable();
-        assert!(arrived.is_sorted_by(|a, b| a < b), "two answers to one request");
+        assert!(arrived.is_sorted_by(|a, b| a < b), "two completions of one request");
         let look = state.schedule.pop_front();
         let count = look.map_or(usize::MAX, |look| usize::from(look % 4)).min(arrived.len());
         for _ in 0..count {

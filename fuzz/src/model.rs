@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What keys are good for and what is done with them, in a few lines that encrypt with OpenSSL.
+//! A small model of keys and encrypted requests, which encrypts with OpenSSL.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// With what a descriptor says that has no [`refusals`].
+    /// From the descriptor of a key that has no [`refusals`].
     pub fn new(key: [u8; 64], program: &Program) -> Self {
         Self { key, unit: 1 << program.unit_bits, dun_bytes: program.dun_bytes as usize }
     }
@@ -30,7 +30,7 @@ impl Key {
         if len == 0 || !len.is_multiple_of(self.unit) {
             return false;
         }
-        // Schoolbook addition over bytes.
+        // Addition with carry over bytes.
         let mut carry = len / self.unit - 1;
         let last: Vec<u8> = dun
             .iter()
@@ -62,14 +62,14 @@ pub fn refusals(program: &Program) -> Vec<u8> {
     refusals
 }
 
-/// The bytes of the disk that a request is about, if it is whole sectors that are there.
+/// The bytes of the disk that a request accesses, if these are whole sectors inside the disk.
 pub fn extent(sector: u64, len: usize, disk: usize) -> Option<Range<usize>> {
     let start = u128::from(sector) * 512;
     let fits = len.is_multiple_of(512) && start + len as u128 <= disk as u128;
     fits.then(|| start as usize..start as usize + len)
 }
 
-/// Writes data to these bytes of the disk, or returns what is read.
+/// Writes data to these bytes of the disk, or reads them.
 pub fn transfer(disk: &mut [u8], write: bool, data: &[u8], key: Option<(&Key, [u64; 4])>) -> Vec<u8> {
     let crypt = |xts: fn(&[u8; 64], u128, usize, &[u8]) -> Vec<u8>, data: &[u8]| match key {
         Some((key, dun)) => xts(&key.key, u128::from(dun[1]) << 64 | u128::from(dun[0]), key.unit, data),
@@ -82,7 +82,7 @@ pub fn transfer(disk: &mut [u8], write: bool, data: &[u8], key: Option<(&Key, [u
     vec![]
 }
 
-/// A DUN of which few more fit in a number of bytes.
+/// A DUN close to the maximum of a number of bytes.
 pub fn edge(u: &mut Unstructured<'_>) -> Result<[u64; 4]> {
     let size = if u.ratio(1, 5)? { u.int_in_range(1..=32)? } else { *u.choose(&[1, 2, 4, 8, 16])? };
     let mut bytes = [0; 32];

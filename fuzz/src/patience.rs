@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Waiting for something that must come, and not for ever.
+//! Waits with a time limit.
 
 use std::time::{Duration, Instant};
 
-/// Longer than this nothing takes but what never ends, even on a machine that has other things to do.
+/// The limit: even on a busy machine, only something that never ends takes longer.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// Counts the time that passes while this process runs. A process that was stopped (SIGSTOP) is not to blame for it.
+/// Counts the time that passes while this process runs. The time while it is stopped (SIGSTOP) does not count.
 pub struct Patience {
     last: Instant,
     left: Duration,
@@ -18,7 +18,7 @@ impl Patience {
         Self { last: Instant::now(), left: LONGEST }
     }
 
-    /// To be asked again and again. Panics, with the reason, when it has taken too long.
+    /// Call it repeatedly. Panics with the reason when the time is over.
     pub fn wait(&mut self, why: &str) {
         let now = Instant::now();
         self.left = self.left.saturating_sub((now - self.last).min(Duration::from_secs(1)));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A device without keyslots: requests that bring their keys along and may want digests, several at a time, beside a model of a
-//! few lines that encrypts with OpenSSL.
+//! A device without keyslots: requests that carry their keys and may ask for digests, several at a time, compared with
+//! a small model that encrypts with OpenSSL.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -19,15 +19,15 @@ use crate::wire::{Program, Request, all, key, number};
 const SECTORS: u64 = 128;
 /// Of the longest request.
 const MOST_SECTORS: u64 = 24;
-/// The most descriptors of a request: those of its cut, and the rest of either side.
+/// The maximum of descriptors of a request: those of its cut, and the rest of either side.
 const DESCRIPTORS: u16 = 8;
-/// The most requests at a time on one queue.
+/// The maximum of requests at a time on one queue.
 const DEPTH: u16 = 8;
-/// Raw keys of which the device has made wrapped ones.
+/// Raw keys that the device has wrapped.
 const WRAPPED: [[u8; 32]; 2] = [[3; 32], [4; 32]];
-/// And what is derived from them.
+/// The keys derived from them.
 static DERIVED: LazyLock<[[u8; 64]; 2]> = LazyLock::new(|| WRAPPED.map(|raw| inline_encryption_key(&raw)));
-/// What commands about wrapped keys return before the status.
+/// Bytes that commands about wrapped keys return before the status.
 const REPLY: u32 = 4 + 128;
 
 #[derive(Debug, Arbitrary)]
@@ -35,14 +35,14 @@ struct Input {
     disk: DiskKind,
     /// Commands go to the request queues.
     in_band: bool,
-    /// When the disk's answers arrive.
+    /// When the disk's completions arrive.
     looks: [u8; 8],
 }
 
 #[derive(Debug)]
 enum Op {
     Transfer(Transfer, u8),
-    /// What an engine without keyslots does not have: a command of this type, or a transfer with the key of a slot.
+    /// An operation that needs keyslots: a command of this type, or a transfer with the key of a slot.
     Program(Program, bool),
     Slot(Transfer, [u64; 4], u32),
     GetExtensions,
@@ -50,7 +50,7 @@ enum Op {
     Fault(Fault),
     /// A queue is stopped and started while requests are in flight.
     Restart(usize),
-    /// A driver that goes and comes again, perhaps while requests are in flight.
+    /// The driver is removed and loaded again, perhaps while requests are in flight.
     Reset(bool),
     /// Waits for all requests.
     Wait,
@@ -80,7 +80,7 @@ struct Keyed {
     slots: [u32; 2],
     extensions: [u8; 4],
     dun: [u64; 4],
-    /// The array of the digests has so many bytes more than it should.
+    /// The array of digests is too long by this many bytes.
     excess: i8,
 }
 
@@ -103,7 +103,7 @@ impl<'a> Arbitrary<'a> for Keyed {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let mut program = Program::arbitrary(u)?;
         if u.ratio(7, 8)? {
-            // So that many have the same one.
+            // Small, so that many requests have the same one.
             program.key %= 4;
         }
         let mut slots = [NO_SLOT; 2];
@@ -157,7 +157,7 @@ impl Transfer {
         (right as u32).saturating_add_signed(self.key.as_ref().map_or(0, |keyed| keyed.excess.into()))
     }
 
-    /// Bytes of its data, if there is the right room for digests, where that matters.
+    /// Bytes of its data. `None`: the room for digests is wrong, and that matters.
     fn data_len(&self) -> Option<usize> {
         let (len, array) = (self.len as usize, self.array() as usize);
         match self.digest() {
@@ -198,11 +198,11 @@ impl<'a> Arbitrary<'a> for Op {
     }
 }
 
-/// What must come of a request.
+/// The expected result of a request.
 #[derive(Debug)]
 struct Expected {
     statuses: Vec<u8>,
-    /// What is in the room before the status, unless that is as the driver left it.
+    /// The expected bytes before the status. `None`: those that the driver left there.
     data: Option<Vec<u8>>,
 }
 
@@ -218,7 +218,7 @@ type Blobs = Vec<[Vec<u8>; 2]>;
 struct Model {
     disk: Vec<u8>,
     fault: Fault,
-    /// While there is a fault: the key of the last request, and the one before that was another.
+    /// While there is a fault: the key of the last request, and the last key that differs from it.
     last: Option<[u8; 64]>,
     previous: Option<[u8; 64]>,
 }
@@ -239,7 +239,7 @@ impl Model {
         }
         // Without the flag the key descriptor of a write is data.
         let descriptor = if flags == [0; 3] && request.write { 152 } else { 0 };
-        // Where the data of a read with digests ends, the device knows when it has the key.
+        // The device needs the key to know where the data of a read with digests ends.
         let known = if request.digest().is_some() && !request.write { 0 } else { request.len as usize + descriptor };
         let at = extent(request.sector, known, self.disk.len());
         if at.is_none() || (is_key && keyed.slots != [NO_SLOT; 2]) {
@@ -340,7 +340,7 @@ struct Run<'g> {
     pending: Vec<Pending>,
     /// By queue.
     added: [u16; REQUEST_QUEUES + 1],
-    /// The bytes of the disk that requests in flight are about, and whether they write.
+    /// The bytes of the disk that requests in flight access, and whether they write.
     busy: Vec<(Range<usize>, bool)>,
 }
 
@@ -364,7 +364,7 @@ impl Run<'_> {
         self.pending.push(Pending { what, at, room: request.room, expected });
     }
 
-    /// Has everything done that was asked for, and one thing more by the frontend meanwhile.
+    /// Completes all requests; meanwhile the frontend does one thing.
     fn finish(&mut self, mut demand: Option<Demand>) {
         self.guest.device.schedule(&self.looks);
         self.guest.work_while(|_| demand.take().map(Some));
@@ -373,7 +373,7 @@ impl Run<'_> {
             assert!(expected.statuses.contains(&status), "{what}: {status}, not {:?}", expected.statuses);
             match expected.data.filter(|data| !data.is_empty()) {
                 Some(data) => assert!(bytes == data, "{what}: wrong data"),
-                None => assert!(bytes.iter().all(|&byte| byte == FILL), "{what}: something was written"),
+                None => assert!(bytes.iter().all(|&byte| byte == FILL), "{what}: the device has written"),
             }
         }
         self.added = [0; REQUEST_QUEUES + 1];
@@ -483,7 +483,7 @@ pub fn run(bytes: &[u8]) {
             run.do_op(number, op, cut);
         }
         run.finish(None);
-        // What may have been written, read as it is.
+        // The final content of the disk, read without a key.
         let sectors = (SECTORS + MOST_SECTORS).min(run.model.disk.len() as u64 / 512);
         for sector in (0..sectors).step_by(16) {
             let len = 512 * (sectors - sector).min(16) as u32;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Single requests, whatever their bytes, room, descriptors and the negotiated features: what parsing lets through is in
-//! order, by the rules of the protocol in numbers too large to overflow.
+//! Single requests with any bytes, room, descriptors and negotiated features: a request that passes parsing obeys the
+//! rules of the protocol, which are checked here in numbers too large to overflow.
 
 use arbitrary::{Arbitrary, Unstructured};
 use test_driver::wire::*;

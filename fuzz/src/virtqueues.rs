@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Whole virtqueues in which every rule may be broken, also while the device works, on disks that answer late and in any
-//! order: the device does not panic, not go on for ever, returns each head that it took exactly once, and never more than
-//! there was room for; who stops a queue does not wait for ever; and a queue that was broken is as good as new after a reset.
+//! Whole virtqueues that may break every rule, also while the device works, on disks that complete late and in any
+//! order. The device neither panics nor loops for ever. It returns each head that it took exactly once, with at most as
+//! many bytes as there was room for. Stopping a queue ends, and after a reset a broken queue works.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use test_driver::Descriptor;
@@ -32,7 +32,7 @@ const FAULTS: [&str; 12] = [
 
 #[derive(Debug)]
 enum Op {
-    /// A request in good order, under any head.
+    /// A valid request, under any head.
     Request {
         queue: usize,
         head: u16,
@@ -62,7 +62,7 @@ enum Op {
         index: u16,
         descriptor: Descriptor,
     },
-    /// A head, whatever it leads to.
+    /// Makes any head available.
     Publish {
         queue: usize,
         head: u16,
@@ -84,13 +84,13 @@ enum Op {
         at: u64,
         bytes: Vec<u8>,
     },
-    /// When the disk answers.
+    /// When the disk's completions arrive.
     Schedule(Vec<u8>),
     Work,
-    /// The next things happen while the device works.
+    /// The next actions happen while the device works.
     Busy(u8),
     Features(u64),
-    /// The frontend stops a queue and starts it where it was.
+    /// The frontend stops a queue and starts it at the same index.
     Restart {
         queue: usize,
     },
@@ -169,7 +169,7 @@ impl<'a> Arbitrary<'a> for Op {
 }
 
 impl Op {
-    /// Whether what the driver knows of its requests still counts afterwards: nobody else writes into the rings.
+    /// Whether the driver's checks still hold afterwards: only the device writes to the used rings.
     fn is_honest(&self) -> bool {
         !matches!(
             self,
@@ -190,11 +190,11 @@ struct Input {
     disk: DiskKind,
     /// The in-flight region is used.
     tracked: bool,
-    /// Heads may be anything, but no memory changes other than by requests: then the driver's books are checked.
+    /// Heads may be anything, but only requests change memory: then the driver's checks hold.
     honest: bool,
 }
 
-/// Does it, or says what the frontend has to do while the device works.
+/// Does it, or returns what the frontend does while the device works.
 fn apply(guest: &mut Guest, op: Op) -> Option<Demand> {
     use vhost_user_blk_crypto::vhost::VirtioDevice as _;
     if crate::shown() {
@@ -243,7 +243,7 @@ fn apply(guest: &mut Guest, op: Op) -> Option<Demand> {
     None
 }
 
-/// Does it between two stretches of work.
+/// Does it between two turns of the worker.
 fn apply_idle(guest: &mut Guest, op: Op) {
     let works = matches!(op, Op::Work);
     match apply(guest, op) {

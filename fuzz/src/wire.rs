@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests made of any bytes, mostly sensible ones.
+//! Requests from arbitrary bytes, most of them valid.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use test_driver::wire::{self, *};
@@ -9,7 +9,7 @@ use test_driver::wire::{self, *};
 const TYPES: [u32; 20] =
     [0, 1, 4, 8, 11, 13, 14, 27, 28, 29, 30, 31, 32, 33, 34, 35, 2, 3, 16, GET_CRYPTO_CHARACTERISTICS];
 
-/// As many as the bytes make, up to `most`. (`Vec` of `arbitrary` ends at every other byte, on the average.)
+/// As many elements as the bytes give, up to `most`. (`arbitrary`'s `Vec` ends at every other byte, on average.)
 pub fn all<'a, T: Arbitrary<'a>>(mut u: Unstructured<'a>, most: usize) -> Vec<T> {
     std::iter::from_fn(|| if u.is_empty() { None } else { u.arbitrary().ok() }).take(most).collect()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The targets with random bytes, and with the corpus, which has what fuzzing has found interesting.
+//! The targets with random bytes, and with the corpus of inputs that fuzzing has found interesting.
 
 use proptest::prelude::*;
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # shellcheck shell=sh
-# `cargo xtask btrfs` in the guest: does what the host asks for over the port "dialog", one command at a time (dialoglib.sh). The
+# `cargo xtask btrfs` in the guest: executes the host's commands from the port "dialog", one at a time (dialoglib.sh). The
 # host decides what is done and judges it (xtask/src/btrfs). After lib.sh and fslib.sh, whose functions are used.
 
 FS=btrfs
-# Of files that are not encrypted: it may be on the disk.
+# The text in plain files, which may be on the disk.
 OPEN='text-of-a-file-that-is-not-encrypted'
 
 # start SERIAL: a btrfs on this disk, at $MNT/SERIAL.
@@ -25,7 +25,7 @@ directory() {
 	set_policy "$path" "$identifier"
 }
 
-# plaintext encrypted|open: what the files are to hold. $OUT/plain/encrypted and open have the same names.
+# plaintext encrypted|open: makes the contents of the files. $OUT/plain/encrypted and open have the same names.
 plaintext() {
 	local text=$SENTINEL size seed=0
 	[ "$1" = encrypted ] || text=$OPEN
@@ -37,7 +37,7 @@ plaintext() {
 	[ "$1" != encrypted ] || echo "$SENTINEL" > "$OUT/sentinel"
 }
 
-# fill SERIAL NAME PLAIN: writes the files and takes them to the disk; prints how many bytes.
+# fill SERIAL NAME PLAIN: writes and syncs the files; prints the number of bytes.
 fill() {
 	cat "$OUT/plain/$3"/* | wc -c
 	/tmp/mark begin
@@ -58,7 +58,7 @@ same() {
 	diff -r "$OUT/plain/$3" "$MNT/$1/$2" > /tmp/diff 2>&1 || { head -n 3 /tmp/diff; return 1; }
 }
 
-# remount SERIAL NAME encrypted|open: without what is in memory.
+# remount SERIAL NAME encrypted|open: drops all caches.
 remount() {
 	local device
 	device=$(find_disk "$1")
@@ -67,13 +67,13 @@ remount() {
 	[ "$3" = open ] || unlock btrfs "$MNT/$1"
 }
 
-# scrub SERIAL: all checksums, as the kernel computes them of what lies on the disk.
+# scrub SERIAL: the kernel checks the checksums of all data on the disk.
 scrub() {
 	btrfs scrub start -B "$MNT/$1" > /tmp/scrub 2>&1 || { cat /tmp/scrub; return 1; }
 	grep -q 'no errors found' /tmp/scrub || { cat /tmp/scrub; return 1; }
 }
 
-# balance SERIAL: all data and metadata is moved.
+# balance SERIAL: moves all data and metadata.
 balance() {
 	btrfs balance start --full-balance "$MNT/$1" > /tmp/balance 2>&1 || { cat /tmp/balance; return 1; }
 }
@@ -101,7 +101,7 @@ change() {
 	sync -f "$MNT/$1"
 }
 
-# change_plaintext PLAIN NEW: what the files must hold after that.
+# change_plaintext PLAIN NEW: makes the contents that the files must have after that.
 change_plaintext() {
 	cp -r "$OUT/plain/$1" "$OUT/plain/$2"
 	change_file "$OUT/plain/$2"
@@ -122,7 +122,7 @@ record_dir() {
 	record_btrfs "$MNT/$1/$2" "$3" 0 $encrypted
 }
 
-# recorded NAME: that was all for this image.
+# recorded NAME: ends the record of this image.
 recorded() {
 	mv "$OUT/manifest.jsonl" "$OUT/$1.jsonl"
 }
@@ -153,7 +153,7 @@ fio_load() {
 	shift
 	fio --name=load --filename="$path/data" --size=16M --fallocate=none --eta=never --randrepeat=1 --output=/tmp/fio.txt \
 		--exec_prerun='/tmp/mark begin' --exec_postrun='/tmp/mark end' "$@" || {
-		# Usually it has said why to the standard error output.
+		# Usually its standard error has the reason.
 		grep -m 1 '^fio: ' /tmp/fio.txt || true
 		return 1
 	}
@@ -188,7 +188,7 @@ repair() {
 	scrub mirror
 }
 
-# replace_disk SERIAL SERIAL: the second disk takes the place of the first.
+# replace_disk SERIAL SERIAL: replaces the first disk by the second.
 replace_disk() {
 	btrfs replace start -B -f "$(find_disk "$1")" "$(find_disk "$2")" "$MNT/mirror" > /tmp/replace 2>&1 || { cat /tmp/replace; return 1; }
 }

@@ -12,7 +12,7 @@
 if has_inline_encryption; then
 	fail 'the stock driver shows inline encryption'
 fi
-[ "$(blockdev --getsize64 "$DISK")" = $((256 << 20)) ] || fail 'the disk has not the size of its image'
+[ "$(blockdev --getsize64 "$DISK")" = $((256 << 20)) ] || fail 'the disk does not have the size of its image'
 [ "$(cat "$BLOCK/serial")" = plain-disk-10 ] || fail "serial number: $(cat "$BLOCK/serial")"
 
 note 'a file system'
@@ -36,4 +36,4 @@ blkdiscard -f -o $((100 << 20)) -l $((512 << 10)) "$DISK"
 blkdiscard -f -z -o $((100 << 20 | 512 << 10)) -l $((256 << 10)) "$DISK"
 drop_caches
 cmp -n $((768 << 10)) -i 0:$((100 << 20)) /dev/zero "$DISK" || fail 'discarded or zeroed sectors are not zero'
-cmp -n $((256 << 10)) -i $((768 << 10)):$((100 << 20 | 768 << 10)) /tmp/pattern "$DISK" || fail 'the sectors behind them changed'
+cmp -n $((256 << 10)) -i $((768 << 10)):$((100 << 20 | 768 << 10)) /tmp/pattern "$DISK" || fail 'the sectors after them changed'

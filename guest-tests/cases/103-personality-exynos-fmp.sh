@@ -11,7 +11,7 @@
 # stat: keyslots.nokey == 0
 # stat: request_keys.requests > 0
 
-# No key is in the device when the guest resets it, so none is lost.
+# The device holds no key when the guest resets it, so none is lost.
 
 expect_engine 0 128 raw 0x1000
 expect_rings 1 32 exynos-fmp
@@ -19,7 +19,7 @@ make_files tree 0
 make_fs "$DISK"
 mount_fs "$DISK" "$MNT"
 expect_no_wrapped_keys "$MNT"
-let_ports_go
+unbind_ports
 encrypted_dir "$MNT/sectors" one per-file 512
 cp -r "$OUT/plain/tree/." "$MNT/sectors"
 drop_caches
@@ -34,7 +34,7 @@ cp "$OUT/plain/tree/open" "$MNT/sectors"
 exec 8< "$MNT/blocks/open"
 freeze_and_restore
 echo 1 > /proc/sys/vm/drop_caches
-cmp "$OUT/plain/tree/open" "$MNT/blocks/open" || fail 'the file that was open all the time'
+cmp "$OUT/plain/tree/open" "$MNT/blocks/open" || fail 'the file that was open has other contents'
 exec 8<&-
 native_was_used || fail 'data units of 4096 bytes were not encrypted natively'
 drop_caches

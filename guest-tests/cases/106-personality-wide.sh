@@ -17,7 +17,7 @@ expect_no_wrapped_keys "$MNT"
 encrypted_dir "$MNT/secret" one
 cp -r "$OUT/plain/tree/." "$MNT/secret"
 sync
-# The inodes stay, and with them their keys.
+# The inodes and their keys stay in memory.
 echo 1 > /proc/sys/vm/drop_caches
 same_files "$OUT/plain/tree" "$MNT/secret"
 expect_native

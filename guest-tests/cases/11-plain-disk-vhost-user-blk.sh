@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: behind vhost-user-blk-pci, which cannot offer inline encryption, both drivers see the same plain disk
+# case: behind vhost-user-blk-pci, which does not pass inline encryption through, both drivers see the same plain disk
 # attach: vhost-user-blk
 # driver: virtio_blk
 # stat: requests.crypto_in == 0

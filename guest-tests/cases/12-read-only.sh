@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a read-only device can be read and not written
+# case: a read-only device can be read but not written
 # device: --read-only
 # stat: requests.crypto_out == 0
 # stat: bytes.out == 0

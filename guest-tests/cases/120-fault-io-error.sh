@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: errors of the device reach the guest's programs as EIO, and the device goes on
+# case: errors of the device reach the guest's programs as EIO, and the device keeps working
 # device: --fault io-error,op=read+write,sector=204800-204807,nth=1,count=2 --fault io-error,op=flush,count=1
 # device: --fault io-error,op=program,count=1 --fault io-error,op=write,slot=0-31,count=1
 # device: --fault io-error,op=read,slot=0-31,count=1
@@ -20,7 +20,7 @@ fails_with_eio() {
 	note "EIO: $what"
 }
 
-# block ARGUMENT...: one block of 4096 bytes by dd.
+# block ARGUMENT...: copies one block of 4096 bytes with dd.
 block() {
 	dd bs=4096 count=1 conv=notrunc status=none "$@"
 }

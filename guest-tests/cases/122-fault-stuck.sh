@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: requests are stuck for longer than the block layer's timeout, others go on, and after the fault all complete correctly
+# case: requests are stuck for longer than the block layer's timeout, others complete, and after the fault all complete correctly
 # device: --workers 4
 # queues: 4
 # needs: fio
@@ -11,7 +11,7 @@
 # stat: requests.failed == 0
 # stat: keyslots.nokey == 0
 
-# done_so_far: requests that the disk has completed: reads, writes.
+# done_so_far: prints how many reads and writes the disk has completed.
 done_so_far() {
 	awk '{ print $1, $5 }' "$BLOCK/stat"
 }
@@ -36,7 +36,7 @@ host_step
 tries=0
 before=
 while [ "$(in_flight)" -eq 0 ] || [ "$before" != "$(done_so_far)" ]; do
-	[ $tries -lt 60 ] || fail "requests go on: $before, $(done_so_far)"
+	[ $tries -lt 60 ] || fail "requests still complete: $before, $(done_so_far)"
 	tries=$((tries + 1))
 	before=$(done_so_far)
 	sleep 1
@@ -52,8 +52,8 @@ copy=$!
 sleep 35
 [ "$(in_flight)" -gt 0 ] || fail 'no request is stuck any more'
 kill -0 $fio && kill -0 $copy
-timeout 20 dd if="$DISK" of=/dev/null bs=4096 count=16 iflag=direct status=none || fail 'a plain request does not go on'
-note 'a plain read went on'
+timeout 20 dd if="$DISK" of=/dev/null bs=4096 count=16 iflag=direct status=none || fail 'a plain request does not complete'
+note 'a plain read completed'
 host_step
 wait $copy
 : > /tmp/enough

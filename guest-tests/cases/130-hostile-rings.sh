@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: rings and chains that break every rule: that queue ends, the others go on, and after a reset all is well
+# case: rings and chains that break every rule: that queue stops, the others work, and after a reset all work
 # driver: none
 # device: --keyslots 8 --max-dun-bytes 8
 # check: fscrypt

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a thread that rewrites rings, tables and headers while the device uses them: the other queues go on
+# case: a thread that rewrites rings, tables and headers while the device uses them: the other queues work
 # driver: none
 # device: --workers 2 --keyslots 8 --max-dun-bytes 8
 # memory: 44M

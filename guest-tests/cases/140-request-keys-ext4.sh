@@ -10,9 +10,9 @@
 # stat: keyslots.evict == 0
 
 expect_engine 0 64 raw 0x1fe00
-# What the driver has asked at the start
+# The driver's commands at its start
 before=$(counter commands)
 ciphertext_case per-file 4096
 expect_native
-[ "$(counter commands)" = "$before" ] || fail "$(counter commands) commands, $before of them at the start"
+[ "$(counter commands)" = "$before" ] || fail "$(counter commands) commands, but only $before at the start"
 [ "$(counter nokey_retries)" = 0 ] || fail 'a request came back NOKEY'

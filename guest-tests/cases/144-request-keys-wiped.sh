@@ -10,7 +10,7 @@
 # stat: keyslots.program == 0
 # stat: keyslots.nokey == 0
 
-# keys_held: how many requests hold a key. That the program finds requests shows that it looks in the right place.
+# keys_held: prints how many requests hold a key. The program must find requests, which shows that it searches the right memory.
 keys_held() {
 	local found
 	found=$(keys-in-requests)
@@ -20,9 +20,9 @@ keys_held() {
 
 secret_files
 held=$(keys_held)
-[ "$held" = 0 ] || fail "$held requests that are done hold a key"
+[ "$held" = 0 ] || fail "$held completed requests hold a key"
 
-note 'while a request is under way its key is there, and the test sees it'
+note 'the test sees the key of a request in flight'
 file=$MNT/secret/file-9-of-65536
 host_step_done
 dd if="$file" of=/dev/null bs=4096 count=1 iflag=direct status=none &

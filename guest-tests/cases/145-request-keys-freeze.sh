@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a disk without keyslots is frozen and restored while files are open: there is no key to put back, nothing is lost
+# case: a disk without keyslots is frozen and restored while files are open: there is no key to program again, and nothing is lost
 # device: --keyslots 0
 # needs: CONFIG_HIBERNATION
 # check: fscrypt

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a disk without keyslots is pulled out under I/O: its requests end, and keep no key in the guest's memory
+# case: a disk without keyslots disappears under I/O: its requests end, and keep no key in the guest's memory
 # device: --keyslots 0
 # root-port: yes
 # needs: fio CONFIG_PROC_KCORE

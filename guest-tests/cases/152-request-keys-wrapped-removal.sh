@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: without keyslots, too: what adding and removing hardware-wrapped master keys locks and unlocks, and every documented error
+# case: without keyslots, too, adding and removing hardware-wrapped master keys unlocks and locks files; every documented error
 # device: --keyslots 0 --key-types raw,wrapped
 # check: fscrypt
 # stat: request_keys.unwrapped > 0

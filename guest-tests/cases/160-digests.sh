@@ -13,7 +13,7 @@ digests='blake2b-256 crc32c sha256 xxhash64'
 # shellcheck disable=SC2046,SC2086 # words
 [ "$(echo $(ls "$BLOCK/queue/crypto/digests"))" = "$digests" ] || fail "digests: $(ls "$BLOCK/queue/crypto/digests")"
 [ "$(crypto_attr digests/sha256)" = 32 ] || fail "size of a SHA-256 digest: $(crypto_attr digests/sha256)"
-# So many SHA-256 digests of 512-byte data units fit in the driver's buffer.
+# The driver's buffer has room for the SHA-256 digests of this many KiB in data units of 512 bytes.
 [ "$(cat "$BLOCK/queue/max_hw_sectors_kb")" = 1024 ] || fail "largest request: $(cat "$BLOCK/queue/max_hw_sectors_kb") KiB"
 # shellcheck disable=SC2086
 digest_test "$DISK" $digests

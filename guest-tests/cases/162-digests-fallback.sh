@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: keys that want a digest which the device does not give use the fallback, others the device
+# case: keys with a digest that the device does not offer use the fallback, other keys the device
 # device: --digests sha256
 # needs: CONFIG_BLK_CRYPTO_DIGEST_TEST
 # timeout: 600

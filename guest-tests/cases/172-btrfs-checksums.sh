@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: btrfs with each of its four checksums: the verifier finds its files on the image and computes all of the csum tree again
+# case: btrfs with each of its four checksums: the verifier finds the files on the image and recomputes the whole csum tree
 # image: 512M
 # needs: CONFIG_BTRFS_FS mkfs.btrfs
 # check: fscrypt
 
 FS=btrfs
 make_files tree 0 1 4095 65536 1048577
-# Extents of which only a part is left, and one that two files share.
+# Extents that are only partly in use, and one that two files share.
 cp "$OUT/plain/tree/file-4-of-1048577" "$OUT/plain/tree/changed"
 make-data 40000 9 | dd of="$OUT/plain/tree/changed" bs=4096 seek=20 conv=notrunc status=none
 printf 'label: gpt\nsize=124MiB\nsize=124MiB\nsize=124MiB\nsize=124MiB\n' | sfdisk -q "$DISK"

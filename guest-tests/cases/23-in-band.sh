@@ -45,14 +45,14 @@ ports=$(cd $consoles && ls -d virtio*)
 for port in $ports; do
 	echo "$port" > $consoles/unbind
 done
-give_ports_back() {
+bind_ports() {
 	for port in $ports; do
 		echo "$port" > $consoles/bind
 	done
 }
-trap give_ports_back EXIT
+trap bind_ports EXIT
 sync
-[ -z "$(sed 1d /proc/swaps)" ] || skip 'there is swap space: the machine would really go to sleep'
+[ -z "$(sed 1d /proc/swaps)" ] || skip 'there is swap space: the machine would really hibernate'
 echo shutdown > /sys/power/disk
 if echo disk > /sys/power/state; then
 	fail 'hibernated without swap space'
@@ -68,7 +68,7 @@ record "$MNT/secret" tree
 umount "$MNT"
 check_fs "$DISK"
 
-note 'the driver asks, and takes no for an answer'
+note 'the driver asks for in-band access, and the device refuses'
 change_driver virtio_blk_crypto
 if has_inline_encryption; then
 	fail 'inline encryption without in_band=1'

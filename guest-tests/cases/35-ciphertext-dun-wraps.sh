@@ -6,14 +6,14 @@
 # stat: keyslots.nokey == 0
 
 # Numbers begin at a hash of the inode number. With this key the hash of inode 121 is 2^32 - 1284: the numbers wrap
-# at the file's block 1284. The key was found by trying names one after the other.
+# at the file's block 1284. The key was found by trying names.
 key=wrap-4604 inode=121
 
 make_fs "$DISK"
 mount_fs "$DISK" "$MNT"
 encrypted_dir "$MNT/secret" $key ino-lblk-32
 
-# Empty files take up inode numbers until the wanted one comes.
+# Make empty files until the next inode number is the wanted one.
 mkdir "$OUT/plain" "$OUT/plain/tree"
 count=0
 while :; do
@@ -33,7 +33,7 @@ cp "$OUT/plain/tree/file-1-of-65536" "$MNT/secret"
 drop_caches
 same_files "$OUT/plain/tree" "$MNT/secret"
 
-note 'direct I/O across the border, buffered reading on both sides of it'
+note 'direct I/O across the wrap, buffered reads on both sides of it'
 make-data $((64 << 10)) 6 "$SENTINEL" > /tmp/part
 for target in "$file" "$OUT/plain/tree/wrapping"; do
 	dd if=/tmp/part of="$target" bs=64k seek=$((1276 * 4096)) oflag=seek_bytes conv=notrunc status=none
@@ -42,7 +42,7 @@ sync
 dd if=/tmp/part of="$file" bs=64k seek=$((1276 * 4096)) oflag=seek_bytes,direct conv=notrunc status=none
 drop_caches
 dd if="$file" of=/tmp/back bs=64k count=1 skip=$((1276 * 4096)) iflag=skip_bytes,direct status=none
-cmp /tmp/part /tmp/back || fail 'direct reading across the border'
+cmp /tmp/part /tmp/back || fail 'a direct read across the wrap is wrong'
 same_files "$OUT/plain/tree" "$MNT/secret"
 expect_native
 record "$MNT/secret" tree

@@ -24,7 +24,7 @@ for policy in $policies; do
 done
 expect_native
 
-note 'data units smaller than a block do not go with IV_INO_LBLK_32: the kernel says so, and nobody encrypts'
+note 'the kernel refuses IV_INO_LBLK_32 with data units smaller than a block'
 identifier=$(add_key one "$MNT")
 mkdir "$MNT/refused"
 answer=$(xfs_io -c "set_encpolicy -v 2 -c 1 -n 4 -s 9 -f 0x13 $identifier" "$MNT/refused" 2>&1) || true

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a removed key is in no keyslot any more, by what the device reports
+# case: the device reports that a removed key is in no keyslot any more
 # host: ctl keyslots => no keyslot holds a key
 # check: fscrypt
 # stat: keyslots.evict > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a removed key is in no keyslot any more, by what the device reports, also in-band
+# case: the device reports that a removed key is in no keyslot any more, also in-band
 # attach: vhost-user-blk
 # driver: virtio_blk_crypto in_band=1
 # device: --in-band

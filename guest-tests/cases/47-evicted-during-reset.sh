@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: keys that are removed while a device that keeps keys is being reset are not in it afterwards
+# case: a key that is removed during a reset of a device that keeps keys is not in it afterwards
 # device: --keys-on-reset kept --keyslots 32
 # root-port: yes
 # host: ctl keyslots => no keyslot holds a key

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: if the device does not take a key back, only the files with that key fail
+# case: if the device refuses to program a lost key again, only the files with that key fail
 # device: --keyslots 16
 # root-port: yes
 # host: ctl fault add io-error,op=program,slot=3 => fault

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: if the device does not take a key back, only the files with that key fail, also in-band
+# case: if the device refuses to program a lost key again, only the files with that key fail, also in-band
 # attach: vhost-user-blk
 # driver: virtio_blk_crypto in_band=1
 # device: --in-band --keyslots 16

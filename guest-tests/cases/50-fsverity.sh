@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: fs-verity in an encrypted directory verifies, and an image tampered with makes reading fail
+# case: fs-verity in an encrypted directory verifies, and reads fail if the image is changed
 # needs: CONFIG_FS_VERITY fsverity
 # check: fscrypt
 # stat: requests.crypto_out > 0
@@ -27,7 +27,7 @@ expect_failure 'writing to a verity file' dd if=/dev/zero of="$file" bs=1 count=
 expect_native
 note "verified: $measured"
 
-# ext4 keeps the hash tree behind the end of the file, from the next multiple of 64 KiB on.
+# ext4 stores the hash tree after the end of the file, at the next multiple of 64 KiB.
 tree_at=$(((size + 65535) / 65536 * 65536))
 data_place=$(physical "$file" $((512 << 10)))
 tree_place=$(physical "$file" $tree_at)
@@ -40,7 +40,7 @@ cat /tmp/tree >> "$OUT/plain/file-and-tree"
 fscrypt-map --size "$(stat -c %s "$OUT/plain/file-and-tree")" --strip "$file" --prefix file-and-tree "$file" \
 	>> "$OUT/manifest.jsonl"
 
-# tamper PLACE WHAT READS: a single bit of the image at PLACE changes; what reads must fail. Then it changes back.
+# tamper PLACE WHAT READS: flips a bit of the image at PLACE; the command READS must fail. Then it flips the bit back.
 tamper() {
 	umount "$MNT"
 	dd if="$DISK" of=/tmp/good bs=1 skip="$1" count=1 status=none
@@ -52,9 +52,9 @@ tamper() {
 	unlock one "$MNT"
 	# shellcheck disable=SC2086 # several words
 	if dd if="$file" of=/dev/null bs=64k $3 2> /tmp/words; then
-		fail "$2 was changed on the disk, and reading succeeds"
+		fail "$2 was changed on the disk, but reading succeeds"
 	fi
-	grep -q 'Input/output error' /tmp/words || fail "$2 was changed on the disk, and reading says: $(cat /tmp/words)"
+	grep -q 'Input/output error' /tmp/words || fail "$2 was changed on the disk, but reading fails with: $(cat /tmp/words)"
 	dmesg_has 'FILE CORRUPTED' || fail 'the kernel does not say that the file is corrupted'
 	cmp "$OUT/plain/tree/${other##*/}" "$other" || fail 'the other file is affected'
 	umount "$MNT"
@@ -63,7 +63,7 @@ tamper() {
 	mount_fs "$DISK" "$MNT"
 	unlock one "$MNT"
 	same_files "$OUT/plain/tree" "$MNT/secret"
-	note "$2: tampering is noticed, and the right byte put back is right again"
+	note "$2: the change is noticed, and the file can be read after it is reverted"
 }
 
 tamper "$data_place" 'a block of data' 'skip=8 count=1'

@@ -15,7 +15,7 @@ memory() {
 	awk '/^MemTotal/ { print $2 }' /proc/meminfo
 }
 
-# free_high: KiB that are free above 4 GiB, where there was no memory before.
+# free_high: prints the KiB that are free above 4 GiB, where there was no memory before.
 free_high() {
 	awk '$4 == "Normal" { high = 1 } high && /pages free/ { print $3 * 4; exit }' /proc/zoneinfo
 }
@@ -36,7 +36,7 @@ while [ "$(memory)" -lt $((before + (200 << 10))) ]; do
 	[ $tries -lt 300 ] || fail 'the guest has no more memory than before'
 	sleep 0.1
 done
-# The kernel takes the highest memory first.
+# The kernel allocates the highest memory first.
 begin_busy --numjobs=4 --size=2M --iodepth=16 --bsrange=512-32k
 cp -r "$OUT/plain/tree/." "$MNT/secret"
 drop_caches

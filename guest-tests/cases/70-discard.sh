@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: discard and zeroing beside encrypted files: what is freed is zero on the disk, what stays is right
+# case: discard and zeroing beside encrypted files: freed blocks are zero on the disk, all others are right
 # device: --discard on
 # check: fscrypt
 # stat: requests.crypto_out > 0
@@ -16,7 +16,7 @@ cp -r "$OUT/plain/tree/." "$MNT/secret"
 cp -r "$OUT/plain/gone" "$MNT/secret"
 sync
 place=$(physical "$MNT/secret/gone/file-101-of-2097152" 65536)
-cmp -s -n 4096 -i 0:"$place" /dev/zero "$DISK" && fail 'no ciphertext where the file lies'
+cmp -s -n 4096 -i 0:"$place" /dev/zero "$DISK" && fail 'the blocks of the file are zero'
 
 note 'a deleted file is discarded'
 rm -r "$MNT/secret/gone" "$OUT/plain/gone"

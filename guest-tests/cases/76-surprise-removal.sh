@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the disk is pulled out under I/O and its registers read as all ones: its removal does not hang, and it works when it is back
+# case: the disk disappears under I/O and its registers read as all ones: its removal does not hang, and it works when it is back
 # root-port: yes
 # needs: fio
 # stat: requests.crypto_out > 0

@@ -9,7 +9,7 @@
 queues=$(find "$BLOCK/mq" -mindepth 1 -maxdepth 1 -type d | wc -l)
 [ "$queues" = 1 ] || fail "$queues queues, not 1"
 [ "$(cat "$BLOCK/mq/0/nr_tags")" = 7 ] || fail "$(cat "$BLOCK/mq/0/nr_tags") requests in a queue, not 7"
-note 'a limit that is changed later is about other disks: this one survives a reset'
+note 'a change of the limit applies to other disks only: this disk survives a reset'
 echo 2 > /sys/module/virtio_blk_crypto/parameters/num_request_queues
 echo 1 > "$FUNCTION/reset"
 

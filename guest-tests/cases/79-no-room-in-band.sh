@@ -17,7 +17,7 @@ for file in other one; do
 	sync "$MNT/new/$file"
 done
 host_step_done
-# More requests than the ring has room for, and no request that waits for another reason
+# More requests than the ring has room for. Without a scheduler, no request waits for another reason.
 echo none > "$BLOCK/queue/scheduler"
 fio --name=full --filename="$DISK" --offset=210M --size=16M --rw=randread --bs=512 --ioengine=libaio --iodepth=128 --numjobs=4 \
 	--direct=1 --output="$OUT/fio.txt" &

@@ -27,7 +27,7 @@ fio=$!
 tries=0
 while [ ! -e "$MNT/busy/busy.2.0" ]; do
 	tries=$((tries + 1))
-	[ $tries -lt 300 ] || fail 'fio does not get going'
+	[ $tries -lt 300 ] || fail 'fio does not start'
 	sleep 0.1
 done
 sleep 5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: hardware-wrapped keys are generated, imported and prepared by ioctls of the disk, with every documented error
+# case: the disk's ioctls generate, import and prepare hardware-wrapped keys; every documented error
 # device: --key-types raw,wrapped
 # stat: wrapped_keys.generate > 0
 # stat: wrapped_keys.import > 0

@@ -11,7 +11,7 @@ head -c 32 /dev/urandom > /tmp/raw
 head -c 90 /dev/urandom > /tmp/blob
 make_files tree 0
 
-# all_refused: nothing here takes or gives wrapped keys.
+# all_refused: the kernel refuses to make or use wrapped keys.
 all_refused() {
 	expect_errno EOPNOTSUPP blk-crypto-key "$DISK" generate /tmp/result
 	expect_errno EOPNOTSUPP blk-crypto-key "$DISK" import /tmp/raw /tmp/result

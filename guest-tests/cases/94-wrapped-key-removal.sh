@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: adding and removing hardware-wrapped master keys: what locks, what unlocks, and every documented error
+# case: adding and removing hardware-wrapped master keys unlocks and locks files; every documented error
 # device: --key-types raw,wrapped
 # check: fscrypt
 # stat: keyslots.evict > 0

@@ -22,7 +22,7 @@ case $BOOT in
 	add-wrapped-key "$MNT" "$STATE/one.eph" > "$STATE/identifier"
 	add_long_term_key "$STATE/generated.lt" "$MNT" > "$STATE/generated"
 	set_policy "$MNT/secret" "$(cat "$STATE/identifier")" ino-lblk-64
-	# Nobody can verify what a generated key encrypts. It must be readable after the restart.
+	# The host does not know a generated key, so it cannot verify the ciphertext. The files must be readable after the restart.
 	set_policy "$MNT/generated" "$(cat "$STATE/generated")" ino-lblk-32
 	for directory in secret generated; do
 		cp -r "$OUT/plain/tree/." "$MNT/$directory"
@@ -30,12 +30,12 @@ case $BOOT in
 	expect_native
 	;;
 2)
-	note 'an ephemerally wrapped key is worth nothing after a restart'
+	note 'an ephemerally wrapped key is invalid after a restart'
 	mount_fs "$DISK" "$MNT"
 	expect_errno EBADMSG add-wrapped-key "$MNT" "$STATE/one.eph"
 	[ ! -e "$MNT/secret/file-9-of-65536" ] || fail 'names can be read without the key'
 
-	note 'the long-term ones are what they were'
+	note 'long-term wrapped keys are the same keys as before'
 	make_files tree 0
 	echo "hw-wrapped $(wrapped_key_hex one)" > "$OUT/keys"
 	[ "$(add_long_term_key "$STATE/one.lt" "$MNT")" = "$(cat "$STATE/identifier")" ] || fail 'another identifier'
@@ -52,7 +52,7 @@ case $BOOT in
 	cp -r "$OUT/manifest.jsonl" "$OUT/keys" "$OUT/sentinel" "$OUT/plain" "$STATE"
 	;;
 3)
-	note 'on other hardware the keys are no keys, and the files stay locked'
+	note 'other hardware refuses the keys, and the files stay locked'
 	mount_fs "$DISK" "$MNT"
 	for name in one generated; do
 		expect_errno EBADMSG blk-crypto-key "$DISK" prepare "$STATE/$name.lt" /tmp/result
@@ -62,7 +62,7 @@ case $BOOT in
 	locked=$(find "$MNT/secret" -type f | head -n 1)
 	expect_failure 'reading without the key' dd if="$locked" of=/dev/null status=none
 
-	note 'the same bytes, imported here, are the same master key'
+	note 'the same bytes, imported here, make the same master key'
 	import_key one /tmp/one.lt
 	[ "$(add_long_term_key /tmp/one.lt "$MNT")" = "$(cat "$STATE/identifier")" ] || fail 'another identifier'
 	remove_key "$(cat "$STATE/identifier")" "$MNT"

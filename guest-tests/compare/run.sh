@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # shellcheck shell=sh
-# `cargo xtask compare` in the guest: does what the host asks for over the port "dialog", one command at a time (dialoglib.sh). The
+# `cargo xtask compare` in the guest: executes the host's commands from the port "dialog", one at a time (dialoglib.sh). The
 # host decides what is measured and in which order (xtask/src/compare). After lib.sh and fslib.sh, whose functions are used.
 
 # disk SERIAL PARTITIONS MIB: divides the disk into PARTITIONS parts of MIB MiB; prints its inline encryption.

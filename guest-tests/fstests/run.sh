@@ -14,7 +14,7 @@ add_user() {
 	chown "$2:$2" "/home/$1"
 }
 
-# end_after SECONDS: ends this script when the log has not grown for that time. So the host still gets what the tests left, and
+# end_after SECONDS: ends this script when the log has not grown for that time. So the host still gets the tests' results, and
 # where the kernel's tasks are stuck.
 end_after() {
 	_size=0 _idle=0
@@ -44,7 +44,7 @@ add_user fsgqa2 1002
 add_user 123456-fsgqa 1003
 ln -sf /proc/self/mounts /etc/mtab
 echo "127.0.0.1 localhost guest" > /etc/hosts
-# There is no udev to make the nodes that would load these.
+# Without udev, there are no device nodes whose use would load these modules.
 for module in loop dm_mod; do
 	modprobe -q "$module" || true
 done
@@ -63,7 +63,7 @@ esac
 options=inlinecrypt
 [ "$FSTYP" != btrfs ] || options=noatime
 
-# So that the reason why tests of encryption do not run is told once, and not by each of them in its own words.
+# Report once why tests of encryption cannot run, instead of once by each test.
 if [ "$FSTYP" = btrfs ]; then
 	mount -o "$options" "$test" /mnt/test
 	head -c 64 /dev/urandom | xfs_io -c add_enckey /mnt/test > "$OUT/lacking" 2>&1 && : > "$OUT/lacking"

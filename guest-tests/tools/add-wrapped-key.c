@@ -2,8 +2,8 @@
 /*
  * add-wrapped-key - adds a hardware-wrapped master key to a file system with fscrypt (kernel 6.16 or later)
  *
- * The key must be ephemerally wrapped, as `blk-crypto-key DEV prepare` makes it. Prints the identifier under which
- * policies name it. If the kernel refuses, it exits with status 1 and prints the name of the error number to stderr, alone on
+ * The key must be ephemerally wrapped, as by `blk-crypto-key DEV prepare`. Prints the key's identifier, which policies
+ * contain. If the kernel refuses, it exits with status 1 and prints the name of the error number to stderr, alone on
  * a line, as blk-crypto-key does. For wrong files or arguments the status is 2.
  */
 #define _GNU_SOURCE
@@ -15,7 +15,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* The kernel takes 128 bytes at most; more room lets a test give too much. */
+/* The kernel accepts at most 128 bytes. With more room, a test can pass too much. */
 #define ROOM 1024
 
 /* struct fscrypt_key_specifier and fscrypt_add_key_arg of linux/fscrypt.h, as of 6.16 */

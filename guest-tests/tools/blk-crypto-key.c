@@ -47,7 +47,7 @@ struct prepare_key_arg {
 #define GENERATE_KEY _IOWR(0x12, 138, struct generate_key_arg)
 #define PREPARE_KEY _IOWR(0x12, 139, struct prepare_key_arg)
 
-/* The kernel takes and gives 128 bytes at most; more room lets a test ask for too much. */
+/* The kernel accepts and returns at most 128 bytes. With more room, a test can ask for too much. */
 #define ROOM 1024
 #define MAX_WRAPPED_KEY 128
 

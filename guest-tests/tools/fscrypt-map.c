@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * fscrypt-map - say, for the host, where an encrypted file lies and how it was encrypted
+ * fscrypt-map - report to the host where an encrypted file is and how it is encrypted
  *
- * Prints one JSON object per file argument: everything a program that has only the disk image, the master key and
- * the plaintext needs to compute the file's ciphertext and to find it. The same for the names in a directory. It reports and never judges, except where the
- * answer could not be used at all: extents that are not on the disk yet, or whose data lies inside metadata.
+ * Prints one JSON object per file argument: all that a program with the disk image, the master key and the plaintext
+ * needs to compute the file's ciphertext and to find it. The same for the names in a directory. It fails only where the
+ * answer would be useless: extents that are not on the disk yet, or whose data is inside metadata.
  *
  * The ioctl structures are spelled out here: an older system's headers lack some of the fields.
  */
@@ -52,7 +52,7 @@ struct fs_uuid {
 	uint8_t uuid[16];
 };
 
-/* The kernel encodes this ioctl with a 9-byte argument, whatever is really passed. */
+/* The kernel encodes this ioctl with a 9-byte argument, whatever the real size is. */
 #define IOC_GET_POLICY_EX _IOC(_IOC_READ | _IOC_WRITE, 'f', 22, 9)
 #define IOC_GET_NONCE _IOC(_IOC_READ, 'f', 27, 16)
 #define IOC_GET_UUID _IOC(_IOC_READ, 0x15, 0, sizeof(struct fs_uuid))
@@ -73,10 +73,10 @@ struct options {
 static const char usage[] =
 	"usage: fscrypt-map [OPTION...] FILE...\n"
 	"  --offset BYTES   where the file system begins on the disk (default 0)\n"
-	"  --uuid UUID      the file system's UUID, for file systems that do not tell it\n"
-	"  --strip PREFIX   take this off the path to get the name of the plaintext copy\n"
+	"  --uuid UUID      the file system's UUID, for file systems that do not report it\n"
+	"  --strip PREFIX   remove this from the path to get the name of the plaintext copy\n"
 	"  --prefix PREFIX  put this before that name\n"
-	"  --size BYTES     the length to report, to include what the file system keeps behind the file's end\n"
+	"  --size BYTES     the length to report, to include what the file system stores after the file's end\n"
 	"  --extents        print only the extents, also of files that are not encrypted\n"
 	"  --names          the arguments are encrypted directories: print where their entries lie, and all names in them\n";
 
@@ -116,7 +116,7 @@ static int refuse(const char *path, const char *why)
 	return -1;
 }
 
-/* Extents come in as many calls as it takes; the file system is asked to write out delayed data first. */
+/* Makes as many calls as it takes for all extents. The file system writes out delayed data first. */
 static int print_extents(int fd, const char *path)
 {
 	const uint32_t unusable = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_NOT_ALIGNED |
@@ -175,7 +175,7 @@ static int print_uuid(int fd, const char *path, const struct options *opt)
 		return 0;
 	}
 	if (ioctl(fd, IOC_GET_UUID, &u) != 0)
-		return complain(path, "the file system does not tell its UUID (give --uuid)");
+		return complain(path, "the file system does not report its UUID (give --uuid)");
 	if (u.len != sizeof(u.uuid))
 		return refuse(path, "the file system's UUID is not 16 bytes long");
 	print_hex(u.uuid, sizeof(u.uuid));
@@ -301,7 +301,7 @@ static int parse_bytes(const char *option, uint64_t *value)
 	errno = 0;
 	*value = strtoull(optarg, &end, 0);
 	if (errno || *end || end == optarg) {
-		fprintf(stderr, "fscrypt-map: %s wants a number of bytes, not \"%s\"\n", option, optarg);
+		fprintf(stderr, "fscrypt-map: %s needs a number of bytes, not \"%s\"\n", option, optarg);
 		return -1;
 	}
 	return 0;
@@ -357,7 +357,7 @@ int main(int argc, char **argv)
 		fputs(usage, stderr);
 		return 2;
 	}
-	/* A partial line is no JSON: a reader of the output must check the exit status. */
+	/* A partial line is not JSON: a reader of the output must check the exit status. */
 	for (; optind < argc; optind++)
 		if (map_file(argv[optind], &opt) != 0)
 			return 1;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * hostile - a driver that does everything to a block device that a driver must not do
+ * hostile - a driver for a block device that does all that a driver must not do
  *
  *     hostile PCI-DEVICE SEED ATTACK...
  *
- * It needs a device without a driver, 6 huge pages, and root. After each attack the device must keep its promises: the other
- * queues go on, the queue of the attack ends or goes on with all of its heads, and after a reset everything works. The first
- * broken promise ends the program. Attacks: rings, requests, commands, races, flood. calm PORT breaks all queues, and tells
- * the port when the device should have nothing to do.
+ * It needs a device without a driver, 6 huge pages, and root. After each attack it checks the device: the other
+ * queues work, the attacked queue has stopped or works with all of its heads, and after a reset everything works. The first
+ * failed check ends the program. Attacks: rings, requests, commands, races, flood. calm PORT breaks all queues, and
+ * reports on the port when the device should be idle.
  */
 #include "attacks/device.h"
 #include "attacks/ring.h"

@@ -2,8 +2,8 @@
 /*
  * key-churn - random requests of 4 KiB to many files, each of which has a key of its own
  *
- * In a directory with a per-file policy of fscrypt, N files have N keys. A device with fewer keyslots must be given keys again
- * and again. The requests follow each other and bypass the page cache, so the time of a request is its cost.
+ * In a directory with a per-file policy of fscrypt, N files have N keys. On a device with fewer keyslots, the kernel must
+ * program keys all the time. There is one request at a time, past the page cache, so the time of a request is its cost.
  * Prints JSON: requests, bytes, nanoseconds, and latencies in nanoseconds.
  */
 #define _GNU_SOURCE
@@ -129,7 +129,7 @@ static int run(const char *dir, unsigned int files, int writing, uint64_t limit,
 		if (fds[i] < 0 || fstat(fds[i], &st) != 0)
 			return trouble(name);
 		blocks = (uint32_t)(st.st_size / REQUEST);
-		/* Each key is there once, as in the middle of a long run. */
+		/* Use each key once, as in the middle of a long run. */
 		if (blocks == 0 || request(fds[i], 0, buffer, 0) != 0)
 			return 1;
 	}

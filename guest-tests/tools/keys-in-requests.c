@@ -3,8 +3,8 @@
  * keys-in-requests: prints how many requests in the guest's memory have ever carried a key, and how many of these still hold
  * one: "REQUESTS HOLDING".
  *
- * A request is known by its header and its message, which stay when the key is wiped. The key descriptor follows: if any byte
- * of it is not zero, the request holds a key. The memory is read from /proc/kcore.
+ * The program recognises a request by its header and its message, which stay when the key is wiped. The key descriptor
+ * follows: if any byte of it is not zero, the request holds a key. The memory is read from /proc/kcore.
  */
 #include <elf.h>
 #include <err.h>
@@ -53,7 +53,7 @@ static void look_through(int kcore, const Elf64_Phdr *segment)
 	ssize_t size;
 	ssize_t i;
 
-	/* The pieces overlap by a request less one word, so that each is found, and once. */
+	/* The pieces overlap by a request less one word, so that each request is found exactly once. */
 	while (done + WHOLE <= segment->p_filesz) {
 		uint64_t left = segment->p_filesz - done;
 
@@ -79,7 +79,7 @@ int main(void)
 	for (i = 0; i < header.e_phnum; i++) {
 		if (pread(kcore, &segment, sizeof(segment), header.e_phoff + i * sizeof(segment)) != sizeof(segment))
 			err(1, "/proc/kcore");
-		/* Only what maps memory as it is; elsewhere there is no physical address. */
+		/* Only the direct mapping of memory; other segments have no physical address. */
 		if (segment.p_type == PT_LOAD && segment.p_paddr != UINT64_MAX)
 			look_through(kcore, &segment);
 	}

@@ -2,8 +2,8 @@
 /*
  * make-data - deterministic file contents that look random, with a text at the start of every 512 bytes
  *
- * The text makes plaintext findable anywhere on a disk, at any data unit size down to 512 bytes. The rest is different in
- * every sector of every file, so that a check notices a block in the wrong place, or of another file.
+ * By the text, a search can find plaintext anywhere on a disk, for data units of 512 bytes or more. The rest is different in
+ * every sector of every file, so that a check notices a misplaced block, or one of another file.
  * The same size, seed and text always give the same bytes.
  */
 #include <errno.h>

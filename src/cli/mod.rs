@@ -14,14 +14,16 @@ mod number;
 pub mod output;
 pub mod personality;
 mod selftest;
+mod values;
 
 use clap::{CommandFactory, FromArgMatches, Subcommand};
 
 pub use completions::{CompletionsArgs, completions};
 pub use ctl::{CtlArgs, CtlCommand, FaultCommand, StatsFormat, Switch, TraceCommand};
-pub use device::{Args, CacheMode, DiscardMode, SandboxMode};
+pub use device::Args;
 pub use inspect::InspectArgs;
 pub use selftest::SelftestArgs;
+pub use values::{CacheMode, DiscardMode, SandboxMode};
 
 /// What the program does.
 pub enum Invocation {

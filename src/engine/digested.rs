@@ -6,8 +6,9 @@
 //! buffer. Others may write the image at any moment, so where it is used in place, a bounce buffer gets the ciphertext as well
 //! ([`Tee`]). The digests stay in private memory until the request has succeeded.
 
+use super::bounce::BounceBuffer;
 use super::inline::Inline;
-use super::worker::{BounceBuffer, DigestBytes, MOST_DIGEST_BYTES};
+use super::worker::{DigestBytes, MOST_DIGEST_BYTES};
 use super::{Engine, Failure, Io, check_guest_memory};
 use crate::digest::{DigestAlgorithm, Digests, INLINE_BYTES};
 use crate::disk::IoDirection;

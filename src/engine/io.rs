@@ -5,9 +5,10 @@
 use std::time::Instant;
 
 use super::Failure;
+use super::bounce::BounceBuffer;
 use super::digested::Digesting;
 use super::held::{Hold, Released};
-use super::worker::{BounceBuffer, Wakeup, Worker};
+use super::worker::{Wakeup, Worker};
 use crate::disk::{self, Transfer};
 use crate::observe::{Record, Stage};
 use crate::segments::Room;

@@ -9,6 +9,7 @@
 //! requests without data. It waits at each `await` and blocks no thread: see [`Worker`].
 #![forbid(unsafe_code)]
 
+mod bounce;
 mod change;
 mod command;
 mod digested;

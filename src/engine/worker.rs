@@ -20,8 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
 use std::time::Instant;
 
-use vm_memory::VolatileSlice;
-
 use super::Engine;
 use super::held::{Held, Hold, Released};
 use super::order::Commands;
@@ -56,12 +54,12 @@ pub struct Worker {
     pub(super) keys: RefCell<RecentKeys>,
     /// Keys that came with requests, of an engine without keyslots.
     pub(super) request_keys: RefCell<RequestKeys>,
-    /// Those who wait for a place for a key.
+    /// Requests that wait for a place for a key.
     place_waiters: WaitQueue,
-    /// Bytes for digests of requests in flight that are not taken.
+    /// Free bytes for digests of requests in flight.
     digest_bytes: Cell<usize>,
     digest_waiters: WaitQueue,
-    /// Keys that have been unwrapped, and when this worker has to look for those that are too old.
+    /// Cached unwrapped keys, and when this worker must look for expired ones.
     pub(super) unwrapped: Option<Arc<UnwrappedKeys>>,
     unwrapped_until: Cell<Option<Instant>>,
     /// Ciphertext was stored past the caches, and other CPUs may not see it yet.
@@ -72,9 +70,9 @@ pub struct Worker {
     /// By token.
     wakeups: RefCell<Vec<Option<Wakeup>>>,
     /// Bounce buffers in use.
-    bounce_buffers: Cell<usize>,
+    pub(super) bounce_buffers: Cell<usize>,
     /// Requests that wait for a bounce buffer.
-    buffer_waiters: RefCell<VecDeque<Token>>,
+    pub(super) buffer_waiters: RefCell<VecDeque<Token>>,
     /// Requests that wait for a keyslot.
     keyslot_waiters: RefCell<Vec<Token>>,
     /// Requests that can continue without a [`Wakeup`].
@@ -99,7 +97,7 @@ impl Wake for WakeEvent {
     }
 }
 
-/// Bytes for digests of requests in flight, beside those that need no memory of their own.
+/// Bytes for digests of requests in flight, apart from requests whose digests need no memory of their own.
 pub(super) const MOST_DIGEST_BYTES: usize = 2 << 20;
 
 /// The most requests that wait for keyslots, other commands, places for keys and memory for digests.
@@ -237,35 +235,11 @@ impl Worker {
         self.place_waiters.announce(&self.ready);
     }
 
-    /// Waits until so many bytes may be used for digests, at most [`MOST_DIGEST_BYTES`].
+    /// Waits for this many bytes for digests, at most [`MOST_DIGEST_BYTES`].
     pub(super) async fn digest_bytes(&self, token: Token, bytes: usize) -> DigestBytes<'_> {
         let take = || self.digest_bytes.get().checked_sub(bytes).map(|left| self.digest_bytes.set(left));
         self.digest_waiters.take(token, &self.ready, take).await;
         DigestBytes { worker: self, bytes }
-    }
-
-    /// Waits for a bounce buffer for a transfer of `len` bytes, or as many of them as fit. `None`: there is no memory.
-    pub(super) async fn buffer(&self, token: Token, len: u64) -> Option<BounceBuffer<'_>> {
-        let buffer = poll_fn(|_| match self.disk.borrow_mut().get_buffer(len) {
-            // Otherwise nobody would return one.
-            None if self.bounce_buffers.get() > 0 => {
-                self.buffer_waiters.borrow_mut().push_back(token);
-                Poll::Pending
-            }
-            buffer => Poll::Ready(buffer),
-        });
-        Some(self.bounce_buffer(buffer.await?))
-    }
-
-    /// As [`buffer`](Self::buffer), if there is one now.
-    pub(super) fn buffer_now(&self, len: u64) -> Option<BounceBuffer<'_>> {
-        let buffer = self.disk.borrow_mut().get_buffer(len)?;
-        Some(self.bounce_buffer(buffer))
-    }
-
-    fn bounce_buffer(&self, buffer: disk::Buffer) -> BounceBuffer<'_> {
-        self.bounce_buffers.set(self.bounce_buffers.get() + 1);
-        BounceBuffer { worker: self, buffer: Some(buffer) }
     }
 }
 
@@ -344,39 +318,6 @@ impl Reactor for Worker {
     }
 }
 
-/// A bounce buffer: private memory between guest memory and the disk. Dropping it returns it to the pool.
-pub(super) struct BounceBuffer<'w> {
-    worker: &'w Worker,
-    /// `None` while the disk has it.
-    pub(super) buffer: Option<disk::Buffer>,
-}
-
-impl BounceBuffer<'_> {
-    /// How many of `len` bytes fit.
-    pub(super) fn capacity_for(&self, len: u64) -> usize {
-        let capacity = self.buffer.as_ref().map_or(0, disk::Buffer::capacity);
-        usize::try_from(len).unwrap_or(usize::MAX).min(capacity)
-    }
-
-    /// Its first `len` bytes.
-    pub(super) fn piece(&mut self, len: usize) -> VolatileSlice<'_> {
-        match &mut self.buffer {
-            Some(buffer) => buffer.piece(len),
-            None => VolatileSlice::from(&mut [][..]),
-        }
-    }
-
-    /// Its first `len` bytes, to be filled.
-    pub(super) fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
-        self.buffer.as_mut().and_then(|buffer| buffer.bytes_mut().get_mut(..len)).unwrap_or_default()
-    }
-
-    /// What its first `len` bytes hold.
-    pub(super) fn bytes(&self, len: usize) -> &[u8] {
-        self.buffer.as_ref().and_then(|buffer| buffer.bytes().get(..len)).unwrap_or_default()
-    }
-}
-
 /// Bytes that a request uses for its digests, until it is dropped.
 pub(super) struct DigestBytes<'w> {
     worker: &'w Worker,
@@ -388,16 +329,5 @@ impl Drop for DigestBytes<'_> {
         let Self { worker, bytes } = self;
         worker.digest_bytes.set(worker.digest_bytes.get() + *bytes);
         worker.digest_waiters.announce(&worker.ready);
-    }
-}
-
-impl Drop for BounceBuffer<'_> {
-    fn drop(&mut self) {
-        let worker = self.worker;
-        if let Some(buffer) = self.buffer.take() {
-            worker.disk.borrow_mut().put_buffer(buffer);
-        }
-        worker.bounce_buffers.set(worker.bounce_buffers.get() - 1);
-        worker.ready.borrow_mut().extend(worker.buffer_waiters.borrow_mut().pop_front());
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Data and keys to test with, and what they are encrypted.
+//! Data and keys for tests, and the reference encryption.
 
 use crate::wire;
 use openssl::symm::{Cipher, Crypter, Mode};
 
-/// What room for the device's answer holds before the device writes.
+/// The bytes of buffers before the device writes to them.
 pub const FILL: u8 = 0xee;
 
 /// Numbers that are random enough to spread requests and to fill memory (xorshift64).
@@ -49,7 +49,7 @@ pub fn openssl_xts(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u
     xts(Mode::Encrypt, key, dun, unit, data)
 }
 
-/// The other direction.
+/// Decrypts.
 pub fn openssl_xts_decrypt(key: &[u8; 64], dun: u128, unit: usize, data: &[u8]) -> Vec<u8> {
     xts(Mode::Decrypt, key, dun, unit, data)
 }
@@ -85,7 +85,7 @@ pub fn inline_encryption_key(raw: &[u8]) -> [u8; 64] {
     kdf(raw, &context, 64).try_into().expect("64 bytes")
 }
 
-/// The software secret that it derives.
+/// The software secret that the emulated hardware derives from a raw key.
 pub fn software_secret(raw: &[u8]) -> Vec<u8> {
     let context = [&b"raw secret"[..], &[0; 9], &[2, 0x17, 0, 0x80, 0x50, 0, 0, 0, 0]].concat();
     kdf(raw, &context, 32)

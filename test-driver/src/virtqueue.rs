@@ -33,7 +33,7 @@ impl<M: GuestMemory> GuestMemory for &M {
     }
 }
 
-/// A descriptor as it lies in memory.
+/// A descriptor in memory.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)] // the specification's fields
 pub struct Descriptor {

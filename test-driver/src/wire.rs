@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests as bytes, written down from the protocol's text and not with the device's own types.
+//! Requests as bytes, from the protocol's text and not from the device's own types.
 
 #![allow(missing_docs)] // the protocol's names
 
@@ -45,7 +45,7 @@ pub const BLAKE2B_256: u8 = 4;
 /// Bytes of a digest of each algorithm.
 pub const DIGESTS: [(u8, usize); 4] = [(CRC32C, 4), (XXHASH64, 8), (SHA256, 32), (BLAKE2B_256, 32)];
 
-/// The slot that requests with keys of their own name.
+/// The slot number in requests that carry their key.
 pub const NO_SLOT: u32 = 0xffff_ffff;
 
 /// Feature bits.
@@ -139,7 +139,7 @@ impl Program {
     }
 }
 
-/// A CRYPTO_IN_EXT or CRYPTO_OUT_EXT that brings its key along.
+/// A CRYPTO_IN_EXT or CRYPTO_OUT_EXT that carries its key.
 #[derive(Debug, Clone)]
 pub struct KeyedRequest {
     pub request_type: u32,
@@ -149,7 +149,7 @@ pub struct KeyedRequest {
     /// Digest algorithm, flags, and two bytes of 0.
     pub extensions: [u8; 4],
     pub dun: [u64; 4],
-    /// The slot of it does not count.
+    /// Its slot is not used.
     pub key: Program,
 }
 
@@ -177,7 +177,7 @@ pub fn evict(slot: u32) -> Vec<u8> {
     bytes
 }
 
-/// A command with a key blob that says that it has so many bytes.
+/// A command with a key blob whose size field has this value.
 pub fn key_blob_of_size(request_type: u32, bytes: &[u8], size: u32) -> Vec<u8> {
     let mut command = header(request_type, 0);
     command.extend(size.to_le_bytes());

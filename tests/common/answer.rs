@@ -4,7 +4,7 @@
 
 use test_driver::data::FILL;
 
-/// What came back in the writable part.
+/// The writable part of a completed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The used length.

@@ -27,12 +27,12 @@ impl Digested {
         [&self.header(CRYPTO_OUT_EXT), data].concat()
     }
 
-    /// With room for so many bytes of digests.
+    /// With room for this many bytes of digests.
     pub fn write(&self, guest: &mut Guest, queue: usize, data: &[u8], array: usize) -> Answer {
         guest.request(queue, &self.write_bytes(data), array + 1)
     }
 
-    /// With room for so many bytes of data, and then of digests.
+    /// With room for this many bytes of data, and then of digests.
     pub fn read(&self, guest: &mut Guest, queue: usize, len: usize, array: usize) -> Answer {
         guest.request(queue, &self.header(CRYPTO_IN_EXT), len + array + 1)
     }
@@ -43,7 +43,7 @@ pub fn program(guest: &mut Guest, slot: u32, raw: &[u8; 64], unit_bits: u32) {
     guest.request(control, &Program::new(slot, raw, unit_bits).bytes(), 1).assert_only_status(OK);
 }
 
-/// A device that offers these.
+/// A device that offers these algorithms.
 pub fn with_digests(digests: &[DigestAlgorithm]) -> Options {
     let config = Options::default().config;
     let engine = EngineConfig { digests: digests.to_vec(), ..config.engine };

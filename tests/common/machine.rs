@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A frontend that keeps its machine while the real program behind it is killed and started again, and a driver with books.
+//! A frontend whose machine survives when the real program behind it is killed and restarted, and a driver that keeps
+//! track of all requests.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -27,7 +28,7 @@ const MEMORY: u64 = 48 << 20;
 pub const BLOCK: usize = 4096;
 pub const BLOCKS: u64 = 512;
 
-/// A frontend that keeps rings, guest memory and in-flight region while the device behind it comes and goes.
+/// A frontend that keeps rings, guest memory and in-flight region across restarts of the device.
 pub struct Machine {
     directory: tempfile::TempDir,
     options: Vec<String>,
@@ -41,7 +42,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(options: &[&str]) -> Self {
-        // On the disk that the build is on, not in memory: there a flush means something.
+        // On a disk, not in memory: there a flush matters.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
         File::create(directory.path().join("image")).expect("image").set_len(BLOCKS * BLOCK as u64).expect("image");
         let (memory, memory_file) = guest_memory(MEMORY);
@@ -68,14 +69,14 @@ impl Machine {
     pub fn start_program(&mut self) {
         let mut program = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
         program.args(["--num-queues", "2", "--in-band", "--log-level", "warn"]);
-        // What a sanitizer does when it has found something is not in the sandbox.
+        // The sandbox would stop a sanitizer from reporting what it has found.
         program.args(std::env::var("TEST_SANDBOX").iter().flat_map(|mode| ["--sandbox", mode]));
         program.arg("--socket-path").arg(self.directory.path().join("socket"));
         program.arg("--blk-file").arg(self.image()).args(&self.options).stdin(Stdio::null());
         self.program = Some(program.spawn().expect("program"));
     }
 
-    /// What QEMU does when it has reconnected.
+    /// Does what QEMU does after it has reconnected.
     pub fn connect(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         let mut frontend = loop {
@@ -112,7 +113,7 @@ impl Machine {
         for (index, ring) in self.rings.iter().enumerate() {
             let config = ring.addresses(RING, USER_BASE - MEMORY_START);
             frontend.set_vring_num(index, RING).expect("SET_VRING_NUM");
-            // All that is known when GET_VRING_BASE was not answered.
+            // The killed device has not answered GET_VRING_BASE, so the used index is all that is known.
             frontend.set_vring_base(index, ring.used_index()).expect("SET_VRING_BASE");
             frontend.set_vring_addr(index, &config).expect("SET_VRING_ADDR");
             frontend.set_vring_kick(index, &ring.kick).expect("SET_VRING_KICK");
@@ -123,13 +124,13 @@ impl Machine {
         self.frontend = Some(frontend);
     }
 
-    /// The program, if there is one, has not ended by itself.
+    /// Asserts that the program has not ended by itself.
     pub fn assert_running(&mut self) {
         let ended = self.program.as_mut().and_then(|program| program.try_wait().expect("wait"));
         assert!(ended.is_none(), "the program has ended by itself: {ended:?}");
     }
 
-    /// SIGKILL. All that the program had started is over when this returns.
+    /// SIGKILL. When this returns, all of the program's I/O has ended.
     pub fn kill(&mut self) {
         if !std::thread::panicking() {
             self.assert_running();
@@ -167,21 +168,21 @@ fn slot(block: u64) -> u32 {
 pub struct Driver {
     /// In flight, by queue and head, with the time when it was sent.
     pub sent: HashMap<(usize, u16), (Ask, Buffers, u64)>,
-    /// What each block holds, as far as it is known, and when that write was completed.
+    /// The known content of each block, and when its write was completed.
     pub blocks: HashMap<u64, (u64, u64)>,
-    /// Blocks that requests in flight are about.
+    /// Blocks with a request in flight.
     pub busy: Vec<u64>,
-    /// What is to be sent again.
+    /// Requests to send again.
     pub again: Vec<Ask>,
     pub completed: u64,
     pub nokeys: u64,
-    /// Requests bring their keys along: a device without keyslots.
+    /// Requests carry their keys: a device without keyslots.
     keys_in_requests: bool,
-    /// Encrypted requests want digests.
+    /// Encrypted requests ask for digests.
     digests: bool,
-    /// Counts what is sent and what is completed.
+    /// Counts requests, both when sent and when completed.
     time: u64,
-    /// When the last one of the completed flushes was sent: it covers all writes that had been completed then.
+    /// When the latest completed flush was sent: it covers all writes that were completed before.
     flushed: u64,
 }
 
@@ -207,19 +208,19 @@ impl Driver {
         Self { keys_in_requests: true, ..Self::new() }
     }
 
-    /// This one, whose encrypted requests want digests.
+    /// The same, but encrypted requests ask for digests.
     pub fn and_digests(self) -> Self {
         Self { digests: true, ..self }
     }
 
-    /// Blocks that nothing in flight is about, with what they hold: those that a completed flush covers, and the others.
+    /// Blocks without a request in flight, and their content: those that a completed flush covers, and the others.
     pub fn covered(&self) -> [Vec<(u64, u64)>; 2] {
         let idle = self.blocks.iter().filter(|(block, _)| !self.busy.contains(block));
         let (covered, open): (Vec<_>, Vec<_>) = idle.partition(|(_, (_, completed))| *completed < self.flushed);
         [covered, open].map(|blocks| blocks.into_iter().map(|(&block, &(seed, _))| (block, seed)).collect())
     }
 
-    /// Sends at random and takes what comes back, for so long.
+    /// Sends random requests and takes completions, for this long.
     pub fn work(&mut self, machine: &mut Machine, random: &mut impl FnMut(u64) -> u64, how_long: Duration) {
         let until = Instant::now() + how_long;
         while Instant::now() < until {
@@ -227,7 +228,7 @@ impl Driver {
         }
     }
 
-    /// Takes what comes back until nothing is in flight, and nothing is to be sent again.
+    /// Takes completions until nothing is in flight, and nothing is left to send again.
     pub fn finish(&mut self, machine: &mut Machine, random: &mut impl FnMut(u64) -> u64) {
         let deadline = Instant::now() + PATIENCE;
         while !self.sent.is_empty() || !self.again.is_empty() {
@@ -236,7 +237,7 @@ impl Driver {
         }
     }
 
-    /// Takes what has come back on all queues.
+    /// Takes the completions of all queues.
     pub fn reap_all(&mut self, machine: &mut Machine) {
         (0..QUEUES).for_each(|queue| self.reap(machine, queue));
     }
@@ -254,7 +255,7 @@ impl Driver {
         }
     }
 
-    /// What a block holds on the image.
+    /// The expected content of a block on the image.
     fn expected(&self, block: u64, seed: u64) -> Vec<u8> {
         let plain = pattern(seed, BLOCK);
         if block < ENCRYPTED { plain } else { openssl_xts(&self.key(block), block.into(), BLOCK, &plain) }
@@ -270,7 +271,7 @@ impl Driver {
         if self.digests && block >= ENCRYPTED { DIGESTS[block as usize % DIGESTS.len()] } else { (0, 0) }
     }
 
-    /// The digests of what a block holds.
+    /// The digests of a block's ciphertext.
     fn digests(&self, block: u64, seed: u64) -> Vec<u8> {
         match self.algorithm(block) {
             (0, _) => Vec::new(),
@@ -292,7 +293,7 @@ impl Driver {
         crypto_header(if write { CRYPTO_OUT } else { CRYPTO_IN }, sector, slot(block), [block, 0, 0, 0])
     }
 
-    /// Asserts that the image has what it must.
+    /// Asserts that the image has the expected content.
     pub fn check_image(&self, machine: &Machine, blocks: &[(u64, u64)]) {
         let image = File::open(machine.image()).expect("image");
         for &(block, seed) in blocks {
@@ -327,7 +328,7 @@ impl Driver {
         assert!(self.sent.insert((queue, buffers.head), (ask, buffers, self.time)).is_none());
     }
 
-    /// Something that disturbs nothing that is in flight.
+    /// A random request that conflicts with none in flight.
     pub fn choose(&mut self, random: &mut impl FnMut(u64) -> u64) -> Option<Ask> {
         if let Some(ask) = self.again.pop() {
             return Some(ask);
@@ -351,7 +352,7 @@ impl Driver {
             let (ask, buffers, sent) = self.sent.remove(&(queue, head)).expect("a request in flight is returned, once");
             let answer = machine.rings[queue].answer(used, &buffers);
             if answer.status == NOKEY {
-                // The keys went with the program that was killed.
+                // The killed program's keys are lost.
                 self.nokeys += 1;
                 let (Ask::Write { block, .. } | Ask::Read { block }) = ask else { panic!("{ask:?}") };
                 self.again.extend([ask, Ask::Program { slot: slot(block) }]);

@@ -40,7 +40,7 @@ pub use test_driver::wire::*;
 /// Bytes of guest memory. It starts at [`MEMORY_START`], so that low addresses are outside.
 pub const MEMORY_BYTES: u64 = 128 << 20;
 pub const MEMORY_START: u64 = 1 << 20;
-/// Where the "frontend" has it mapped, as far as the device knows.
+/// The frontend's address of it, as the device is told.
 const USER_BASE: u64 = 0x7000_0000_0000;
 
 /// A device, a connected frontend, and a guest with running queues.
@@ -49,14 +49,14 @@ pub struct Guest {
     pub frontend: Option<Frontend>,
     pub memory: GuestMemoryMmap,
     pub rings: Vec<Ring>,
-    /// The driver's choice.
+    /// The features that the driver has accepted.
     pub features: u64,
-    /// The image, as the host sees it.
+    /// The image on the host.
     pub image: File,
     image_path: std::path::PathBuf,
-    /// Removes the image in the end, if it is ours.
+    /// Removes the image when dropped, if the test has made it.
     _temporary: Option<tempfile::TempPath>,
-    /// What the guest's memory is in.
+    /// The file of the guest's memory.
     pub memory_file: File,
     server: Option<JoinHandle<()>>,
     /// Our end of the connection, beside the frontend's.
@@ -151,7 +151,7 @@ impl Guest {
         self.frontend.as_mut().expect("connected")
     }
 
-    /// What a frontend does when the driver sets DRIVER_OK.
+    /// Does what a frontend does when the driver sets DRIVER_OK.
     pub fn start(&mut self) {
         self.negotiate();
         self.start_rings();
@@ -247,10 +247,10 @@ impl Guest {
         self.rings[queue].request_cut(readable, writable, cut)
     }
 
-    /// RESET_DEVICE, done when this returns.
+    /// RESET_DEVICE. The device is reset when this returns.
     pub fn reset(&mut self) {
         self.frontend().reset_device().expect("RESET_DEVICE");
-        // That message has no reply; this one has, and comes after it.
+        // That message has no reply. The next one has, so its reply shows that both are done.
         self.frontend().get_features().expect("GET_FEATURES");
     }
 
@@ -267,12 +267,12 @@ impl Guest {
         self.frontend().get_features().expect("GET_FEATURES");
     }
 
-    /// Where the image is.
+    /// The path of the image.
     pub fn image_path(&self) -> &std::path::Path {
         &self.image_path
     }
 
-    /// Bytes of the image, as they lie on the host.
+    /// Bytes of the image on the host.
     pub fn image_bytes(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.image.read_exact_at(&mut bytes, offset).expect("image");
@@ -286,7 +286,7 @@ impl Guest {
         json.pointer(&pointer).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("no counter {path}"))
     }
 
-    /// Also for others who have the frontend.
+    /// For holders of the frontend, too.
     fn hang_up(&mut self) {
         self.frontend = None;
         if let Some(connection) = self.connection.take() {
@@ -295,7 +295,7 @@ impl Guest {
         }
     }
 
-    /// Hangs up, as a frontend that dies, and waits until the device has noticed.
+    /// Closes the connection as a frontend that dies, and waits until the session has ended.
     pub fn disconnect(&mut self) {
         self.hang_up();
         if let Some(server) = self.server.take() {
@@ -316,7 +316,7 @@ impl Drop for Guest {
     }
 }
 
-/// Guest memory from [`MEMORY_START`] on, and what it is in.
+/// Guest memory from [`MEMORY_START`] on, and its file.
 fn guest_memory(bytes: u64) -> (GuestMemoryMmap, File) {
     let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
     let file = File::from(file);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a test chooses of the device, its frontend and its driver.
+//! A test's options for the device, its frontend and its driver.
 
 use scattered_xts::Implementation;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -20,23 +20,23 @@ pub struct Options {
     /// A block device to use in place of a temporary file.
     pub block_device: Option<std::path::PathBuf>,
     pub read_only: bool,
-    /// What the driver accepts of what is offered.
+    /// The features that the driver accepts if they are offered.
     pub accept: u64,
     /// Request queues that the driver uses; with crypto, the control queue is one more.
     pub queues: usize,
     pub ring_size: u16,
-    /// What the frontend negotiates of the protocol besides what it must have.
+    /// Protocol features that the frontend negotiates, besides the required ones.
     pub protocol: VhostUserProtocolFeatures,
     /// Offer hardware-wrapped keys.
     pub wrapped_keys: bool,
     pub disk: DiskKind,
     pub workers: WorkerConfig,
-    /// Where a device in a process of its own listens, with the same configuration; the device in this process then stands
-    /// idle, on memory.
+    /// The socket of a device in a process of its own, with the same configuration. The device in this process is then
+    /// idle, with a memory disk.
     pub socket: Option<std::path::PathBuf>,
 }
 
-/// What the image is and how data gets there.
+/// The kind of image, and how the device accesses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskKind {
     /// A file, cached.

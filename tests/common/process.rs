@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The program itself, on files of its own.
+//! The program itself, with files of its own.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -44,7 +44,7 @@ impl Files {
     }
 }
 
-/// A running device, killed in the end if need be.
+/// A running device, killed when dropped.
 pub struct Running(pub Child);
 
 impl Running {
@@ -57,7 +57,7 @@ impl Running {
         let socket = files.path("socket");
         command.arg("--socket-path").arg(&socket).arg("--blk-file").arg(files.image()).args(options);
         let mut running = Self(command.stderr(Stdio::piped()).spawn().expect("program"));
-        // There is a moment between the socket's name and its listening. A look like this is no frontend.
+        // The socket exists a moment before it listens. The device does not count a connection like this as a frontend.
         wait_for(|| UnixStream::connect(&socket).is_ok() || running.exited());
         running
     }

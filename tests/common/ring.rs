@@ -19,7 +19,7 @@ const BUFFERS_AT: u64 = 128 << 10;
 /// How long a request may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How a request is cut into descriptors: the lengths of the first ones of each side; the last one has the rest.
+/// How a request is cut into descriptors: the lengths of the first ones of each side. The last one has the rest.
 #[derive(Debug, Clone, Default)]
 pub struct Cut {
     pub readable: Vec<usize>,
@@ -27,7 +27,7 @@ pub struct Cut {
     pub indirect: bool,
 }
 
-/// Where a request lies.
+/// The addresses of a request.
 #[derive(Debug, Clone)]
 pub struct Buffers {
     pub head: u16,
@@ -44,12 +44,12 @@ pub struct Ring {
     event_idx: bool,
     free: Vec<u16>,
     area: u64,
-    /// Where buffers lie.
+    /// The part of guest memory for buffers.
     buffers: Range<u64>,
     next_buffer: u64,
 }
 
-/// Indices and addresses, and the means to break every rule.
+/// Indices, addresses, and methods that break the rules.
 impl Deref for Ring {
     type Target = Virtqueue<GuestMemoryMmap>;
 
@@ -67,7 +67,7 @@ impl DerefMut for Ring {
 impl Ring {
     pub fn new(memory: &GuestMemoryMmap, start: u64, index: usize, size: u16, event_idx: bool) -> Self {
         let area = start + index as u64 * QUEUE_AREA;
-        // The specification's order and alignments, each part on a page of its own.
+        // In the specification's order, aligned, and each part on a page of its own.
         let page = |bytes: u64| bytes.next_multiple_of(4096);
         let (descriptors, avail) = (area, area + page(16 * u64::from(size)));
         let used = avail + page(6 + 2 * u64::from(size));
@@ -87,15 +87,15 @@ impl Ring {
         }
     }
 
-    /// Buffers lie there from now on, in no room that others use.
+    /// From now on, allocates buffers in this range, which nothing else uses.
     pub fn use_buffers(&mut self, buffers: Range<u64>) {
         self.next_buffer = buffers.start;
         self.buffers = buffers;
     }
 
-    /// Room for a buffer; old ones are overwritten after a while.
+    /// Allocates a buffer. Later ones reuse the memory of old ones.
     pub fn allocate(&mut self, bytes: usize) -> u64 {
-        // Far apart and at odd addresses: a device that runs over an end, or wants alignment, is found out.
+        // Far apart and at odd addresses, to find a device that writes past an end or needs alignment.
         let step = bytes as u64 + 37;
         if self.next_buffer + step > self.buffers.end {
             self.next_buffer = self.buffers.start;
@@ -128,7 +128,7 @@ impl Ring {
             let len = len.min(rest);
             if len > 0 {
                 let at = self.allocate(len);
-                // What a device does not write stays recognisable.
+                // Bytes that the device does not write keep this value.
                 self.memory.write_slice(&vec![FILL; len], GuestAddress(at)).expect("buffer");
                 pieces.push((at, len as u32, WRITE));
             }
@@ -137,7 +137,7 @@ impl Ring {
         self.add_pieces(&pieces, cut.indirect)
     }
 
-    /// Makes a request available that is in memory already.
+    /// Makes available a request that is in memory already.
     pub fn add_pieces(&mut self, pieces: &[Piece], indirect: bool) -> Buffers {
         let needed = if indirect { 1 } else { pieces.len() };
         let taken = self.free.split_off(self.free.len() - needed);
@@ -168,7 +168,7 @@ impl Ring {
         }
         let (head, len) = self.used_entry(self.next_used);
         self.next_used = self.next_used.wrapping_add(1);
-        // Ask for an interrupt for the next one.
+        // Request an interrupt for the next one.
         self.set_used_event(self.next_used);
         Some((u16::try_from(head).expect("a head"), len))
     }
@@ -185,13 +185,13 @@ impl Ring {
         }
     }
 
-    /// Asserts that the device leaves the queue alone for a while.
+    /// Asserts that the device does not serve the queue for a while.
     pub fn assert_silent(&mut self) {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(self.take_used(), None, "the device served a queue that it must not serve");
     }
 
-    /// Asserts that the device returns nothing more than it had when its used index was `used`.
+    /// Asserts that the device returns nothing after the used index `used`.
     pub fn assert_silent_from(&self, used: u16) {
         std::thread::sleep(Duration::from_millis(10));
         assert_eq!(self.used_index(), used, "the device served a queue that it must not serve");
@@ -210,7 +210,7 @@ impl Ring {
         self.answer(used, &buffers)
     }
 
-    /// The answer to a request whose head has come back, and whose descriptors are free again.
+    /// The answer to a completed request. Frees its descriptors.
     pub fn answer(&mut self, used: u32, buffers: &Buffers) -> Answer {
         self.free(buffers);
         Answer::new(used, self.read_writable(buffers))

@@ -20,10 +20,10 @@ use super::{DiskKind, Options};
 
 pub const BAR: u32 = 0;
 pub const CONFIG: u32 = 7;
-/// Where guest memory is, for the device.
+/// The device's address of guest memory.
 pub const MEMORY: u64 = 0x10_0000;
 pub const MEMORY_BYTES: u64 = 16 << 20;
-/// What the driver has there: the two lists, then 32 command descriptors of 4 KiB, then data.
+/// Its layout: the two lists, then 32 command descriptors of 4 KiB, then data.
 pub const LIST: u64 = MEMORY;
 pub const TASKS: u64 = MEMORY + 0x1000;
 const DESCRIPTORS: u64 = MEMORY + 0x10000;
@@ -32,7 +32,7 @@ pub const DATA: u64 = MEMORY + 0x100000;
 /// Of the crypto configuration: enabled, data units of 4096 bytes.
 pub const ENABLE: u32 = 1 << 31;
 
-/// A transfer request's end.
+/// How a transfer request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub ocs: u8,
@@ -70,7 +70,7 @@ pub struct Ufs {
 }
 
 impl Ufs {
-    /// A controller that nobody has enabled.
+    /// A controller that is not enabled yet.
     pub fn with(options: Options) -> Self {
         let (image, path) = tempfile::NamedTempFile::new().expect("image").into_parts();
         image.set_len(options.image_bytes).expect("image");
@@ -273,7 +273,7 @@ impl Ufs {
         json.pointer(&pointer).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("no counter {path}"))
     }
 
-    /// Hangs up, and waits until the device has noticed.
+    /// Closes the connection, and waits until the session has ended.
     pub fn disconnect(&mut self) {
         let _ = self.client.stream.shutdown(std::net::Shutdown::Both);
         if let Some(server) = self.server.take() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The program with an image, as a child of the test, and what is asked of it.
+//! The program with an image, as a child of the test, and requests to it.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -13,15 +13,15 @@ use crate::common::*;
 
 pub const DISK: u64 = 8 << 20;
 
-/// A running program with an image, killed in the end if need be.
+/// A running program with an image, killed when dropped.
 pub struct Device {
     pub child: Child,
     pub directory: tempfile::TempDir,
 }
 
 impl Device {
-    /// With `options`, which say where the data goes; 2 request queues and, unless they say
-    /// otherwise, 4 keyslots, as the frontend's default.
+    /// With `options`, which name the image; 2 request queues and, unless they say otherwise, 4 keyslots, as the
+    /// frontend's default.
     pub fn start(options: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         Self::start_in(tempfile::TempDir::new().expect("directory"), options, prepare)
     }
@@ -45,7 +45,7 @@ impl Device {
         prepare(&mut command);
         let child = command.spawn().expect("program");
         let mut device = Self { child, directory };
-        // Said when the sandbox is complete. The sockets exist before that.
+        // The program logs this when the sandbox is complete. The sockets exist before.
         device.wait(|device| device.log().contains("serving ") || device.exited());
         device
     }
@@ -82,7 +82,7 @@ impl Device {
         })
     }
 
-    /// Ends it with SIGTERM; it must end well, flush, write the counters and remove the socket.
+    /// Ends it with SIGTERM. It must exit with 0, flush, write the counters and remove the socket.
     pub fn finish(mut self) -> serde_json::Value {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
@@ -114,7 +114,7 @@ impl Drop for Device {
     }
 }
 
-/// Every kind of request once. With `on_image` what is on the image is compared with OpenSSL's.
+/// Makes each kind of request once. With `on_image`, compares the image with OpenSSL's ciphertext.
 pub fn exercise(guest: &mut Guest, on_image: bool) {
     let control = guest.control();
     let key = key(7);
@@ -136,7 +136,7 @@ pub fn exercise(guest: &mut Guest, on_image: bool) {
     assert_eq!(guest.request(0, &header(GET_ID, 0), 21).status, OK);
     for request_type in [WRITE_ZEROES, DISCARD] {
         let answer = guest.request(0, &[header(request_type, 0), range(64, 8, 0)].concat(), 1);
-        // Not every file system can give space back.
+        // Not every file system supports discard.
         assert!(answer.status == OK || (request_type == DISCARD && answer.status == UNSUPP), "{answer:?}");
     }
     assert!(guest.request(0, &header(IN, 64), 4097).data == [0; 4096]);
@@ -170,7 +170,7 @@ pub fn obstacle(options: &[&str]) -> Option<&'static str> {
     io_uring.then_some("io_uring is forbidden here")
 }
 
-/// The client of the control socket: exit status, and what it says.
+/// The client of the control socket: its exit status and output.
 pub fn ctl(device: &Device, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
     let output = command.arg("ctl").arg("--control").arg(device.path("control")).args(arguments).output();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A process in the sandbox tries what it must not, and what it must be able to.
+//! A process in the sandbox tries what it must not be able to do, and what it must.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -14,7 +14,7 @@ use vhost_user_blk_crypto::sandbox::Sandbox;
 pub const ACTION: &str = "SANDBOX_TEST_ACTION";
 const DIRECTORY: &str = "SANDBOX_TEST_DIRECTORY";
 
-/// What an action did, if it came back.
+/// The result of an action, if it returned.
 type Result = io::Result<()>;
 
 /// How an action ends.
@@ -24,7 +24,7 @@ enum End {
     Works,
     /// With this error number.
     Fails(i32),
-    /// The process is killed for it.
+    /// The kernel kills the process.
     Killed,
 }
 
@@ -46,7 +46,7 @@ fn files(directory: &Path) -> Sandbox {
         .remove_file(&directory.join("directory/x"))
 }
 
-/// The system's answer to a call that is not in the standard library.
+/// Makes a system call that the standard library does not have.
 fn call(result: libc::c_long) -> Result {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -78,7 +78,7 @@ const ACTIONS: &[Action] = &[
     Action { name: "open_below", sandbox: nothing, action: |at| read(at.join("read")), end: End::Fails(libc::EACCES) },
     Action { name: "open_other", sandbox: files, action: |_| read("/etc/passwd"), end: End::Fails(libc::EACCES) },
     Action { name: "open_named", sandbox: files, action: |at| read(at.join("read")), end: End::Works },
-    // As musl opens files. No path is at the address 0; what counts is that the call is made.
+    // As musl opens files. There is no path at address 0, but only the call matters.
     #[cfg(target_arch = "x86_64")]
     Action {
         name: "old_open",
@@ -212,7 +212,7 @@ const ACTIONS: &[Action] = &[
         action: |_| raw(libc::SYS_io_uring_register, [1000, 2, 0]),
         end: End::Killed,
     },
-    // There is no descriptor 1000; what counts is that the call is made.
+    // There is no descriptor 1000, but only the call matters.
     Action {
         name: "io_uring_enter",
         sandbox: |_| Sandbox::new().io_uring(true),
@@ -225,7 +225,7 @@ const ACTIONS: &[Action] = &[
         action: |_| raw(libc::SYS_io_uring_register, [1000, 3, 0]),
         end: End::Fails(libc::EBADF),
     },
-    // Ordinary life.
+    // Ordinary work.
     Action {
         name: "threads",
         sandbox: nothing,
@@ -261,7 +261,7 @@ const ACTIONS: &[Action] = &[
     },
 ];
 
-/// What the process in the sandbox does.
+/// The main function of the process in the sandbox.
 pub fn act(name: &str) -> ! {
     let directory = PathBuf::from(std::env::var_os(DIRECTORY).expect("directory"));
     let Action { sandbox, action, .. } = ACTIONS.iter().find(|action| action.name == name).expect("action");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What is left in the device's memory of keys that came with requests, looked for from outside: by root, in a program that is
-//! not in its sandbox.
+//! Searches the device's memory for keys that came with requests. The search runs outside of the program, as root, and
+//! the program runs without its sandbox.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -25,7 +25,7 @@ const DEPTH: usize = 16;
 const RAW: u64 = 100;
 /// Different wrapped keys, more than the device keeps unwrapped.
 const WRAPPED: u64 = 40;
-/// Bytes that are looked for: the pieces of a key of this size are the first round keys, too.
+/// Size of the pieces to search for: pieces of this size are the first round keys, too.
 const PIECE: usize = 16;
 
 type Pieces = HashSet<[u8; PIECE]>;
@@ -37,7 +37,7 @@ fn pieces(keys: impl IntoIterator<Item = Vec<u8>>) -> Pieces {
     pieces.collect()
 }
 
-/// Where in a program's memory these pieces are: what is mapped there. The guest's memory is the driver's business.
+/// Where a program's memory has these pieces. Guest memory, which the driver must wipe, is left out.
 fn search(pid: u32, pieces: &Pieces) -> Vec<String> {
     let mappings = || std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("mappings");
     let maps = mappings();
@@ -48,7 +48,7 @@ fn search(pid: u32, pieces: &Pieces) -> Vec<String> {
     let (mut found, mut readable) = (Vec::new(), 0);
     for line in maps.lines() {
         let (range, rest) = line.split_once(' ').expect("a range");
-        // The image, which is mapped, is not memory of the device's.
+        // The mapped image is not the device's own memory.
         if !rest.starts_with('r') || line.contains("/memfd:guest") || line.ends_with("/image") {
             continue;
         }
@@ -57,7 +57,7 @@ fn search(pid: u32, pieces: &Pieces) -> Vec<String> {
         let (from, to) = (address(from), address(to));
         let mut bytes = vec![0; (to - from) as usize];
         if memory.read_exact_at(&mut bytes, from).is_err() {
-            // What the kernel maps for itself, such as [vvar], or what has been unmapped meanwhile.
+            // Mappings of the kernel, such as [vvar], and those that are unmapped meanwhile.
             let kernels = line.ends_with(']') && !line.ends_with("[heap]") && !line.ends_with("[stack]");
             assert!(kernels || !mappings().lines().any(|now| now == line), "{line}");
             continue;
@@ -86,14 +86,14 @@ fn wrapped_key(n: u64) -> Vec<u8> {
     pattern(9000 + n, 32)
 }
 
-/// Requests in flight of a queue, and the keys that they have in guest memory.
+/// Requests in flight on a queue, and the addresses of their keys in guest memory.
 struct Flight {
     queue: usize,
     sent: Vec<(Buffers, u64, usize)>,
 }
 
 impl Flight {
-    /// Puts a request into guest memory, whose address is remembered, and makes it available.
+    /// Puts a request into guest memory, remembers its address, and makes it available.
     fn add(&mut self, guest: &mut Guest, request: &[u8], room: usize) {
         let ring = &mut guest.rings[self.queue];
         let (at, answer) = (ring.allocate(request.len()), ring.allocate(room));
@@ -136,7 +136,7 @@ fn started(options: &[&str]) -> (Device, Guest) {
     (device, guest)
 }
 
-/// A command about a wrapped key, wiped afterwards.
+/// Sends a command about a wrapped key, and wipes it afterwards.
 fn blob(guest: &mut Guest, request_type: u32, bytes: &[u8]) -> Vec<u8> {
     let control = guest.control();
     let mut flight = Flight { queue: control, sent: Vec::new() };
@@ -148,7 +148,7 @@ fn blob(guest: &mut Guest, request_type: u32, bytes: &[u8]) -> Vec<u8> {
     blob_of(&reply)
 }
 
-/// Writes, and reads what was written, with all keys at a time.
+/// Writes and reads back, with all keys at a time.
 fn serve_all(guest: &mut Guest, blobs: &[Vec<u8>]) {
     for request_type in [CRYPTO_OUT_EXT, CRYPTO_IN_EXT] {
         let mut flights = [0, 1].map(|queue| Flight { queue, sent: Vec::new() });
@@ -196,7 +196,7 @@ fn no_key_stays_in_memory(options: &[&str]) {
         assert!(guest.image_bytes((RAW + n) * 4096, 4096) == expected, "wrapped key {n}");
     }
     assert_nothing_left(&device, &raw, "at once");
-    // Keys are unwrapped for a second, and not all at the same time. Nothing happens meanwhile.
+    // The device caches unwrapped keys for a second, and not all at the same time. It is idle meanwhile.
     let request = |n: usize| {
         let mut request = KeyedRequest::new(CRYPTO_IN_EXT, 0, 0, &blobs[n]);
         request.key.key_type = 2;
@@ -212,9 +212,9 @@ fn no_key_stays_in_memory(options: &[&str]) {
     std::thread::sleep(Duration::from_millis(1200));
     let all = &(&(&raw | &derived) | &imported);
     assert_nothing_left(&device, all, "a second later");
-    assert!(!cached.is_empty(), "keys are kept for a second, and the search does not find them");
+    assert!(!cached.is_empty(), "the device caches keys for a second, but the search does not find them");
 
-    // A queue that is stopped keeps nothing either.
+    // A stopped queue keeps nothing either.
     flight.add(&mut guest, &request(7), 4097);
     flight.land(&mut guest);
     guest.frontend().set_vring_enable(0, false).expect("SET_VRING_ENABLE");
@@ -222,8 +222,7 @@ fn no_key_stays_in_memory(options: &[&str]) {
     assert_nothing_left(&device, all, "a second after a queue was disabled");
     guest.frontend().set_vring_enable(0, true).expect("SET_VRING_ENABLE");
 
-    // The search looks in the right places: it finds the key of a request that is being served. The program is stopped
-    // meanwhile.
+    // To show that the search works: it finds the key of a request in execution. The program is stopped meanwhile.
     let signal = |signal| {
         rustix::process::kill_process(rustix::process::Pid::from_child(&device.child), signal).expect("kill");
     };
@@ -248,13 +247,13 @@ fn no_key_stays_in_memory(options: &[&str]) {
         ring.wait();
         ring.free(&buffers);
         guest.memory.write_slice(&vec![0; request.len()], GuestAddress(at)).expect("request");
-        // The key as it came, and its round keys.
+        // The key itself, and its round keys.
         found.len() >= 2 * in_use_pieces.len()
     });
     assert!(seen, "the key of a request that is being served is not found");
     assert_nothing_left(&device, &in_use_pieces, "after the program was stopped in the middle of a request");
 
-    // One whose answer a fault holds back does not need its key any more.
+    // A request whose completion a fault delays does not need its key any more.
     let held = pieces([raw_key(2_000_000).to_vec()]);
     let (code, text) = ctl(&device, &["fault", "add", "delay=1s,op=read"]);
     assert_eq!(code, Some(0), "{text}");
@@ -264,7 +263,7 @@ fn no_key_stays_in_memory(options: &[&str]) {
     assert_nothing_left(&device, &held, "while the answer is held back");
     flight.land(&mut guest);
 
-    // Faults that use another key keep the last one, as long as they are there.
+    // Faults that use another key keep the last one as long as they exist.
     let (code, text) = ctl(&device, &["fault", "clear"]);
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = ctl(&device, &["fault", "add", "previous-key"]);

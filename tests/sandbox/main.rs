@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Least privilege: what the sandbox forbids, and that the program still does all that it should.
+//! The sandbox: what it forbids, and that the program still works in it.
 //!
-//! A test harness of its own, because the sandbox must be applied by the first thread of a process: this program starts
-//! itself again for that.
+//! It has its own test harness, because the first thread of a process must apply the sandbox: the program starts itself
+//! again for that.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,7 +21,7 @@ fn main() {
         inside::act(&action);
     }
     let mut arguments = Arguments::from_args();
-    // Whoever asks for ignored tests (xtask does) cannot mean those that this system cannot run.
+    // A run of ignored tests (as by xtask) does not include those that this system cannot run.
     (arguments.include_ignored, arguments.ignored) = (false, false);
     let mut trials = inside::trials();
     trials.extend(program::trials());

@@ -21,8 +21,8 @@ const DEPTH: usize = 120;
 /// Descriptors of data in each: as many as the device takes beside header and status.
 const PIECES: usize = 254;
 
-/// Private memory of the process that can be written, KiB. Touched or not: how much more than what is touched the kernel
-/// gives depends on its huge pages.
+/// Writable private memory of the process in KiB, touched or not: how much untouched memory the kernel populates
+/// depends on its huge pages.
 fn private(device: &Device) -> u64 {
     device.status("VmData")[0].trim_end_matches(" kB").trim().parse().expect("a number")
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The program itself: what the system says of it, and that it does its work with every way to the disk.
+//! The program itself: what /proc says about it, and that it works with every way to the disk.
 
 use std::fs::File;
 use std::io::Read;
@@ -32,7 +32,8 @@ fn what_the_system_says() {
         // The main thread, the one for signals, and workers.
         assert!(found.len() > 3 && found.iter().all(|line| line == value), "{name}: {found:?}");
     }
-    // Signals from outside come to one thread; what a thread does itself comes to that. While a thread is made, all are blocked.
+    // One thread gets signals from outside. A thread's own faults are delivered to it. While a thread is created, all
+    // signals are blocked.
     let has = |mask: u64, signal: i32| mask & 1 << (signal - 1) != 0;
     device.wait(|device| {
         device.status("Name").into_iter().zip(device.status("SigBlk")).all(|(name, blocked)| {
@@ -58,7 +59,7 @@ fn what_the_system_says() {
     device.finish();
 }
 
-/// The child finds a kernel without this system call.
+/// Makes the child run as on a kernel without this system call.
 fn without(command: &mut Command, call: libc::c_long) {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
     let arch = TargetArch::try_from(std::env::consts::ARCH).expect("CPU");
@@ -89,7 +90,7 @@ fn parts_that_the_kernel_lacks() {
     }
 }
 
-/// Threads take the place of io_uring where one of its system calls is not to be had, unless it was asked for.
+/// Helper threads replace io_uring if one of its system calls is not available, unless the user asked for io_uring.
 fn io_uring_is_forbidden() {
     for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
         let device = Device::start(&["--sandbox", "require", "--cache", "none"], |command| without(command, call));
@@ -106,7 +107,7 @@ fn io_uring_is_forbidden() {
 fn all_requests(options: &[&str]) {
     let device = Device::start(&[&["--sandbox", "require"], options].concat(), |_| {});
     for _ in 0..3 {
-        // Reconnecting makes workers and rings anew.
+        // A reconnect creates new workers and rings.
         exercise(&mut device.guest(), !options.contains(&"--blk-ram"));
     }
     let counters = device.finish();
@@ -129,13 +130,13 @@ fn control_socket_and_trace() {
         let (code, text) = ctl(&device, command);
         assert_eq!(code, Some(0), "{command:?}: {text}");
     }
-    // Another file cannot be had, and the trace goes on.
+    // Another file cannot be opened, and the trace goes on.
     let (code, text) = ctl(&device, &["trace", "on", &other]);
     assert!(code == Some(2) && text.contains("--sandbox none") && text.contains(&trace), "{text}");
     assert!(!device.path("other").exists());
     let (code, text) = ctl(&device, &["trace", "dump"]);
     assert!(code == Some(0) && text.lines().count() > 20, "{text}");
-    // The one of the command line ends and begins anew.
+    // The trace file of the command line can be stopped and started again.
     assert_eq!(ctl(&device, &["trace", "off"]).0, Some(0));
     assert_eq!(ctl(&device, &["trace", "on", &trace]).0, Some(0));
     guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
@@ -145,7 +146,7 @@ fn control_socket_and_trace() {
         let mode = std::fs::metadata(device.path(name)).expect("made").mode() & 0o777;
         assert_eq!(mode, 0o600, "{name}: {mode:o}");
     }
-    // One that was removed.
+    // A file that was removed.
     std::fs::remove_file(&trace).expect("trace");
     let (code, text) = ctl(&device, &["trace", "on", &trace]);
     assert!(code == Some(2) && text.contains("was removed"), "{text}");
@@ -161,8 +162,7 @@ fn no_trace_was_named() {
     device.finish();
 }
 
-/// An image that is used through a mapping, as on tmpfs, gets shorter: SIGBUS is caught in the sandbox, too, and the request
-/// fails.
+/// A mapped image, as on tmpfs, is truncated: the device handles SIGBUS in the sandbox, too, and the request fails.
 fn truncated_image() {
     let directory = tempfile::TempDir::new_in("/dev/shm").expect("tmpfs");
     let device = Device::start_in(directory, &["--sandbox", "require", "--aio", "sync"], |_| {});
@@ -178,8 +178,8 @@ fn truncated_image() {
     device.finish();
 }
 
-/// Of a file that is another user's, and that we may not write, the kernel says that all pages are there: that is not believed, so
-/// holes stay holes.
+/// For another user's file that we may not write, the kernel's mincore(2) claims that all pages are resident. The
+/// device does not rely on that, so holes stay holes.
 fn image_of_somebody_else() {
     let directory = tempfile::TempDir::new_in("/dev/shm").expect("tmpfs");
     let image = directory.path().join("image");
@@ -197,7 +197,7 @@ fn image_of_somebody_else() {
     device.finish();
 }
 
-/// A limit for the size of files is an error, not the end.
+/// A limit of the file size causes an error, and does not kill the device.
 fn file_size_limit(options: &[&str]) {
     const LIMIT: u64 = 4 << 20;
     let device = Device::start(&[&["--sandbox", "require"], options].concat(), |command| {
@@ -214,7 +214,7 @@ fn file_size_limit(options: &[&str]) {
         // Encrypted and plain.
         guest.request(0, &crypto_write(beyond, 0, [0; 4], &data), 1).assert_only_status(IOERR);
         guest.request(1, &write_request(beyond + 8, &data), 1).assert_only_status(IOERR);
-        // Across the limit.
+        // A write across the limit.
         guest.request(1, &write_request(beyond - 16, &data), 1).assert_only_status(IOERR);
         guest.request(0, &write_request(beyond - 32, &data), 1).assert_only_status(OK);
         assert!(guest.request(1, &header(IN, beyond - 32), data.len() + 1).data == data);
@@ -224,7 +224,7 @@ fn file_size_limit(options: &[&str]) {
     device.finish();
 }
 
-/// A fault that needs other keys has its memory from the start, or is refused; programming works then.
+/// A fault that needs other keys gets its memory at once or is refused. Program commands then work.
 fn memory_for_other_keys() {
     let start = |kib: u64, fault: &[&str]| {
         let directory = tempfile::TempDir::new().expect("directory");
@@ -237,7 +237,7 @@ fn memory_for_other_keys() {
                 command.pre_exec(move || {
                     use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
                     if rustix::process::geteuid().is_root() {
-                        // The limit would not count.
+                        // A privileged process has no limit.
                         remove_capability_from_bounding_set(CapabilitySet::IPC_LOCK)?;
                     }
                     Ok(rustix::process::setrlimit(rustix::process::Resource::Memlock, limit)?)
@@ -285,8 +285,8 @@ fn memory_for_other_keys() {
     }
 }
 
-/// The image gets larger: by the device, by its owner with a signal and by its owner with a command. With a frontend that has
-/// a backend channel, and on tmpfs, where a new part is mapped.
+/// The image grows: by the device, or by its owner with a signal or a command. The frontend has a backend channel. On
+/// tmpfs, the device maps the new part.
 fn another_size(options: &[&str], in_memory: bool) {
     let directory = tempfile::TempDir::new_in(if in_memory { "/dev/shm" } else { "/tmp" }).expect("directory");
     let control = directory.path().join("control").display().to_string();

@@ -15,7 +15,7 @@ use super::device::{Device, exercise, obstacle};
 const LIST: &str = include_str!("../data/system-service.txt");
 const UNIT: &str = include_str!("../../systemd/vhost-user-blk-crypto@.service");
 
-/// What is done with a call that is not on the list.
+/// The action for a call that is not on the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Otherwise {
     /// systemd's default.
@@ -32,7 +32,7 @@ fn system_service(version: u32) -> impl Iterator<Item = &'static str> {
     })
 }
 
-/// What our unit adds to it.
+/// Calls that our unit adds.
 fn of_the_unit() -> impl Iterator<Item = &'static str> {
     let lines = UNIT.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
     let names: Vec<_> = lines.flat_map(str::split_whitespace).collect();
@@ -89,7 +89,7 @@ fn works(filter: &BpfProgram, options: &[&str]) -> Vec<String> {
     logs
 }
 
-/// Parts of the sandbox that are refused are missing, and that is said.
+/// Parts of the sandbox that the filter refuses are missing, and the log says so.
 fn as_systemd_has_it(version: u32, otherwise: Otherwise) {
     let list = filter(system_service(version), otherwise);
     for log in works(&list, &["--sandbox", "on"]) {
@@ -103,7 +103,7 @@ fn as_systemd_has_it(version: u32, otherwise: Otherwise) {
         assert_eq!(device.child.wait().expect("wait").code(), Some(1), "{}", device.log());
         assert!(device.log().contains("--sandbox require"), "{}", device.log());
     }
-    // `~io_uring_enter` and the like: helper threads are used instead.
+    // With `~io_uring_enter` and the like, the device uses helper threads.
     if obstacle(&["--cache", "none"]).is_none() {
         for call in ["io_uring_setup", "io_uring_enter", "io_uring_register"] {
             let list = filter(system_service(version).filter(|name| *name != call), otherwise);
@@ -113,7 +113,7 @@ fn as_systemd_has_it(version: u32, otherwise: Otherwise) {
             device.finish();
         }
     }
-    // `~@privileged` and the like.
+    // With `~@privileged` and the like.
     let without = ["capset", "sched_setaffinity"];
     let list = filter(system_service(version).filter(|name| !without.contains(name)), otherwise);
     for log in works(&list, &["--sandbox", "on"]) {
@@ -122,7 +122,7 @@ fn as_systemd_has_it(version: u32, otherwise: Otherwise) {
     }
 }
 
-/// All parts of the sandbox are there with our unit.
+/// With our unit, all parts of the sandbox work.
 fn as_our_unit_has_it(version: u32) {
     let list = filter(system_service(version).chain(of_the_unit()), Otherwise::Kill);
     for log in works(&list, &["--sandbox", "require"]) {
@@ -130,7 +130,7 @@ fn as_our_unit_has_it(version: u32) {
     }
 }
 
-/// What systemd says of the units, where it is installed.
+/// systemd accepts the units, if it is installed.
 fn units_are_understood() {
     let directory = tempfile::TempDir::new().expect("directory");
     let program = env!("CARGO_BIN_EXE_vhost-user-blk-crypto");

@@ -23,7 +23,7 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
-    /// QEMU's options.
+    /// Its options for QEMU.
     pub fn args(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
@@ -31,7 +31,7 @@ impl Accelerator {
         }
     }
 
-    /// For people.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "KVM",
@@ -68,7 +68,7 @@ pub fn choose(paths: &Paths, wanted: Accel, qemu: &Qemu, kernel: &Kernel) -> Res
     })
 }
 
-/// The result of the test boot, which runs once for each boot of this machine, QEMU and kernel.
+/// The result of the test boot. It runs once for each combination of host boot, QEMU and kernel.
 fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<String>> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let file = paths.cache.join("kvm-verdict");
@@ -85,10 +85,10 @@ fn remembered(paths: &Paths, qemu: &Qemu, kernel: &Kernel) -> Result<Option<Stri
     Ok(verdict)
 }
 
-/// QEMU prints this, stops the guest and does not exit.
+/// When QEMU prints this, it stops the guest but does not exit.
 const INTERNAL_ERROR: &str = "KVM internal error";
 
-/// Boots the kernel without a root: a working KVM brings it to its panic, and QEMU to its end, within seconds.
+/// Boots the kernel without a root disk. With a working KVM, the kernel panics and QEMU exits within seconds.
 fn test_boot(paths: &Paths, qemu: &Qemu, kernel: &Path) -> Result<Option<String>> {
     let log = paths.fresh_log("kvm");
     let out = open_log(&log)?;

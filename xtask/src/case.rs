@@ -46,11 +46,11 @@ pub struct Case {
     pub root_port: bool,
     /// Request queues.
     pub queues: u16,
-    /// Request queues, and their size, that only QEMU is told: the device uses its personality's. No size: QEMU's default.
+    /// Request queues and their size, for QEMU alone: the device uses its personality's. No size: QEMU's default.
     pub rings: Option<(u16, Option<u16>)>,
     /// How many times the device is killed and restarted while the guest runs.
     pub kills: u32,
-    /// What the host does each time that the guest asks, in this order.
+    /// The host's steps. The guest asks for them one by one, in this order.
     pub host: Vec<Step>,
     /// Limits on what the device uses.
     pub bounds: Bounds,
@@ -92,7 +92,7 @@ impl Case {
         );
         ensure!(
             case.qemu.is_none() || case.attach == Attach::VhostUserBlk && case.kills == 0,
-            "`qemu` needs `attach: vhost-user-blk` and no `kills`: old QEMUs have nothing else"
+            "`qemu` needs `attach: vhost-user-blk` and no `kills`: older QEMUs support nothing else"
         );
         ensure!(
             case.host.is_empty() || case.kills == 0 && case.boots == 1,
@@ -100,11 +100,11 @@ impl Case {
         );
         ensure!(
             case.kills == 0 && case.host.is_empty() || case.bounds.calm.is_none(),
-            "`kills`, `host` and `calm` use the port progress: a case has one of them"
+            "`kills`, `host` and `calm` use the port progress: a case can have only one of them"
         );
         ensure!(
             case.attach != Attach::Ufs || case.driver == UFS_DRIVER && case.rings.is_none() && !case.root_port,
-            "`attach: ufs` goes without `driver`, `rings` and `root-port`: there is one driver, one queue and no bridge"
+            "`attach: ufs` cannot be combined with `driver`, `rings` and `root-port`: there is one driver, one queue and no bridge"
         );
         ensure!(case.boots >= 1, "a case has at least one boot");
         ensure!(case.wrong.is_none() || case.check_fscrypt, "`expect-wrong` needs `check: fscrypt`");
@@ -184,7 +184,7 @@ impl Case {
             // Other comments may have colons, too.
             _ => {
                 if let Some(boot) = key.strip_prefix("device-") {
-                    let boot = boot.parse().context("device-N is about boot N")?;
+                    let boot = boot.parse().context("device-N is for boot N: N is a number")?;
                     self.device_in_boot.push((boot, words().collect()));
                 }
             }

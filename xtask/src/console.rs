@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reading what the guest's kernel said: signs of trouble, and whether encryption ran natively.
+//! Reads the log of the guest's kernel: signs of trouble, and whether encryption ran natively.
 
-/// What must never appear, whatever the case itself thinks of its run.
+/// What must never appear, even if the case itself passes.
 const TROUBLE: &[&str] = &[
     "BUG: ",
     "Oops: ",
@@ -61,7 +61,7 @@ pub enum Words {
     Silent,
 }
 
-/// Finds fscrypt's words; a fallback anywhere outweighs everything.
+/// Finds fscrypt's messages. A fallback anywhere outweighs everything else.
 pub fn words(dmesg: &str) -> Words {
     let said = |what: &str| {
         let line = dmesg.lines().find(|l| l.contains("fscrypt: ") && l.contains(what))?;

@@ -63,9 +63,8 @@ fn mmdebstrap(mirror: Option<&Mirror>, suite: &str, args: &[String], tar: &Path,
             mm.args([suite, "-"]);
         }
     }
-    run_to_file(&mut mm, tar, log).context(
-        "cannot fetch Debian packages (the mirror can be chosen with --mirror URL or the variable DEBIAN_MIRROR)",
-    )
+    run_to_file(&mut mm, tar, log)
+        .context("cannot fetch Debian packages (choose another mirror with --mirror URL or the variable DEBIAN_MIRROR)")
 }
 
 /// Unpacks a tree; as an ordinary user everything then belongs to that user and device nodes are left out.

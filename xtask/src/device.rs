@@ -87,7 +87,7 @@ impl Device {
         self.process.signal(Signal::HUP)
     }
 
-    /// Its process number.
+    /// Its process ID.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -110,14 +110,14 @@ impl Device {
                 bail!("the device did not start ({status}):\n{}", process::tail(options.log, 10));
             }
             if Instant::now() > end {
-                bail!("the device did not make its socket within 10 s:\n{}", process::tail(options.log, 10));
+                bail!("the device created no socket within 10 s:\n{}", process::tail(options.log, 10));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(Self { process, log: options.log.to_path_buf(), socket })
     }
 
-    /// Waits until it ends, after QEMU; an error says what was wrong with it.
+    /// Waits until it exits, after QEMU. Fails if something was wrong with it.
     pub fn finish(self) -> Result<()> {
         let (status, late) = match self.process.wait_timeout(Duration::from_secs(10))? {
             Some(status) => (Some(status), false),

@@ -17,7 +17,7 @@ pub const MODULE: &str = "virtio_blk_crypto";
 pub struct Module {
     /// The .ko file.
     pub file: PathBuf,
-    /// What the compiler had to say; empty in a good build.
+    /// The compiler's warnings; empty in a good build.
     pub warnings: Vec<String>,
 }
 

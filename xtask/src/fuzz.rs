@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// The programs, as `fuzz/Cargo.toml` names them.
 const TARGETS: [&str; 6] = ["virtqueues", "keyslots", "request_keys", "requests", "config_space", "inflight"];
 const PACKAGE: &str = "vhost-user-blk-crypto-fuzz";
-/// In `cargo xtask test`.
+/// For each target in `cargo xtask test`.
 const SECONDS_IN_TEST: u32 = 60;
 /// Targets that run at a time.
 const AT_ONCE: usize = 2;
@@ -134,7 +134,7 @@ fn seeds(paths: &Paths, target: &str) -> PathBuf {
     paths.root.join("fuzz/corpus").join(target)
 }
 
-/// What this machine has found so far.
+/// The corpus of earlier runs on this machine.
 fn found(paths: &Paths, target: &str) -> Result<PathBuf> {
     let directory = paths.target.join("fuzz-corpus").join(target);
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;

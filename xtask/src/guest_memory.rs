@@ -7,7 +7,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// How long a ring is written to. The device writes there, too; the driver must look in between, when a request has ended.
+/// For how long a ring is overwritten. The device writes there, too, and the driver reads the ring only when a request
+/// ends.
 const WRITING: Duration = Duration::from_secs(2);
 /// Flags and index, before the elements of a used ring.
 const RING_HEADER: u64 = 4;
@@ -27,7 +28,7 @@ fn open(qemu: u32) -> Result<File> {
 /// Puts elements that no device may write into a used ring. `line`: its address, and how many elements it has.
 pub fn break_ring(qemu: u32, line: &str) -> Result<()> {
     let numbers: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-    let [ring, size] = numbers[..] else { anyhow::bail!("{line:?} is no address with a number of elements") };
+    let [ring, size] = numbers[..] else { anyhow::bail!("{line:?} is not an address and a number of elements") };
     let memory = open(qemu)?;
     ensure!(size <= 1 << 15 && ring < memory.metadata()?.len(), "there is no ring at {line:?}");
     let elements = vec![0xff; usize::try_from(size * ELEMENT_BYTES)?];

@@ -30,11 +30,11 @@ pub struct Step {
 enum Action {
     /// Words for the device's `ctl`.
     Ctl(Vec<String>),
-    /// Gives the image another size.
+    /// Changes the image's size.
     Image(u64),
     /// Sends the device SIGHUP.
     Hangup,
-    /// Writes nonsense to the used ring that the guest names.
+    /// Writes invalid elements to the used ring that the guest names.
     BreakRing,
     /// Goes through QEMU's monitor.
     Qemu(QemuStep),
@@ -104,7 +104,7 @@ impl<'a> HostSteps<'a> {
         Self { steps, options, control, signal, log, vm, monitor: None, done: 0 }
     }
 
-    /// Does what the guest has asked for; `qemu` is its process ID. Call it often.
+    /// Does the next step if the guest has asked for it; `qemu` is QEMU's process ID. Call it often.
     pub fn step(&mut self, device: &Device, qemu: u32) -> Result<()> {
         if self.steps.is_empty() {
             // The port may be for something else.

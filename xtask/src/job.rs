@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// What a guest's run needs on the host for as long as it lasts; its path is short enough for sockets.
+/// A temporary directory for a guest's run; its path is short enough for sockets.
 pub struct Scratch {
     dir: TempDir,
     /// The job for the guest.
@@ -35,7 +35,7 @@ impl Scratch {
         self.path().join(name)
     }
 
-    /// Unpacks the guest's results, if there are any; an archive cut short gives what was in it.
+    /// Unpacks the guest's results, if there are any; a truncated archive gives what it has.
     pub fn unpack_results(&self, out: &Path) -> Result<()> {
         if !self.results.exists() {
             return Ok(());

@@ -24,7 +24,7 @@ const TO_BOOT: &[&str] = &[
     "CONFIG_BINFMT_SCRIPT",
     "CONFIG_MAGIC_SYSRQ",
 ];
-/// What inline encryption needs in any form but a module's.
+/// What inline encryption needs built in.
 const TO_ENCRYPT: &[&str] =
     &["CONFIG_BLK_INLINE_ENCRYPTION", "CONFIG_BLK_INLINE_ENCRYPTION_FALLBACK", "CONFIG_FS_ENCRYPTION_INLINE_CRYPT"];
 /// The driver, when it was dropped into the kernel's tree.
@@ -73,7 +73,7 @@ pub struct Kernel {
     pub config: Config,
     /// Where it is from.
     pub origin: Origin,
-    /// For people: a release or a path.
+    /// Its name: a release or a path.
     pub name: String,
 }
 
@@ -130,9 +130,7 @@ pub fn users_own(image: &Path, kdir: &Path, no_module: bool) -> Result<Kernel> {
     }
     let module = !no_module && config.built_in("CONFIG_MODULES") && !config.built_in(OUR_DRIVER);
     if !module && !config.built_in(OUR_DRIVER) && !no_module {
-        bail!(
-            "the kernel has neither modules nor {OUR_DRIVER}=y: see guest-driver/README.md for putting the driver in"
-        );
+        bail!("the kernel has neither modules nor {OUR_DRIVER}=y: guest-driver/README.md says how to add the driver");
     }
     let release = fs::read_to_string(kdir.join("include/config/kernel.release")).unwrap_or_default();
     Ok(Kernel {

@@ -17,7 +17,7 @@ const PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(
 /// How often QEMU tries to reconnect.
 pub const RECONNECT_MS: u32 = 200;
 
-/// The options of the device that is started after so many kills.
+/// The options of the device that is started after this many kills.
 pub fn options_after(kills: u32, others: &[String]) -> Vec<String> {
     [others, &["--serial".into(), format!("kill-{kills}")]].concat()
 }

@@ -61,7 +61,7 @@ fn sanitizer(paths: &Paths, report: &mut Report) {
 }
 
 fn miri(paths: &Paths, report: &mut Report) {
-    // The toolchain of this run would decide, if it were passed on.
+    // Otherwise this would select the toolchain of the current run.
     let cargo = || {
         let mut cargo = process::command("cargo");
         cargo.args(["+nightly", "miri"]).current_dir(&paths.root).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");

@@ -8,17 +8,17 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The time from one line to the next where there is no terminal.
+/// The time between lines if there is no terminal.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// The lines of what runs at the same time.
+/// The lines of concurrent steps.
 static LINES: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A line with a name and the seconds gone by, which count on by themselves. It is hidden where there is no terminal.
+/// A line with a name and the elapsed seconds, which updates by itself. It is hidden if there is no terminal.
 pub fn spinner(name: &str) -> ProgressBar {
     let bar =
         ProgressBar::new_spinner().with_style(style("{spinner} {msg} ... {elapsed}")).with_message(name.to_owned());
@@ -27,7 +27,7 @@ pub fn spinner(name: &str) -> ProgressBar {
     bar
 }
 
-/// Runs `work` while showing `name` and the seconds gone by; returns its value and its duration.
+/// Runs `work` while showing `name` and the elapsed seconds; returns its value and its duration.
 pub fn timed<T>(name: &str, work: impl FnOnce() -> T) -> (T, Duration) {
     let (bar, start) = (spinner(name), Instant::now());
     let (done, until) = mpsc::channel::<()>();
@@ -71,7 +71,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// There are so many steps.
+    /// Begins a run of this many steps.
     pub fn new(total: usize) -> Self {
         let left = |state: &ProgressState, out: &mut dyn Write| {
             let _ = out.write_str(&left(state.pos(), state.eta()));
@@ -80,7 +80,7 @@ impl Progress {
         Self { bar: LINES.add(ProgressBar::new(total as u64).with_style(style)), shown: None }
     }
 
-    /// Shows what the step is that begins.
+    /// Shows the step that begins.
     pub fn begin(&mut self, text: String) {
         if self.bar.is_hidden() && self.shown.is_none_or(|shown| shown.elapsed() >= PAUSE / 2) {
             self.shown = Some(Instant::now());
@@ -107,7 +107,7 @@ impl Drop for Progress {
     }
 }
 
-/// The time left, once there is something to go by.
+/// The estimated time left, once a few steps are done.
 fn left(done: u64, eta: Duration) -> String {
     if done < 3 { String::new() } else { format!(", {} left", HumanDuration(eta)) }
 }

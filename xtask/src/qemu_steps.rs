@@ -11,13 +11,13 @@ use std::time::Duration;
 
 /// How long a pause lasts, and the time to the next one.
 const PAUSE: Duration = Duration::from_millis(400);
-/// How long the guest may take to let go of a disk.
+/// How long the guest may take to release a disk.
 const UNPLUG: Duration = Duration::from_secs(60);
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QemuStep {
-    /// Stops the guest and lets it go on, so often.
+    /// Stops and resumes the guest, this many times.
     Pause(u32),
     /// Takes the disk out of the guest and plugs it in again.
     Replug,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A connection to a monitor.
 pub struct Monitor {
     stream: BufReader<UnixStream>,
-    /// What came in while an answer was awaited.
+    /// Events that arrived before an answer.
     events: Vec<Value>,
 }
 
@@ -29,7 +29,7 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Has QEMU carry out a command, and returns what it answers.
+    /// Executes a command and returns QEMU's answer.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let line = json!({"execute": command, "arguments": arguments});
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes())?;

@@ -19,7 +19,7 @@ impl Report {
         self.passed += 1;
     }
 
-    /// Something failed: its progress line and its reason are printed at once, the reason's first line again at the end.
+    /// Something failed. Prints its progress line and the reason at once; the summary repeats the reason's first line.
     pub fn fail(&mut self, name: &str, took: Duration, reason: &str) {
         progress::line(name, "FAILED", took);
         for line in reason.lines() {

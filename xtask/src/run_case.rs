@@ -25,14 +25,14 @@ const STATE: &str = "state";
 
 /// The script's exit status when it has skipped itself.
 const SKIPPED: &str = "77";
-/// Size of a root port's ROM: as large as a disk's registers, in whose place a case may put it.
+/// Size of a root port's ROM: that of a disk's registers, because a case may map it in their place.
 const ROM_BYTES: usize = 16 << 10;
 
 /// A case's verdict.
 pub enum Outcome {
     /// All is well.
     Passed,
-    /// What was wrong, the most telling first.
+    /// The problems, the most important first.
     Failed(Vec<String>),
     /// Why it could not run.
     Skipped(String),
@@ -238,7 +238,7 @@ fn limit(prepared: &Prepared, case: &Case) -> Duration {
     case.timeout.map_or(usual, |own| own.max(usual)) * prepared.machine.kernel.slowness()
 }
 
-/// What the guest's end, its kernel and the case's script say.
+/// The problems that QEMU's end, the guest's kernel and the case's script report.
 fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, problems: &mut Vec<String>) {
     let console = run.dir.join("console.log");
     let text = process::text(&console);

@@ -25,7 +25,7 @@ pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
     }
     tests(paths, report, filters);
     if filters.is_empty() {
-        // What only optimised code has to keep.
+        // Rules that only optimised code must keep.
         let packages = ["--package", "scattered-xts", "--package", "vhost-user-blk-crypto"];
         let tests = ["--test", "xts", "--test", "key_stack", "--test", "sandbox", "--", "no_key_stays_"];
         let mut cargo = cargo(paths);
@@ -112,7 +112,7 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        // It goes with the last user of the file at the latest.
+        // The kernel removes it with the last user of the file.
         let _ = process::output(process::command("losetup").args(["--detach", &self.path]));
     }
 }

@@ -14,7 +14,7 @@ impl Stats {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).with_context(|| format!("the device left no statistics in {}", path.display()))?;
-        Ok(Self(serde_json::from_slice(&text).context("the device's statistics are no JSON")?))
+        Ok(Self(serde_json::from_slice(&text).context("the device's statistics are not JSON")?))
     }
 
     /// A counter by its path, such as `keyslots.program`.

@@ -54,7 +54,7 @@ impl Sources {
     }
 
     fn key(&self, script: &str, tree: &Path) -> String {
-        // Trees lie in the cache, so that the path of one names its recipe.
+        // Trees are in the cache, so their paths identify their recipes.
         let mut parts = vec![script.to_owned(), tree.display().to_string()];
         parts.extend(
             self.0.iter().flat_map(|(n, t)| [n.display().to_string(), String::from_utf8_lossy(t).into_owned()]),

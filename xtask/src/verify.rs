@@ -16,7 +16,7 @@ pub struct Verified {
     pub files: u64,
     /// Blocks (data units) of their contents.
     pub blocks: u64,
-    /// Checksums of btrfs, made by the verifier of what lies on the image, that are in the csum tree.
+    /// btrfs checksums that the verifier computed from the image, and found in the csum tree.
     pub checksums: u64,
 }
 
@@ -28,7 +28,7 @@ impl std::fmt::Display for Verified {
             write!(f, "no ciphertext")?;
         }
         if self.checksums > 0 {
-            write!(f, "; csum tree verified: {} checksums of what lies on the image", self.checksums)?;
+            write!(f, "; csum tree verified: {} checksums of data on the image", self.checksums)?;
         }
         Ok(())
     }
@@ -47,15 +47,15 @@ fn verdict(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<(
         Ok(text) => text,
         Err(_) => bail!("the verifier wrote no result:\n{}", tail(&log, 15)),
     };
-    Ok((verified, serde_json::from_slice(&text).context("the verifier's result is no JSON")?, log))
+    Ok((verified, serde_json::from_slice(&text).context("the verifier's result is not JSON")?, log))
 }
 
-/// Runs it over an image that must be wrong, and for this reason: in the verifier's own words about a data unit.
+/// Runs it on an image that must be wrong. The verifier must give this reason for a data unit.
 pub fn run_on_broken(program: &Path, image: &Path, results: &Path, dir: &Path, reason: &str) -> Result<()> {
     let (verified, value, log) = verdict(program, image, results, dir)?;
     ensure!(!verified, "the device is broken on purpose, but the verifier has not noticed:\n{}", tail(&log, 15));
     let list = |name: &str| value.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    // Names are encrypted by the guest's kernel: were they wrong, it would be for another reason.
+    // The guest's kernel encrypts names, so a broken device cannot damage them.
     ensure!(list("wrong_names").is_empty(), "names are wrong, which the device cannot have done:\n{}", tail(&log, 15));
     let wrong = list("mismatches");
     let said = |unit: &Value| unit.get("guess").and_then(Value::as_str).is_some_and(|guess| guess.contains(reason));
@@ -63,7 +63,7 @@ pub fn run_on_broken(program: &Path, image: &Path, results: &Path, dir: &Path, r
     Ok(())
 }
 
-/// Runs it over an image and the results of the case that wrote it.
+/// Runs it on an image and the results of the case that wrote it.
 pub fn run(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<Verified> {
     let (verified, value, log) = verdict(program, image, results, dir)?;
     if !verified {
@@ -109,6 +109,6 @@ mod tests {
         assert!(
             error(r#"{"wrong_names": [{}], "mismatches": [{"guess": "plaintext"}]}"#, 1).contains("names are wrong")
         );
-        assert!(error("not JSON", 1).contains("no JSON"));
+        assert!(error("not JSON", 1).contains("not JSON"));
     }
 }

@@ -34,9 +34,9 @@ pub enum Attach {
     Ufs,
 }
 
-/// Request queues of a device, where nothing else is asked for.
+/// Request queues of a device, if nothing else is asked for.
 pub const QUEUES: u16 = 2;
-/// Descriptors of a queue, where nothing else is asked for. The device is told the same.
+/// Descriptors of a queue, if nothing else is asked for. The device's option has the same number.
 pub const QUEUE_SIZE: u16 = 256;
 
 /// A guest to boot.
@@ -61,7 +61,7 @@ pub struct Vm<'a> {
     pub root_port: Option<&'a Path>,
     /// Reconnect to a device that was killed and started again.
     pub reconnect: bool,
-    /// The sockets of the devices. In which order the guest finds them is not defined: `--serial` tells them apart.
+    /// The sockets of the devices. The guest finds them in any order: `--serial` tells them apart.
     pub disks: &'a [&'a Path],
     /// The file that gets what the guest writes to its port `progress`.
     pub progress: Option<&'a Path>,
@@ -108,7 +108,7 @@ impl<'a> Vm<'a> {
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(self.kernel);
         let append = "console=ttyS0 panic=-1 loglevel=5 root=/dev/nvme0n1 rootwait rw init=/guest-init";
-        // Who talks with the guest would wait for an answer that a kernel with an oops does not give.
+        // After an oops the guest may never answer, and the host would wait for it.
         let oops = if self.dialog.is_some() { " oops=panic" } else { "" };
         qemu.args(["-append", &format!("{append}{oops}")]);
         qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", &self.root));

@@ -23,9 +23,9 @@ pub struct Watch<'a> {
     port: &'a Path,
     most_memory: u64,
     lines: usize,
-    /// When it began to be calm, and the CPU time then.
+    /// When the calm period began, and the CPU time then.
     since: Option<(Instant, f64)>,
-    /// Percent of a CPU, for each time.
+    /// Percent of a CPU, for each calm period.
     used: Vec<f64>,
 }
 

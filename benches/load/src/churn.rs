@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Many keys on few keyslots, as a guest has it whose every file or extent has a key of its own.
+//! Many keys on few keyslots, as in a guest with a key for each file or extent.
 
 use anyhow::{Context, Result, ensure};
 use test_driver::data::Random;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-/// What a run did in its timed window.
+/// The results of a run in its timed window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Measured {
     /// Requests completed.
@@ -52,7 +52,7 @@ impl Window {
         })
     }
 
-    /// Counts what was completed since the last call; the result when the window has closed.
+    /// Counts completions since the last call. Returns the result when the window has closed.
     pub fn count(&mut self, requests: u64, programs: u64, block: u32) -> Result<Option<Measured>> {
         let now = Instant::now();
         let Some((opened, server, client)) = self.opened else {
@@ -81,7 +81,7 @@ impl Window {
     }
 }
 
-/// CPU seconds of all threads of a process, ended ones and the kernel's io_uring workers among them.
+/// CPU seconds of all threads of a process, including ended ones and the kernel's io_uring workers.
 fn cpu_seconds(pid: libc::pid_t) -> Result<f64> {
     let mut clock = MaybeUninit::uninit();
     // SAFETY: the pointer is to a clockid_t of ours, which the function fills in when it returns 0.

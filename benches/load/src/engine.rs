@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The device's crypto engine on memory of this process: the upper limit of what the device can do.
+//! The device's crypto engine on memory of this process: the upper limit for the device.
 
 use std::hint::black_box;
 

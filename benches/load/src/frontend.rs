@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a virtual machine monitor and a driver do until requests can flow.
+//! The setup by a virtual machine monitor and a driver, before the first request.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::ring::Ring;
 
 /// A device that is ready for requests.
 pub struct Connection<'m> {
-    /// Its end of the socket; when it goes, the device stops.
+    /// The connection. The device stops its queues when it closes.
     _frontend: Frontend,
     /// The first request queue.
     pub requests: Ring<'m>,

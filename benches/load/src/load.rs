@@ -54,7 +54,7 @@ pub fn program(memory: &Memory, control: &mut Ring<'_>, crypto: Crypto, key: &Ke
     tickets::check_command(memory, 0)
 }
 
-/// Runs the load: with one key for all requests, or those of [`Task::Churn`] that bring new ones along.
+/// Runs the load: with one key for all requests, or with new keys in requests for [`Task::Churn`].
 pub fn run(args: &Args, unit_bits: Option<u32>, memory: &Memory, connection: &mut Connection<'_>) -> Result<Measured> {
     let slot = if args.key_in_request { NO_SLOT } else { 0 };
     let crypto = unit_bits.map(|unit_bits| Crypto { slot, unit_bits });

@@ -3,8 +3,8 @@
 //! A load generator: a vhost-user frontend and virtio-blk driver in one process, without a virtual machine.
 //!
 //! It drives any vhost-user-blk device with plain requests, as `benches/blkio-client` does, and devices with inline
-//! encryption also with encrypted requests and key changes, which no public client can. One run is one measurement: a
-//! line of JSON on standard output, or an error and status 1.
+//! encryption also with encrypted requests and key changes, which no public client supports. A run makes one
+//! measurement and prints a line of JSON, or an error, with status 1.
 
 mod churn;
 mod clock;
@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
-/// Drives a vhost-user-blk device and prints what it did as JSON
+/// Drives a vhost-user-blk device and prints the results as JSON
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub struct Args {
@@ -41,19 +41,19 @@ pub struct Args {
     /// Requests in flight
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     depth: u16,
-    /// Encrypted requests, with data units of so many bytes
+    /// Encrypt requests, with data units of this many bytes
     #[arg(long, value_name = "BYTES")]
     unit: Option<u32>,
-    /// Each encrypted request brings its key along, to a device without keyslots
+    /// Each encrypted request carries its key, for a device without keyslots
     #[arg(long, requires = "unit")]
     key_in_request: bool,
     /// Seconds to measure
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     seconds: f64,
-    /// Seconds of the same load before that
+    /// Seconds of the same load before the measurement
     #[arg(long, value_name = "S", default_value_t = 0.1)]
     warmup: f64,
-    /// The device's process, whose CPU time is measured, too
+    /// The device's process ID, to measure its CPU time
     #[arg(long, value_name = "PID")]
     server_pid: Option<i32>,
     /// Poll the ring instead of sleeping until the device notifies
@@ -74,7 +74,7 @@ enum Task {
     ChurnBeside,
     /// Write and read a few requests and compare: with itself, and with OpenSSL where they are encrypted
     Verify,
-    /// Write the whole disk once, so that none of its pages is touched for the first time later
+    /// Write the whole disk once, so that all of its pages are allocated
     Fill,
     /// The device's crypto engine alone, without a device
     Engine,

@@ -16,7 +16,7 @@ use vm_memory::{ByteValued, FileOffset, VolatileMemory, VolatileRef};
 pub const RING_SIZE: u16 = 256;
 /// Guest address of the region.
 const GUEST_BASE: u64 = 1 << 30;
-/// So much higher it is mapped in the frontend, as the device knows it.
+/// The frontend tells the device an address of the region that is higher by this.
 pub const USER_SHIFT: u64 = 0x7000_0000_0000;
 /// Room for the parts of a ring, each on pages of its own.
 const RING_AREA: u64 = 32 << 10;

@@ -16,7 +16,7 @@ use crate::memory::{Memory, RING_SIZE};
 
 /// Descriptors of a ticket: header, data, status.
 const PER_TICKET: u16 = 3;
-/// A device that is silent for longer is dead.
+/// A device that completes nothing for longer is dead.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One virtqueue.
@@ -24,9 +24,9 @@ pub struct Ring<'m> {
     /// The ring itself.
     pub queue: Virtqueue<&'m Memory>,
     published: u16,
-    /// The device waits on it.
+    /// Notifies the device.
     pub kick: EventFd,
-    /// The driver waits on it.
+    /// Notifies the driver.
     pub call: EventFd,
 }
 
@@ -50,7 +50,7 @@ impl<'m> Ring<'m> {
         self.queue.put(ticket * PER_TICKET);
     }
 
-    /// Shows what was queued to the device, and notifies it if it wants that.
+    /// Makes the queued tickets available, and notifies the device if it wants that.
     pub fn publish(&mut self) -> Result<()> {
         let old = std::mem::replace(&mut self.published, self.queue.next_avail);
         if old == self.published {
@@ -101,7 +101,7 @@ pub fn wait(rings: &[&Ring<'_>], polling: bool) -> Result<()> {
         return Ok(());
     }
     rings.iter().for_each(|ring| ring.want_call(true));
-    // What completed before the device saw the wish brings no notification.
+    // Completions before the device saw the request bring no notification.
     while !ready() {
         let mut fds: Vec<PollFd<'_>> =
             rings.iter().map(|ring| PollFd::from_borrowed_fd(ring.call_fd(), PollFlags::IN)).collect();

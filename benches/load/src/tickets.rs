@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests and commands in memory: laid out once for each ticket, then only what differs is written.
+//! Requests and commands in memory: written once for each ticket, later only the fields that change.
 
 use anyhow::{Context, Result, ensure};
 use test_driver::WRITE;
@@ -16,13 +16,13 @@ use crate::ring::Ring;
 const REQUESTS: usize = 0;
 /// Number of the control ring.
 const CONTROL: usize = 1;
-/// No status of the protocol: what the byte holds before the device has written it.
+/// No status of the protocol: the byte's value before the device has written it.
 const NO_STATUS: u8 = 0x7f;
 /// Offset of the sector in the header.
 const SECTOR_AT: u64 = 8;
 /// Offset of the DUN's first word behind the header and the keyslot.
 const DUN_AT: u64 = 24;
-/// Offset of a key that a request brings along: behind the header, the crypto message and the descriptor's slot.
+/// Offset of the key in a request: behind the header, the crypto message and the descriptor's slot.
 const KEY_AT: u64 = 16 + 40 + 4;
 
 /// The bytes of an AES-256-XTS key.
@@ -32,21 +32,21 @@ const KEY_BYTES: usize = 64;
 /// How requests are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crypto {
-    /// Keyslot; [`NO_SLOT`] for requests that bring their keys along.
+    /// Keyslot; [`NO_SLOT`] for requests that carry their keys.
     pub slot: u32,
     /// Binary logarithm of the data unit size.
     pub unit_bits: u32,
 }
 
 impl Crypto {
-    /// Whether each request brings its key along.
+    /// Whether each request carries its key.
     pub fn is_keyed(self) -> bool {
         self.slot == NO_SLOT
     }
 }
 
-/// Lays out ticket `ticket` of the request queue as a read or write of `block` bytes. A key that it brings along is
-/// put there by [`bring_key`].
+/// Lays out ticket `ticket` of the request queue as a read or write of `block` bytes. [`bring_key`] writes
+/// the key, if the request carries one.
 pub fn describe(
     memory: &Memory,
     ring: &Ring<'_>,
@@ -71,7 +71,7 @@ pub fn describe(
     ring.describe(ticket, &[(at, bytes.len() as u32, 0), data, (status, 1, WRITE)])
 }
 
-/// Puts the key into a request that brings it along.
+/// Puts the key into a request that carries it.
 pub fn bring_key(memory: &Memory, ticket: u16, key: &Key) -> Result<()> {
     memory.write(Memory::header(REQUESTS, ticket) + KEY_AT, key)
 }
@@ -99,12 +99,12 @@ pub fn program(memory: &Memory, ring: &mut Ring<'_>, ticket: u16, crypto: Crypto
     Ok(())
 }
 
-/// An error unless the device has reported success of a request.
+/// Fails unless the device has reported success of a request.
 pub fn check(memory: &Memory, ticket: u16) -> Result<()> {
     check_status(memory, Memory::status(REQUESTS, ticket)).context("a request failed")
 }
 
-/// An error unless the device has reported success of a command.
+/// Fails unless the device has reported success of a command.
 pub fn check_command(memory: &Memory, ticket: u16) -> Result<()> {
     check_status(memory, Memory::status(CONTROL, ticket)).context("programming a keyslot failed")
 }

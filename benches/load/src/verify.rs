@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Before anything is timed: does the device do what it is asked? Data is written, read back and compared; what
-//! encrypted writes left on the disk is compared with OpenSSL.
+//! Checks the device before anything is timed: writes data, reads it back and compares. Compares the ciphertext on the
+//! disk with OpenSSL's.
 
 use anyhow::{Context, Result, ensure};
 use test_driver::data::{Random, openssl_xts};
@@ -46,7 +46,7 @@ impl Checker<'_, '_> {
 
     fn read(&mut self, offset: u64, crypto: Option<Crypto>) -> Result<Vec<u8>> {
         let mut data = vec![0; self.block as usize];
-        // What a read leaves alone must not look as if it had been read.
+        // Bytes that a read does not write must differ from the expected data.
         self.memory.write(self.memory.data(0), &data)?;
         self.request(false, offset, crypto)?;
         self.memory.read(self.memory.data(0), &mut data)?;

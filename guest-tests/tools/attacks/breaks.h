@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* Rings and chains that break the rules of virtio. Each ends the queue. */
+/* Rings and chains that break the rules of virtio. Each makes the device stop the queue. */
 
 /* Fills a table for attacks: `count` entries of one readable byte, each with the next; the last one names `last`, or none. */
 static uint64_t table(unsigned count, int last)
@@ -12,7 +12,7 @@ static uint64_t table(unsigned count, int last)
 	return dev.tables.phys;
 }
 
-/* A read of ones to an address. Comes back. */
+/* Reads ones to an address, and waits for the completion. */
 static void read_ones_to(struct queue *q, uint64_t addr, uint32_t len)
 {
 	header(q, 0, IN, ONES_SECTOR);
@@ -104,7 +104,7 @@ static void again_and_again(struct queue *q, unsigned times)
 	wait_for(q, 0);
 }
 
-/* The rings themselves. */
+/* Attacks on the rings themselves. */
 static const char *break_ring(struct queue *q, unsigned n)
 {
 	static const uint16_t heads[] = {0, 1, 1000, 32768, 65535};

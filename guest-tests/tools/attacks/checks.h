@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /* What must be true during and after every attack. */
 
-/* A keyslot and sectors that no attack names. */
+/* A keyslot and sectors that no attack uses. */
 enum { OWN_SLOT = 7, SPARE_SLOT = 6, OWN_SECTOR = 400000, SENTINEL_SECTOR = 300000, ONES_SECTOR = 350000 };
 enum { ONES_BYTES = 64 << 10 };
 
@@ -33,7 +33,7 @@ static void start_with_key(unsigned size)
 	expect(request(q, KEY, 0, 0, 0), OK);
 }
 
-/* Writes encrypted, and reads both as it lies on the disk and decrypted. */
+/* Writes encrypted, and reads both the ciphertext and the plaintext. */
 static void encrypted_io(struct queue *q)
 {
 	static uint64_t number;
@@ -51,10 +51,10 @@ static void encrypted_io(struct queue *q)
 	crypto_header(q, 0, CRYPTO_IN, sector, OWN_SLOT);
 	expect(request(q, CRYPTO, data_phys(q, 0), DATA, WRITE), OK);
 	if (memcmp(data_mem(q, 0), plain, DATA))
-		fail("queue %u: what is read is not what was written", q->index);
+		fail("queue %u: the data read is not the data written", q->index);
 }
 
-/* All queues but one work. */
+/* Checks that all queues but one work. */
 static void others_go_on(unsigned attacked)
 {
 	for (unsigned i = 0; i < 2; i++)
@@ -75,7 +75,7 @@ static int is_ok(uint8_t s)
 	return s == OK;
 }
 
-/* Every head of the queue can be in flight, so none was leaked. Twice: each place of the rings, too. */
+/* Puts every head of the queue in flight: none was leaked. Twice, to use each entry of the rings. */
 static void all_heads_work(struct queue *q)
 {
 	for (int round = 0; round < 2; round++) {
@@ -116,13 +116,13 @@ static void sentinel_is_there(void)
 		fail("a request that failed has written to the disk");
 }
 
-/* The queue was broken: it is not served any more, all others are. */
+/* Checks that the device no longer serves the broken queue, but serves all others. */
 static void is_broken(struct queue *q)
 {
 	struct used_elem used;
 	unsigned head = q->size - 1;
 
-	/* Chains that were taken come back, empty. Meanwhile the device sees the break, before the lines below repair the ring. */
+	/* Heads that were taken return, with length 0. Meanwhile the device sees the break, before the lines below repair the ring. */
 	if (take(q, &used, 0.08) && used.len)
 		fail("a broken chain comes back with length %u", used.len);
 	header(q, head, IN, 0);

@@ -43,7 +43,7 @@ static void bad_commands(struct queue *q)
 	for (unsigned n = 0; bad_command(q, 0, n, &wanted); n++)
 		expect(request(q, KEY, data_phys(q, 0), 256, WRITE), wanted);
 	for (unsigned t = 0; t < 5; t++) {
-		/* Of EVICT only the slot must be there. */
+		/* EVICT needs only the slot. */
 		const unsigned whole = cut[t] == EVICT ? HEADER + 4 : cut[t] == PROGRAM ? KEY : 148;
 
 		for (unsigned len = 0; len < whole; len += 1 + below(5)) {
@@ -78,7 +78,7 @@ static int of_any(uint8_t s)
 	return s == OK || s == NOKEY || s == IOERR || s == UNSUPP;
 }
 
-/* Every head of every queue in flight: encrypted I/O, and commands that change and empty its keyslots, or are malformed. */
+/* Every head of every queue in flight: encrypted I/O, and commands that program and evict its keyslots, or are malformed. */
 static void commands_during_io(void)
 {
 	for (unsigned i = 0; i < dev.queues; i++) {

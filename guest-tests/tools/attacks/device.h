@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * A virtio-pci device (virtio 1.4, 4.1) driven from user space: its registers by sysfs, its memory from huge pages, whose
- * physical addresses /proc/self/pagemap tells. There must be no driver, and no IOMMU.
+ * A virtio-pci device (virtio 1.4, 4.1) driven from user space. Its registers are mapped through sysfs. Its memory is huge
+ * pages, whose physical addresses are in /proc/self/pagemap. The device must have no driver and no IOMMU.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -54,7 +54,7 @@ struct page {
 	uint64_t phys;
 };
 
-/* Where things lie in a queue's page. */
+/* Layout of a queue's page. */
 enum { AVAIL_AT = 0x1000, USED_AT = 0x2000, TABLES_AT = 0x4000, SLOTS_AT = 0x10000, DATA_AT = 0x100000 };
 /* A slot for each head: a readable part, and the status in its last byte. */
 enum { SLOT = 512, STATUS_AT = SLOT - 1, DATA = 4096, TABLE = 64 };
@@ -198,7 +198,7 @@ static void open_device(const char *device)
 		}
 	}
 	if (!dev.common || !dev.notify || !dev.config)
-		fail("not a virtio device of today");
+		fail("not a modern virtio device");
 	for (i = 0; i < MAX_QUEUES; i++)
 		dev.queue[i].page = huge_page();
 	dev.data = huge_page();

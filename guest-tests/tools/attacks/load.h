@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* The most work that a driver can make for the device, and the least. */
+/* The most and the least work that a driver can make for the device. */
 
 enum { FLOOD_DEPTH = 128, FLOOD_PIECES = 254, FLOOD_PIECE = 28 << 10 };
 
@@ -14,7 +14,7 @@ static void flood_with(uint32_t type)
 		const unsigned first = i * (FLOOD_PIECES + 2);
 		struct piece pieces[FLOOD_PIECES + 2];
 
-		/* All of a queue share header, data and status. */
+		/* All requests of a queue share header, data and status. */
 		crypto_header(q, 0, type, 0, OWN_SLOT);
 		pieces[0] = (struct piece){slot_phys(q, 0), CRYPTO, 0};
 		for (unsigned n = 1; n <= FLOOD_PIECES; n++)
@@ -43,8 +43,8 @@ static void flood(void)
 }
 
 /*
- * Breaks all queues, each in another way, and goes on to notify them. Tells the host, which measures the CPU time that the
- * device uses from then on.
+ * Breaks each queue in another way, and keeps notifying them. Tells the host, which measures the device's CPU time from then
+ * on.
  */
 static void calm(const char *port)
 {

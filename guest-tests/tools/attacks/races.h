@@ -2,19 +2,19 @@
 /*
  * A second thread rewrites rings, tables and headers all the time, while the device uses them.
  *
- * The device really reads and writes what it is told, so none of this may hit memory of the guest's kernel, however the
- * pieces are combined. So:
+ * The device really reads and writes the addresses that it gets, so no combination of the pieces may hit memory of the
+ * guest's kernel:
  * - lengths end in the page in which they begin, or beyond all memory;
- * - descriptors that name a table always do, and no other one names the tables or the ring: the device's data never is
- *   taken for descriptors;
- * - numbers in headers are small or huge: wherever a header is cut, they are no sectors that the checks use.
+ * - a descriptor that names a table always does, and no other one names the tables or the ring: the device never
+ *   takes data for descriptors;
+ * - numbers in headers are small or huge: wherever a header is cut, they are not the sectors that the checks use.
  */
 
 static volatile int racing;
 static unsigned raced; /* the queue */
 static uint64_t races;
 
-/* Most of what is written is valid, so that a queue lives for a while. */
+/* Most values are valid, so that a queue works for a while. */
 static int seldom(void)
 {
 	return below(400) == 0;
@@ -116,7 +116,7 @@ static void sow(struct queue *q)
 		race_header((void *)(dev.headers.mem + i * 256));
 }
 
-/* Heads are made available, in any order, again and again, as long as the queue lives. Returns how many came back. */
+/* Makes heads available in random order as long as the queue works. Returns how many were completed. */
 static unsigned harvest(struct queue *q, double seconds)
 {
 	double end = now() + seconds, last = now();
@@ -147,7 +147,7 @@ static unsigned harvest(struct queue *q, double seconds)
 	return count;
 }
 
-/* Races on a queue for this long: the others work meanwhile, and this one works after a reset. */
+/* Races on a queue for this long. The others must work meanwhile, and this one after a reset. */
 static void race(unsigned queue, double seconds)
 {
 	double end = now() + seconds;

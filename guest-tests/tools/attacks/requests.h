@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* Malformed requests in valid rings: each is answered, and the queue goes on. */
+/* Malformed requests in valid rings: the device completes each, and the queue keeps working. */
 
 static const uint32_t io_types[] = {OUT, IN, CRYPTO_OUT, CRYPTO_IN};
 
@@ -69,7 +69,7 @@ static void lost_statuses(struct queue *q)
 		attack_header(q, io_types[t]);
 		data_mem(q, 0)[DATA - 1] = NOTHING;
 		ask(q, (struct piece[]){{h, len, 0}, {data, DATA, WRITE}, {st, 0, WRITE}}, 3);
-		/* The last byte of the data is the status; what is left is no whole sector, or nothing to write. */
+		/* The last byte of the data is the status. The rest is no whole sector, or there is nothing to write. */
 		if (io_types[t] == OUT ? data_mem(q, 0)[DATA - 1] == NOTHING : data_mem(q, 0)[DATA - 1] != IOERR)
 			fail("status %#x", data_mem(q, 0)[DATA - 1]);
 	}
@@ -169,7 +169,7 @@ static void other_types(struct queue *q)
 			range[1].count = i == 2 ? UINT32_MAX : 8;
 			range[1].flags = i == 3 ? 2 : i == 4 ? UINT32_MAX : 0;
 			attack_header(q, range_types[t]);
-			/* Zeroes are written to one range at a time. */
+			/* WRITE_ZEROES takes one range at a time. */
 			expect(request(q, HEADER, dev.headers.phys + 16 * t, 32 - 16 * t, 0), i < 3 ? IOERR : UNSUPP);
 		}
 	}

@@ -135,7 +135,7 @@ static struct header *program_header(struct queue *q, unsigned head, uint32_t sl
 	return h;
 }
 
-/* A returned head and its length; false when none comes. */
+/* Takes a completed head and its length. False: none came in time. */
 static int take(struct queue *q, struct used_elem *used, double seconds)
 {
 	double end = now() + seconds;
@@ -203,7 +203,7 @@ static void add(struct queue *q, unsigned head, unsigned header_len, uint64_t da
 	publish(q, head);
 }
 
-/* Takes this many heads. Each must come back once, with one of the statuses that `good` accepts. */
+/* Takes this many heads. Each must return once, with a status that `good` accepts. */
 static void take_all(struct queue *q, unsigned count, int (*good)(uint8_t))
 {
 	uint8_t seen[MAX_SIZE] = {0};

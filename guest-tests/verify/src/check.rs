@@ -10,7 +10,7 @@ use crate::guess::Guesser;
 use crate::plan::{Crypto, Piece, Plan};
 use crate::xts::Xts;
 
-/// A guess takes time; a disk that is wrong everywhere needs only a few.
+/// The maximum number of guesses for a plan. They take time.
 const GUESSES_PER_PLAN: usize = 4;
 
 /// A data unit that is not what it should be.
@@ -22,7 +22,7 @@ pub struct Mismatch {
     pub index: u64,
     /// Its offset on the image.
     pub physical: u64,
-    /// The data unit number it should have been encrypted with; none where nothing is encrypted.
+    /// The data unit number it should have been encrypted with; `None` for plain data.
     pub dun: Option<u128>,
     /// The 16 bytes expected where the first difference is.
     pub expected: Vec<u8>,
@@ -34,7 +34,7 @@ pub struct Mismatch {
     pub guess: String,
 }
 
-/// What came of one plan.
+/// The result of one plan.
 #[derive(Default)]
 pub struct Outcome {
     /// Data units compared.
@@ -45,7 +45,7 @@ pub struct Outcome {
     pub mismatches: Vec<Mismatch>,
 }
 
-/// Compares every data unit of a plan. The other plans are looked at only to guess what went wrong.
+/// Compares every data unit of a plan. The other plans only help to guess what went wrong.
 pub fn check(image: &File, plan: &Plan, all: &[Plan]) -> Result<Outcome> {
     let mut checker = Checker::new(image, plan, all)?;
     for piece in &plan.pieces {

@@ -16,9 +16,9 @@
 //! The names in a directory are encrypted with a key made in the same way, with their own mode, and with the number that
 //! the directory's first data unit would have.
 //!
-//! With a hardware-wrapped master key all of that begins at the software secret instead of the master key, except that
-//! the identifier has context 8, and that contents are encrypted with the inline-encryption key as the hardware made it:
-//! the same key for all files, which only the policies with inode numbers in their data unit numbers allow.
+//! With a hardware-wrapped master key, the derivation uses the software secret instead of the master key. Two things
+//! differ: the identifier has context 8, and the key for contents is the inline-encryption key from the hardware. That
+//! is the same key for all files, which only the policies with inode numbers in their data unit numbers allow.
 
 use anyhow::{Context, Result, bail, ensure};
 use openssl::md::Md;
@@ -122,7 +122,7 @@ impl Numbering {
 
 /// A master key as it was added to the kernel.
 pub struct MasterKey {
-    /// What fscrypt's own derivation begins with.
+    /// The input of fscrypt's own derivation.
     secret: Vec<u8>,
     /// The contents key of a hardware-wrapped key.
     inline_key: Option<Box<[u8; 64]>>,
@@ -156,7 +156,7 @@ impl MasterKey {
     pub fn contents_key(&self, file: &FileIdentity) -> Result<[u8; 64]> {
         match &self.inline_key {
             Some(_) if file.method == Method::PerFileKey => {
-                bail!("a hardware-wrapped key does not go with per-file keys")
+                bail!("a hardware-wrapped key cannot be used for per-file keys")
             }
             Some(key) => Ok(**key),
             None => self.derived_key(file, MODE_AES_256_XTS),
@@ -165,13 +165,14 @@ impl MasterKey {
 
     /// The key that encrypts an extent of btrfs: made from the extent's nonce. Data units are numbered from the extent's start.
     pub fn extent_key(&self, nonce: &[u8; 16]) -> Result<[u8; 64]> {
-        ensure!(self.inline_key.is_none(), "a hardware-wrapped key does not go with per-extent keys");
+        ensure!(self.inline_key.is_none(), "a hardware-wrapped key cannot be used for per-extent keys");
         let mut key = [0; 64];
         hkdf_sha512(&self.secret, &info(CONTEXT_PER_EXTENT_KEY, nonce), &mut key)?;
         Ok(key)
     }
 
-    /// The key that encrypts the names in a directory, which may be hardware-wrapped: names are software's affair.
+    /// The key that encrypts the names in a directory. It exists for hardware-wrapped keys, too: software encrypts
+    /// names.
     pub fn names_key(&self, directory: &FileIdentity) -> Result<[u8; 32]> {
         self.derived_key(directory, MODE_AES_256_CTS)
     }
@@ -219,7 +220,7 @@ fn info(context: u8, rest: &[u8]) -> Vec<u8> {
 /// The lower half of SipHash-2-4 over the inode number as eight little-endian bytes.
 fn hash_ino(key: &[u8; 16], ino: u64) -> u32 {
     let hash = SipHasher24::new_with_key(key).hash(&ino.to_le_bytes());
-    // The lower half is what is wanted.
+    // fscrypt uses the lower half.
     hash as u32
 }
 

@@ -9,10 +9,10 @@ use crate::fscrypt::Numbering;
 use crate::plan::{Crypto, Plan};
 use crate::xts::Xts;
 
-/// How far from the right number a wrong one is looked for.
+/// The maximum distance of a guessed number from the right one.
 const NEARBY: u64 = 64;
 
-/// Tries keys and data unit numbers on what was found.
+/// Tries keys and data unit numbers on the bytes that were found.
 pub struct Guesser<'a> {
     plan: &'a Plan,
     keys: Vec<(String, Xts)>,
@@ -44,7 +44,7 @@ impl<'a> Guesser<'a> {
         Ok(Self { plan, keys, plan_dun, unit: plan.data_unit_size })
     }
 
-    /// Says in words what the found bytes may be.
+    /// Describes what the found bytes may be.
     pub fn guess(&mut self, index: u64, physical: u64, found: &[u8], plaintext: &[u8]) -> Result<String> {
         if let Some(words) = without_keys(found, plaintext) {
             return Ok(words.into());

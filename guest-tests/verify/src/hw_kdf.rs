@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The key derivation that inline-encryption hardware does with a hardware-wrapped key, repeated in software.
 //!
-//! Linux leaves it to the hardware; the hardware tested here does what the first hardware with such keys does: NIST
-//! SP 800-108 in counter mode, with AES-256-CMAC. Block `i` of the output, from 1, is
+//! Linux does not define it. The device derives as the first hardware with such keys does: NIST SP 800-108 in counter
+//! mode, with AES-256-CMAC. Block `i` of the output, from 1, is
 //! `CMAC(key, be32(i) || label || 0x00 || context || be32(length of the output in bits))`.
 
 use anyhow::{Result, ensure};

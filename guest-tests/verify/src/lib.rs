@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Checks the ciphertext on a disk image against what fscrypt's definition says it must be.
 //!
-//! A guest wrote files through inline encryption. The guest then said, for each file, where its blocks lie and which
-//! policy and nonce it has (`manifest.jsonl`), and left the plaintext and the master keys. From those alone, and from
-//! OpenSSL, this program computes every byte of ciphertext and compares. It shares no code with the device.
+//! A guest wrote files through inline encryption. The guest then recorded, for each file, where its blocks are and its
+//! policy and nonce (`manifest.jsonl`), and saved the plaintext and the master keys. From these alone, with OpenSSL,
+//! this program computes every byte of ciphertext and compares it with the image. It shares no code with the device.
 //!
 //! The results directory holds:
 //!
@@ -16,13 +16,13 @@
 //!
 //! | step | module |
 //! |---|---|
-//! | which bytes must lie where | [`plan`], with [`fscrypt`] for keys and data unit numbers |
-//! | what hardware makes of a hardware-wrapped key | [`hw_kdf`] |
+//! | which bytes must be where | [`plan`], with [`fscrypt`] for keys and data unit numbers |
+//! | the key that hardware derives from a hardware-wrapped key | [`hw_kdf`] |
 //! | are they there | [`check`], with [`xts`]; [`guess`] says what is there instead |
 //! | are the names of files right | [`names`] |
 //! | btrfs, whose files are found on the image itself, and its checksums | [`btrfs`] |
 //! | is plaintext anywhere | [`scan`] |
-//! | the words | [`report`] |
+//! | the report | [`report`] |
 
 pub mod btrfs;
 pub mod check;
@@ -53,7 +53,7 @@ use crate::report::Report;
 
 /// Verifies an image against the results of a test run.
 ///
-/// An error means that the verification could not be done; what it found wrong is in the report.
+/// An error means that verification was not possible. What it found wrong is in the report.
 pub fn verify(image: &Path, results: &Path) -> Result<Report> {
     let entries = manifest::read(&results.join("manifest.jsonl"))?;
     // A run without fscrypt (dm-crypt only) has no master keys.
@@ -114,7 +114,7 @@ pub fn verify(image: &Path, results: &Path) -> Result<Report> {
     Ok(report)
 }
 
-/// Looks at each btrfs that files are listed in.
+/// Checks each btrfs with listed files.
 fn check_btrfs(
     image: &File,
     entries: &[Entry],
@@ -149,7 +149,7 @@ fn sentinels(results: &Path, plans: &[Plan]) -> Result<Vec<String>> {
     Ok(sentinels)
 }
 
-/// A sentinel that is in no plaintext can be on no image: the search for it would prove nothing.
+/// Requires each sentinel in some plaintext: otherwise the search for it would prove nothing.
 fn check_sentinels(sentinels: &[String], plans: &[Plan]) -> Result<()> {
     for sentinel in sentinels {
         let finder = memmem::Finder::new(sentinel);

@@ -29,7 +29,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Args>> {
     while let Some(arg) = args.next() {
         match arg.to_str() {
             Some("--help" | "-h") => return Ok(None),
-            Some("--json") => json = Some(args.next().context("--json wants a file name")?.into()),
+            Some("--json") => json = Some(args.next().context("--json needs a file name")?.into()),
             Some(option) if option.starts_with('-') => bail!("unknown option {option}"),
             _ => paths.push(PathBuf::from(arg)),
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the guest says about the disk: `manifest.jsonl`, one JSON object per line.
+//! The guest's description of the disk: `manifest.jsonl`, one JSON object per line.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub enum Entry {
     Names(FscryptDirectory),
     /// An area of the disk encrypted with a known XTS key, such as a dm-crypt volume.
     Xts(XtsArea),
-    /// An area of the disk that holds its plaintext as it is.
+    /// An area of the disk that holds plaintext.
     Plain(PlainArea),
     /// A file in btrfs, which is found on the image itself.
     Btrfs(BtrfsFile),
@@ -94,7 +94,7 @@ pub struct FscryptDirectory {
 pub struct Name {
     /// The name in plaintext.
     pub name: String,
-    /// Inode number of what has it.
+    /// Inode number that it refers to.
     pub ino: u64,
 }
 
@@ -146,7 +146,7 @@ pub struct XtsArea {
     pub first_dun: u64,
 }
 
-/// An area of the disk that nobody encrypts.
+/// An area of the disk that is not encrypted.
 #[derive(Debug, Deserialize)]
 pub struct PlainArea {
     /// What to call it.

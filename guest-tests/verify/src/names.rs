@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The names in an encrypted directory: are they, encrypted, what ext4 has in the directory's blocks?
+//! Checks the names in an encrypted directory: encrypted, they must be those in the directory's blocks of ext4.
 //!
 //! A name is padded with zeros to a multiple of what the policy says and encrypted with AES-256-CBC-CTS (variant CS3).
-//! A directory's blocks are lists of entries, its hash tree's too, seen as such.
+//! A directory's blocks are lists of entries. The blocks of its hash tree can be parsed as such, too.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::hex;
 use crate::manifest::FscryptDirectory;
 use crate::plan;
 
-/// A name takes at least a block of the cipher, and at most what an entry has room for.
+/// A name has at least one block of the cipher, and at most the maximum of an entry.
 const SHORTEST: usize = 16;
 const LONGEST: usize = 255;
 const CIPHER_BLOCK: usize = 16;
@@ -25,7 +25,7 @@ const CIPHER_BLOCK: usize = 16;
 /// Names on the image by inode number; a file may have several names.
 type Names = BTreeMap<u64, Vec<Vec<u8>>>;
 
-/// What came of one directory.
+/// The result for one directory.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Names compared.
@@ -34,7 +34,7 @@ pub struct Outcome {
     pub wrong: Vec<String>,
 }
 
-/// Compares the entries of a directory on the image with what its names must be.
+/// Compares the entries of a directory on the image with its encrypted names.
 pub fn check(image: &File, directory: &FscryptDirectory, keys: &[MasterKey]) -> Result<Outcome> {
     check_directory(image, directory, keys).with_context(|| format!("{} (inode {})", directory.path, directory.ino))
 }
@@ -112,7 +112,7 @@ fn parse_block(block: &[u8], names: &mut Names) -> Result<()> {
         let name_end = 8 + usize::from(name_length);
         ensure!(
             length >= 8 && length.is_multiple_of(4) && length <= rest.len() && (ino == 0 || name_end <= length),
-            "this is no block of a directory"
+            "this is not a block of a directory"
         );
         if ino != 0 {
             let name = &rest[8..name_end];

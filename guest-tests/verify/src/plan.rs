@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! From a manifest entry to a plan: which bytes of the image must hold which data units of which plaintext.
 //!
-//! Everything that could make a check pass without checking is refused here: plaintext of another length than the
-//! file, data that lies nowhere or in two places, holes and unwritten extents under data that is not zero.
+//! It refuses everything that could make a check pass without checking: plaintext of another length than the file, data
+//! without a place or with two places, holes and unwritten extents under data that is not zero.
 
 use std::fs;
 use std::path::Path;
@@ -47,9 +47,9 @@ pub struct Piece {
 
 /// What must be found on the image for one entry.
 pub struct Plan {
-    /// What to call the entry.
+    /// The entry's name in messages.
     pub name: String,
-    /// In a few words, how it is encrypted.
+    /// How it is encrypted, in words.
     pub method: &'static str,
     /// How it is encrypted.
     pub crypto: Crypto,
@@ -61,12 +61,12 @@ pub struct Plan {
     pub pieces: Vec<Piece>,
     /// Data units that are zero and have no place on the disk (holes, unwritten extents).
     pub absent_units: u64,
-    /// True for another part of the file that the plan before was about.
+    /// Whether it is for another part of the previous plan's file.
     pub continues: bool,
 }
 
 impl Plan {
-    /// Makes the plan of a manifest entry; names have none, and those of files in btrfs come from the image.
+    /// Makes the plan of a manifest entry. Names have none, and plans for files in btrfs come from the image.
     pub fn new(entry: &Entry, keys: &[MasterKey], plain_dir: &Path) -> Result<Option<Self>> {
         let plan = match entry {
             Entry::Names(_) | Entry::Btrfs(_) => return Ok(None),
@@ -203,7 +203,7 @@ pub fn pad(data: &mut Vec<u8>, block_size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Refuses an extent that does not say where its blocks lie.
+/// Refuses an extent that does not say where its blocks are.
 pub fn check_extent(extent: &Extent, block_size: u64) -> Result<()> {
     let unusable = FIEMAP_UNKNOWN | FIEMAP_DELALLOC | FIEMAP_NOT_ALIGNED | FIEMAP_INLINE | FIEMAP_TAIL;
     ensure!(extent.flags & unusable == 0, "an extent whose place on the disk is not known (flags {:#x})", extent.flags);
@@ -214,7 +214,7 @@ pub fn check_extent(extent: &Extent, block_size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Turns extents into pieces up to the end of the padded plaintext, and counts the bytes that lie nowhere.
+/// Turns extents into pieces up to the end of the padded plaintext, and counts the bytes without a place.
 fn place(extents: &[Extent], offset: u64, block_size: u64, plaintext: &[u8]) -> Result<(Vec<Piece>, u64)> {
     let end = plaintext.len() as u64;
     let mut extents = extents.to_vec();
@@ -225,7 +225,7 @@ fn place(extents: &[Extent], offset: u64, block_size: u64, plaintext: &[u8]) -> 
     let mut position = 0;
     for extent in &extents {
         check_extent(extent, block_size)?;
-        // Behind the end lie blocks that the file only reserves, or a file system's own data (fs-verity).
+        // Blocks after the end are only reserved, or hold a file system's own data (fs-verity).
         if extent.logical >= end {
             break;
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The result of a verification, for people and for programs.
+//! The result of a verification, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -11,7 +11,7 @@ use crate::check::Mismatch;
 use crate::hex;
 use crate::scan::Hit;
 
-/// A broken disk has many mismatches; the first ones of the first files tell the story. The JSON has them all.
+/// The maximum of mismatches in the text: the first ones are enough. The JSON has all.
 const MISMATCHES_SHOWN: usize = 10;
 const MISMATCHES_SHOWN_PER_FILE: usize = 3;
 
@@ -24,7 +24,7 @@ pub struct Report {
     pub files_without_data: u64,
     /// Encrypted data units compared.
     pub data_units: u64,
-    /// Bytes of them.
+    /// Bytes of these data units.
     pub bytes: u64,
     /// Areas that must hold plaintext, and bytes of them.
     pub plain_areas: u64,
@@ -63,7 +63,7 @@ impl Report {
             && self.wrong_btrfs().next().is_none()
     }
 
-    /// Entries of csum trees that were compared with checksums made here.
+    /// Entries of csum trees that were compared with checksums computed here.
     pub fn checksums(&self) -> u64 {
         self.btrfs.iter().map(|fs| fs.checksums).sum()
     }
@@ -72,7 +72,7 @@ impl Report {
         self.btrfs.iter().flat_map(|fs| &fs.wrong)
     }
 
-    /// The same for programs.
+    /// The same as JSON.
     pub fn to_json(&self) -> Value {
         let by_method: Vec<Value> = self
             .by_method
@@ -179,7 +179,7 @@ impl Display for Report {
         }
         if !self.is_verified() {
             return if self.data_units == 0 && self.btrfs.is_empty() {
-                write!(f, "nothing verified: no encrypted data unit lies on the image")
+                write!(f, "nothing verified: the image has no encrypted data unit")
             } else {
                 write!(
                     f,
@@ -206,7 +206,7 @@ impl Display for Report {
         for fs in &self.btrfs {
             write!(
                 f,
-                "\nbtrfs verified: {} checksums ({}) of what lies on the image, {} nodes; {} encrypted extents with {} nonces; {} files \
+                "\nbtrfs verified: {} checksums ({}) of data on the image, {} nodes; {} encrypted extents with {} nonces; {} files \
                  with checksums, {} without",
                 fs.checksums,
                 fs.algorithm,

@@ -56,7 +56,7 @@ fn scan_in_chunks(image: &File, size: u64, sentinels: &[String], chunk: usize) -
         for ((finder, sentinel), hit) in finders.iter().zip(sentinels).zip(&mut hits) {
             let found = finder
                 .find_iter(&buffer[..length])
-                // Of the overlap, the next chunk will tell.
+                // The next chunk covers the overlap.
                 .take_while(|at| *at < chunk);
             for at in found {
                 hit.get_or_insert_with(|| Hit { sentinel: sentinel.clone(), first: start + at as u64, count: 0 })

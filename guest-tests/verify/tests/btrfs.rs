@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! btrfs on small images made here: right ones pass, every way of being wrong is caught. Guest cases have file systems that
-//! mkfs.btrfs and the kernel made; encrypted ones no released kernel makes yet.
+//! btrfs on small images made here: right ones pass, and every kind of error is found. Guest cases have file systems
+//! that mkfs.btrfs and the kernel made; encrypted ones no released kernel makes yet.
 
 use std::fs;
 
@@ -28,7 +28,7 @@ const NODATASUM: u64 = 1;
 
 type Item = ((u64, u8, u64), Vec<u8>);
 
-/// Numbers one after the other, each of so many bytes.
+/// Little-endian numbers one after the other, each of this many bytes.
 fn bytes(fields: &[(u64, usize)]) -> Vec<u8> {
     fields.iter().flat_map(|(number, size)| number.to_le_bytes()[..*size].to_vec()).collect()
 }
@@ -41,7 +41,7 @@ struct Fixture {
     extents: Vec<(usize, usize, usize)>,
     /// Whether the extents have contexts.
     contexts: bool,
-    /// XORed to what lies on the disk, after the checksums were made.
+    /// XORed to the data on the disk, after the checksums were made.
     flip: Option<usize>,
     /// XORed to the csum tree.
     wrong_sum: bool,
@@ -113,7 +113,7 @@ impl Fixture {
                 let context = [vec![1, 1], master.identifier().to_vec(), nonce.to_vec()].concat();
                 contexts.push(((INO, 42, *logical as u64), context));
             }
-            // The extent as it was written begins before the part that is in use.
+            // The extent begins before the part that is in use.
             let start = (LOGICAL + at - within) as u64;
             let length = (sectors * SECTOR) as u64;
             let item = bytes(&[
@@ -232,7 +232,7 @@ fn a_bit_that_is_wrong_in_either_copy_is_caught() {
 fn what_is_not_encrypted_as_it_should_be_is_caught() {
     let without = Fixture { contexts: false, ..Fixture::new(Algorithm::Crc32c, true) }.wrong();
     assert!(without.contains("the extent at 0 has no encryption context"), "{without}");
-    // The second extent goes on where another one's start is gone: its data units are numbered from there.
+    // The front of the second extent is free: its data units are numbered from the start that it had.
     let mut moved = Fixture::new(Algorithm::Crc32c, true);
     moved.extents = vec![(0, 0, 5)];
     assert!(moved.verify().expect("a verification").is_verified());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The whole verification, on small images made here: right ones pass, every way of being wrong is caught.
+//! The whole verification, on small images made here: right ones pass, and every kind of error is found.
 
 use std::fs;
 use std::path::PathBuf;
@@ -175,7 +175,7 @@ fn hardware_wrapped_keys() {
     }
 }
 
-/// A device that takes the bytes of a hardware-wrapped key for a raw one derives other keys, of another identifier.
+/// A device that takes the bytes of a hardware-wrapped key for a raw key derives other keys, with another identifier.
 #[test]
 fn the_kind_of_a_key_matters() {
     let fixture = Fixture::hw_wrapped(Method::InoLblk64, BLOCK);
@@ -206,7 +206,7 @@ fn names() {
     with(&[(4711, &name), (4712, &flipped)]).assert_fails("(inode 4712) is the encryption of none of its names");
     let mut broken = with(&[(4711, &name)]);
     broken.image[DIRECTORY_PLACE..DIRECTORY_PLACE + BLOCK].fill(0);
-    broken.assert_fails("this is no block of a directory");
+    broken.assert_fails("this is not a block of a directory");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn blocks_in_each_others_place_are_caught_and_named() {
     fixture.assert_fails("it is the right ciphertext of data unit 2");
 }
 
-/// The padding of the last block counts as well.
+/// The padding of the last block is compared, too.
 #[test]
 fn wrong_padding_is_caught() {
     let mut fixture = Fixture::per_file();
@@ -243,7 +243,7 @@ fn wrong_padding_is_caught() {
 #[test]
 fn a_wrong_data_unit_number_is_caught_and_named() {
     let mut fixture = Fixture::per_file();
-    // The policy says other numbers than those the image was made with.
+    // The policy has other data unit numbers than the image.
     fixture.manifest[0]["extents"] = json!([{"logical": 0, "physical": 65 * BLOCK, "length": 2 * BLOCK, "flags": 0}]);
     fixture.manifest[0]["size"] = json!(2 * BLOCK);
     let plaintext = fs::read(fixture.path("plain/file")).expect("plaintext");
@@ -279,7 +279,7 @@ fn zeros_instead_of_ciphertext_are_caught_and_named() {
     fixture.assert_fails("these are zeros: never written, or discarded");
 }
 
-/// The report shows a few, the JSON has all.
+/// The report shows a few mismatches, the JSON has all.
 #[test]
 fn many_mismatches_are_counted() {
     let mut fixture = Fixture::new(Method::PerFileKey, 512);
@@ -291,7 +291,7 @@ fn many_mismatches_are_counted() {
     assert_eq!(json["mismatches"].as_array().map(Vec::len), Some(40));
 }
 
-/// All ciphertext is right, and plaintext lies somewhere else on the image.
+/// All ciphertext is right, but plaintext is somewhere else on the image.
 #[test]
 fn a_plaintext_leak_anywhere_is_caught() {
     let mut fixture = Fixture::per_file();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The ratios that the project wants to reach, beside those of a run.
+//! The ratios that the project aims for, next to those of a run.
 
 use super::client::{Client, Program};
 use super::image::Place;
@@ -7,7 +7,7 @@ use super::results::{Results, Series};
 use crate::measure::statistics;
 use serde_json::{Value, json};
 
-/// Some contenders that differ in settings: the fastest one counts.
+/// Contenders that differ in settings. The fastest one counts.
 struct Side {
     workload: &'static str,
     families: &'static [&'static str],
@@ -106,7 +106,7 @@ const AIMS: &[Aim] = &[
     new_keys("4 KiB random read QD32, keys in requests: a new key each / one key", "churn-read-qd32", "randread-qd32"),
 ];
 
-/// An aim and what became of it with one way of waiting.
+/// An aim, and its result with one client.
 struct Outcome<'a> {
     aim: &'a Aim,
     client: Client,
@@ -128,7 +128,7 @@ fn outcomes<'a>(results: &'a Results) -> impl Iterator<Item = Outcome<'a>> {
     AIMS.iter().flat_map(move |aim| {
         clients.clone().map(move |client| {
             let side = |side: &Side, client| results.best(aim.place, side.workload, client, side.families, side.unit);
-            // The engine has no client that could wait.
+            // The engine has no client.
             let engine = aim.theirs.families.contains(&"engine");
             let ours = side(&aim.ours, client);
             let theirs = side(&aim.theirs, if engine { Client::ALL[0] } else { client });
@@ -140,7 +140,7 @@ fn outcomes<'a>(results: &'a Results) -> impl Iterator<Item = Outcome<'a>> {
     })
 }
 
-/// A table of all aims of which something was measured, and how many were not.
+/// A table of all aims that were measured, and the number of the others.
 pub fn table(results: &Results) -> String {
     let mut text = String::from("Aims: ratios of the fastest settings of each side\n");
     let mut missing = 0;
@@ -165,7 +165,7 @@ pub fn table(results: &Results) -> String {
     text
 }
 
-/// The same for programs.
+/// The same as JSON.
 pub fn json(results: &Results) -> Value {
     outcomes(results)
         .map(|outcome| {

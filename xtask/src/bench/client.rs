@@ -11,9 +11,9 @@ use std::process::Command;
 /// Which client, and how it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// Whose it is.
+    /// The program.
     pub program: Program,
-    /// It polls the ring; otherwise it sleeps until it is notified.
+    /// Whether it polls the ring. Otherwise it sleeps until a notification.
     pub polling: bool,
 }
 
@@ -45,7 +45,7 @@ impl Client {
         }
     }
 
-    /// Whether it knows the requests of a contender and a workload.
+    /// Whether it supports the requests that this contender and this workload need.
     pub fn can(self, workload: &Workload, contender: &Contender) -> bool {
         self.program == Program::Load || (workload.task == Task::Load && contender.unit.is_none())
     }
@@ -64,7 +64,7 @@ pub struct Measured {
     pub server_cpu: f64,
     /// CPU seconds of the client.
     pub client_cpu: f64,
-    /// Keyslots programmed, or new keys that requests brought along.
+    /// Keyslots programmed, or new keys carried by requests.
     #[serde(default)]
     pub programs: f64,
 }
@@ -72,7 +72,8 @@ pub struct Measured {
 impl Measured {
     /// Parses a client's line.
     pub fn parse(text: &str) -> Result<Self> {
-        let measured: Self = serde_json::from_str(text).with_context(|| format!("the client said {text:?}"))?;
+        let measured: Self =
+            serde_json::from_str(text).with_context(|| format!("cannot parse the client's output {text:?}"))?;
         ensure!(measured.seconds > 0.0 && measured.requests > 0.0, "nothing was measured: {text}");
         Ok(measured)
     }
@@ -105,9 +106,9 @@ pub struct Call<'a> {
     pub workload: &'a Workload,
     /// Data unit size of encrypted requests.
     pub unit: Option<u32>,
-    /// Each request brings its key along.
+    /// Whether each request carries its key.
     pub key_in_request: bool,
-    /// It polls.
+    /// Whether to poll the ring.
     pub polling: bool,
     /// Seconds.
     pub seconds: f64,
@@ -119,7 +120,7 @@ impl Call<'_> {
         let workload = self.workload;
         command.args(["--operation", workload.operation, "--block", &workload.block.to_string()]);
         command.args(["--depth", &workload.depth.to_string(), "--seconds", &self.seconds.to_string()]);
-        // A server may need some time to find out what is written again and again.
+        // A server may take some time to learn which pages are written repeatedly.
         let warmup = if workload.operation.contains("write") { 0.3 } else { (self.seconds / 5.0).min(0.2) };
         command.args(["--warmup", &warmup.to_string()]);
         if self.polling {
@@ -159,7 +160,7 @@ impl Call<'_> {
         command.args(["--task", "fill", "--block", "131072"]).arg("--socket").arg(socket);
     }
 
-    /// Checks that a device does what it is asked.
+    /// Checks that a device stores what it is given.
     pub fn verify(&self, command: &mut Command, socket: &Path) {
         command.args(["--task", "verify", "--operation", "randwrite", "--block", "8192"]).arg("--socket").arg(socket);
         self.encryption(command);

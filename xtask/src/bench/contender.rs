@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Who takes part: this device and qemu-storage-daemon, each with several settings.
+//! The contenders: this device and qemu-storage-daemon, each with several settings.
 
 use super::workload::Level::{self, Full, Normal, Quick};
 use super::workload::{Task, Workload};
 
-/// What is under a qemu-storage-daemon's export.
+/// What qemu-storage-daemon exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
-    /// No disk at all: what the rings cost.
+    /// No disk, to measure the cost of the rings.
     Null,
     /// The image.
     Raw {
         /// How it reads and writes.
         aio: &'static str,
-        /// Past the page cache.
+        /// Bypass the page cache (O_DIRECT).
         direct: bool,
     },
     /// An encrypted image.
@@ -23,18 +23,18 @@ pub enum Disk {
 /// A program with settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// This device, with more options. `memory`: on a disk in its own memory.
+    /// This device.
     Ours {
-        /// Options.
+        /// More options.
         options: &'static [&'static str],
-        /// No image.
+        /// Serve a memory disk (`--blk-ram`) and no image.
         memory: bool,
     },
-    /// qemu-storage-daemon; the longest time for which its thread polls, when not the default.
+    /// qemu-storage-daemon.
     Qsd {
         /// The disk.
         disk: Disk,
-        /// `poll-max-ns`.
+        /// `poll-max-ns`: the longest time that its thread polls. `None`: the default.
         poll_ns: Option<u32>,
     },
     /// This device's crypto engine without the device.
@@ -46,18 +46,18 @@ pub enum Kind {
 pub struct Contender {
     /// Name, for tables and filters.
     pub name: &'static str,
-    /// Contenders that differ in how they poll only have one family.
+    /// Contenders that differ only in how they poll have the same family.
     pub family: &'static str,
-    /// Encrypted requests, with data units of so many bytes.
+    /// Data unit size of encrypted requests. `None`: plain requests.
     pub unit: Option<u32>,
     /// What runs.
     pub kind: Kind,
-    /// From which level on it takes part.
+    /// The lowest level that includes it.
     pub level: Level,
 }
 
 impl Contender {
-    /// Whether it can do this at all.
+    /// Whether it can run this workload.
     pub fn can(&self, workload: &Workload) -> bool {
         match self.kind {
             Kind::Engine => workload.is_throughput() && workload.depth == 32,
@@ -67,7 +67,7 @@ impl Contender {
         }
     }
 
-    /// Whether it has no keyslots, and each request brings its key along.
+    /// Whether it has no keyslots, so that each request carries its key.
     pub fn has_keys_in_requests(&self) -> bool {
         matches!(self.kind, Kind::Ours { options, .. } if options.starts_with(NO_SLOTS))
     }
@@ -98,7 +98,7 @@ const fn ours(
 }
 
 const fn ram(name: &'static str, unit: Option<u32>, level: Level) -> Contender {
-    // It sleeps as little as it can: this is for the upper limit.
+    // It sleeps as little as possible, to measure the upper limit.
     const OPTIONS: &[&str] = &["--poll-us", "1000"];
     Contender { name, family: "ours-ram", unit, kind: Kind::Ours { options: OPTIONS, memory: true }, level }
 }
@@ -109,7 +109,7 @@ const fn engine(name: &'static str, unit: Option<u32>, level: Level) -> Contende
 
 const URING: Disk = Disk::Raw { aio: "io_uring", direct: false };
 const NATIVE: Disk = Disk::Raw { aio: "native", direct: true };
-/// Longer than any pause of a client that is busy. qemu-storage-daemon's default is 32768.
+/// Longer than any gap between the requests of a busy client. qemu-storage-daemon's default is 32768.
 const POLL_NS: Option<u32> = Some(1_000_000);
 const POLL: &[&str] = &["--poll-us", "1000"];
 const NO_SLOTS: &[&str] = &["--keyslots", "0"];

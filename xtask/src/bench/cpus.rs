@@ -15,7 +15,7 @@ pub struct Cpus {
     pub client: Option<usize>,
 }
 
-/// Chooses two cores that this process may use; the text says what is not as it should be.
+/// Chooses two cores that this process may use; the text warns of what distorts results.
 pub fn choose() -> (Cpus, Option<String>) {
     let none = Cpus { server: None, client: None };
     let Ok(allowed) = sched_getaffinity(None) else {

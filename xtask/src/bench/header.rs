@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! On which machine, with which programs and how a run was made.
+//! The header of a report: the machine, the programs and the settings of a run.
 
 use super::cpus::Cpus;
 use super::root::Root;
@@ -7,7 +7,7 @@ use crate::measure::header::{self, Header, read};
 use anyhow::Result;
 use std::path::Path;
 
-/// Looks at the machine. `note` is about the cores.
+/// Collects the header. `note` is about the cores.
 pub fn header(device: &Path, root: &Root, how: &str, cpus: Cpus, note: Option<String>) -> Result<Header> {
     let mut header = Header::new()?;
     header.add("CPU", header::cpu(&read("/proc/cpuinfo")));

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Where images lie.
+/// Where images are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In memory.
@@ -31,10 +31,10 @@ impl Place {
 
 /// `TMPFS_MAGIC` of the kernel's linux/magic.h.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
-/// Directories of images are called this and the number of the process that made them.
+/// Prefix of the names of image directories. The ID of the process that made one follows.
 const PREFIX: &str = "vubc-bench-";
 const SHARED_MEMORY: &str = "/dev/shm";
-/// It protects nothing: the disk holds noise.
+/// It need not be secret: the disk holds random data.
 const SECRET: &str = "not-a-secret";
 
 /// qemu-storage-daemon's and qemu-img's option for the LUKS key.
@@ -42,9 +42,9 @@ pub fn secret_object() -> String {
     format!("secret,id=key,data={SECRET}")
 }
 
-/// A pair of images; deleted in the end.
+/// A pair of images, deleted when dropped.
 pub struct Images {
-    /// Where they lie.
+    /// Where they are.
     pub place: Place,
     /// Bytes of the disks.
     pub size: u64,
@@ -91,7 +91,7 @@ impl Images {
         fill(&raw, 0)?;
         let mut create = root.packaged("qemu-img");
         create.args(["create", "-q", "-f", "luks", "--object", &secret_object(), "-o"]);
-        // The same cipher as ours; few iterations, since nobody guesses this key.
+        // The same cipher as ours; few iterations, because the key is no secret.
         create.arg("key-secret=key,cipher-alg=aes-256,cipher-mode=xts,ivgen-alg=plain64,iter-time=10");
         run_logged(create.arg(&luks).arg(size.to_string()), log).context("no LUKS image")?;
         let header = fs::metadata(&luks)?.len().saturating_sub(size);
@@ -100,7 +100,7 @@ impl Images {
     }
 }
 
-/// Removes what interrupted runs have left: it would occupy memory until the next boot.
+/// Removes what interrupted runs left behind: it would occupy memory until the next boot.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -111,7 +111,7 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Overwrites a file with noise from `start` on, and syncs it before anything is timed.
+/// Overwrites a file with random data from `start` on, and syncs it before anything is timed.
 fn fill(path: &Path, start: u64) -> Result<()> {
     const PIECE: usize = 1 << 20;
     let mut noise = vec![0; PIECE];

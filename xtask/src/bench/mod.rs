@@ -36,7 +36,7 @@ use workload::Level;
 /// Our client's package.
 const LOAD: &str = "vubc-load";
 
-/// Runs it; false when something that should work did not.
+/// Runs it. False: something failed.
 pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     ensure!(cfg!(target_arch = "x86_64"), "the peers' packages are for x86_64 only for now");
     let level = match (args.quick, args.full) {
@@ -47,7 +47,7 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
     let baseline = Contender::named(&args.baseline)
         .with_context(|| format!("there is no contender {}; --list --full lists all", args.baseline))?;
     let groups = plan::groups(level, &args.filter, baseline);
-    ensure!(!groups.is_empty(), "nothing matches --filter; --list --full lists what there is");
+    ensure!(!groups.is_empty(), "nothing matches --filter; --list --full lists all that can be measured");
     if args.list {
         list(&groups);
         return Ok(true);
@@ -101,7 +101,7 @@ pub fn run(paths: &Paths, args: &BenchArgs) -> Result<bool> {
         });
         match images {
             Ok(images) => bench.run(&images, &groups, &mut results),
-            // The other place may still work; the verdict is bad all the same.
+            // The other place may still work. The run counts as failed.
             Err(error) => results.failed.push(format!("{}: {error:#}", place.name())),
         }
     }

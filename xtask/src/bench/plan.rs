@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is measured: workloads, clients and contenders that go together, at a level, through the filters.
+//! The plan of a run: which workloads, clients and contenders its level and its filters select.
 
 use super::client::{Client, Program};
 use super::contender::{self, Contender, Kind};
@@ -11,14 +11,14 @@ use crate::measure::takes;
 pub struct Group {
     /// The load.
     pub workload: &'static Workload,
-    /// Who makes it.
+    /// The client.
     pub client: Client,
-    /// Who bears it.
+    /// The contenders.
     pub contenders: Vec<&'static Contender>,
 }
 
-/// The groups of a run, in the order of the report. The baseline takes part wherever it can, and so does the load with one
-/// key where key changes are measured: the ratios need them.
+/// The groups of a run, in the order of the report. They include the baseline wherever it can run and,
+/// where key changes are measured, the load with one key: the ratios need both.
 pub fn groups(level: Level, filters: &[String], baseline: &'static Contender) -> Vec<Group> {
     let wanted = |w: &Workload, c: &Contender| filters.is_empty() || filters.iter().any(|f| takes(f, w.name, c.name));
     let mut groups: Vec<Group> = vec![];
@@ -54,7 +54,7 @@ pub fn groups(level: Level, filters: &[String], baseline: &'static Contender) ->
     groups
 }
 
-/// Our client always; libblkio's where the two are compared, and polling only when all is measured.
+/// Our client always; libblkio's where the two are compared; polling clients only with `--full`.
 fn takes_part(client: Client, workload: &Workload, level: Level) -> bool {
     match client.program {
         Program::Load => true,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What was measured, and looking it up.
+//! What was measured, and queries.
 
 use super::client::{Client, Measured};
 use super::contender::Contender;
@@ -9,48 +9,48 @@ use crate::measure::statistics;
 
 /// All samples of one contender under one load.
 pub struct Series {
-    /// Where the image lay.
+    /// Where the image was.
     pub place: Place,
     /// The load.
     pub workload: &'static Workload,
-    /// Who made it.
+    /// The client.
     pub client: Client,
-    /// Who bore it.
+    /// The contender.
     pub contender: &'static Contender,
-    /// One for each round.
+    /// One sample for each round.
     pub samples: Vec<Measured>,
 }
 
 impl Series {
-    /// What was measured, for people.
+    /// What was measured, in words.
     pub fn title(&self) -> String {
         format!("{} · {} · {}", self.workload.title, self.place.name(), self.client.name())
     }
 
-    /// A number of each sample.
+    /// One value of each sample.
     pub fn values(&self, number: impl Fn(&Measured) -> f64) -> Vec<f64> {
         self.samples.iter().map(number).collect()
     }
 
-    /// What is compared: requests per second.
+    /// The value that is compared: requests per second.
     pub fn iops(&self) -> Vec<f64> {
         self.values(Measured::iops)
     }
 
-    /// The median of that.
+    /// Its median.
     pub fn median(&self) -> f64 {
         statistics::median(&self.iops()).unwrap_or(0.0)
     }
 }
 
-/// Everything that a run found out.
+/// All results of a run.
 #[derive(Default)]
 pub struct Results {
     /// Measurements.
     pub series: Vec<Series>,
-    /// Who did not take part, where, and why.
+    /// Contenders that did not run: where, and why.
     pub not_run: Vec<(Place, &'static str, String)>,
-    /// What went wrong in the middle.
+    /// What failed during the run.
     pub failed: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ impl Results {
         self.series.iter().find(|s| s.is(place, workload, client, contender))
     }
 
-    /// The fastest contender of a family, for the setting that suits each best.
+    /// The fastest contender of a family: each side may use the settings that suit it best.
     pub fn best(
         &self,
         place: Place,
@@ -120,7 +120,7 @@ impl Series {
 pub mod tests {
     use super::*;
 
-    /// Results with one sample of so many requests per second each.
+    /// Results with one sample each: this number of requests per second.
     pub fn results(numbers: &[(&str, &str, f64)]) -> Results {
         let mut results = Results::default();
         for (workload, contender, iops) in numbers {

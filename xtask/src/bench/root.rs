@@ -56,7 +56,7 @@ impl Root {
         Ok(out.join(CLIENT))
     }
 
-    /// What the programs call themselves: qemu-storage-daemon and libblkio.
+    /// The names and versions of qemu-storage-daemon and libblkio.
     pub fn versions(&self) -> Result<[(&'static str, String); 2]> {
         let qsd = output(self.packaged("qemu-storage-daemon").arg("--version"))?;
         let qsd = qsd.lines().next().unwrap_or_default().trim_start_matches("qemu-storage-daemon version ").to_owned();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Doing the measurements: everything is checked once, then measured in rounds.
+//! Runs the measurements: checks every contender once, then measures in rounds.
 
 use super::client::{Call, Client, Measured, Program};
 use super::contender::{Contender, Disk, Kind};
@@ -28,7 +28,7 @@ pub struct Bench<'a> {
     pub cpus: Cpus,
     /// Length of one measurement.
     pub seconds: f64,
-    /// How often.
+    /// Number of rounds.
     pub rounds: u32,
 }
 
@@ -45,7 +45,7 @@ impl Bench<'_> {
         for round in 0..self.rounds {
             for group in groups {
                 let mut order = group.contenders.clone();
-                // Nobody always comes after the same one.
+                // So that no contender always runs after the same one.
                 if round % 2 == 1 {
                     order.reverse();
                 }
@@ -75,7 +75,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Starts every contender once and has it write and read; says who cannot take part and why.
+    /// Starts every contender once, writes and reads. Reports which ones cannot run, and why.
     fn able(&self, images: &Images, groups: &[Group], results: &mut Results) -> HashSet<&'static str> {
         let mut able = HashSet::new();
         let mut seen = HashSet::new();
@@ -105,7 +105,7 @@ impl Bench<'_> {
         }
         let server = self.servers.start(contender, images)?;
         if !matches!(contender.kind, Kind::Qsd { disk: Disk::Null, .. }) {
-            // Any workload does: only the data unit counts.
+            // Any workload will do: only the data unit size matters.
             let workload = workload::ALL.first().context("no workloads")?;
             let call = Call {
                 workload,
@@ -144,7 +144,7 @@ impl Bench<'_> {
         }
         let server = self.servers.start(contender, images)?;
         if matches!(contender.kind, Kind::Ours { memory: true, .. }) {
-            // The memory of a fresh process is not there yet.
+            // A fresh process has not touched its memory disk yet.
             let mut fill = self.client(Program::Load);
             Call::fill(&mut fill, &server.socket);
             output(&mut fill).with_context(|| format!("the server says: {}", server.last_words()))?;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Bytes of a memory disk: with the client's buffers it fits in a last-level cache, for it is there to measure the device
+/// Bytes of a memory disk. With the client's buffers it fits in a last-level cache, so that a run measures the device
 /// and not the memory.
 const MEMORY_DISK: u64 = 16 << 20;
 
@@ -64,7 +64,7 @@ impl Servers<'_> {
         let mut program = self.root.packaged("qemu-storage-daemon");
         let poll = poll_ns.map(|ns| format!(",poll-max-ns={ns}")).unwrap_or_default();
         program.args(["--object", &format!("iothread,id=io0{poll}")]);
-        // The daemon before may still hold its lock while it closes the image; nobody else uses the images.
+        // The previous daemon may still hold its lock while it closes the image. Nothing else uses the images.
         let file = |node: &str, path: &Path, aio: &str, direct: bool| {
             let direct = if direct { "on" } else { "off" };
             let path = path.display();
@@ -72,7 +72,7 @@ impl Servers<'_> {
         };
         match disk {
             Disk::Null => {
-                // Zeros written into the client's buffers would be more than the rings.
+                // Writing zeros into the client's buffers would cost more than the rings.
                 let size = images.size;
                 program.args(["--blockdev", &format!("driver=null-co,node-name=disk,size={size},read-zeroes=off")]);
             }
@@ -109,7 +109,7 @@ impl Servers<'_> {
                 bail!("it did not start ({status}): {}", server.last_words());
             }
             if Instant::now() > end {
-                bail!("it made no socket within 20 s: {}", server.last_words());
+                bail!("it created no socket within 20 s: {}", server.last_words());
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -123,7 +123,7 @@ impl Server {
         process::tail(&self.log, 3).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Ends it; an error when it ended badly or long before.
+    /// Ends it. Fails if it exited with an error or too early.
     pub fn finish(self) -> Result<()> {
         if let Some(status) = self.process.try_wait()? {
             bail!("the server ended by itself ({status}): {}", self.last_words());
@@ -131,13 +131,13 @@ impl Server {
         self.process.signal(Signal::TERM)?;
         match self.process.wait_timeout(Duration::from_secs(10))? {
             Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("the server ended badly ({status}): {}", self.last_words()),
+            Some(status) => bail!("the server exited with an error ({status}): {}", self.last_words()),
             None => bail!("the server did not end within 10 s of SIGTERM: {}", self.last_words()),
         }
     }
 }
 
-/// Whether somebody accepts connections at a socket's path. Connecting to find out would be a session.
+/// Whether a process listens at a socket's path. Connecting to find out would begin a session.
 fn listens(socket: &Path) -> bool {
     let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     is_listening(&text, &socket.display().to_string())

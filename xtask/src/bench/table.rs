@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The report for people.
+//! The report on the terminal.
 
 use super::client::Measured;
 use super::results::{Results, Series};
@@ -67,7 +67,7 @@ fn cells(results: &Results, series: &Series, baseline: &str) -> [String; 7] {
     ]
 }
 
-/// Who did not take part.
+/// Contenders that did not run.
 pub fn not_run(results: &Results) -> String {
     let mut text = String::new();
     for (place, name, reason) in &results.not_run {

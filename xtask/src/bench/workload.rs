@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a disk is asked to do.
+//! The workloads.
 
 /// How much is measured: each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +19,7 @@ pub enum Task {
     Load,
     /// A new key for each request.
     Churn,
-    /// Programs other keys all the time.
+    /// It programs other keyslots all the time.
     ChurnBeside,
 }
 
@@ -36,16 +36,16 @@ pub struct Workload {
     pub block: u32,
     /// Requests in flight.
     pub depth: u16,
-    /// What else goes on.
+    /// What the client does besides.
     pub task: Task,
-    /// From which level on it is measured.
+    /// The lowest level that includes it.
     pub level: Level,
-    /// From which level on the libblkio client runs it, too.
+    /// The lowest level at which the libblkio client runs it, too.
     pub compare: Level,
 }
 
 impl Workload {
-    /// The workload with one key that a key change is compared with.
+    /// The workload with one key that this workload with key changes is compared with.
     pub fn reference(&self) -> Option<&'static Workload> {
         if self.task == Task::Load {
             return None;

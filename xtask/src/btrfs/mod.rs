@@ -20,7 +20,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// What a kernel lacks whose btrfs refuses keys.
+/// What a kernel lacks if its btrfs refuses keys.
 pub const LACKING: &str = "this kernel's btrfs does not encrypt: it lacks the series \"btrfs: add fscrypt support\"";
 
 /// Room for all files and a balance.
@@ -41,7 +41,7 @@ pub fn run_on(paths: &Paths, prepared: &Prepared, device: &[String], keys: bool)
     let kernel = &prepared.machine.kernel;
     ensure!(
         kernel.has("CONFIG_BTRFS_FS"),
-        "the guest's kernel, {}, has no CONFIG_BTRFS_FS: give one of your own that has, with --kernel and --kdir",
+        "the guest's kernel, {}, has no CONFIG_BTRFS_FS; use --kernel and --kdir to boot a kernel that has it",
         kernel.name
     );
     let out = paths.target.join("btrfs");
@@ -52,7 +52,7 @@ pub fn run_on(paths: &Paths, prepared: &Prepared, device: &[String], keys: bool)
     run.guest("files", &[&[Disk::Main, steps::PARTS], keyslots].concat(), &mut findings, |guest, findings| {
         steps::run(guest, keyslots, findings);
     })?;
-    // In a guest of its own, because kernels have died of it.
+    // In a guest of its own: some kernels have crashed here.
     run.guest("copies", &steps::COPIES, &mut findings, steps::copies)?;
     let text = report::text(prepared, &findings);
     println!("\n{text}");
@@ -61,7 +61,7 @@ pub fn run_on(paths: &Paths, prepared: &Prepared, device: &[String], keys: bool)
     Ok(findings.is_good())
 }
 
-/// fscrypt's own words about the contents of files.
+/// fscrypt's messages about the contents of files.
 fn said(dmesg: &str) -> Vec<String> {
     let lines = dmesg.lines().filter_map(|l| l.find("fscrypt: ").map(|at| l[at..].trim().to_owned()));
     lines.filter(|l| l.contains(" using blk-crypto")).collect()
@@ -76,7 +76,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Boots a guest with these disks, has it do something, and verifies the images of which it has recorded what must be there.
+    /// Boots a guest with these disks, runs steps in it, and verifies the images whose expected content it has
+    /// recorded.
     fn guest(
         &self,
         name: &str,

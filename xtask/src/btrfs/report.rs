@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What was found out, and how it is told.
+//! The findings, and the report.
 
 use super::LACKING;
 use crate::compare::disk::Counters;
@@ -39,7 +39,7 @@ pub struct Way {
 }
 
 impl Way {
-    /// Who encrypted them, by the device's count alone.
+    /// Who encrypted them, according to the device's counters alone.
     fn verdict(&self) -> &'static str {
         let share = if self.bytes == 0 { 0.0 } else { self.counters.crypto_bytes as f64 / self.bytes as f64 };
         match share {
@@ -75,7 +75,7 @@ pub struct Findings {
     pub steps: Vec<Step>,
     /// What the device counted when the files of a directory were written.
     pub ways: Vec<Way>,
-    /// fscrypt's words.
+    /// fscrypt's messages.
     pub words: Vec<String>,
     /// What was left out, and why.
     pub notes: Vec<String>,
@@ -94,7 +94,7 @@ impl Findings {
     }
 }
 
-/// For people.
+/// The report on the terminal.
 pub fn text(prepared: &Prepared, findings: &Findings) -> String {
     let mut text =
         format!("guest kernel  {}\naccelerator   {}\n", prepared.machine.kernel.name, prepared.machine.accel.name());

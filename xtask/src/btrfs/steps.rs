@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the guest is asked for, in this order.
+//! The commands that the guest gets, in this order.
 
 use super::report::{Findings, Load, Step, Way};
 use crate::compare::disk::Counters;
@@ -9,7 +9,7 @@ use anyhow::Result;
 
 /// The disk on which parts of extents are overwritten.
 pub const PARTS: Disk = Disk::Spare(4);
-/// Two disks with a copy each, and one that takes the place of the second.
+/// Two disks with a copy each, and one that replaces the second.
 pub const COPIES: [Disk; 3] = [Disk::Spare(1), Disk::Spare(2), Disk::Spare(3)];
 /// Images, and under which disk's name the guest has recorded what is on them.
 pub const IMAGES: [(Disk, Disk); 4] =
@@ -26,7 +26,7 @@ const LOADS: [(&str, &str); 4] = [
     ("read", "random reads of 4 KiB of that file"),
 ];
 
-/// Does them all. What fails is a finding, and what does not depend on it goes on.
+/// Runs all steps. A failure is a finding; steps that do not depend on the failed one still run.
 pub fn run(guest: &mut Guest, keyslots: &[Disk], findings: &mut Findings) {
     let main = Disk::Main.serial();
     if !findings.step("make a btrfs", guest.ask(&format!("start {main}"))) {
@@ -46,7 +46,7 @@ pub fn run(guest: &mut Guest, keyslots: &[Disk], findings: &mut Findings) {
     if findings.lacking.is_some() {
         return;
     }
-    // What the kernel's CPU encrypts needs no keyslots, but the loads are a test all the same.
+    // Software encryption needs no keyslots, but the loads are a test all the same.
     let native = findings.ways.iter().any(|way| way.is_native());
     for disk in keyslots.iter().take(if native { keyslots.len() } else { 1 }) {
         loads(guest, *disk, findings);
@@ -81,7 +81,7 @@ fn files(guest: &mut Guest, kind: &str, findings: &mut Findings) {
     findings.step("check", guest.ask(&format!("leave {main}")));
 }
 
-/// Parts of extents are overwritten, on a device of its own: kernels have given up the whole file system over this.
+/// Overwrites parts of extents, on a device of its own: some kernels shut down the whole file system here.
 fn parts(guest: &mut Guest, kind: &str, findings: &mut Findings) {
     let serial = PARTS.serial();
     let mut steps = vec![("make a btrfs for parts of extents".to_owned(), format!("start {serial}"))];
@@ -104,7 +104,7 @@ fn parts(guest: &mut Guest, kind: &str, findings: &mut Findings) {
     in_order(guest, &steps, findings);
 }
 
-/// Steps that depend on each other. One that fails ends them.
+/// Steps that depend on each other. The first failure ends them.
 fn in_order(guest: &mut Guest, steps: &[(String, String)], findings: &mut Findings) {
     for (at, (name, command)) in steps.iter().enumerate() {
         if !findings.step(name, guest.ask(command)) {
@@ -139,7 +139,7 @@ pub fn copies(guest: &mut Guest, findings: &mut Findings) {
     in_order(guest, &steps.map(|(name, command)| (name.to_owned(), command)), findings);
 }
 
-/// All files are read from the disk.
+/// Reads all files from the disk.
 fn same(guest: &mut Guest, kind: &str, when: &str, findings: &mut Findings) {
     for (name, _) in DIRECTORIES {
         let same = guest.ask(&format!("same {} {name} {kind}", Disk::Main.serial()));
@@ -174,7 +174,7 @@ impl Findings {
         if self.lacking.is_none() { "encrypted" } else { "open" }
     }
 
-    /// Notes what came of a step; true when it is done.
+    /// Records the result of a step; true if it succeeded.
     fn step(&mut self, name: &str, result: Result<String>) -> bool {
         let error = result.err().map(|e| format!("{e:#}"));
         if let Some(error) = &error {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The report's first paragraph, where changes of keys were measured: how many keyslots do per-extent keys need?
+//! The report's first paragraph, if key changes were measured: how many keyslots do per-extent keys need?
 
 use super::load::Load;
 use super::results::{Results, Series};
@@ -8,7 +8,7 @@ use super::target::Disk;
 /// What it answers.
 pub const QUESTION: &str = "How many keyslots do per-extent keys need?";
 
-/// So few program commands per request count as none: each key is in its slot.
+/// Fewer program commands per request count as none: each key is in a slot.
 const NONE: f64 = 0.02;
 
 /// Program commands per request, for one number of keyslots.
@@ -17,11 +17,11 @@ type Point = (u32, f64);
 /// The loads with the most keys, which are the nearest to a key for each extent.
 struct Most<'a> {
     files: u32,
-    /// What is done, and the series of it.
+    /// What the load does, and its series.
     loads: Vec<(&'static str, Vec<&'a Series>)>,
 }
 
-/// The answer, from the run's own numbers. `None`: no disk with keyslots, or no change of keys, was measured.
+/// The answer, from the run's own numbers. `None`: no disk with keyslots, or no key change, was measured.
 pub fn answer(results: &Results) -> Option<String> {
     let most = most(results)?;
     let points: Vec<(&str, Vec<Point>)> =
@@ -56,7 +56,7 @@ fn points(group: &[&Series]) -> Vec<Point> {
     group.iter().filter_map(|s| Some((s.target.keyslots()?, s.counters().programs_per_request()?))).collect()
 }
 
-/// The fewest keyslots that were enough for all loads; or that none were, and the most there were.
+/// True and the fewest keyslots that were enough for all loads, or false and the most that were measured.
 fn enough(points: &[(&str, Vec<Point>)]) -> Option<(bool, u32)> {
     let all = || points.iter().flat_map(|(_, points)| points);
     let mut slots: Vec<u32> = all().map(|(slots, _)| *slots).collect();
@@ -73,7 +73,7 @@ fn words(points: &[Point]) -> String {
     with.collect::<Vec<_>>().join(", ")
 }
 
-/// What requests need that carry their keys.
+/// The sentence about requests that carry their keys.
 fn without_keyslots(most: &Most) -> Option<String> {
     let series = most.loads.iter().flat_map(|(_, group)| group).filter(|s| s.target.disk == Disk::KeysInRequests);
     let counters = series.map(|s| s.counters()).reduce(|all, c| all.plus(c))?;

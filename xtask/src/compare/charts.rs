@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which pictures the report has.
+//! The report's charts.
 
 use super::load::Load;
 use super::results::{Results, Sample, Series};
@@ -14,7 +14,7 @@ use anyhow::Result;
 pub struct Chapter {
     /// The heading.
     pub title: &'static str,
-    /// What is to be seen.
+    /// What they show.
     pub words: &'static str,
     /// SVG.
     pub pictures: Vec<String>,
@@ -71,7 +71,7 @@ pub fn chapters(results: &Results) -> Result<Vec<Chapter>> {
 type Number = Box<dyn Fn(&Sample) -> f64>;
 
 impl Series {
-    /// What counts for a load.
+    /// The value to compare for a load.
     fn speed_of(load: &'static Load) -> Number {
         Box::new(move |sample| Self::speed(sample, load))
     }
@@ -126,7 +126,7 @@ fn churn(results: &Results) -> Result<Vec<String>> {
     Ok(pictures)
 }
 
-/// The fallback has no commands, so there is nothing to compare those with.
+/// The fallback has no commands, so it has no line for them.
 fn lines(results: &Results, writing: bool, number: &dyn Fn(&Sample) -> f64, fallback: bool) -> Vec<Line> {
     let groups = results.groups();
     let of = |load: &Load| matches!(load, Load::Churn { writing: w, .. } if *w == writing);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Checks that a report is complete: that it has everything that was planned, in all its forms. It does not judge numbers.
+//! Checks that a report is complete: every form of it must have everything that was planned. It does not judge numbers.
 
 use super::header::NAMES;
 use super::report::FILES;
@@ -21,7 +21,7 @@ pub fn problems(dir: &Path) -> Vec<String> {
     }
     let [html, markdown, json, csv, overview] = texts.as_slice() else { return problems };
     let Ok(json) = serde_json::from_str::<Value>(json) else {
-        problems.push("results.json is no JSON".to_owned());
+        problems.push("results.json is not JSON".to_owned());
         return problems;
     };
     check_json(&json, &mut problems);
@@ -38,7 +38,7 @@ pub fn problems(dir: &Path) -> Vec<String> {
         }
     }
     if !overview.starts_with("<svg") || !overview.trim_end().ends_with("</svg>") {
-        problems.push("overview.svg is no picture".to_owned());
+        problems.push("overview.svg is not a picture".to_owned());
     }
     problems
 }
@@ -51,7 +51,7 @@ fn word<'a>(json: &'a Value, name: &str) -> &'a str {
     json.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// What each form of the report for people must say.
+/// What the HTML page and the Markdown text must say.
 fn words(json: &Value) -> Vec<String> {
     let header = json.get("header").and_then(Value::as_object);
     let header = header.into_iter().flatten().filter_map(|(_, v)| v.as_str());
@@ -89,7 +89,7 @@ fn check_json(json: &Value, problems: &mut Vec<String>) {
         }
         let result = list(json, "results").iter().find(|r| word(r, "load") == load && word(r, "target") == target);
         let Some(result) = result else {
-            problems.push(format!("{load} on {target} was planned, and is not there"));
+            problems.push(format!("{load} on {target} was planned, but is missing"));
             continue;
         };
         let samples = list(result, "samples");
@@ -103,7 +103,7 @@ fn check_json(json: &Value, problems: &mut Vec<String>) {
         let verdict = list(json, "targets").iter().find(|t| word(t, "target") == target);
         let told = |t: &&Value| ["ran_as", "kernel_said", "device_counted"].iter().all(|n| !word(t, n).is_empty());
         if verdict.filter(told).is_none() {
-            problems.push(format!("{target}: nobody says whether it ran natively"));
+            problems.push(format!("{target}: the report does not say whether it ran natively"));
         }
     }
 }
@@ -120,7 +120,7 @@ fn check_csv(json: &Value, csv: &str, problems: &mut Vec<String>) {
     }
 }
 
-/// The page is whole, follows the reader's screen, and asks no network for anything.
+/// The page is complete, adapts to the reader's screen, and loads nothing.
 fn check_page(html: &str, problems: &mut Vec<String>) {
     if !html.starts_with("<!DOCTYPE html>") || !html.trim_end().ends_with("</html>") {
         problems.push("report.html is cut off".to_owned());
@@ -131,13 +131,13 @@ fn check_page(html: &str, problems: &mut Vec<String>) {
         }
     }
     if html.matches("<svg").count() != html.matches("</svg>").count() {
-        problems.push("report.html has half a picture".to_owned());
+        problems.push("report.html has an incomplete picture".to_owned());
     }
     // A namespace is a name, not an address.
     let rest = html.replace("http://www.w3.org/2000/svg", "");
     for outside in ["http://", "https://", "src=", "<script", "<link", "@import", "url("] {
         if rest.contains(outside) {
-            problems.push(format!("report.html has {outside}: it must need nothing but itself"));
+            problems.push(format!("report.html has {outside}, but it must be self-contained"));
         }
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Talking with the guest: a command, marks while its load runs, an answer. `guest-tests/compare/run.sh` is the other end.
+//! The dialog with the guest: a command, marks while its load runs, an answer. `guest-tests/compare/run.sh` is the
+//! other end.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{ErrorKind, Read, Write};
@@ -7,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How often a wait looks whether the guest is still there.
+/// How often a wait checks that the guest is still running.
 const TICK: Duration = Duration::from_millis(200);
 /// The longest answer.
 const LIMIT: usize = 16 << 20;
@@ -28,7 +29,7 @@ pub struct Dialog<S = UnixStream> {
 }
 
 impl Dialog {
-    /// Waits for QEMU to connect and for the guest to say that it is ready. `alive` fails when it will never be.
+    /// Waits for QEMU to connect and for the guest to say that it is ready. `alive` fails if it never will be.
     pub fn accept(listener: &UnixListener, limit: Duration, mut alive: impl FnMut() -> Result<()>) -> Result<Self> {
         let end = Instant::now() + limit;
         listener.set_nonblocking(true)?;
@@ -57,8 +58,8 @@ impl Dialog {
 }
 
 impl<S: Read + Write> Dialog<S> {
-    /// Has the guest do something and returns what it printed; an error is what it said. `marked` is called at each mark
-    /// with the CPU time that the guest has used, in hundredths of a second, while the guest waits.
+    /// Runs a command in the guest and returns its output, or its last lines as an error. Calls `marked` at each mark
+    /// with the CPU time that the guest has used, in hundredths of a second. The guest waits meanwhile.
     pub fn ask(
         &mut self,
         command: &str,
@@ -67,7 +68,7 @@ impl<S: Read + Write> Dialog<S> {
         mut marked: impl FnMut(Mark, u64) -> Result<()>,
     ) -> Result<String> {
         let end = Instant::now() + limit;
-        self.stream.write_all(format!("{command}\n").as_bytes()).context("the guest does not listen")?;
+        self.stream.write_all(format!("{command}\n").as_bytes()).context("cannot write to the guest's port")?;
         loop {
             let line = self.line(end, &mut alive)?;
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -89,9 +90,9 @@ impl<S: Read + Write> Dialog<S> {
         }
     }
 
-    /// The last thing that is said to it.
+    /// Tells the guest that no more commands follow.
     pub fn end(&mut self) -> Result<()> {
-        self.stream.write_all(b"end\n").context("the guest does not listen")
+        self.stream.write_all(b"end\n").context("cannot write to the guest's port")
     }
 
     fn line(&mut self, end: Instant, alive: &mut impl FnMut() -> Result<()>) -> Result<String> {
@@ -117,10 +118,10 @@ impl<S: Read + Write> Dialog<S> {
         let mut piece = [0; 4096];
         match self.stream.read(&mut piece) {
             Ok(0) => {
-                // QEMU ends a moment after it closes the port, and can tell more.
+                // QEMU exits a moment after it closes the port, and its exit status says more.
                 std::thread::sleep(5 * TICK);
                 alive()?;
-                bail!("the guest hung up")
+                bail!("the guest closed the port")
             }
             Ok(n) => self.bytes.extend(piece.iter().take(n)),
             Err(e) if [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted].contains(&e.kind()) => {
@@ -129,12 +130,12 @@ impl<S: Read + Write> Dialog<S> {
             }
             Err(e) => return Err(e).context("the guest's port"),
         }
-        ensure!(self.bytes.len() <= 2 * LIMIT, "the guest does not stop talking");
+        ensure!(self.bytes.len() <= 2 * LIMIT, "the guest sends more than an answer can have");
         Ok(())
     }
 }
 
-/// The last few lines of what a command that failed had to say. What fio says as JSON is no reason.
+/// The last few lines that a failed command printed, without fio's JSON.
 fn last_words(text: &str) -> String {
     let telling = |line: &&str| !line.is_empty() && !line.contains(": Saving output of ");
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(telling).collect();
@@ -142,7 +143,7 @@ fn last_words(text: &str) -> String {
     let outside = |at: usize| json.is_none_or(|(first, last)| at < first || at > last);
     let lines: Vec<&str> = (0..lines.len()).filter(|at| outside(*at)).map(|at| lines[at].trim()).collect();
     match lines.len() {
-        0 => "it failed without a word".to_owned(),
+        0 => "it failed without a message".to_owned(),
         n => lines[n.saturating_sub(3)..].join("; "),
     }
 }
@@ -153,7 +154,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
-    /// What the guest says, in pieces, and what it is told.
+    /// What the guest sends, in pieces, and what it receives.
     struct Guest(Vec<&'static [u8]>, Vec<u8>);
 
     impl Read for Guest {
@@ -204,7 +205,7 @@ mod tests {
         let kernel =
             "the guest's kernel: BTRFS error (device vdb): missing or error searching encryption context item\n";
         assert!(last_words(&format!("{fio}{kernel}")).ends_with("encryption context item"));
-        assert_eq!(last_words("{\n}\n"), "it failed without a word");
+        assert_eq!(last_words("{\n}\n"), "it failed without a message");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The disks: each a device of its own, with a control socket to ask it what it has done.
+//! The disks: each is a device of its own, with a control socket for its counters.
 
 use super::target;
 use crate::device::{self, Device};
@@ -28,7 +28,7 @@ const OWN: [&str; 10] = [
     "--exit-on-disconnect",
 ];
 
-/// What a device has counted.
+/// A device's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Counters {
     /// Encrypted requests.
@@ -41,11 +41,11 @@ pub struct Counters {
     pub encrypted: u64,
     /// Data units decrypted.
     pub decrypted: u64,
-    /// Keys put into slots.
+    /// Keyslots programmed.
     pub programs: u64,
-    /// Slots emptied.
+    /// Keyslots evicted.
     pub evicts: u64,
-    /// Encrypted requests whose slot was empty.
+    /// Encrypted requests to an empty keyslot.
     pub nokey: u64,
 }
 
@@ -66,7 +66,7 @@ impl Counters {
         })
     }
 
-    /// Adds up, or takes away, counter by counter.
+    /// Adds or subtracts each counter.
     fn with(self, other: Self, op: impl Fn(u64, u64) -> u64) -> Self {
         Self {
             crypto_requests: op(self.crypto_requests, other.crypto_requests),
@@ -105,14 +105,14 @@ impl Counters {
 pub struct Disk {
     /// Which one.
     pub what: target::Disk,
-    /// The options that make it what it is, for the report.
+    /// The options that define it, for the report.
     pub options: Vec<String>,
     device: Device,
     control: BufReader<UnixStream>,
 }
 
 impl Disk {
-    /// Starts it over a fresh image of so many bytes.
+    /// Starts it with a fresh image of this size.
     pub fn start(
         what: target::Disk,
         program: &Path,
@@ -149,7 +149,7 @@ impl Disk {
         self.device.socket.clone()
     }
 
-    /// What it has counted so far.
+    /// Its counters so far.
     pub fn counters(&mut self) -> Result<Counters> {
         self.control.get_mut().write_all(b"{\"command\":\"stats\"}\n").context("the device's control socket")?;
         let mut line = String::new();
@@ -160,14 +160,14 @@ impl Disk {
 
     /// CPU time that its process has used, in seconds.
     pub fn cpu(&self) -> Result<f64> {
-        // What /proc/PID/stat counts is in hundredths of a second, too coarse for what takes milliseconds. A thread may end
+        // /proc/PID/stat counts hundredths of a second, which is too coarse for loads of milliseconds. A thread may end
         // meanwhile.
         let threads = Process::new(self.device.id().cast_signed())?.tasks()?.flatten();
         let nanoseconds: u64 = threads.filter_map(|thread| Some(thread.schedstat().ok()?.sum_exec_runtime)).sum();
         Ok(nanoseconds as f64 / 1e9)
     }
 
-    /// Waits for its end, after QEMU's.
+    /// Waits until it exits, after QEMU.
     pub fn finish(self) -> Result<()> {
         let serial = self.what.serial();
         drop(self.control);
@@ -175,7 +175,7 @@ impl Disk {
     }
 }
 
-/// The user's options, and what makes the disk the one it is.
+/// The user's options, and those that define this disk.
 fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     let name = |option: &String| option.split('=').next().unwrap_or_default().to_owned();
     if let Some(own) = user.iter().map(name).find(|o| OWN.contains(&o.as_str())) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The report for programs: JSON and CSV.
+//! The report as JSON and CSV, for programs.
 
 use super::answer::answer;
 use super::plan::Plan;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest: it boots once, with all disks, and then carries out one command after the other.
+//! The guest: it boots once, with all disks, then executes one command after the other.
 
 use super::dialog::{Dialog, Mark};
 use super::disk::{Counters, Disk};
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// From QEMU's start until the guest is ready.
 const BOOT: Duration = Duration::from_secs(300);
-/// For anything that the guest is asked for, beside the time it is meant to take.
+/// For any command, in addition to the time that it is meant to take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// From the last command to QEMU's end.
 const POWER_OFF: Duration = Duration::from_secs(120);
@@ -46,7 +46,7 @@ pub struct Guest {
     disks: Vec<Disk>,
     words: Words,
     logs: PathBuf,
-    /// What the kernel says of the main disk's inline encryption, as `NAME=VALUE` lines.
+    /// What the kernel reports about the main disk's inline encryption, as `NAME=VALUE` lines.
     pub capabilities: String,
     scratch: Scratch,
 }
@@ -62,7 +62,7 @@ impl Guest {
     ) -> Result<Self> {
         let disks = plan.disks();
         let parts = |what| plan.targets.iter().filter(|t| t.disk == what).count();
-        // All of one size.
+        // All have the same size.
         let most = disks.iter().map(|what| parts(*what)).max().unwrap_or(0) as u64;
         let bytes = (most * PART_MIB + TABLE_MIB) << 20;
         let mut guest = Self::start(paths, prepared, "compare/run.sh", (&disks, bytes), user, places)?;
@@ -78,8 +78,8 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Starts a device for each disk, with images of so many bytes in `images`, and boots the guest with a script that does what
-    /// it is asked for.
+    /// Starts a device for each disk, with images of this size in `images`. Boots the guest with a script that executes
+    /// the host's commands.
     pub fn start(
         paths: &Paths,
         prepared: &Prepared,
@@ -120,7 +120,7 @@ impl Guest {
         self.disks.iter().map(|d| (d.what, d.options.join(" "))).collect()
     }
 
-    /// Makes a target and its files; returns what fscrypt said of it. An error is why it cannot be.
+    /// Makes a target and its files; returns fscrypt's messages about it. An error is the reason why it cannot be made.
     pub fn make(&mut self, plan: &Plan, target: &Target) -> Result<Said> {
         let id = target.id();
         let make = ["make", &id, target.fs.name(), target.how.name(), &target.disk.serial()].join(" ");
@@ -135,13 +135,13 @@ impl Guest {
         Ok(self.words.feed(&text))
     }
 
-    /// What fscrypt has said since it was last asked.
+    /// fscrypt's messages since the last call.
     pub fn said(&mut self) -> Result<Said> {
         let text = self.ask("words")?;
         Ok(self.words.feed(&text))
     }
 
-    /// One measurement, of so many seconds where the load is not done when it is done.
+    /// One measurement, of this many seconds unless the load has an end of its own.
     pub fn measure(
         &mut self,
         plan: &Plan,
@@ -156,7 +156,7 @@ impl Guest {
         Ok(Sample { counted, guest_cpu, device_cpu, counters })
     }
 
-    /// Has the guest do something that takes so many seconds and has marks; returns what it printed, and what was counted between
+    /// Runs a command that takes this many seconds and sends marks; returns its output, and what was counted between
     /// the marks.
     pub fn watch(&mut self, what: target::Disk, command: &str, seconds: f64) -> Result<(String, Window)> {
         let Self { qemu, dialog, disks, logs, .. } = self;
@@ -173,7 +173,7 @@ impl Guest {
             },
         )?;
         let [(Mark::Begin, ticks, before, cpu), (Mark::End, ticks_after, after, cpu_after)] = marks.as_slice() else {
-            bail!("the guest gave {} marks in place of begin and end", marks.len());
+            bail!("the guest sent {} marks, not begin and end", marks.len());
         };
         let window = Window {
             guest_cpu: ticks_after.saturating_sub(*ticks) as f64 / 100.0,
@@ -183,13 +183,13 @@ impl Guest {
         Ok((text, window))
     }
 
-    /// Has the guest do something; returns what it printed.
+    /// Runs a command in the guest; returns its output.
     pub fn ask(&mut self, command: &str) -> Result<String> {
         let Self { qemu, dialog, logs, .. } = self;
         dialog.ask(command, PATIENCE, || alive(qemu, logs), |_, _| Ok(()))
     }
 
-    /// Ends guest and devices; returns what was wrong with them.
+    /// Ends guest and devices; returns their problems.
     pub fn finish(mut self) -> Result<Vec<String>> {
         let mut problems = vec![];
         self.dialog.end()?;
@@ -217,7 +217,7 @@ impl Guest {
     }
 }
 
-/// An error when QEMU is gone.
+/// Fails if QEMU has exited.
 fn alive(qemu: &Running, logs: &Path) -> Result<()> {
     let ended = qemu.try_wait()?;
     let console = logs.join("console.log");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! On which machine, with which programs and how a run was made.
+//! The header of a report: the machine, the programs and the settings of a run.
 
 use super::guest::Guest;
 use super::plan::Plan;
@@ -14,11 +14,11 @@ pub const NAMES: [&str; 9] =
     ["date", "accelerator", "host CPU", "host kernel", "guest kernel", "QEMU", "device", "how", "command"];
 
 /// What a reader must know before any number.
-pub const TCG_WARNING: &str = "The guest's CPU was emulated (TCG). Software encryption in the guest is slowed down by that, \
-    the device, which is an ordinary process of the host, is not. So the ratios of native to software encryption are not those \
-    of real hardware, and not those under KVM; they say how the kernel's paths differ, and that all of them work.";
+pub const TCG_WARNING: &str = "The guest's CPU was emulated (TCG). That slows down software encryption in the guest, but not \
+    the device, which is an ordinary process on the host. So the ratios of native to software encryption are neither those of \
+    real hardware nor those under KVM. They show how the kernel's paths differ, and that all of them work.";
 
-/// Looks at the machine.
+/// Collects the header.
 pub fn header(prepared: &Prepared, guest: &Guest, plan: &Plan, place: &str) -> Result<Header> {
     let machine = &prepared.machine;
     let mut header = Header::new()?;
@@ -52,12 +52,12 @@ pub fn header(prepared: &Prepared, guest: &Guest, plan: &Plan, place: &str) -> R
     Ok(header)
 }
 
-/// What else the machine was doing.
+/// How busy the host was.
 fn load(loadavg: &str) -> String {
     format!("{} (mean of the last minute, when the guest was up)", loadavg.split(' ').next().unwrap_or_default())
 }
 
-/// The processor, and whether it is one of a virtual machine.
+/// The processor, and whether the host is a virtual machine.
 fn host_cpu(cpuinfo: &str) -> String {
     let flags = cpuinfo.lines().find(|l| l.starts_with("flags")).unwrap_or_default();
     let kind = if flags.split_whitespace().any(|f| f == "hypervisor") { "virtual machine, " } else { "" };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the file systems are asked to do.
+//! The loads on the file systems.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -45,13 +45,13 @@ static CHURN: [Load; 6] = [
 pub enum Load {
     /// fio.
     Fio(Fio),
-    /// An archive of small files is unpacked.
+    /// Unpacks an archive of small files.
     Untar,
-    /// Random requests of 4 KiB, one after the other, to so many files with a key each.
+    /// Random requests of 4 KiB, one after the other, to files with a key each.
     Churn {
-        /// Number of files, so of keys.
+        /// Number of files, and of keys.
         files: u32,
-        /// Whether they are written.
+        /// Write them; otherwise read.
         writing: bool,
     },
 }
@@ -66,7 +66,7 @@ impl Load {
         }
     }
 
-    /// What it is, for people.
+    /// Its title.
     pub fn title(&self) -> String {
         match self {
             Self::Fio(fio) => fio.title.to_owned(),
@@ -77,12 +77,12 @@ impl Load {
         }
     }
 
-    /// Requests per second and what one takes count; else bytes per second.
+    /// Whether to report requests per second and latencies. Otherwise bytes per second.
     pub fn counts_requests(&self) -> bool {
         !matches!(self, Self::Fio(Fio { block: 8192.., .. }))
     }
 
-    /// What is counted.
+    /// The unit of its results.
     pub fn unit(&self) -> &'static str {
         match self {
             Self::Untar => "files/s",
@@ -112,7 +112,7 @@ impl Load {
         }
     }
 
-    /// True when it belongs to a quick run.
+    /// Whether it belongs to a quick run.
     pub fn is_quick(&self) -> bool {
         match self {
             Self::Fio(fio) => fio.quick,
@@ -121,7 +121,7 @@ impl Load {
         }
     }
 
-    /// True for changes of keys.
+    /// Whether it changes keys.
     pub fn is_churn(&self) -> bool {
         matches!(self, Self::Churn { .. })
     }
@@ -141,11 +141,11 @@ pub struct Counted {
     pub bytes: f64,
     /// Time.
     pub seconds: f64,
-    /// Times of requests in microseconds, where they were taken.
+    /// Latencies, if they were measured.
     pub latency: Option<Latency>,
 }
 
-/// Times of requests, in microseconds.
+/// Latencies of requests, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Latency {
     /// Mean.
@@ -162,7 +162,7 @@ pub struct Latency {
     pub p99: f64,
 }
 
-/// Reads what the guest printed: fio's JSON (there may be words before it), or that of our own programs.
+/// Parses what the guest printed: fio's JSON, perhaps after other lines, or our own programs' JSON.
 pub fn parse(text: &str) -> Option<Counted> {
     let json: Value = serde_json::from_str(text.get(text.find('{')?..)?).ok()?;
     match json.get("jobs") {

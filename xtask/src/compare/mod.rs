@@ -34,7 +34,7 @@ use results::Results;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Runs it; false when something that should work did not.
+/// Runs it. False: something failed.
 pub fn run(paths: &Paths, args: &CompareArgs) -> Result<bool> {
     let plan = plan(args)?;
     if args.list {
@@ -46,7 +46,7 @@ pub fn run(paths: &Paths, args: &CompareArgs) -> Result<bool> {
     let begin = |header: &Header| println!("\n{}", header.text());
     let (results, header, missing) = compare(paths, &prepared, &plan, &args.device, &out, begin)?;
     println!("\n{}", report::text(&results));
-    // For those who read only the end.
+    // Repeated here for those who read only the end.
     if header.warning.is_some() {
         println!("The guest's CPU was emulated: these ratios are not those of real hardware.");
     }
@@ -60,7 +60,7 @@ fn plan(args: &CompareArgs) -> Result<Plan> {
         ensure!((0.05..=600.0).contains(&seconds), "--seconds must be from 0.05 to 600");
     }
     let plan = Plan::new(args.quick, &args.filter, args.rounds, args.seconds);
-    ensure!(!plan.groups.is_empty(), "nothing matches --filter; --list lists what there is");
+    ensure!(!plan.groups.is_empty(), "nothing matches --filter; --list lists all that can be measured");
     Ok(plan)
 }
 
@@ -71,7 +71,7 @@ fn list(plan: &Plan) {
     }
 }
 
-/// A quick run for `cargo xtask test`: what was wrong with it, its report included, and where that is.
+/// A quick run for `cargo xtask test`. Returns its problems, also those of its report, and where the report is.
 pub fn smoke_test(paths: &Paths, prepared: &Prepared) -> Result<(Vec<String>, PathBuf)> {
     let out = paths.results(SMOKE_TEST);
     let plan = plan(&CompareArgs { quick: true, ..CompareArgs::default() })?;
@@ -80,7 +80,7 @@ pub fn smoke_test(paths: &Paths, prepared: &Prepared) -> Result<(Vec<String>, Pa
     Ok((problems, out))
 }
 
-/// What that is called.
+/// The name of that test.
 pub const SMOKE_TEST: &str = "compare-quick";
 
 /// Measures and writes the report; also returns what is missing in it. `begin` gets the header when the guest is up.
@@ -107,7 +107,7 @@ fn compare(
     }
     match guest.finish() {
         Ok(problems) => results.failed.extend(problems),
-        // A guest that is gone cannot be ended in order.
+        // A guest that is gone cannot be shut down.
         Err(error) if ran.is_ok() => results.failed.push(format!("{error:#}")),
         Err(_) => {}
     }

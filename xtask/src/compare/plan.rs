@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is measured: loads and targets that go together, through the filters.
+//! The plan of a run: which loads and targets the filters select.
 
 use super::load::{self, Load};
 use super::target::{self, Disk, Target};
 use crate::measure::takes;
 
-/// A load and the targets that bear it.
+/// A load and its targets.
 #[derive(Debug)]
 pub struct Group {
     /// The load.
@@ -21,20 +21,20 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// Loads, in the order of the report.
     pub groups: Vec<Group>,
-    /// Only the most important.
+    /// Whether it is a quick run.
     pub quick: bool,
-    /// How often.
+    /// Number of rounds.
     pub rounds: u32,
     /// Length of one measurement.
     pub seconds: f64,
     /// Size of the file that fio's loads use.
     pub file_mib: u64,
-    /// Files to unpack, in eights.
+    /// Number of files to unpack, divided by 8.
     pub small_files: u32,
 }
 
 impl Plan {
-    /// The plan of a run; the base of each target takes part wherever the target does: the ratios need it.
+    /// Makes the plan. Where a target is measured, its base is, too: the ratios need it.
     pub fn new(quick: bool, filters: &[String], rounds: Option<u32>, seconds: Option<f64>) -> Self {
         let all = target::all(quick);
         let wanted = |load: &Load, target: &Target| {
@@ -65,7 +65,7 @@ impl Plan {
         }
     }
 
-    /// The disks that the targets lie on, each once.
+    /// The disks of the targets, each once.
     pub fn disks(&self) -> Vec<Disk> {
         let mut disks: Vec<Disk> = vec![];
         for target in &self.targets {
@@ -76,7 +76,7 @@ impl Plan {
         disks
     }
 
-    /// The part of its disk that a target has, from 1.
+    /// The number of a target's partition on its disk, from 1.
     pub fn part(&self, target: &Target) -> usize {
         let before = self.targets.iter().take_while(|t| t.name != target.name);
         1 + before.filter(|t| t.disk == target.disk).count()
@@ -91,13 +91,13 @@ impl Plan {
         files.max().unwrap_or(0)
     }
 
-    /// True when a target bears a load for which this holds.
+    /// Whether a target has a load for which this holds.
     pub fn bears(&self, target: &Target, what: impl Fn(&Load) -> bool) -> bool {
         self.groups.iter().any(|g| what(g.load) && g.targets.iter().any(|t| self.targets[*t].name == target.name))
     }
 }
 
-/// The order in which the targets have their turn: nobody always comes after the same one, or first.
+/// The order of the targets in a round. No target always comes first, or always after the same one.
 pub fn turn(targets: &[usize], round: u32) -> Vec<usize> {
     let mut order = targets.to_vec();
     if !order.is_empty() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The report: on the terminal, as Markdown and as a page that needs nothing but itself.
+//! The report: on the terminal, as Markdown and as a self-contained HTML page.
 
 use super::answer::{QUESTION, answer};
 use super::charts::{self, Chapter};
@@ -38,7 +38,7 @@ pub fn write(plan: &Plan, header: &Header, results: &Results, out: &Path) -> Res
     Ok(())
 }
 
-/// For the terminal; the header has been printed when the guest was up.
+/// For the terminal; the header was printed when the guest was up.
 pub fn text(results: &Results) -> String {
     let mut text = answer(results).map_or(String::new(), |words| format!("{QUESTION}\n{words}\n\n"));
     text += &(tables::verdicts(results).text() + "\n");

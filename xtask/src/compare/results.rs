@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What was measured, and looking it up.
+//! What was measured, and queries.
 
 use super::disk::Counters;
 use super::load::{Counted, Latency, Load};
@@ -59,22 +59,22 @@ pub struct Series {
     pub load: &'static Load,
     /// The target.
     pub target: Target,
-    /// One for each round.
+    /// One sample for each round.
     pub samples: Vec<Sample>,
 }
 
 impl Series {
-    /// A number of each sample.
+    /// One value of each sample.
     pub fn values(&self, number: impl Fn(&Sample) -> f64) -> Vec<f64> {
         self.samples.iter().map(number).collect()
     }
 
-    /// The median of a number.
+    /// The median of a value.
     pub fn median(&self, number: impl Fn(&Sample) -> f64) -> f64 {
         statistics::median(&self.values(number)).unwrap_or(0.0)
     }
 
-    /// What is compared: [`Load::unit`].
+    /// The value that is compared: [`Load::unit`].
     pub fn speed(sample: &Sample, load: &Load) -> f64 {
         if load.counts_requests() { sample.rate() } else { sample.megabytes() }
     }
@@ -84,7 +84,7 @@ impl Series {
         self.values(|s| Self::speed(s, self.load))
     }
 
-    /// The median of a latency, where it was taken.
+    /// The median of a latency, if it was measured.
     pub fn latency(&self, which: impl Fn(&Latency) -> f64) -> Option<f64> {
         let values: Vec<f64> = self.samples.iter().filter_map(|s| Some(which(s.counted.latency.as_ref()?))).collect();
         statistics::median(&values)
@@ -101,16 +101,16 @@ impl Series {
     }
 }
 
-/// All that a run found out.
+/// All results of a run.
 #[derive(Debug, Default)]
 pub struct Results {
     /// Measurements, in the order of the report.
     pub series: Vec<Series>,
     /// How each target was encrypted.
     pub verdicts: Vec<(Target, Verdict)>,
-    /// Who did not take part, and why.
+    /// Targets that were not measured, and why.
     pub not_run: Vec<(String, String)>,
-    /// What went wrong.
+    /// What failed.
     pub failed: Vec<String>,
 }
 
@@ -150,8 +150,8 @@ impl Results {
         line(&points)
     }
 
-    /// Microseconds of a request that brings its key along: the median of all measurements, reading and writing apart, and
-    /// how many they are.
+    /// Microseconds of a request that carries its key: the median of all measurements, reading and writing apart, and
+    /// their number.
     pub fn time_with_key_in_request(&self, writing: bool) -> Option<(f64, usize)> {
         let of = |s: &&Series| matches!(s.load, Load::Churn { writing: w, .. } if *w == writing);
         let samples =
@@ -168,7 +168,7 @@ pub struct Cost {
     pub request: f64,
     /// Microseconds more for each key that is programmed.
     pub program: f64,
-    /// How many measurements it is from.
+    /// Number of measurements.
     pub points: usize,
 }
 
@@ -192,7 +192,7 @@ pub mod tests {
     use super::super::verdict::tests::verdict;
     use super::*;
 
-    /// A sample of so many requests of 4 KiB in one second, with so many key programs.
+    /// A sample with this many requests of 4 KiB in one second, and this many program commands.
     pub fn sample(requests: f64, programs: u64) -> Sample {
         Sample {
             counted: Counted {
@@ -207,7 +207,7 @@ pub mod tests {
         }
     }
 
-    /// How many keys are programmed when requests to files, a key each, come at random.
+    /// The number of program commands for random requests to files with a key each.
     fn programs(load: &Load, target: &Target, requests: f64) -> u64 {
         match (load, target.keyslots()) {
             (Load::Churn { files, .. }, Some(slots)) => {

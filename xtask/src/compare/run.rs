@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Making the targets and measuring them in rounds.
+//! Makes the targets, and measures them in rounds.
 
 use super::disk::Counters;
 use super::guest::Guest;
@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 /// Length of a first, discarded measurement.
 const WARM_UP: f64 = 0.3;
 
-/// The first time that a path through the kernel and fio is taken, an emulator has to translate it. `key-churn` begins with
-/// requests of its own that do not count.
+/// An emulator translates each path through the kernel and fio when it is first taken. `key-churn` begins with requests
+/// that do not count.
 fn needs_warm_up(load: &Load) -> bool {
     !load.is_churn()
 }
@@ -65,7 +65,7 @@ pub fn run(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Result
     judge(guest, plan, &said, results)
 }
 
-/// Makes the targets that can be; says why the others cannot. The result is what fscrypt said of each.
+/// Makes the targets that can be made, and records why the others cannot. Returns fscrypt's messages about each.
 fn make(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Results) -> BTreeMap<usize, Said> {
     let mut order: Vec<usize> = (0..plan.targets.len()).collect();
     order.sort_by_key(|at| plan.targets[*at].setup_order());
@@ -80,14 +80,14 @@ fn make(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Results) 
         let made = match missing {
             Some(symbol) => Err(format!("the guest's kernel has no {symbol}")),
             None if needless => {
-                Err("a quick run needs it only to compare others with, which could not be made".to_owned())
+                Err("a quick run needs it only as a base for others, which could not be made".to_owned())
             }
             None => guest.make(plan, target).map_err(|e| format!("{e:#}{}", lacking(target))),
         };
         match made {
             Ok(words) => drop(said.insert(*at, words)),
             Err(reason) => {
-                // What every kernel here can do must work.
+                // Every kernel here supports these, so they must work.
                 if missing.is_none() && target.expected().is_some() && !needless {
                     results.failed.push(format!("{}: {reason}", target.name));
                 }
@@ -99,20 +99,20 @@ fn make(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Results) 
     said
 }
 
-/// Whether nothing that is compared with a target could be made, although something was planned. Only btrfs/plain has its turn
-/// after those that are compared with it.
+/// Whether a target is the base of others, none of which could be made. Only btrfs/plain is made after the targets that
+/// are compared with it.
 fn is_base_of_nothing(plan: &Plan, said: &BTreeMap<usize, Said>, at: usize) -> bool {
     let base = &plan.targets[at];
     let mut others = (0..plan.targets.len()).filter(|n| *n != at && plan.targets[*n].base() == base.name).peekable();
     base.name == "btrfs/plain" && others.peek().is_some() && !others.any(|n| said.contains_key(&n))
 }
 
-/// What a file system in the making probably lacks where it does not encrypt.
+/// What the kernel probably lacks if a file system does not encrypt whose encryption is not merged yet.
 fn lacking(target: &Target) -> String {
     if target.expected().is_some() { String::new() } else { format!("; {}", crate::btrfs::LACKING) }
 }
 
-/// What a way to encrypt needs of the guest's kernel.
+/// The kernel symbol that a way to encrypt needs.
 fn symbol(how: How) -> Option<&'static str> {
     match how {
         How::Plain => None,
@@ -126,7 +126,7 @@ fn symbol(how: How) -> Option<&'static str> {
 fn judge(guest: &mut Guest, plan: &Plan, said: &BTreeMap<usize, Said>, results: &mut Results) -> Result<()> {
     let later = guest.said()?;
     if !later.new.is_empty() {
-        results.failed.push(format!("the kernel spoke when all files had been made: {}", later.new.join("; ")));
+        results.failed.push(format!("fscrypt logged more after all files were made: {}", later.new.join("; ")));
     }
     for (at, words) in said {
         let target = &plan.targets[*at];

@@ -82,7 +82,7 @@ fn row(results: &Results, series: &Series) -> Vec<String> {
     row
 }
 
-/// What a key costs, in a sentence each: programmed into a slot, and brought along by the request.
+/// The cost of a key, in two sentences: programmed into a slot, and carried by the request.
 pub fn costs(results: &Results) -> Vec<String> {
     let mut lines = vec![];
     for (writing, what) in [(false, "reads"), (true, "writes")] {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is compared: file systems, encrypted in different ways.
+//! The targets: file systems, encrypted in different ways.
 
 /// Keyslots of the disks that measure changes of keys; each has a disk of its own.
 pub const KEYSLOTS: [u32; 6] = [1, 4, 16, 32, 256, 1024];
@@ -18,7 +18,7 @@ pub enum Fs {
 }
 
 impl Fs {
-    /// Name, as mount takes it.
+    /// Its name for mount.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
@@ -27,7 +27,7 @@ impl Fs {
         }
     }
 
-    /// What the guest's kernel must have.
+    /// The kernel symbol that it needs.
     pub fn symbol(self) -> &'static str {
         match self {
             Self::Ext4 => "CONFIG_EXT4_FS",
@@ -44,7 +44,7 @@ pub enum How {
     Plain,
     /// fscrypt with `-o inlinecrypt` on the disk with keyslots.
     Native,
-    /// fscrypt with `-o inlinecrypt` on a disk that refuses raw keys, so that blk-crypto-fallback has to do it.
+    /// fscrypt with `-o inlinecrypt` on a disk that refuses raw keys, so that blk-crypto-fallback encrypts.
     Fallback,
     /// fscrypt without `-o inlinecrypt` on the disk with keyslots.
     NoInlinecrypt,
@@ -55,7 +55,7 @@ pub enum How {
 }
 
 impl How {
-    /// Name in those of targets, and in the guest's script.
+    /// Its name in the names of targets and in the guest's script.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -67,7 +67,7 @@ impl How {
         }
     }
 
-    /// What it is, for people.
+    /// Its title.
     pub fn title(self) -> &'static str {
         match self {
             Self::Plain => "not encrypted",
@@ -80,17 +80,17 @@ impl How {
     }
 }
 
-/// Which of the disks.
+/// One of the disks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disk {
     /// The device with the user's options.
     Main,
-    /// The same, but for hardware-wrapped keys alone: what has a raw key falls back. All else is equal: driver,
+    /// The same, but for hardware-wrapped keys alone: requests with a raw key fall back. All else is equal: driver,
     /// interrupts, limits.
     NoRawKeys,
-    /// The same with so many keyslots.
+    /// The same with this many keyslots.
     Keyslots(u32),
-    /// The same without keyslots: each request brings its key along.
+    /// The same without keyslots: each request carries its key.
     KeysInRequests,
     /// Another one with the user's options.
     Spare(u32),
@@ -118,9 +118,9 @@ pub struct Target {
     pub fs: Fs,
     /// How it is encrypted.
     pub how: How,
-    /// Where it lies.
+    /// Its disk.
     pub disk: Disk,
-    /// True for those that measure changes of keys.
+    /// Whether it is for key changes.
     pub churn: bool,
 }
 
@@ -144,7 +144,7 @@ impl Target {
         self.name.replace('/', "-")
     }
 
-    /// Its keyslots where changes of keys are measured and the device does it.
+    /// Its number of keyslots, if it is for key changes and the device encrypts.
     pub fn keyslots(&self) -> Option<u32> {
         match self.disk {
             Disk::Keyslots(n) => Some(n),
@@ -152,21 +152,21 @@ impl Target {
         }
     }
 
-    /// What others are compared with.
+    /// The target that it is compared with.
     pub fn base(&self) -> String {
         if self.churn { "churn/fallback".to_owned() } else { format!("{}/plain", self.fs.name()) }
     }
 
-    /// What it must turn out to be; `None`: nobody knows, as of a file system in the making.
+    /// Who must encrypt it. `None`: not known, because its encryption is not merged yet.
     pub fn expected(&self) -> Option<How> {
         (self.fs != Fs::Btrfs || self.how != How::Native).then_some(self.how)
     }
 
-    /// File systems are made in this order, so that the kernel's words, which are said once in each boot, tell as much as
-    /// they can: a fallback where none should be is noticed.
+    /// The order in which file systems are made. The kernel logs each message once per boot; in this order, they show a
+    /// fallback that should not be.
     pub fn setup_order(&self) -> u8 {
         match (self.how, self.expected()) {
-            // After what is compared with it.
+            // After the targets that are compared with it.
             (How::Plain, _) if self.fs == Fs::Btrfs => 4,
             (How::Plain | How::DmCrypt | How::DmInlinecrypt, _) => 0,
             (How::Native, Some(_)) => 1,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Whether a target was encrypted by the device or by the guest: from what the kernel said and from what the device counted.
-//! The two must agree.
+//! Whether the device or the guest encrypted a target: from the kernel's messages and from the device's counters. The
+//! two must agree.
 
 use super::disk::Counters;
 use super::target::{Disk, How, Target};
@@ -21,7 +21,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// For people.
+    /// Its title.
     pub fn title(self) -> &'static str {
         match self {
             Self::Native => "NATIVE",
@@ -33,33 +33,33 @@ impl Way {
     }
 }
 
-/// What became of a target.
+/// How a target was encrypted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// Who encrypted.
     pub way: Way,
-    /// The kernel's words.
+    /// The kernel's messages.
     pub kernel: String,
     /// The device's counters, in words.
     pub device: String,
-    /// Why this cannot be, or is not what was asked for.
+    /// Why this is a contradiction, or not what was asked for.
     pub problem: Option<String>,
 }
 
-/// fscrypt's words, line by line as they came. The kernel says them once in each boot.
+/// fscrypt's messages, in order. The kernel logs each of them once per boot.
 #[derive(Debug, Default)]
 pub struct Words {
     lines: Vec<String>,
 }
 
-/// What it said when a target was made.
+/// What fscrypt logged when a target was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Said {
     /// New lines about the contents of files.
     pub new: Vec<String>,
-    /// It had said "native" before.
+    /// It had logged "native" before.
     pub native_before: bool,
-    /// It had said "fallback" before.
+    /// It had logged "fallback" before.
     pub fallback_before: bool,
 }
 
@@ -67,7 +67,7 @@ const NATIVE: &str = "blk-crypto (native)";
 const FALLBACK: &str = "blk-crypto-fallback";
 
 impl Words {
-    /// Takes all that it has said until now; returns what is new.
+    /// Takes all messages so far; returns the new ones.
     pub fn feed(&mut self, text: &str) -> Said {
         let before = |what: &str| self.lines.iter().any(|l| l.ends_with(what));
         let (native_before, fallback_before) = (before(NATIVE), before(FALLBACK));
@@ -112,7 +112,7 @@ pub fn judge(target: &Target, said: &Said, counted: Counters, bytes: f64) -> Ver
     };
     let contradiction = contradiction(target, fscrypt, way, said, share);
     let (kernel, contradiction) = match contradiction {
-        // Whether it says "native" now or not at all, because it has said so before: the series is wrong about itself.
+        // The kernel says "native" now, or said so before and is silent now: the series is wrong about itself.
         Some(_) if target.expected().is_none() && way == Way::Fallback => (format!("{kernel}; {KNOWN}"), None),
         problem => (kernel, problem),
     };
@@ -120,7 +120,7 @@ pub fn judge(target: &Target, said: &Said, counted: Counters, bytes: f64) -> Ver
     Verdict { way, kernel, device, problem }
 }
 
-/// Of a file system in the making, the kernel's words alone prove nothing.
+/// For a file system whose encryption is not merged yet, the kernel's messages alone prove nothing.
 const KNOWN: &str = "the device encrypted nothing all the same: a known error of the public btrfs series, whose fscrypt looks for \
     hardware before it says that checksums need the fallback";
 
@@ -129,7 +129,7 @@ fn contradiction(target: &Target, fscrypt: bool, way: Way, said: &Said, share: f
     let percent = 100.0 * share;
     if !fscrypt {
         return (!said.new.is_empty())
-            .then(|| format!("the kernel spoke of fscrypt where there is none: {}", target.name));
+            .then(|| format!("fscrypt logged messages, but this target has no fscrypt: {}", target.name));
     }
     match way {
         Way::Mixed => Some(format!("the device encrypted {percent:.1} % of the bytes: neither native nor fallback")),
@@ -167,7 +167,7 @@ pub mod tests {
     use super::super::target;
     use super::*;
 
-    /// What a target of a good run comes to.
+    /// The verdict on a target in a good run.
     pub fn verdict(target: &Target) -> Verdict {
         let (crypto_bytes, line) = match target.how {
             How::Native => (1000, vec![format!("fscrypt: AES-256-XTS using {NATIVE}")]),

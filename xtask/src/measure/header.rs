@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! On which machine, with which programs and how a run was made.
+//! The header of a report: the machine, the programs and the settings of a run.
 
 use crate::process::{command, output};
 use anyhow::Result;
@@ -12,7 +12,7 @@ use std::path::Path;
 pub struct Header {
     /// In the order of the report.
     pub lines: Vec<(String, String)>,
-    /// What to know before reading on.
+    /// A warning that comes first.
     pub warning: Option<&'static str>,
 }
 
@@ -46,25 +46,25 @@ impl Header {
         self.lines.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
     }
 
-    /// For people.
+    /// As text.
     pub fn text(&self) -> String {
         let warning = self.warning.map(|warning| ("WARNING", warning));
         let lines = self.lines.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(warning);
         lines.map(|(name, value)| format!("{name:<24} {value}\n")).collect()
     }
 
-    /// For programs.
+    /// As JSON.
     pub fn json(&self) -> Value {
         self.lines.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
     }
 }
 
-/// A file that the kernel makes; empty when there is none.
+/// The content of a file such as /proc/cpuinfo; empty if there is none.
 pub fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// What makes crypto fast, as /proc/cpuinfo names it.
+/// CPU features that make crypto fast, by their names in /proc/cpuinfo.
 const FLAGS: &[&str] = &["aes", "vaes", "vpclmulqdq", "avx2", "avx512f"];
 
 /// The processor's name, number of cores and crypto instructions.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The reports' pictures: small ones, so that they can be read on a phone, in colours that a style sheet can exchange for
-//! those of a dark page.
+//! The reports' charts. They are small enough for a phone, and a style sheet can exchange their colours for those of a
+//! dark page.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -35,7 +35,7 @@ pub fn dark_rules() -> String {
     COLOURS.iter().map(rule).collect()
 }
 
-/// A picture that stands alone and follows the reader's choice of light or dark.
+/// A picture for a file of its own. It follows the reader's choice of light or dark.
 pub fn alone(svg: &str) -> String {
     let style = format!("<style>@media (prefers-color-scheme:dark){{{}}}</style>", dark_rules());
     match svg.find('>') {
@@ -50,13 +50,13 @@ const TITLE: i32 = 34;
 
 /// A bar.
 pub struct Bar {
-    /// Before it.
+    /// The label before it.
     pub label: String,
     /// Its length.
     pub value: f64,
     /// The least and the most that was measured.
     pub range: (f64, f64),
-    /// Behind it.
+    /// The label behind it.
     pub text: String,
     /// Its colour.
     pub colour: Colour,
@@ -104,7 +104,7 @@ fn bar(area: &Area, (left, top, height): (i32, i32, i32), scale: f64, bar: &Bar)
     text(area, &bar.text, (right.max(high) + 6, middle), 12, MUTED, LEFT_MIDDLE)
 }
 
-/// Lying bars, all from zero.
+/// Horizontal bars, all from zero.
 pub fn bars(title: &str, bars: &[Bar]) -> Result<String> {
     const HEIGHT: i32 = 24;
     let (left, right) = (124, 104);
@@ -121,7 +121,7 @@ pub fn bars(title: &str, bars: &[Bar]) -> Result<String> {
 
 /// A line over the number of keyslots, or a level if there is only a value without one.
 pub struct Line {
-    /// What it is.
+    /// Its label.
     pub label: String,
     /// Keyslots and value.
     pub points: Vec<(u32, f64)>,

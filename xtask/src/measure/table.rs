@@ -14,7 +14,7 @@ pub struct Table {
     pub numbers: usize,
 }
 
-/// Three digits that count.
+/// Three significant digits.
 pub fn number(value: f64) -> String {
     match value {
         100.0.. => format!("{value:.0}"),
@@ -58,7 +58,7 @@ impl Table {
     }
 }
 
-/// Text for Markdown that means itself.
+/// Escapes Markdown's special characters.
 pub fn escape(text: &str) -> String {
     let special = |c| if r"\|<*`[".contains(c) { vec!['\\', c] } else { vec![c] };
     text.chars().flat_map(special).collect()

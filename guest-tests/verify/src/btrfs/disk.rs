@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::sums::Algorithm;
 
-/// Where the superblock lies.
+/// Offset of the superblock.
 pub const SUPERBLOCK: u64 = 64 << 10;
 const SUPERBLOCK_SIZE: usize = 4096;
 const MAGIC: &[u8] = b"_BHRfS_M";
@@ -38,7 +38,7 @@ pub struct Key {
     pub offset: u64,
 }
 
-/// Numbers, little-endian, out of bytes that may be too few.
+/// Little-endian numbers from bytes, which may be too short.
 #[derive(Clone, Copy)]
 pub struct Bytes<'a>(pub &'a [u8]);
 
@@ -101,9 +101,9 @@ impl Chunk {
 pub struct Btrfs<'a> {
     image: &'a File,
     base: u64,
-    /// Bytes for each of which there is a checksum.
+    /// Bytes of a sector. Each sector has a checksum.
     pub sector: u64,
-    /// How checksums are made.
+    /// The checksums' algorithm.
     pub algorithm: Algorithm,
     node: usize,
     device: u64,
@@ -114,7 +114,7 @@ pub struct Btrfs<'a> {
 }
 
 impl<'a> Btrfs<'a> {
-    /// Reads what is needed to find everything else.
+    /// Reads the superblock, the chunk tree and the root tree.
     pub fn open(image: &'a File, base: u64) -> Result<Self> {
         let mut bytes = vec![0; SUPERBLOCK_SIZE];
         image.read_exact_at(&mut bytes, base + SUPERBLOCK).context("the superblock")?;
@@ -175,7 +175,7 @@ impl<'a> Btrfs<'a> {
         self.walk(*root, visit).with_context(|| format!("tree {id}"))
     }
 
-    /// Where bytes lie on this image: once for each copy.
+    /// Offsets of bytes on this image, one for each copy.
     pub fn places(&self, logical: u64, length: u64) -> Result<Vec<u64>> {
         let (start, chunk) = self.chunks.range(..=logical).next_back().context("an address in no chunk")?;
         let within = logical - start;

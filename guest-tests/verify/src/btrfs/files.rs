@@ -37,7 +37,7 @@ impl Inode {
     }
 }
 
-/// What a part of a file consists of.
+/// The data of a part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
     /// Bytes in the tree itself.
@@ -51,11 +51,11 @@ pub enum Data {
 /// A part of a file.
 #[derive(Clone, Debug)]
 pub struct Extent {
-    /// What it consists of.
+    /// Its data.
     pub data: Data,
     /// Length in the file.
     pub length: u64,
-    /// Where it begins in the extent as it was written: another part of that may be in use elsewhere, or gone.
+    /// Its offset in the extent as it was written. Other parts of that extent may be in use elsewhere, or free.
     pub within: u64,
     /// btrfs' number for the kind of compression; 0: none.
     pub compression: u8,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! btrfs, read from the image alone: where the extents of a file lie, with which nonce each is encrypted, and what the csum tree
-//! says about them.
+//! btrfs, read from the image alone: where the extents of a file are, the nonce of each, and their checksums in the
+//! csum tree.
 //!
-//! btrfs checksums what lies on the disk. So for an encrypted file the csum tree must have the checksums of the ciphertext, and
-//! whoever encrypts, the kernel or the hardware, must have made them.
+//! btrfs checksums the data on the disk. So for an encrypted file the csum tree must have the checksums of the
+//! ciphertext, from the kernel or from the hardware, whichever encrypts.
 //!
-//! | module | what it knows |
+//! | module | content |
 //! |---|---|
 //! | [`disk`] | superblock, chunks, trees: from a logical address to bytes of the image |
 //! | [`sums`] | the four algorithms, and the csum tree |
@@ -32,7 +32,7 @@ use crate::plan::Plan;
 use disk::Btrfs;
 use files::Inodes;
 
-/// What was looked at, and what is wrong.
+/// What was checked, and what is wrong.
 #[derive(Default)]
 pub struct Outcome {
     /// The checksums' algorithm.
@@ -51,11 +51,11 @@ pub struct Outcome {
     pub files_without_checksums: u64,
     /// What is wrong.
     pub wrong: Vec<String>,
-    /// What the contents of the listed files must be.
+    /// The expected contents of the listed files.
     pub plans: Vec<Plan>,
 }
 
-/// Looks at a file system that begins at this offset of the image, and at the listed files in it.
+/// Checks a file system that begins at this offset of the image, and the listed files in it.
 pub fn check(image: &File, base: u64, listed: &[&BtrfsFile], keys: &[MasterKey], plain_dir: &Path) -> Result<Outcome> {
     let fs = Btrfs::open(image, base)?;
     let mut outcome = Outcome { algorithm: fs.algorithm.name(), ..Outcome::default() };

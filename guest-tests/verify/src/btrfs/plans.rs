@@ -18,7 +18,7 @@ use crate::plan::{self, Crypto, Piece, Plan};
 
 const FSCRYPT: u8 = 1;
 
-/// Adds the plans of a file, and says what is wrong with it without looking at its data.
+/// Adds the plans of a file, and what is wrong with it apart from its data.
 pub fn add(
     fs: &Btrfs,
     inodes: &Inodes,
@@ -111,7 +111,7 @@ fn wrong(outcome: &mut Outcome, file: &BtrfsFile, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A part of the file that lies nowhere must read as zeros.
+/// A part of the file without a place on the disk must read as zeros.
 fn absent(plaintext: &[u8], from: u64, to: u64, outcome: &mut Outcome, file: &BtrfsFile) -> Result<()> {
     let to = to.min(plaintext.len() as u64);
     if from < to && plan::range(plaintext, from, to)?.iter().any(|byte| *byte != 0) {
@@ -175,7 +175,7 @@ fn check_sums(
 }
 
 impl Policy {
-    /// From fscrypt's context of an inode as it lies on the disk.
+    /// Parses fscrypt's context of an inode.
     fn of_context(context: &[u8]) -> Result<Self> {
         let bytes = Bytes(context);
         let policy = Self {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Checksums: btrfs' four algorithms, made here by other code than the device's, and the csum tree.
+//! Checksums: btrfs' four algorithms, from other code than the device's, and the csum tree.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use crate::hex;
 const CSUM_TREE: u64 = 7;
 const CSUM_OBJECT: u64 = u64::MAX - 9;
 const CSUM_ITEM: u8 = 128;
-/// A checksum's place in front of what it is about.
+/// Bytes of a metadata block's checksum, which is at its front.
 const PLACE: usize = 32;
-/// A disk that is wrong everywhere has no more to tell after some.
+/// The maximum number of errors: a disk that is wrong everywhere needs no more.
 const MOST_WRONG: usize = 20;
 
 static CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-/// How checksums are made.
+/// A checksum algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// CRC-32C.
@@ -34,7 +34,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// As the superblock names it.
+    /// From its number in the superblock.
     pub fn of(number: u16) -> Result<Self> {
         Ok(match number {
             0 => Self::Crc32c,
@@ -45,7 +45,7 @@ impl Algorithm {
         })
     }
 
-    /// As mkfs.btrfs names it.
+    /// Its name for mkfs.btrfs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Crc32c => "crc32c",
@@ -80,7 +80,7 @@ impl Algorithm {
     }
 }
 
-/// XXH64 (xxHash's specification 0.1.1) with seed 0. The crate that does it is the device's.
+/// XXH64 (xxHash's specification 0.1.1) with seed 0. It is written here because the device uses the crate for it.
 fn xxh64(bytes: &[u8]) -> u64 {
     const P: [u64; 5] = [
         0x9e37_79b1_85eb_ca87,
@@ -152,7 +152,7 @@ impl Sums {
         self.by_address.contains_key(&address)
     }
 
-    /// Compares all of them with checksums of what lies on the image, each copy of it; returns how many that were.
+    /// Compares all checksums with those of the data on the image, for each copy; returns their number.
     pub fn compare(&self, fs: &Btrfs, wrong: &mut Vec<String>) -> Result<u64> {
         let mut compared = 0;
         for (address, sum) in &self.by_address {
