@@ -36,11 +36,11 @@ const CLEAN: [&str; 5] = [
 /// The guest case with which each program has to serve its disk.
 const CASE: &str = "20-native-ext4.sh";
 
-/// Installs the program's package and looks at what is in it.
+/// Installs the program's package and looks at what is in it. An emulator has a thread of its own, and so no sandbox.
 const INSTALL: &str = r#"dpkg --add-architecture CPU
 dpkg --install PACKAGE
 cmp FILE /usr/bin/PROGRAM
-RUN /usr/bin/PROGRAM selftest
+RUN /usr/bin/PROGRAM selftest > found || { test -n "RUN" && ! grep '^FAILED' found | grep -v 'sandbox: 2 threads'; }
 RUN /usr/bin/PROGRAM completions bash | cmp - /usr/share/bash-completion/completions/PROGRAM
 test -s /usr/share/zsh/vendor-completions/_PROGRAM
 test -s /usr/share/fish/vendor_completions.d/PROGRAM.fish
@@ -54,7 +54,7 @@ systemd-analyze verify --man=no /usr/lib/systemd/system/PROGRAM@.socket PROGRAM@
 const DEVICE: &str = r#"#!/bin/sh
 exec unshare OPTIONS -- sh -euc 'mount --rbind /dev "$0/dev"; mount --rbind /proc "$0/proc"
     for dir in "RESULTS" "TEMPORARY"; do mkdir -p "$0$dir"; mount --rbind "$dir" "$0$dir"; done
-    exec chroot "$0" RUN /usr/bin/PROGRAM "$@"' "ROOT" "$@"
+    exec chroot "$0" RUN /usr/bin/PROGRAM "$@"' "ROOT" SANDBOX "$@"
 "#;
 
 /// Installs the driver's package, which builds the module for the guest's kernel.
@@ -138,6 +138,7 @@ fn install(paths: &Paths, cpu: &Cpu, clean: &Path, out: &Path, root: &Path) -> R
     fs::create_dir_all(&results)?;
     let device = root.with_extension("device");
     let script = fill(DEVICE)
+        .replace("SANDBOX", if run.is_empty() { "" } else { "--sandbox none" })
         .replace("OPTIONS", if is_root() { "-m" } else { "-rm" })
         .replace("RESULTS", &results.display().to_string())
         .replace("TEMPORARY", &std::env::temp_dir().display().to_string())
