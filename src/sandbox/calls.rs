@@ -107,10 +107,17 @@ const ANY: &[c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// Older forms, which newer architectures lack.
+/// Older forms, which newer architectures lack. musl looks at a file with `stat` and `lstat`, before it is removed.
 #[cfg(target_arch = "x86_64")]
-const ANY_OF_THIS_CPU: &[c_long] =
-    &[libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_epoll_create, libc::SYS_time, libc::SYS_dup2];
+const ANY_OF_THIS_CPU: &[c_long] = &[
+    libc::SYS_poll,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_create,
+    libc::SYS_time,
+    libc::SYS_dup2,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+];
 #[cfg(not(target_arch = "x86_64"))]
 const ANY_OF_THIS_CPU: &[c_long] = &[];
 
@@ -123,7 +130,7 @@ const OPEN: &[c_long] = &[libc::SYS_openat];
 /// Fail with EACCES. A library asks for the number of CPUs, a panic for the program's symbols.
 const REFUSED: &[c_long] = &[libc::SYS_openat2, libc::SYS_readlinkat, libc::SYS_faccessat, libc::SYS_getcwd];
 #[cfg(target_arch = "x86_64")]
-const REFUSED_OF_THIS_CPU: &[c_long] = &[libc::SYS_readlink, libc::SYS_access, libc::SYS_stat, libc::SYS_lstat];
+const REFUSED_OF_THIS_CPU: &[c_long] = &[libc::SYS_readlink, libc::SYS_access];
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_OF_THIS_CPU: &[c_long] = &[];
 

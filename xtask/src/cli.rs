@@ -39,6 +39,8 @@ pub enum Command {
     Setup(GuestArgs),
     /// Build a kernel with lockdep, KASAN or KCSAN, UBSAN, DMA and fault injection checks, which --debug-kernel then boots
     DebugKernel(DebugKernelArgs),
+    /// Make what others install, in target/dist: static programs for x86-64 and Arm, Debian packages, SHA-256 sums
+    Dist(DistArgs),
     /// Regenerate the manual pages in `man/`
     Man,
     /// Delete the cache: everything downloaded and built outside `target/`
@@ -152,6 +154,17 @@ pub struct FuzzArgs {
     /// Afterwards, add inputs to the corpus in the repository that reach code it does not reach yet
     #[arg(long)]
     pub merge: bool,
+}
+
+/// `dist`
+#[derive(Args)]
+pub struct DistArgs {
+    /// Install all of it in clean Debian trees, and boot a guest with it
+    #[arg(long)]
+    pub check: bool,
+    /// The Debian mirror for packages [default: $DEBIAN_MIRROR, else on Debian the mirror that apt uses]
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
 }
 
 /// The halves of `test`.

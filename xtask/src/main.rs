@@ -16,6 +16,7 @@ mod debian;
 mod debug_kernel;
 mod demo;
 mod device;
+mod dist;
 mod driver;
 mod fstests;
 mod fstests_build;
@@ -82,11 +83,13 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Compare(options) => compare::run(&paths, &options),
         cli::Command::Btrfs(options) => btrfs::run(&paths, &options),
         cli::Command::Setup(options) => {
-            setup::prepare(&paths, &options)?;
+            let prepared = setup::prepare(&paths, &options)?;
+            setup::lacking(&prepared.programs)?.iter().for_each(|line| println!("{line}"));
             println!("everything is ready; try `cargo xtask demo`");
             Ok(true)
         }
         cli::Command::DebugKernel(options) => debug_kernel::run(&paths, &options),
+        cli::Command::Dist(options) => dist::run(&paths, &options),
         cli::Command::Man => man::run(&paths),
         cli::Command::CleanCache => {
             cache::clean(&paths)?;

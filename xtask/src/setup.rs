@@ -8,6 +8,7 @@ use crate::guest_root::{self, GuestRoot, ORDINARY, Recipe};
 use crate::kernel::{self, Kernel};
 use crate::mirror::{self, Mirror};
 use crate::paths::Paths;
+use crate::process::{self, command};
 use crate::qemu::{self, Qemu};
 use crate::{debug_kernel, device, packages, progress, tools, verify};
 use anyhow::{Result, ensure};
@@ -81,11 +82,23 @@ pub fn module(paths: &Paths, machine: &Machine) -> Result<Option<Module>> {
 
 /// Builds the programs.
 pub fn programs(paths: &Paths, machine: &Machine) -> Result<Programs> {
+    programs_beside(paths, machine, device_program(paths)?)
+}
+
+/// Builds the programs that a device needs beside it.
+pub fn programs_beside(paths: &Paths, machine: &Machine, device: PathBuf) -> Result<Programs> {
     Ok(Programs {
-        device: device_program(paths)?,
+        device,
         verifier: progress::step("verifier (cargo build --release)", || device::build_program(paths, verify::PROGRAM))?,
         tools: progress::step("guest programs", || tools::build(paths, &machine.root))?,
     })
+}
+
+/// What the device's `selftest` says this machine lacks. xtask has seen to KVM and QEMU itself.
+pub fn lacking(programs: &Programs) -> Result<Vec<String>> {
+    let text = process::output(command(&programs.device).arg("selftest"))?;
+    let of_xtask = |line: &str| line.contains(" KVM: ") || line.contains(" qemu-system-");
+    Ok(text.lines().filter(|l| l.starts_with("missing") && !of_xtask(l)).map(str::to_owned).collect())
 }
 
 /// Does everything.
