@@ -114,6 +114,10 @@ pub struct TestArgs {
     /// Run only one half
     #[arg(long, value_enum)]
     pub only: Option<Half>,
+    /// Run only what can break by the changes since this branch has left REVISION, committed or not
+    #[arg(long, value_name = "REVISION", num_args = 0..=1, require_equals = true, default_missing_value = "main",
+        conflicts_with_all = ["filter", "only"])]
+    pub changed: Option<String>,
     /// Guest cases that run at a time [default: 2, or 1 on a machine with one CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     pub jobs: Option<u8>,
