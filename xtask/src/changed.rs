@@ -79,6 +79,7 @@ const DIRECTORIES: &[(&str, &[Part])] = &[
     ("systemd/", TEXT),
     ("docs/", TEXT),
     ("man/", TEXT),
+    ("contrib/", TEXT),
     (".github/", TEXT),
 ];
 
