@@ -37,6 +37,8 @@ pub enum Command {
     Btrfs(BtrfsArgs),
     /// Install and build everything that the other commands need, without running anything
     Setup(GuestArgs),
+    /// Start the device and print QEMU's options for it: vng --qemu-opts="$(cargo xtask vng-args)"
+    VngArgs(VngArgs),
     /// Regenerate the manual pages in `man/`
     Man,
     /// Delete the cache: everything downloaded and built outside `target/`
@@ -164,6 +166,35 @@ pub struct ShellArgs {
     /// Size of a new disk image
     #[arg(long, default_value = "1G")]
     pub size: String,
+    /// Options for the device, after `--`
+    #[arg(last = true)]
+    pub device: Vec<String>,
+}
+
+/// `vng-args`
+#[derive(Args)]
+pub struct VngArgs {
+    /// Your kernel's build tree: also build the guest's driver against it, unless the kernel has it built in
+    #[arg(long, value_name = "BUILD_TREE")]
+    pub kdir: Option<PathBuf>,
+    /// The QEMU that vng runs
+    #[arg(long, value_name = "PROGRAM", default_value = crate::qemu::PROGRAM)]
+    pub qemu: PathBuf,
+    /// Attach the disk by vhost-user-blk-pci, with in-band access [default: if QEMU is older than 10.1]
+    #[arg(long)]
+    pub in_band: bool,
+    /// Print options for shared memory of this size, too: vng has its own only when it uses virtiofsd
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// The disk image, created if missing [default: target/vng/disk.img]
+    #[arg(long)]
+    pub image: Option<PathBuf>,
+    /// Size of a new disk image
+    #[arg(long, default_value = "1G")]
+    pub size: String,
+    /// End the device of an earlier call
+    #[arg(long, exclusive = true)]
+    pub stop: bool,
     /// Options for the device, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,

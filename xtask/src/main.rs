@@ -51,6 +51,7 @@ mod tools;
 mod ufs;
 mod verify;
 mod vm;
+mod vng;
 mod watch;
 
 use clap::Parser;
@@ -87,6 +88,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
             println!("everything is ready; try `cargo xtask demo`");
             Ok(true)
         }
+        cli::Command::VngArgs(options) => vng::run(&paths, &options),
         cli::Command::Man => man::run(&paths),
         cli::Command::CleanCache => {
             cache::clean(&paths)?;
