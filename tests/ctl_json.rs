@@ -144,6 +144,36 @@ fn every_command_has_a_section() {
 }
 
 #[test]
+fn each_device_has_a_text_file() {
+    let (sockets, out) = (Files::new(), Files::new());
+    let (first, server) = serve(&sockets.path("a.control"));
+    let (_other, _server) = serve(&sockets.path("b.control"));
+    std::fs::write(out.path("other.prom"), "").expect("file");
+    let programs = Path::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto")).parent().expect("directory");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    let write = || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/grafana/textfiles.sh");
+        let mut command = std::process::Command::new(script);
+        command.args([sockets.directory.path(), out.directory.path()]).env("PATH", &path);
+        let output = command.output().expect("script");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let file = |name: &str| std::fs::read_to_string(out.path(&format!("vhost-user-blk-crypto-{name}.prom")));
+    write();
+    for name in ["a", "b"] {
+        let text = file(name).expect("text file");
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let label = format!("{{disk=\"{name}\"");
+        assert!(samples.len() > 20 && samples.iter().all(|line| line.contains(&label)), "{text}");
+        assert!(text.contains(&format!("keyslots_program_total{label}}} 1\n")), "{text}");
+        assert!(text.contains(&format!("queue_bytes_total{label},queue=\"0\",type=\"crypto_out\"}} 8192\n")), "{text}");
+    }
+    drop((server, first));
+    write();
+    assert!(file("a").is_err() && file("b").is_ok() && out.path("other.prom").exists());
+}
+
+#[test]
 fn top_shows_several_devices() {
     let files = Files::new();
     let [first, second, neither] = ["a.control", "b.control", "c.sock"].map(|name| files.path(name));
