@@ -39,6 +39,8 @@ pub enum Command {
     Setup(GuestArgs),
     /// Start the device and print QEMU's options for it: vng --qemu-opts="$(cargo xtask vng-args)"
     VngArgs(VngArgs),
+    /// Make the documents a book in target/book, and look for dead links; needs mdbook
+    Book,
     /// Regenerate the manual pages in `man/`
     Man,
     /// Delete the cache: everything downloaded and built outside `target/`

@@ -6,6 +6,7 @@
 
 mod accel;
 mod bench;
+mod book;
 mod btrfs;
 mod cache;
 mod case;
@@ -28,6 +29,7 @@ mod host_steps;
 mod job;
 mod kernel;
 mod kills;
+mod links;
 mod man;
 mod measure;
 mod miri;
@@ -89,6 +91,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
             Ok(true)
         }
         cli::Command::VngArgs(options) => vng::run(&paths, &options),
+        cli::Command::Book => book::run(&paths),
         cli::Command::Man => man::run(&paths),
         cli::Command::CleanCache => {
             cache::clean(&paths)?;
