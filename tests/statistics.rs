@@ -196,6 +196,33 @@ fn prometheus_text_is_well_formed_and_says_the_same() {
     }
 }
 
+/// Grafana shows no error for a metric that does not exist.
+#[test]
+fn the_dashboard_asks_for_metrics_that_exist() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../contrib/grafana/dashboard.json")).expect("JSON");
+    let mut guest = Guest::new();
+    guest.device.observer().set_latency(true);
+    some_requests(&mut guest);
+    let metrics = parse_prometheus(&prometheus::text(&guest.device.stats()));
+    let mut names = HashSet::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().expect("targets") {
+            let query = target["expr"].as_str().expect("a query");
+            let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let asked: Vec<_> = words.filter(|word| word.starts_with("vhost_user_blk_crypto")).collect();
+            assert!(!asked.is_empty(), "{query}");
+            for name in asked {
+                let (kind, _) = metrics.get(name.strip_suffix("_bucket").unwrap_or(name)).expect(name);
+                assert_eq!(kind == "histogram", name.ends_with("_bucket"), "{name}");
+                assert_eq!(kind != "gauge", query.contains("rate(") || query.contains("increase("), "{query}");
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    assert!(names.len() >= 25, "{names:?}");
+}
+
 #[test]
 fn the_documentation_is_made_from_the_source() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/statistics.md");

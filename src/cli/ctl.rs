@@ -10,11 +10,11 @@ use vhost_user_blk_crypto::observe::trace::print::TraceFormat;
 /// Query or control a running device through its control socket (the device's option --control)
 #[derive(Debug, Args)]
 pub struct CtlArgs {
-    /// The device's control socket
+    /// The device's control socket; `top` takes several, or a directory: all sockets in it whose names end in "control"
     #[arg(long, value_name = "PATH", global = true)]
-    pub control: Option<PathBuf>,
+    pub control: Vec<PathBuf>,
 
-    /// Print the device's reply as JSON
+    /// Print JSON (docs/ctl-json.md)
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -62,9 +62,9 @@ pub enum CtlCommand {
         #[arg(value_name = "SIZE", value_parser = super::number::nonzero_size)]
         size: Option<u64>,
     },
-    /// Show queues, keyslots and throughput, refreshed until interrupted
+    /// Show queues, keyslots and throughput, refreshed until interrupted; of several devices a line each
     Top {
-        /// Print once and exit (the default when standard output is not a terminal)
+        /// Print once and exit (the default with --json, and when standard output is not a terminal)
         #[arg(long)]
         once: bool,
         /// Seconds between two updates

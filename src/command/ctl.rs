@@ -3,6 +3,7 @@
 //! `ctl`: the client of the control socket.
 
 mod client;
+mod devices;
 mod text;
 mod top;
 
@@ -11,7 +12,7 @@ use std::io::{BufReader, BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use vhost_user_blk_crypto::observe::trace::Reader;
 use vhost_user_blk_crypto::observe::trace::print::{TraceFormat, print};
@@ -32,17 +33,25 @@ pub fn run(args: &CtlArgs) -> Result<ExitCode> {
 fn written(args: &CtlArgs) -> Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     if let CtlCommand::Trace { command: TraceCommand::Dump { file: Some(file), format } } = &args.command {
-        dump(file, *format, &mut out)?;
+        dump(file, args.trace_format(*format), &mut out)?;
         return Ok(out.flush()?);
     }
-    let path = args.control.as_deref().context("no device; give --control PATH, the control socket of the device")?;
+    if let CtlCommand::Top { once, interval } = args.command {
+        ensure!(!args.control.is_empty(), NO_DEVICE);
+        return top::run(&args.control, once, interval, args.json);
+    }
+    let path = match args.control.as_slice() {
+        [path] => path,
+        [] => bail!(NO_DEVICE),
+        _ => bail!("only top shows several devices; give --control once"),
+    };
     let mut client = ControlClient::connect(path)?;
     let (request, show): (Value, fn(&Value) -> String) = match &args.command {
         CtlCommand::Status => (json!({ "command": "status" }), text::status),
         CtlCommand::Stats { format: StatsFormat::Prometheus } => {
-            let reply = client.ask(&json!({ "command": "stats", "format": "prometheus" }))?;
-            write!(out, "{}", reply["text"].as_str().unwrap_or_default())?;
-            return Ok(out.flush()?);
+            (json!({ "command": "stats", "format": "prometheus" }), |reply| {
+                reply["text"].as_str().unwrap_or_default().to_owned()
+            })
         }
         CtlCommand::Stats { format: StatsFormat::Json } => (json!({ "command": "stats" }), pretty),
         CtlCommand::Stats { format: StatsFormat::Text } => (json!({ "command": "stats" }), text::stats),
@@ -59,7 +68,8 @@ fn written(args: &CtlArgs) -> Result<()> {
             TraceCommand::Off => (json!({ "command": "trace", "action": "off" }), text::trace),
             TraceCommand::Dump { format, .. } => {
                 let reply = client.ask(&json!({ "command": "trace", "action": "dump" }))?;
-                dump(Path::new(reply["file"].as_str().unwrap_or_default()), *format, &mut out)?;
+                let file = Path::new(reply["file"].as_str().unwrap_or_default());
+                dump(file, args.trace_format(*format), &mut out)?;
                 return Ok(out.flush()?);
             }
         },
@@ -78,14 +88,20 @@ fn written(args: &CtlArgs) -> Result<()> {
             (json!({ "command": "reset-engine" }), |reply| format!("{} keys are lost\n", reply["lost_keys"]))
         }
         CtlCommand::Resize { size } => (json!({ "command": "resize", "bytes": size }), text::resize),
-        CtlCommand::Top { once, interval } => {
-            drop(out);
-            return top::run(&mut client, *once, *interval);
-        }
+        CtlCommand::Top { .. } => return Ok(()), // above
     };
     let reply = client.ask(&request)?;
     write!(out, "{}", if args.json { pretty(&reply) } else { show(&reply) })?;
     Ok(out.flush()?)
+}
+
+const NO_DEVICE: &str = "no device; give --control PATH, the control socket of the device";
+
+impl CtlArgs {
+    /// With --json, a trace is not text.
+    fn trace_format(&self, wanted: TraceFormat) -> TraceFormat {
+        if self.json && wanted == TraceFormat::Text { TraceFormat::Jsonl } else { wanted }
+    }
 }
 
 fn pretty(reply: &Value) -> String {

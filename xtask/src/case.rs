@@ -238,6 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn the_case_that_contributors_copy() {
+        let guide = include_str!("../../CONTRIBUTING.md");
+        let lines = guide.lines().skip_while(|line| !line.starts_with("    # SPDX"));
+        let text: String = lines.map_while(|line| line.strip_prefix("    ")).map(|line| format!("{line}\n")).collect();
+        let case = parse(&text).unwrap();
+        assert_eq!(
+            (case.device, case.check_fscrypt, case.stats.len()),
+            (vec!["--keyslots".into(), "2".into()], true, 1)
+        );
+    }
+
+    #[test]
     fn mistakes_are_refused() {
         assert!(parse("#!/bin/sh\n").is_err());
         for line in [

@@ -41,6 +41,10 @@ pub enum Command {
     DebugKernel(DebugKernelArgs),
     /// Make what others install, in target/dist: static programs for x86-64 and Arm, Debian packages, SHA-256 sums
     Dist(DistArgs),
+    /// Start the device and print QEMU's options for it: vng --qemu-opts="$(cargo xtask vng-args)"
+    VngArgs(VngArgs),
+    /// Make the documents a book in target/book, and look for dead links; needs mdbook
+    Book,
     /// Regenerate the manual pages in `man/`
     Man,
     /// Delete the cache: everything downloaded and built outside `target/`
@@ -131,6 +135,10 @@ pub struct TestArgs {
     /// Run only one half
     #[arg(long, value_enum)]
     pub only: Option<Half>,
+    /// Run only what can break by the changes since this branch has left REVISION, committed or not
+    #[arg(long, value_name = "REVISION", num_args = 0..=1, require_equals = true, default_missing_value = "main",
+        conflicts_with_all = ["filter", "only"])]
+    pub changed: Option<String>,
     /// Guest cases that run at a time [default: 2, or 1 on a machine with one CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     pub jobs: Option<u8>,
@@ -188,6 +196,35 @@ pub struct ShellArgs {
     /// Size of a new disk image
     #[arg(long, default_value = "1G")]
     pub size: String,
+    /// Options for the device, after `--`
+    #[arg(last = true)]
+    pub device: Vec<String>,
+}
+
+/// `vng-args`
+#[derive(Args)]
+pub struct VngArgs {
+    /// Your kernel's build tree: also build the guest's driver against it, unless the kernel has it built in
+    #[arg(long, value_name = "BUILD_TREE")]
+    pub kdir: Option<PathBuf>,
+    /// The QEMU that vng runs
+    #[arg(long, value_name = "PROGRAM", default_value = crate::qemu::PROGRAM)]
+    pub qemu: PathBuf,
+    /// Attach the disk by vhost-user-blk-pci, with in-band access [default: if QEMU is older than 10.1]
+    #[arg(long)]
+    pub in_band: bool,
+    /// Print options for shared memory of this size, too: vng has its own only when it uses virtiofsd
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// The disk image, created if missing [default: target/vng/disk.img]
+    #[arg(long)]
+    pub image: Option<PathBuf>,
+    /// Size of a new disk image
+    #[arg(long, default_value = "1G")]
+    pub size: String,
+    /// End the device of an earlier call
+    #[arg(long, exclusive = true)]
+    pub stop: bool,
     /// Options for the device, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,

@@ -33,11 +33,7 @@ pub fn build(paths: &Paths, root: &GuestRoot, kernel: &Kernel) -> Result<Option<
     match &kernel.origin {
         Origin::User { module: false, .. } => return Ok(None),
         Origin::User { kdir, module: true } => {
-            crate::cache::remove_tree(&out)?;
-            sources.write(&out)?;
-            let mut make = command("make");
-            make.arg("-C").arg(kdir).arg(format!("M={}", out.display())).arg("modules");
-            run_logged(&mut make, &log).context("the module did not build against --kdir")?;
+            build_against(&sources, kdir, &out, &log)?;
         }
         Origin::Debian => {
             let script = format!("make -C /lib/modules/{}/build M=\"$PWD\" modules", root.release);
@@ -46,6 +42,21 @@ pub fn build(paths: &Paths, root: &GuestRoot, kernel: &Kernel) -> Result<Option<
         }
     }
     Ok(Some(Module { warnings: warnings(&log), file }))
+}
+
+/// Builds the module against the build tree of a user's own kernel. Nothing is written there.
+pub fn for_tree(paths: &Paths, kdir: &Path, out: &Path) -> Result<PathBuf> {
+    let sources = Sources::read(&paths.root.join("guest-driver"))?;
+    build_against(&sources, kdir, out, &out.join("build.log"))?;
+    Ok(out.join(format!("{MODULE}.ko")))
+}
+
+fn build_against(sources: &Sources, kdir: &Path, out: &Path, log: &Path) -> Result<()> {
+    crate::cache::remove_tree(out)?;
+    sources.write(out)?;
+    let mut make = command("make");
+    make.arg("-C").arg(kdir).arg(format!("M={}", out.display())).arg("modules");
+    run_logged(&mut make, log).context("the module did not build against --kdir")
 }
 
 fn warnings(log: &Path) -> Vec<String> {

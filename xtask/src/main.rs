@@ -6,9 +6,11 @@
 
 mod accel;
 mod bench;
+mod book;
 mod btrfs;
 mod cache;
 mod case;
+mod changed;
 mod cli;
 mod compare;
 mod console;
@@ -29,12 +31,14 @@ mod host_steps;
 mod job;
 mod kernel;
 mod kills;
+mod links;
 mod man;
 mod measure;
 mod miri;
 mod mirror;
 mod packages;
 mod paths;
+mod plan;
 mod process;
 mod progress;
 mod qemu;
@@ -51,6 +55,7 @@ mod tools;
 mod ufs;
 mod verify;
 mod vm;
+mod vng;
 mod watch;
 
 use clap::Parser;
@@ -90,6 +95,8 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         }
         cli::Command::DebugKernel(options) => debug_kernel::run(&paths, &options),
         cli::Command::Dist(options) => dist::run(&paths, &options),
+        cli::Command::VngArgs(options) => vng::run(&paths, &options),
+        cli::Command::Book => book::run(&paths),
         cli::Command::Man => man::run(&paths),
         cli::Command::CleanCache => {
             cache::clean(&paths)?;

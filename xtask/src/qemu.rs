@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PROGRAM: &str = "qemu-system-x86_64";
+/// QEMU's usual name.
+pub const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGES: &[&str] = &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 /// The device that forwards any backend's features; QEMU 10.1 and newer have it.
 pub const GENERIC_DEVICE: &str = "vhost-user-test-device-pci";
@@ -56,6 +57,11 @@ impl Qemu {
         process::output(self.command().args(["-machine", "none", "-device", "help"]))
             .is_ok_and(|text| text.contains(&format!("\"{GENERIC_DEVICE}\"")))
     }
+}
+
+/// Whether this QEMU can attach the device with all of its features.
+pub fn forwards_features(program: &Path) -> Result<bool> {
+    Ok(Qemu::new(program.to_path_buf(), None)?.has_generic_device())
 }
 
 /// Finds a QEMU, or fetches one.

@@ -3,16 +3,18 @@
 
 use crate::device::cargo;
 use crate::paths::Paths;
+use crate::plan::Plan;
 use crate::process::{self, run_logged};
 use crate::progress::{line, timed};
 use crate::report::Report;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// Runs all of them; with filters only the tests that match.
-pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
-    if filters.is_empty() {
+/// Runs those that the plan has.
+pub fn run(paths: &Paths, report: &mut Report, plan: &Plan) {
+    if plan.lints {
         let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         check(paths, report, "cargo fmt", cargo(paths).args(["fmt", "--all", "--check", "--", "-l"]));
         check(paths, report, "cargo clippy", cargo(paths).args(clippy));
@@ -23,8 +25,11 @@ pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
             check(paths, report, "cargo audit", cargo(paths).arg("audit"));
         }
     }
-    tests(paths, report, filters);
-    if filters.is_empty() {
+    for (number, arguments) in plan.tests.iter().enumerate() {
+        let log = if number == 0 { "cargo-test".to_owned() } else { format!("cargo-test-{}", number + 1) };
+        tests(paths, report, &paths.fresh_log(&log), arguments, &plan.filters);
+    }
+    if plan.optimised {
         // Rules that only optimised code must keep.
         let packages = ["--package", "scattered-xts", "--package", "vhost-user-blk-crypto"];
         let tests = ["--test", "xts", "--test", "key_stack", "--test", "sandbox", "--", "no_key_stays_"];
@@ -32,7 +37,7 @@ pub fn run(paths: &Paths, report: &mut Report, filters: &[String]) {
         cargo.args(["test", "--release"]).args(packages).args(tests);
         check(paths, report, "cargo test, optimised", &mut cargo);
     }
-    if filters.is_empty() || filters.iter().any(|filter| "fuzz".contains(filter.as_str())) {
+    if plan.fuzz {
         crate::fuzz::check(paths, report);
     }
 }
@@ -63,18 +68,18 @@ fn installed(paths: &Paths, report: &mut Report, tool: &str) -> bool {
     there
 }
 
-fn tests(paths: &Paths, report: &mut Report, filters: &[String]) {
-    let log = paths.fresh_log("cargo-test");
+/// Runs cargo's tests in these packages.
+fn tests(paths: &Paths, report: &mut Report, log: &Path, packages: &[String], filters: &[String]) {
     let device = LoopDevice::new();
     let (result, took) = timed("cargo test", || {
         let mut cargo = cargo(paths);
-        cargo.args(["test", "--workspace", "--no-fail-fast", "--color=never", "--"]).args(filters);
+        cargo.arg("test").args(packages).args(["--no-fail-fast", "--color=never", "--"]).args(filters);
         if let Some(device) = &device {
             cargo.arg("--include-ignored").env("VUBC_BLOCK_DEVICE", &device.path);
         }
-        run_logged(&mut cargo, &log)
+        run_logged(&mut cargo, log)
     });
-    let totals = Totals::parse(&process::text(&log));
+    let totals = Totals::parse(&process::text(log));
     match result {
         Err(e) if totals.failed.is_empty() => report.fail("cargo test", took, &format!("{e:#}")),
         result => {
@@ -144,7 +149,7 @@ impl Totals {
             } else if let Some((name, verdict)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) {
                 let name = name.trim_end();
                 if verdict.starts_with("FAILED") {
-                    totals.failed.push((format!("cargo test: {name}"), "see target/xtask-logs/cargo-test.log".into()));
+                    totals.failed.push((format!("cargo test: {name}"), "see its log in target/xtask-logs".into()));
                 } else if let Some(reason) = verdict.strip_prefix("ignored") {
                     let reason = reason.trim_start_matches(", ");
                     let reason = if reason.is_empty() { "marked #[ignore]" } else { reason };

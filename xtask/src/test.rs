@@ -2,14 +2,15 @@
 //! `cargo xtask test`: everything, with one summary.
 
 use crate::case::{self, Case};
-use crate::cli::{Half, TestArgs};
+use crate::cli::TestArgs;
 use crate::paths::Paths;
+use crate::plan::Plan;
 use crate::progress::timed;
 use crate::report::Report;
 use crate::run_case::{self, Outcome};
 use crate::setup::{self, Prepared};
 use crate::{compare, driver, guest_root, packages};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -17,31 +18,29 @@ use std::time::{Duration, Instant};
 
 /// Runs the checks and prints the summary; true when nothing failed.
 pub fn run(paths: &Paths, args: &TestArgs) -> Result<bool> {
+    let plan = Plan::new(paths, args)?;
+    if args.changed.is_some() {
+        println!("what the changes can break: {}", plan.describe());
+        plan.notes.iter().for_each(|note| println!("not tested here: {note}"));
+        if !plan.has_rust() && !plan.has_guest() {
+            return Ok(true);
+        }
+    }
     let mut report = Report::default();
-    if args.only != Some(Half::Guest) {
+    if plan.has_rust() {
         if let Err(e) = packages::ensure_rust_side(paths) {
             eprintln!("{e:#}");
         }
-        crate::rust_checks::run(paths, &mut report, &args.filter);
+        crate::rust_checks::run(paths, &mut report, &plan);
     }
-    if args.only != Some(Half::Rust) {
-        guest(paths, args, &mut report)?;
+    if plan.has_guest() {
+        guest(paths, args, &plan, &mut report)?;
     }
     Ok(report.finish())
 }
 
-fn guest(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<()> {
-    let mut scripts = case::scripts(&paths.guest_tests("cases"))?;
-    if !args.filter.is_empty() {
-        scripts.retain(|s| args.filter.iter().any(|f| case::name(s).contains(f.as_str())));
-    }
-    let compare = args.filter.is_empty() || args.filter.iter().any(|f| compare::SMOKE_TEST.contains(f.as_str()));
-    if scripts.is_empty() && !compare {
-        if args.filter.is_empty() || args.only == Some(Half::Guest) {
-            bail!("no guest case is selected");
-        }
-        return Ok(());
-    }
+fn guest(paths: &Paths, args: &TestArgs, plan: &Plan, report: &mut Report) -> Result<()> {
+    let (scripts, compare) = (&plan.cases, plan.compare);
     match prepare(paths, args, report) {
         Ok(prepared) => {
             eprintln!(
@@ -50,14 +49,14 @@ fn guest(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<()> {
                 prepared.machine.qemu.version,
                 prepared.machine.accel.name()
             );
-            cases(paths, &prepared, &scripts, args, report);
+            cases(paths, &prepared, scripts, args, report);
             if compare {
                 smoke_test(paths, &prepared, report);
             }
         }
         Err(e) => {
             report.fail("guest setup", Duration::ZERO, &format!("{e:#}"));
-            for script in &scripts {
+            for script in scripts {
                 report.skip(&guest_name(script), Duration::ZERO, "not run: the guest could not be set up");
             }
             if compare {

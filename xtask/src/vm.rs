@@ -17,9 +17,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Size of the device's config space, crypto fields included.
-const CONFIG_SIZE: u32 = 104;
+pub const CONFIG_SIZE: u32 = 104;
 /// virtio's number for block devices.
-const VIRTIO_ID_BLOCK: u32 = 2;
+pub const VIRTIO_ID_BLOCK: u32 = 2;
 const GUEST_MEMORY_MIB: u32 = 1024;
 
 /// How the backend is attached.

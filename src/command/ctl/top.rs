@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `ctl top`: the difference between two samples, as a screen.
+//! `ctl top`: the difference between two samples, as a screen or as JSON.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use anyhow::Result;
 use rustix::termios::tcgetwinsize;
 use serde_json::{Value, json};
 
-use super::client::ControlClient;
+use super::devices::{Change, Devices, Look, sum};
 use super::text::{list, number, table};
 
 /// Switches to the alternate screen and hides the cursor (ECMA-48, xterm's private modes).
@@ -24,29 +25,15 @@ const HOME: &str = "\x1b[H";
 const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_REST: &str = "\x1b[J";
 
-/// One sample of all that the screen shows.
-struct Look {
-    at: Instant,
-    stats: Value,
-    keyslots: Value,
-}
-
-impl Look {
-    fn take(client: &mut ControlClient) -> Result<Self> {
-        let stats = client.ask(&json!({ "command": "stats" }))?;
-        let keyslots = client.ask(&json!({ "command": "keyslots" }))?;
-        Ok(Self { at: Instant::now(), stats, keyslots })
-    }
-}
-
-pub fn run(client: &mut ControlClient, once: bool, interval: f64) -> Result<()> {
+pub fn run(paths: &[PathBuf], once: bool, interval: f64, json: bool) -> Result<()> {
     let interval = Duration::from_secs_f64(interval);
     let mut out = std::io::stdout();
-    let mut before = Look::take(client)?;
-    if once || !out.is_terminal() {
+    let mut devices = Devices::new(paths);
+    devices.look()?;
+    if once || json || !out.is_terminal() {
         std::thread::sleep(interval);
-        let now = Look::take(client)?;
-        out.write_all(screen(&before, &now).as_bytes())?;
+        let looks = devices.look()?;
+        out.write_all(if json { in_json(&looks) } else { screen(&devices, &looks) }.as_bytes())?;
         return Ok(());
     }
     let ended = Arc::new(AtomicBool::new(false));
@@ -60,18 +47,17 @@ pub fn run(client: &mut ControlClient, once: bool, interval: f64) -> Result<()> 
             // The sleep resumes after a signal, so it must be short.
             std::thread::sleep(Duration::from_millis(50).min(interval));
         }
-        let now = Look::take(client)?;
+        let looks = devices.look()?;
         let size = tcgetwinsize(&out)?;
         let (rows, columns) = (usize::from(size.ws_row.max(2)), usize::from(size.ws_col.max(10)));
         let mut frame = HOME.to_owned();
-        for line in screen(&before, &now).lines().take(rows - 1) {
+        for line in screen(&devices, &looks).lines().take(rows - 1) {
             let line: String = line.chars().take(columns).collect();
             let _ = write!(frame, "{line}{CLEAR_LINE}\r\n"); // to a string
         }
         frame += CLEAR_REST;
         out.write_all(frame.as_bytes())?;
         out.flush()?;
-        before = now;
     }
     Ok(())
 }
@@ -93,13 +79,74 @@ impl Drop for Screen {
     }
 }
 
-/// The screen for two samples.
-fn screen(before: &Look, now: &Look) -> String {
-    let seconds = now.at.duration_since(before.at).as_secs_f64().max(1e-3);
-    let rate = |path: &str| {
-        let count = |look: &Look| look.stats.pointer(path).map_or(0, number);
-        count(now).saturating_sub(count(before)) as f64 / seconds
-    };
+/// One device in detail, or a line for each of several.
+fn screen(devices: &Devices, looks: &[Change]) -> String {
+    match looks {
+        [one] if devices.is_one() => detail(one),
+        [] => "no device answers\n".into(),
+        _ => overview(looks),
+    }
+}
+
+fn in_json(looks: &[Change]) -> String {
+    let devices: Vec<_> = looks
+        .iter()
+        .map(|change| {
+            json!({
+                "control": change.control.to_string_lossy(),
+                "seconds": change.seconds,
+                "rates": change.rates(),
+                "stats": change.now.stats,
+                "keyslots": change.now.keyslots["keyslots"],
+            })
+        })
+        .collect();
+    format!("{:#}\n", json!({ "devices": devices }))
+}
+
+fn overview(looks: &[Change]) -> String {
+    let header = [
+        "device",
+        "requests/s",
+        "read MiB/s",
+        "write",
+        "decrypted",
+        "encrypted",
+        "errors/s",
+        "programs/s",
+        "hits/s",
+        "NOKEY/s",
+        "keys",
+    ];
+    let rows: Vec<_> = looks
+        .iter()
+        .map(|change| {
+            let rates = change.rates();
+            let rate = |path: &str| rates.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
+            let mebi = |path: &str| format!("{:.1}", rate(path) / f64::from(1 << 20));
+            vec![
+                change.control.display().to_string(),
+                format!("{:.0}", change.queue_rate("requests")),
+                mebi("/bytes/in"),
+                mebi("/bytes/out"),
+                mebi("/bytes/crypto_in"),
+                mebi("/bytes/crypto_out"),
+                format!("{:.0}", change.queue_rate("errors")),
+                format!("{:.1}", rate("/keyslots/program")),
+                format!("{:.0}", rate("/keyslots/hits")),
+                format!("{:.0}", rate("/keyslots/nokey")),
+                list(&change.now.keyslots["keyslots"]).count().to_string(),
+            ]
+        })
+        .collect();
+    table(&header, &rows)
+}
+
+/// The screen of one device.
+fn detail(change: &Change) -> String {
+    let Change { before, now, seconds, .. } = change;
+    let rates = change.rates();
+    let rate = |path: &str| rates.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
     let mebi = |bytes: f64| format!("{:.1} MiB/s", bytes / f64::from(1 << 20));
     let mut out = String::new();
     let _ = writeln!(
@@ -132,16 +179,12 @@ fn screen(before: &Look, now: &Look) -> String {
             micros("/latency/program/p50_ns"),
         );
     }
-    let _ = write!(out, "\n{}", queues(before, now, seconds));
-    let _ = write!(out, "\n{}", slots(before, now, seconds));
+    let _ = write!(out, "\n{}", queues(before, now, *seconds));
+    let _ = write!(out, "\n{}", slots(before, now, *seconds));
     out
 }
 
 fn queues(before: &Look, now: &Look, seconds: f64) -> String {
-    let sum = |queue: &Value, name: &str| {
-        let types = queue["types"].as_object().into_iter().flat_map(|types| types.values());
-        types.map(|counters| number(&counters[name])).sum::<u64>()
-    };
     let rows: Vec<_> = list(&now.stats["queues"])
         .map(|queue| {
             let then = list(&before.stats["queues"]).find(|then| then["queue"] == queue["queue"]);
