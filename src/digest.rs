@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Digests of data units, as file systems store them: ciphertext in, digests out. No keys, no DUNs, no guest memory.
+//! Digests of the ciphertext of data units. This module knows no keys, no DUNs and no guest memory.
 //!
-//! A digest has the bytes that btrfs stores. All that computes is in other crates.
+//! A digest consists of the bytes that btrfs stores. Other crates compute it.
 
 #![forbid(unsafe_code)]
 
@@ -13,8 +13,8 @@ use serde::{Serialize, Serializer};
 use sha2::Digest;
 use smallvec::SmallVec;
 
-/// Digests that need no memory of their own: of a few data units, which most requests have.
-pub const INLINE_BYTES: usize = 128;
+/// Bytes of digests that need no allocation. They are a part of the context of each request, so there are few.
+pub const INLINE_BYTES: usize = 32;
 
 /// A digest algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +30,10 @@ pub enum DigestAlgorithm {
 }
 
 impl DigestAlgorithm {
-    /// All that there are.
+    /// All algorithms.
     pub const ALL: [Self; 4] = [Self::Crc32c, Self::Xxhash64, Self::Sha256, Self::Blake2b256];
 
-    /// Its name, as btrfs's tools write it; BLAKE2b with its size.
+    /// The name: that of the btrfs tools, but for BLAKE2b with the size of the digest.
     pub fn name(self) -> &'static str {
         match self {
             Self::Crc32c => "crc32c",
@@ -52,7 +52,7 @@ impl DigestAlgorithm {
         }
     }
 
-    /// The digest of some bytes.
+    /// Digests some bytes.
     pub fn digest(self, bytes: &[u8]) -> SmallVec<[u8; 32]> {
         let mut digest = SmallVec::new();
         self.append(bytes, |part| digest.extend_from_slice(part));
@@ -92,7 +92,7 @@ impl Serialize for DigestAlgorithm {
     }
 }
 
-/// The digests of a request's data units, in order.
+/// The digests of the data units of a request, in order.
 #[derive(Debug)]
 pub struct Digests {
     algorithm: DigestAlgorithm,
@@ -101,11 +101,15 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// None yet, with memory for so many bytes of them. `None`: there is no memory.
-    pub fn new(algorithm: DigestAlgorithm, unit_bits: u8, room: usize) -> Option<Self> {
-        let mut bytes = SmallVec::new();
-        bytes.try_reserve_exact(room).ok()?;
-        Some(Self { algorithm, unit_bits, bytes })
+    /// No digests yet.
+    pub fn new(algorithm: DigestAlgorithm, unit_bits: u8) -> Self {
+        Self { algorithm, unit_bits, bytes: SmallVec::new() }
+    }
+
+    /// Allocates memory for so many bytes of digests. Returns false if there is none.
+    #[must_use]
+    pub fn reserve(&mut self, bytes: usize) -> bool {
+        self.bytes.try_reserve_exact(bytes).is_ok()
     }
 
     /// Bytes of a data unit.
@@ -113,8 +117,8 @@ impl Digests {
         1u64.checked_shl(self.unit_bits.into()).unwrap_or(u64::MAX)
     }
 
-    /// Digests whole data units, `offset` bytes from the first one of the request. Of what follows in the request nothing is
-    /// known any more: it may come a second time when the image could not be used in place after all.
+    /// Digests whole data units. The first one begins `offset` bytes into the request. Digests of this and later data units that
+    /// were there before are dropped: the engine repeats a part if it could not use the image in place after all.
     #[inline]
     pub fn add(&mut self, offset: u64, ciphertext: &[u8]) {
         let unit = usize::try_from(self.unit()).unwrap_or(usize::MAX);
@@ -126,28 +130,26 @@ impl Digests {
         }
     }
 
-    /// As [`add`](Self::add), with the CRC-32C of each data unit if somebody has computed it already.
+    /// As [`add`](Self::add), for a cipher that computes the CRC-32Cs itself: returns room for those of `len` bytes. `None`: the
+    /// algorithm is another one.
     #[inline]
-    pub fn add_with(&mut self, offset: u64, ciphertext: &[u8], crcs: &[u32]) {
-        let units = ciphertext.len() >> self.unit_bits.min(31);
-        if self.algorithm != DigestAlgorithm::Crc32c || crcs.len() != units {
-            return self.add(offset, ciphertext);
+    pub fn crc32c_room(&mut self, offset: u64, len: usize) -> Option<&mut [[u8; 4]]> {
+        if self.algorithm != DigestAlgorithm::Crc32c {
+            return None;
         }
         self.add(offset, &[]);
-        crcs.iter().for_each(|crc| self.bytes.extend_from_slice(&crc.to_le_bytes()));
+        let before = self.bytes.len();
+        self.bytes.resize(before + 4 * (len >> self.unit_bits.min(31)), 0);
+        Some(self.bytes.get_mut(before..)?.as_chunks_mut().0)
     }
 
-    /// The binary logarithm of the data unit size, if the digests are CRC-32Cs.
-    pub fn crc32c_unit_bits(&self) -> Option<u8> {
-        (self.algorithm == DigestAlgorithm::Crc32c).then_some(self.unit_bits)
-    }
-
-    /// All of them, one after the other.
+    /// The digests.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Flips a bit in those of data units whose numbers, from `first` on, are multiples of `every`: for a fault.
+    /// Makes digests wrong, for a fault: those of data units whose numbers are multiples of `every`. `first` is the number of the
+    /// first data unit.
     pub fn flip(&mut self, first: u128, every: u64) {
         for (digest, number) in self.bytes.chunks_exact_mut(self.algorithm.size()).zip(0u128..) {
             if first.wrapping_add(number).is_multiple_of(every.into())
@@ -167,8 +169,8 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Published values: RFC 3720 B.4 (CRC-32C), the xxHash specification's and Python xxhash's (XXH64), FIPS 180-4's examples
-    /// (SHA-256), the BLAKE2 site's b2sum -l 256 (BLAKE2b-256). CRC-32C and XXH64 in memory order, so reversed.
+    /// Published values. CRC-32C: RFC 3720, B.4. XXH64: the xxHash specification, and xxhash for Python. SHA-256: the examples of
+    /// FIPS 180-4. BLAKE2b-256: `b2sum -l 256` of the BLAKE2 site. The first two are little-endian here.
     #[test]
     fn published_values() {
         use DigestAlgorithm::{Blake2b256, Crc32c, Sha256, Xxhash64};
@@ -197,7 +199,8 @@ mod tests {
         let data: Vec<u8> = (0..40 * 512u32).map(|i| (i.wrapping_mul(i) >> 5) as u8).collect();
         for algorithm in DigestAlgorithm::ALL {
             let expected: Vec<u8> = data.chunks(1024).flat_map(|unit| algorithm.digest(unit)).collect();
-            let mut digests = Digests::new(algorithm, 10, 20 * algorithm.size()).expect("memory");
+            let mut digests = Digests::new(algorithm, 10);
+            assert!(digests.reserve(20 * algorithm.size()));
             for (offset, len) in [(0, 3), (3, 1), (0, 7), (7, 13), (12, 8)] {
                 digests.add(offset << 10, &data[(offset as usize) << 10..][..len << 10]);
             }
@@ -209,6 +212,6 @@ mod tests {
             assert_eq!(algorithm.name().parse(), Ok(algorithm));
         }
         assert!("blake2b".parse::<DigestAlgorithm>().expect_err("unknown").contains("blake2b-256"));
-        assert!(Digests::new(DigestAlgorithm::Sha256, 9, usize::MAX).is_none());
+        assert!(!Digests::new(DigestAlgorithm::Sha256, 9).reserve(usize::MAX));
     }
 }

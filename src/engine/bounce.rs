@@ -59,11 +59,6 @@ impl BounceBuffer<'_> {
         }
     }
 
-    /// Its first `len` bytes, to be filled.
-    pub(super) fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
-        self.buffer.as_mut().and_then(|buffer| buffer.bytes_mut().get_mut(..len)).unwrap_or_default()
-    }
-
     /// What its first `len` bytes hold.
     pub(super) fn bytes(&self, len: usize) -> &[u8] {
         self.buffer.as_ref().and_then(|buffer| buffer.bytes().get(..len)).unwrap_or_default()

@@ -2,9 +2,10 @@
 
 //! Requests with digests.
 //!
-//! A digest is made of the very bytes that the engine decrypts or has encrypted, in memory that nobody else writes: in a bounce
-//! buffer. Others may write the image at any moment, so where it is used in place, a bounce buffer gets the ciphertext as well
-//! ([`Tee`]). The digests stay in private memory until the request has succeeded.
+//! The digest of a data unit is made of the same bytes that the engine decrypts or has encrypted. Others may write the image at
+//! any moment, so these bytes are not read from there a second time. A cipher that computes CRC-32C gives the digests with the
+//! data, in one pass. In all other cases, the ciphertext lies in a bounce buffer, which nobody else writes. The digests stay in
+//! private memory until the request succeeds.
 
 use super::bounce::BounceBuffer;
 use super::inline::Inline;
@@ -13,52 +14,49 @@ use super::{Engine, Failure, Io, check_guest_memory};
 use crate::digest::{DigestAlgorithm, Digests, INLINE_BYTES};
 use crate::disk::IoDirection;
 use crate::faults::Fate;
-use crate::keyslot::KeyConfig;
 use crate::observe::Stage;
-use crate::request::{CryptoTag, Extent, Payload};
-use scattered_xts::{Dun, Prefetch, Tee};
+use crate::request::{Extent, Payload};
+use scattered_xts::Dun;
 use vm_memory::VolatileSlice;
 
 /// The most bytes of digests that a request may ask for.
 pub const MOST_REQUEST_DIGEST_BYTES: u64 = MOST_DIGEST_BYTES as u64 / 2;
 
-/// Bytes that are encrypted and digested, or the other way round, while they are in the CPU's caches: a small bounce buffer.
-/// Any data unit fits.
+/// A request with at most this many bytes of digests need not wait for memory. Most requests have no more.
+const SMALL: usize = 128;
+
+/// Bytes that are encrypted or decrypted, and then digested while they are in the CPU's caches. This is a small bounce buffer,
+/// into which any data unit fits.
 const STEP: usize = 64 << 10;
-/// The most data units of a step.
-const MOST_UNITS: usize = STEP / 512;
-/// The most data units in a bounce buffer.
-const MOST_UNITS_BOUNCED: usize = (256 << 10) / 512;
 
 /// The digests of a request in flight.
 pub(super) struct Digesting<'e> {
     digests: Digests,
-    /// Where they go in the room for the answer.
+    /// The cipher computes the digests.
+    pub(super) beside: bool,
+    /// The offset of the digests in the reply.
     at: u64,
-    /// For a fault: wrong are those of data units whose numbers are multiples of the first; the request begins with the second.
-    wrong: Option<(u64, u128)>,
-    /// Bytes of the worker's that they use.
-    _bytes: Option<DigestBytes<'e>>,
+    /// Their share of the worker's memory for digests.
+    share: Option<DigestBytes<'e>>,
 }
 
 impl Engine {
-    /// Whether a request may ask for digests of this algorithm.
+    /// Checks that the device offers the algorithm.
     pub(super) fn check_digest(&self, algorithm: DigestAlgorithm) -> Result<(), Failure> {
         if self.config.digests.contains(&algorithm) { Ok(()) } else { Err(Failure::Unsupported) }
     }
 
-    /// Prepares for the digests of a request, if what the driver has left for them has the right length, and returns where its
-    /// data is: of a read, only this tells where it ends. Waits while other requests have too many digests.
-    pub(super) async fn begin_digests<'e>(
-        &'e self,
-        io: &mut Io<'e>,
+    /// Checks the length of the array for the digests, and prepares for them. Returns where the data is on the image: of a read,
+    /// only the array tells where the data ends. Also returns how many bytes to [reserve](Io::reserve_digests), if any.
+    pub(super) fn begin_digests(
+        &self,
+        io: &mut Io<'_>,
         direction: IoDirection,
         extent: Extent,
-        tag: &CryptoTag,
-        config: KeyConfig,
+        algorithm: DigestAlgorithm,
+        unit_bits: u8,
         fate: Option<&Fate>,
-    ) -> Result<Extent, Failure> {
-        let (unit_bits, Some(algorithm)) = (config.data_unit_bits, tag.digest) else { return Ok(extent) };
+    ) -> Result<(Extent, Option<usize>), Failure> {
         let whole = digested_len(direction, io.room.len(), algorithm, unit_bits).ok_or(Failure::Malformed)?;
         // A fault may have cut the request short.
         let is_cut = fate.is_some_and(|fate| fate.short.is_some());
@@ -75,16 +73,13 @@ impl Engine {
         let bytes =
             bytes.filter(|bytes| *bytes <= MOST_REQUEST_DIGEST_BYTES).and_then(|bytes| usize::try_from(bytes).ok());
         let bytes = bytes.ok_or(Failure::Malformed)?;
-        let held = if bytes > INLINE_BYTES { Some(io.worker.digest_bytes(io.token, bytes).await) } else { None };
-        let digests = Digests::new(algorithm, unit_bits, bytes).ok_or(Failure::NoMemory)?;
-        let wrong = fate.and_then(|fate| Some((fate.wrong_digest?, Dun::new(tag.dun).low_128())));
-        io.digesting = Some(Box::new(Digesting { digests, at, wrong, _bytes: held }));
+        io.digesting = Some(Digesting { digests: Digests::new(algorithm, unit_bits), beside: false, at, share: None });
         io.record.bytes = len;
-        Ok(Extent { len, ..extent })
+        Ok((Extent { len, ..extent }, (bytes > INLINE_BYTES).then_some(bytes)))
     }
 
-    /// Reads what lies in memory: it is decrypted from there, and the ciphertext that was decrypted is digested. Returns how many
-    /// bytes it has done, whole data units.
+    /// Reads data that is in memory: copies it to a bounce buffer, and decrypts and digests it there. Returns the number of bytes
+    /// read, which are whole data units.
     pub(super) fn read_digested(
         &self,
         io: &mut Io<'_>,
@@ -97,28 +92,27 @@ impl Engine {
         io.record.watch.lap(Stage::Other);
         let in_place = self.disk.read_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(from), Some(mut kept)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
-        let (mut moved, mut crcs) = (0, [0; MOST_UNITS]);
+        let (Some(from), Some(mut bounce)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
+        let mut moved = 0;
         while let Some(piece) = step(&from, moved) {
             let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
-            let mut made = 0;
-            let sound = io.room.fill(at, len, |room| {
-                let tee = tee(&io.digesting, kept.bytes_mut(len), &mut crcs);
-                made = inline.decrypt_with_tee(at, piece, room, std::mem::take(&mut prefetch), tee)?;
-                Ok::<_, Failure>(self.disk.image().in_place_is_sound())
-            })?;
-            if !sound {
+            piece.copy_to_volatile_slice(bounce.piece(len));
+            if !self.disk.image().in_place_is_sound() {
                 break;
             }
-            io.digest_with(at, kept.bytes(len), crcs.get(..made));
+            io.room.fill(at, len, |room| {
+                inline.decrypt(at, bounce.piece(len), room, std::mem::take(&mut prefetch), None)?;
+                Ok::<_, Failure>(true)
+            })?;
+            io.digest(at, bounce.bytes(len));
             moved += len;
         }
         io.record.watch.lap(inline.stage());
         Ok(moved as u64) // usize to u64 loses nothing
     }
 
-    /// Writes where the image can be written in place: the ciphertext that goes there is digested. Returns how many bytes it has
-    /// done, whole data units.
+    /// Writes data where the image can be written in place: encrypts it into a bounce buffer, digests it, and copies it. Returns
+    /// the number of bytes written, which are whole data units.
     pub(super) fn write_digested(
         &self,
         io: &mut Io<'_>,
@@ -131,70 +125,21 @@ impl Engine {
         io.record.watch.lap(Stage::Other);
         let in_place = self.disk.write_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(to), Some(mut kept)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
-        let past_caches = self.writes_past_caches(io);
-        let (mut moved, mut crcs) = (0, [0; MOST_UNITS]);
+        let (Some(to), Some(mut bounce)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
+        let mut moved = 0;
         while let Some(piece) = step(&to, moved) {
             let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
-            let tee = tee(&io.digesting, kept.bytes_mut(len), &mut crcs);
-            let made = inline.encrypt_with_tee(at, &payload.data(at, len), piece, past_caches, tee)?;
-            // The image holds it already, but nobody is told so.
+            inline.encrypt(at, &payload.data(at, len), bounce.piece(len), false, None)?;
             check_guest_memory()?;
+            io.digest(at, bounce.bytes(len));
+            bounce.piece(len).copy_to_volatile_slice(piece);
             if !self.disk.image().in_place_is_sound() {
                 break;
             }
-            io.digest_with(at, kept.bytes(len), crcs.get(..made));
             moved += len;
         }
         io.record.watch.lap(inline.stage());
         Ok(moved as u64) // usize to u64 loses nothing
-    }
-}
-
-impl Io<'_> {
-    /// Decrypts what the disk has put into a bounce buffer, and digests it.
-    pub(super) fn decrypt_digested(
-        &mut self,
-        inline: &Inline<'_>,
-        offset: u64,
-        bounce: &mut BounceBuffer<'_>,
-        len: usize,
-    ) -> Result<(), Failure> {
-        let (mut crcs, mut made) = ([0; MOST_UNITS_BOUNCED], 0);
-        let wants_crcs = self.wants_crcs();
-        self.room.fill(offset, len, |room| {
-            if wants_crcs {
-                made = inline.decrypt_with_crc32c(offset, bounce.bytes_mut(len), room, &mut crcs)?;
-            } else {
-                inline.decrypt(offset, bounce.piece(len), room, Prefetch::default())?;
-            }
-            Ok::<_, Failure>(true)
-        })?;
-        self.digest_with(offset, bounce.bytes(len), crcs.get(..made));
-        Ok(())
-    }
-
-    /// Encrypts into a bounce buffer, and digests what is there then.
-    pub(super) fn encrypt_digested(
-        &mut self,
-        inline: &Inline<'_>,
-        offset: u64,
-        from: &[VolatileSlice<'_>],
-        bounce: &mut BounceBuffer<'_>,
-        len: usize,
-    ) -> Result<(), Failure> {
-        let (mut crcs, mut made) = ([0; MOST_UNITS_BOUNCED], 0);
-        if self.wants_crcs() {
-            made = inline.encrypt_with_crc32c(offset, from, bounce.bytes_mut(len), &mut crcs)?;
-        } else {
-            inline.encrypt(offset, from, bounce.piece(len), false)?;
-        }
-        self.digest_with(offset, bounce.bytes(len), crcs.get(..made));
-        Ok(())
-    }
-
-    fn wants_crcs(&self) -> bool {
-        self.digesting.as_ref().is_some_and(|digesting| digesting.digests.crc32c_unit_bits().is_some())
     }
 }
 
@@ -204,44 +149,55 @@ fn step<'m>(image: &VolatileSlice<'m>, moved: usize) -> Option<VolatileSlice<'m>
     rest.subslice(0, rest.len().min(STEP)).ok().filter(|piece| !piece.is_empty())
 }
 
-/// Where ciphertext goes to be digested.
-fn tee<'t>(digesting: &Option<Box<Digesting<'_>>>, kept: &'t mut [u8], crcs: &'t mut [u32]) -> Tee<'t> {
-    match digesting.as_ref().and_then(|digesting| digesting.digests.crc32c_unit_bits()) {
-        Some(unit_bits) => Tee::new(kept).with_crc32c(unit_bits, crcs),
-        None => Tee::new(kept),
-    }
+/// Room for the CRC-32Cs of `len` bytes that begin `offset` bytes into the request, if the cipher computes the digests.
+pub(super) fn crcs<'d>(digesting: &'d mut Option<Digesting<'_>>, offset: u64, len: usize) -> Option<&'d mut [[u8; 4]]> {
+    digesting.as_mut().filter(|digesting| digesting.beside)?.digests.crc32c_room(offset, len)
 }
 
 impl Io<'_> {
-    /// Whether digests are wanted.
-    #[inline]
-    pub(super) fn is_digested(&self) -> bool {
-        self.digesting.is_some()
+    /// Allocates memory for the digests. Waits while the digests of other requests use up the worker's share.
+    #[cold]
+    pub(super) async fn reserve_digests(&mut self, bytes: usize) -> Result<(), Failure> {
+        let share = if bytes > SMALL { Some(self.worker.digest_bytes(self.token, bytes).await) } else { None };
+        let Some(digesting) = &mut self.digesting else { return Ok(()) };
+        digesting.share = share;
+        if digesting.digests.reserve(bytes) { Ok(()) } else { Err(Failure::NoMemory) }
     }
 
-    /// Digests ciphertext that lies `offset` bytes into the request, if that is wanted and there are no CRCs that were made beside the
-    /// cipher.
-    fn digest_with(&mut self, offset: u64, ciphertext: &[u8], crcs: Option<&[u32]>) {
-        if let Some(digesting) = &mut self.digesting {
-            digesting.digests.add_with(offset, ciphertext, crcs.unwrap_or_default());
+    /// Whether the digests need a second pass over the ciphertext, which must be private.
+    #[inline]
+    pub(super) fn needs_private_ciphertext(&self) -> bool {
+        self.digesting.as_ref().is_some_and(|digesting| !digesting.beside)
+    }
+
+    /// Digests ciphertext that begins `offset` bytes into the request, unless the request wants no digests or the cipher computes
+    /// them.
+    pub(super) fn digest(&mut self, offset: u64, ciphertext: &[u8]) {
+        if let Some(digesting) = self.digesting.as_mut().filter(|digesting| !digesting.beside) {
+            digesting.digests.add(offset, ciphertext);
         }
     }
 
-    /// Gives the driver the digests of a request that has succeeded.
+    /// Makes digests wrong, for a fault: those of data units whose numbers are multiples of `every`.
+    pub(super) fn break_digests(&mut self, every: u64) {
+        if let (Some(digesting), Some(crypto)) = (&mut self.digesting, &self.record.crypto) {
+            digesting.digests.flip(Dun::new(crypto.dun).low_128(), every);
+        }
+    }
+
+    /// Writes the digests of a successful request to guest memory.
     pub(super) fn write_digests(&mut self) -> Result<(), Failure> {
-        if let Some(mut digesting) = self.digesting.take() {
-            // When guest memory is missing, the data may have gone nowhere.
+        if let Some(digesting) = &self.digesting {
+            // If guest memory is missing, the data may be lost.
             check_guest_memory()?;
-            if let Some((every, first)) = digesting.wrong {
-                digesting.digests.flip(first, every);
-            }
             self.room.write(digesting.at, digesting.digests.bytes());
+            self.digesting = None;
         }
         Ok(())
     }
 }
 
-/// Bytes of the data for whose digests, and of a read for which as well, there is just so much room.
+/// The length of the data, from the length of the writable part: of the digests of a write, or the data and digests of a read.
 pub(super) fn digested_len(
     direction: IoDirection,
     room: u64,
@@ -260,7 +216,7 @@ pub(super) fn digested_len(
 mod tests {
     use super::*;
 
-    /// Against all numbers of data units there may be.
+    /// Compares with a search through all numbers of data units.
     #[test]
     fn only_the_right_length_goes_with_data_units() {
         for algorithm in DigestAlgorithm::ALL {

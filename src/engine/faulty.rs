@@ -95,7 +95,12 @@ impl Engine {
         };
         // The memory for digests is other requests', too. It must not be kept while this request is held back.
         let result = match result {
-            Ok(()) => io.write_digests(),
+            Ok(()) => {
+                if let Some(every) = fate.wrong_digest {
+                    io.break_digests(every);
+                }
+                io.write_digests()
+            }
             Err(failure) => {
                 io.digesting = None;
                 Err(failure)

@@ -9,11 +9,12 @@ use vm_memory::VolatileSlice;
 use super::key::InUse;
 use super::worker::Worker;
 use super::{Engine, Failure, Io};
+use crate::digest::DigestAlgorithm;
 use crate::disk::IoDirection;
 use crate::faults::{BrokenEngine, Fate};
 use crate::observe::{CryptoUse, Stage};
 use crate::request::{CryptoTag, Extent, KeySource, Payload, Request};
-use scattered_xts::{Dun, Prefetch, Tee};
+use scattered_xts::{Dun, Prefetch};
 
 /// The key and DUN of a request, checked against its length. Plain data has none.
 pub(super) struct Inline<'e> {
@@ -54,7 +55,18 @@ impl Engine {
         let config = key.key()?.config;
         let extent = match tag.digest {
             None => extent,
-            Some(_) => self.begin_digests(io, direction, extent, tag, config, fate).await?,
+            Some(algorithm) => {
+                let unit_bits = config.data_unit_bits;
+                let (extent, bytes) = self.begin_digests(io, direction, extent, algorithm, unit_bits, fate)?;
+                if let Some(bytes) = bytes {
+                    io.reserve_digests(bytes).await?;
+                }
+                if let Some(digesting) = &mut io.digesting {
+                    let is_crc32c = algorithm == DigestAlgorithm::Crc32c;
+                    digesting.beside = is_crc32c && broken.is_none() && key.key()?.xts.has_crc32c();
+                }
+                extent
+            }
         };
         let units = extent.len >> config.data_unit_bits;
         let (slot, generation) = (tag.slot(), key.generation());
@@ -141,13 +153,15 @@ impl Inline<'_> {
         if self.is_encrypted() { Stage::Crypto } else { Stage::Disk }
     }
 
-    /// Moves the data `offset` bytes into the request from the image to the guest, while the CPU prefetches.
+    /// Moves the data `offset` bytes into the request from the image to the guest, while the CPU prefetches. `crcs`: room for the
+    /// CRC-32C of each data unit, from [`crcs`](super::digested::crcs).
     pub(super) fn decrypt(
         &self,
         offset: u64,
         from: VolatileSlice<'_>,
         to: &[VolatileSlice<'_>],
         prefetch: Prefetch,
+        crcs: Option<&mut [[u8; 4]]>,
     ) -> Result<(), Failure> {
         let from = [from];
         match &self.encrypted {
@@ -157,20 +171,25 @@ impl Inline<'_> {
             }
             Some(encrypted) => {
                 let key = encrypted.key.key()?;
-                key.xts.decrypt_prefetching(encrypted.dun_at(offset)?, key.config.data_unit_bits, &from, to, prefetch);
+                let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
+                match crcs {
+                    Some(crcs) => done(key.xts.decrypt_with_crc32c(dun, unit_bits, &from, to, prefetch, crcs))?,
+                    None => key.xts.decrypt_prefetching(dun, unit_bits, &from, to, prefetch),
+                }
             }
         }
         Ok(())
     }
 
     /// Moves the data `offset` bytes into the request from the guest to the image. `past_caches`: nobody reads the
-    /// result soon.
+    /// result soon. `crcs`: see [`decrypt`](Self::decrypt).
     pub(super) fn encrypt(
         &self,
         offset: u64,
         from: &[VolatileSlice<'_>],
         to: VolatileSlice<'_>,
         past_caches: bool,
+        crcs: Option<&mut [[u8; 4]]>,
     ) -> Result<(), Failure> {
         let to = [to];
         match &self.encrypted {
@@ -181,91 +200,16 @@ impl Inline<'_> {
             Some(encrypted) => {
                 let key = encrypted.key.key()?;
                 let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
-                if past_caches {
-                    key.xts.encrypt_nontemporal(dun, unit_bits, from, &to);
-                } else {
-                    key.xts.encrypt(dun, unit_bits, from, &to);
+                match crcs {
+                    Some(crcs) => {
+                        done(key.xts.encrypt_with_crc32c(dun, unit_bits, from, &to, past_caches, crcs))?;
+                    }
+                    None if past_caches => key.xts.encrypt_nontemporal(dun, unit_bits, from, &to),
+                    None => key.xts.encrypt(dun, unit_bits, from, &to),
                 }
             }
         }
         Ok(())
-    }
-
-    /// As [`decrypt`](Self::decrypt), with the ciphertext in private memory, too. Returns how many CRCs were made.
-    pub(super) fn decrypt_with_tee(
-        &self,
-        offset: u64,
-        from: VolatileSlice<'_>,
-        to: &[VolatileSlice<'_>],
-        prefetch: Prefetch,
-        tee: Tee<'_>,
-    ) -> Result<usize, Failure> {
-        let Some(encrypted @ Encrypted { broken, key, first }) = &self.encrypted else { return Ok(0) };
-        let key = key.key()?;
-        if let Some(broken) = broken {
-            let kept = tee.memory();
-            from.copy_to_volatile_slice(kept);
-            broken.decrypt(key, *first, offset, &[kept], to);
-            return Ok(0);
-        }
-        let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
-        Ok(key.xts.decrypt_with_tee(dun, unit_bits, &[from], to, prefetch, tee))
-    }
-
-    /// As [`encrypt`](Self::encrypt), with the ciphertext in private memory, too. Returns how many CRCs were made.
-    pub(super) fn encrypt_with_tee(
-        &self,
-        offset: u64,
-        from: &[VolatileSlice<'_>],
-        to: VolatileSlice<'_>,
-        past_caches: bool,
-        tee: Tee<'_>,
-    ) -> Result<usize, Failure> {
-        let Some(encrypted @ Encrypted { broken, key, first }) = &self.encrypted else { return Ok(0) };
-        let key = key.key()?;
-        if let Some(broken) = broken {
-            let kept = tee.memory();
-            broken.encrypt(key, *first, offset, from, &[kept]);
-            kept.copy_to_volatile_slice(to);
-            return Ok(0);
-        }
-        let (dun, unit_bits) = (encrypted.dun_at(offset)?, key.config.data_unit_bits);
-        Ok(key.xts.encrypt_with_tee(dun, unit_bits, from, &[to], past_caches, tee))
-    }
-
-    /// As [`encrypt`](Self::encrypt), into private memory, with the CRCs of data units, where that costs nothing. Returns how many
-    /// there are.
-    pub(super) fn encrypt_with_crc32c(
-        &self,
-        offset: u64,
-        from: &[VolatileSlice<'_>],
-        to: &mut [u8],
-        crcs: &mut [u32],
-    ) -> Result<usize, Failure> {
-        match &self.encrypted {
-            Some(encrypted @ Encrypted { broken: None, key, .. }) => {
-                let (key, dun) = (key.key()?, encrypted.dun_at(offset)?);
-                Ok(key.xts.encrypt_with_crc32c(dun, key.config.data_unit_bits, from, to, crcs))
-            }
-            _ => self.encrypt(offset, from, VolatileSlice::from(to), false).map(|()| 0),
-        }
-    }
-
-    /// As [`decrypt`](Self::decrypt), from private memory; otherwise as [`encrypt_with_crc32c`](Self::encrypt_with_crc32c).
-    pub(super) fn decrypt_with_crc32c(
-        &self,
-        offset: u64,
-        from: &mut [u8],
-        to: &[VolatileSlice<'_>],
-        crcs: &mut [u32],
-    ) -> Result<usize, Failure> {
-        match &self.encrypted {
-            Some(encrypted @ Encrypted { broken: None, key, .. }) => {
-                let (key, dun) = (key.key()?, encrypted.dun_at(offset)?);
-                Ok(key.xts.decrypt_with_crc32c(dun, key.config.data_unit_bits, from, to, crcs))
-            }
-            _ => self.decrypt(offset, VolatileSlice::from(from), to, Prefetch::default()).map(|()| 0),
-        }
     }
 
     /// All data is encrypted or decrypted: the key is no longer needed.
@@ -274,6 +218,11 @@ impl Inline<'_> {
             key.keep(worker);
         }
     }
+}
+
+/// The CRCs have to be there. They are: [`Engine::inline`] asks the cipher whether it computes them.
+fn done(computed: bool) -> Result<(), Failure> {
+    if computed { Ok(()) } else { Err(Failure::Unsupported) }
 }
 
 /// Copies as many bytes as both have. One of the two is a single piece.

@@ -28,7 +28,7 @@ pub struct Io<'m> {
     /// Its statistics.
     pub record: Record,
     /// The digests, of a request that wants them.
-    pub(super) digesting: Option<Box<Digesting<'m>>>,
+    pub(super) digesting: Option<Digesting<'m>>,
 }
 
 impl<'m> Io<'m> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The commands of one worker execute one after the other, in the order of arrival.
+//! Each worker executes its commands one at a time, in the order of their arrival.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,16 +12,16 @@ use crate::tasks::Token;
 
 #[derive(Default)]
 pub(super) struct Commands {
-    /// The command whose turn it is.
+    /// The command that executes now.
     holder: Cell<Option<Token>>,
     pub(super) waiting: RefCell<VecDeque<Token>>,
 }
 
-/// A command's turn, until dropped.
+/// The right to execute a command. Dropping it lets the next command execute.
 pub(super) struct CommandTurn<'w>(&'w Worker);
 
 impl Worker {
-    /// Waits until all earlier commands are done.
+    /// Waits until all earlier commands are complete.
     pub(super) async fn command_turn(&self, token: Token) -> CommandTurn<'_> {
         let commands = &self.commands;
         match commands.holder.get() {

@@ -2,6 +2,7 @@
 
 //! Reads: image, engine, guest memory.
 
+use super::digested::crcs;
 use super::inline::Inline;
 use super::{Engine, Failure, Io, TURN, check_guest_memory};
 use crate::disk::{IoDirection, Transfer};
@@ -29,7 +30,7 @@ impl Engine {
                 io.yield_now().await;
             }
             let turn = extent.len.min(done + TURN);
-            if io.is_digested() {
+            if io.needs_private_ciphertext() {
                 done += self.read_digested(io, extent, done, turn - done, &inline)?;
             } else if self.read_at_once(io, extent, done, turn - done, &inline)? {
                 done = turn;
@@ -42,14 +43,12 @@ impl Engine {
                 io.record.watch.lap(Stage::Other);
                 io.transfer(transfer, &mut bounce).await?;
                 check_guest_memory()?;
-                if io.is_digested() {
-                    io.decrypt_digested(&inline, done, &mut bounce, len)?;
-                } else {
-                    io.room.fill(done, len, |room| {
-                        inline.decrypt(done, bounce.piece(len), room, Prefetch::default())?;
-                        Ok::<_, Failure>(true)
-                    })?;
-                }
+                let crcs = crcs(&mut io.digesting, done, len);
+                io.room.fill(done, len, |room| {
+                    inline.decrypt(done, bounce.piece(len), room, Prefetch::default(), crcs)?;
+                    Ok::<_, Failure>(true)
+                })?;
+                io.digest(done, bounce.bytes(len));
                 io.record.watch.lap(inline.stage());
                 done += len as u64; // usize to u64 loses nothing
             }
@@ -78,10 +77,13 @@ impl Engine {
         let in_place = disk.read_in_place(offset, len);
         self.lap_lookup(io);
         let moved = match in_place {
-            Some(bytes) => io.room.fill(done, bytes.len(), |room| {
-                inline.decrypt(done, bytes, room, prefetch)?;
-                Ok(disk.image().in_place_is_sound())
-            }),
+            Some(bytes) => {
+                let crcs = crcs(&mut io.digesting, done, bytes.len());
+                io.room.fill(done, bytes.len(), |room| {
+                    inline.decrypt(done, bytes, room, prefetch, crcs)?;
+                    Ok(disk.image().in_place_is_sound())
+                })
+            }
             None if inline.is_encrypted() => return Ok(false),
             None => Ok(io.room.fill(done, bytes, |room| disk.transfer_directly(IoDirection::Read, offset, room))?),
         };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Requests of one worker that wait for their share of something, in the order in which they came.
+//! Requests of one worker that wait for a limited resource, first come, first served.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -9,21 +9,22 @@ use std::task::Poll;
 
 use crate::tasks::Token;
 
-/// Those who wait.
+/// The waiting requests.
 #[derive(Default)]
 pub(super) struct WaitQueue {
     waiting: RefCell<VecDeque<Token>>,
-    /// The first of them has been told that there may be something, and has not looked.
+    /// The first request was woken, and has not been polled since.
     announced: Cell<bool>,
 }
 
 impl WaitQueue {
-    /// How many wait.
+    /// How many requests wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.borrow().len()
     }
 
-    /// Waits until `take` gives something, after those who came before. `ready`: whom the worker polls next.
+    /// Waits until `take` returns something, and until all earlier requests have got theirs. `ready`: the requests that the worker
+    /// polls next.
     pub(super) async fn take<T>(
         &self,
         token: Token,
@@ -39,7 +40,7 @@ impl WaitQueue {
             if is_first && let Some(taken) = take() {
                 waiting.pop_front();
                 drop(waiting);
-                // There may be more.
+                // There may be enough for the next request, too.
                 self.announce(ready);
                 return Poll::Ready(taken);
             }
@@ -51,7 +52,7 @@ impl WaitQueue {
         .await
     }
 
-    /// There may be something: lets the first who waits look, once.
+    /// Call this when some of the resource was returned: it wakes the first request, unless that is awake already.
     pub(super) fn announce(&self, ready: &RefCell<Vec<Token>>) {
         if let Some(&first) = self.waiting.borrow().front()
             && !self.announced.replace(true)

@@ -2,6 +2,7 @@
 
 //! Writes: guest memory, engine, image. The guest's memory is never changed.
 
+use super::digested::crcs;
 use super::inline::Inline;
 use super::{Engine, Failure, Io, TURN, check_guest_memory};
 use crate::disk::{IoDirection, Transfer};
@@ -28,7 +29,7 @@ impl Engine {
                 io.yield_now().await;
             }
             let turn = extent.len.min(done + TURN);
-            if io.is_digested() {
+            if io.needs_private_ciphertext() {
                 done += self.write_digested(io, extent, done, turn - done, &inline, payload)?;
             } else if self.write_at_once(io, extent, done, turn - done, &inline, payload)? {
                 done = turn;
@@ -38,11 +39,8 @@ impl Engine {
                 let len = bounce.capacity_for(turn - done);
                 io.record.watch.lap(Stage::Other);
                 let data = payload.data(done, len);
-                if io.is_digested() {
-                    io.encrypt_digested(&inline, done, &data, &mut bounce, len)?;
-                } else {
-                    inline.encrypt(done, &data, bounce.piece(len), false)?;
-                }
+                inline.encrypt(done, &data, bounce.piece(len), false, crcs(&mut io.digesting, done, len))?;
+                io.digest(done, bounce.bytes(len));
                 check_guest_memory()?;
                 io.record.watch.lap(inline.stage());
                 // Inside the extent, so it cannot overflow.
@@ -64,7 +62,7 @@ impl Engine {
 
     /// Whether ciphertext goes to the image past the CPU's caches. A memory disk is small. The pages of a file are
     /// only read again for write-back.
-    pub(super) fn writes_past_caches(&self, io: &Io<'_>) -> bool {
+    fn writes_past_caches(&self, io: &Io<'_>) -> bool {
         let past_caches = !self.disk.image().is_in_memory();
         io.worker.unfenced.set(io.worker.unfenced.get() | past_caches);
         past_caches
@@ -89,7 +87,8 @@ impl Engine {
         let moved = match in_place {
             Some(to) => {
                 let past_caches = inline.is_encrypted() && self.writes_past_caches(io);
-                inline.encrypt(done, &payload.data(done, bytes), to, past_caches)?;
+                let crcs = crcs(&mut io.digesting, done, bytes);
+                inline.encrypt(done, &payload.data(done, bytes), to, past_caches, crcs)?;
                 // The image has the data already, but the request fails.
                 check_guest_memory()?;
                 disk.image().in_place_is_sound()

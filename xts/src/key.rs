@@ -6,11 +6,11 @@
 
 use vm_memory::VolatileSlice;
 
+use crate::crc32c::{Crc32c, LastGroups};
 use crate::native::Native;
-use crate::pieces::{Direction, Hints, run};
+use crate::pieces::{Direction, Hints, run, total};
 use crate::portable::Portable;
 use crate::prefetch::Prefetch;
-use crate::tee::Tee;
 use crate::{Dun, Implementation};
 
 /// Bytes of an AES-256-XTS key: one AES-256 key for the data, then one for the tweak.
@@ -136,64 +136,46 @@ impl XtsKey {
         self.crypt(Direction::Decrypt, dun, unit_bits, from, to, Hints { prefetch, ..Hints::default() });
     }
 
-    /// As [`encrypt`](Self::encrypt), or with `nontemporal` as [`encrypt_nontemporal`](Self::encrypt_nontemporal), with the
-    /// ciphertext in a second place, too. Returns how many data units' CRCs the tee has: all, or none where that cannot be
-    /// done beside.
-    pub fn encrypt_with_tee(
+    /// Whether [`encrypt_with_crc32c`](Self::encrypt_with_crc32c) and [`decrypt_with_crc32c`](Self::decrypt_with_crc32c) do
+    /// anything. Only [`Implementation::Vaes256`] has them.
+    pub fn has_crc32c(&self) -> bool {
+        matches!(&self.expanded, Expanded::Native(native) if native.has_crc32c())
+    }
+
+    /// As [`encrypt`](Self::encrypt), or with `nontemporal` as [`encrypt_nontemporal`](Self::encrypt_nontemporal). Also computes
+    /// the CRC-32C of each data unit of the ciphertext, little-endian. These are the CRCs of what was stored, even if others
+    /// write the memory meanwhile.
+    ///
+    /// Returns false, and does nothing, if the implementation does not [have this](Self::has_crc32c) or `crcs` is shorter than
+    /// the number of data units.
+    #[must_use]
+    pub fn encrypt_with_crc32c(
         &self,
         dun: Dun,
         unit_bits: u8,
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
         nontemporal: bool,
-        tee: Tee<'_>,
-    ) -> usize {
-        let hints = Hints { nontemporal, tee: Some(tee), ..Hints::default() };
-        self.crypt(Direction::Encrypt, dun, unit_bits, from, to, hints)
+        crcs: &mut [[u8; 4]],
+    ) -> bool {
+        let hints = Hints { nontemporal, ..Hints::default() };
+        self.crypt_with_crc32c(Direction::Encrypt, dun, unit_bits, (from, to), hints, crcs)
     }
 
-    /// As [`decrypt_prefetching`](Self::decrypt_prefetching), with the ciphertext that is decrypted in a second place; otherwise as
-    /// [`encrypt_with_tee`](Self::encrypt_with_tee).
-    pub fn decrypt_with_tee(
+    /// As [`decrypt_prefetching`](Self::decrypt_prefetching). Also computes the CRC-32C of each data unit of the ciphertext that
+    /// it decrypts; see [`encrypt_with_crc32c`](Self::encrypt_with_crc32c).
+    #[must_use]
+    pub fn decrypt_with_crc32c(
         &self,
         dun: Dun,
         unit_bits: u8,
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
         prefetch: Prefetch,
-        tee: Tee<'_>,
-    ) -> usize {
-        let hints = Hints { prefetch, tee: Some(tee), ..Hints::default() };
-        self.crypt(Direction::Decrypt, dun, unit_bits, from, to, hints)
-    }
-
-    /// Encrypts into memory that nobody else uses, with the CRC-32C of each data unit. Returns how many CRCs there are: all, or none
-    /// where they cannot be computed beside the cipher.
-    pub fn encrypt_with_crc32c(
-        &self,
-        dun: Dun,
-        unit_bits: u8,
-        from: &[VolatileSlice<'_>],
-        to: &mut [u8],
-        crcs: &mut [u32],
-    ) -> usize {
-        let target = [VolatileSlice::from(to)];
-        let tee = Some(Tee::in_place(target[0]).with_crc32c(unit_bits, crcs));
-        self.crypt(Direction::Encrypt, dun, unit_bits, from, &target, Hints { tee, ..Hints::default() })
-    }
-
-    /// Decrypts from memory that nobody else uses; otherwise as [`encrypt_with_crc32c`](Self::encrypt_with_crc32c).
-    pub fn decrypt_with_crc32c(
-        &self,
-        dun: Dun,
-        unit_bits: u8,
-        from: &mut [u8],
-        to: &[VolatileSlice<'_>],
-        crcs: &mut [u32],
-    ) -> usize {
-        let source = [VolatileSlice::from(from)];
-        let tee = Some(Tee::in_place(source[0]).with_crc32c(unit_bits, crcs));
-        self.crypt(Direction::Decrypt, dun, unit_bits, &source, to, Hints { tee, ..Hints::default() })
+        crcs: &mut [[u8; 4]],
+    ) -> bool {
+        let hints = Hints { prefetch, ..Hints::default() };
+        self.crypt_with_crc32c(Direction::Decrypt, dun, unit_bits, (from, to), hints, crcs)
     }
 
     /// Encrypts memory that nobody else uses, in place.
@@ -208,6 +190,28 @@ impl XtsKey {
         self.decrypt(dun, unit_bits, &data, &data);
     }
 
+    #[inline(never)]
+    fn crypt_with_crc32c(
+        &self,
+        direction: Direction,
+        dun: Dun,
+        unit_bits: u8,
+        (from, to): (&[VolatileSlice<'_>], &[VolatileSlice<'_>]),
+        hints: Hints<'_>,
+        crcs: &mut [[u8; 4]],
+    ) -> bool {
+        let units = total(from).min(total(to)).checked_shr(unit_bits.max(4).into()).unwrap_or(0);
+        if !self.has_crc32c() || crcs.len() < units {
+            return false;
+        }
+        let mut groups = LastGroups::new();
+        let mut crc = Crc32c::new(unit_bits, &mut groups, crcs);
+        let Hints { prefetch, nontemporal, .. } = hints;
+        let hints = Hints { prefetch, nontemporal, crc: Some(&mut crc) };
+        self.crypt(direction, dun, unit_bits, from, to, hints);
+        true
+    }
+
     fn crypt(
         &self,
         direction: Direction,
@@ -216,7 +220,7 @@ impl XtsKey {
         from: &[VolatileSlice<'_>],
         to: &[VolatileSlice<'_>],
         hints: Hints<'_>,
-    ) -> usize {
+    ) {
         match &self.expanded {
             Expanded::Native(cipher) => run(cipher, direction, dun.low_128(), unit_bits, from, to, hints),
             Expanded::Portable(cipher) => run(cipher, direction, dun.low_128(), unit_bits, from, to, hints),

@@ -13,7 +13,7 @@
 //! | `native` | a schedule and its kernel: checks lengths and calls | the calls |
 //! | `x86`, `arm` | one kernel per instruction set | intrinsics, loads and stores |
 //! | `portable` | the same with the `aes` crate | |
-//! | `tee` | ciphertext in a second place, and its CRC-32C | |
+//! | `crc32c` | the CRC-32C of the ciphertext: what a kernel has to digest | |
 //! | `prefetch` | prefetching into the CPU's caches | one instruction without effect on memory |
 
 // Where `unsafe` is needed it is allowed here, by name.
@@ -22,6 +22,7 @@
 #[cfg(all(target_arch = "aarch64", not(miri)))]
 #[allow(unsafe_code)]
 mod arm;
+mod crc32c;
 mod dun;
 mod implementation;
 mod key;
@@ -31,7 +32,6 @@ mod pieces;
 mod portable;
 #[allow(unsafe_code)]
 mod prefetch;
-mod tee;
 mod tweak;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[allow(unsafe_code)]
@@ -41,7 +41,6 @@ pub use dun::Dun;
 pub use implementation::{Implementation, UnknownImplementation};
 pub use key::{KEY_BYTES, XtsKey};
 pub use prefetch::Prefetch;
-pub use tee::Tee;
 
 /// Lets other CPUs see the results of [`XtsKey::encrypt_nontemporal`] before anything that is stored after this call.
 ///

@@ -4,9 +4,9 @@
 
 use vm_memory::VolatileSlice;
 
+use crate::crc32c::Crc32c;
 use crate::key::{BLOCK_BYTES, KEY_BYTES};
 use crate::pieces::{Cipher, Direction, Hints};
-use crate::tee::Tee;
 use crate::tweak::{StartTweaks, TWEAKS_AT_ONCE};
 
 /// Round keys of AES-256, each for four lanes.
@@ -85,11 +85,11 @@ pub(super) struct Kernel {
     /// # Safety
     /// The CPU can run the kernel.
     pub start_tweaks: unsafe fn(&Schedule, number: u128, &mut StartTweaks, count: usize),
-    /// Digests what a [`Tee`] has left, if the kernel does that beside; then it takes one.
+    /// Digests the groups that are left. `None`: the kernel computes no CRCs.
     ///
     /// # Safety
     /// The CPU can run the kernel.
-    pub finish_crc: Option<unsafe fn(&mut Tee<'_>)>,
+    pub finish_crc: Option<unsafe fn(&mut Crc32c<'_>)>,
     /// See [`Crypt`].
     pub encrypt: Crypt,
     /// See [`Crypt`].
@@ -121,6 +121,11 @@ impl Native {
         [encrypt, decrypt, tweak].iter().all(|keys| keys.as_flattened().iter().all(|&word| word == 0))
     }
 
+    /// Whether the kernel computes CRCs.
+    pub fn has_crc32c(&self) -> bool {
+        self.kernel.finish_crc.is_some()
+    }
+
     /// Wipes the key.
     pub fn wipe(&mut self) {
         if self.kernel.one_lane {
@@ -132,14 +137,10 @@ impl Native {
 }
 
 impl Cipher for Native {
-    fn tees(&self) -> bool {
-        self.kernel.finish_crc.is_some()
-    }
-
-    fn finish_crc(&self, tee: &mut Tee<'_>) {
+    fn finish_crc(&self, crc: &mut Crc32c<'_>) {
         if let Some(finish) = self.kernel.finish_crc {
-            // SAFETY: the CPU can run the kernel, or there were no `Native`.
-            unsafe { finish(tee) };
+            // SAFETY: as in `set`.
+            unsafe { finish(crc) };
         }
     }
 
@@ -158,10 +159,7 @@ impl Cipher for Native {
         hints: &mut Hints<'_>,
     ) {
         let bytes = tweaks.len().checked_mul(blocks).and_then(|blocks| blocks.checked_mul(BLOCK_BYTES));
-        let fits = bytes.is_some_and(|bytes| {
-            let in_tee = hints.tee.as_ref().is_none_or(|tee| tee.is_in_place() || tee.place(bytes).is_some());
-            bytes != 0 && bytes <= from.len() && bytes <= to.len() && in_tee
-        });
+        let fits = bytes.is_some_and(|bytes| bytes != 0 && bytes <= from.len() && bytes <= to.len());
         debug_assert!(fits);
         if !fits {
             return;

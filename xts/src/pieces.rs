@@ -8,9 +8,9 @@
 use vm_memory::VolatileSlice;
 use zeroize::Zeroize;
 
+use crate::crc32c::Crc32c;
 use crate::key::BLOCK_BYTES;
 use crate::prefetch::Prefetch;
-use crate::tee::Tee;
 use crate::tweak::{StartTweaks, UnitTweaks, advance};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,22 +36,17 @@ pub(super) trait Cipher {
         hints: &mut Hints<'_>,
     );
 
-    /// Whether [`crypt`](Self::crypt) takes [`Hints::tee`].
-    fn tees(&self) -> bool {
-        false
-    }
-
-    /// Digests what is left, if it does that beside.
-    fn finish_crc(&self, _: &mut Tee<'_>) {}
+    /// Completes the CRCs of [`Hints::crc`].
+    fn finish_crc(&self, _: &mut Crc32c<'_>) {}
 }
 
 /// What the caller knows about the memory. It does not change the result, and a cipher may ignore it.
 #[derive(Debug, Default)]
-pub(super) struct Hints<'t> {
+pub(super) struct Hints<'c> {
     /// What to prefetch meanwhile.
     pub prefetch: Prefetch,
-    /// Where the ciphertext goes as well. No hint: whoever takes it sees to it.
-    pub tee: Option<Tee<'t>>,
+    /// CRCs to compute as well. This is more than a hint: only for a cipher that computes them.
+    pub crc: Option<&'c mut Crc32c<'c>>,
     /// The output need not be in the caches: nobody reads it soon.
     #[cfg_attr(any(not(target_arch = "x86_64"), miri), expect(dead_code, reason = "no kernel makes use of it"))]
     pub nontemporal: bool,
@@ -106,12 +101,13 @@ impl<'p, 'm> Cursor<'p, 'm> {
     }
 }
 
-fn total(pieces: &[VolatileSlice<'_>]) -> usize {
+/// Bytes of the pieces.
+pub(super) fn total(pieces: &[VolatileSlice<'_>]) -> usize {
     pieces.iter().fold(0, |sum, piece| sum.saturating_add(piece.len()))
 }
 
 /// Encrypts or decrypts whole data units of `1 << unit_bits` bytes, the first with number `first`: as many as both sides
-/// have room for. `unit_bits` below 4 counts as 4, an AES block. Returns how many CRCs the tee has.
+/// have room for. `unit_bits` below 4 counts as 4, an AES block.
 pub(super) fn run<C: Cipher>(
     cipher: &C,
     direction: Direction,
@@ -120,18 +116,13 @@ pub(super) fn run<C: Cipher>(
     from: &[VolatileSlice<'_>],
     to: &[VolatileSlice<'_>],
     mut hints: Hints<'_>,
-) -> usize {
+) {
     debug_assert!((4..=31).contains(&unit_bits));
-    let Some(unit) = 1usize.checked_shl(unit_bits.max(4).into()) else { return 0 };
+    let Some(unit) = 1usize.checked_shl(unit_bits.max(4).into()) else { return };
     let unit_blocks = unit / BLOCK_BYTES;
     let units = total(from).min(total(to)) / unit;
     let (mut from, mut to) = (Cursor::new(from), Cursor::new(to));
     let mut tweaks = UnitTweaks::new(cipher, first, units);
-    if let Some(tee) = &mut hints.tee
-        && !cipher.tees()
-    {
-        tee.without_crc();
-    }
     let mut blocks_left = units * unit_blocks;
     // For a data unit that was begun and not finished: its remaining blocks, and the tweak of the first of them.
     let (mut unit_left, mut tweak) = (0, 0);
@@ -141,12 +132,12 @@ pub(super) fn run<C: Cipher>(
             if run >= unit_blocks {
                 let starts = tweaks.take(run / unit_blocks);
                 let bytes = starts.len() * unit;
-                let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return 0 };
+                let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return };
                 blocks_left -= starts.len() * unit_blocks;
-                crypt(cipher, direction, starts, unit_blocks, from, to, &mut hints);
+                cipher.crypt(direction, starts, unit_blocks, from, to, &mut hints);
                 continue;
             }
-            let Some(&start) = tweaks.take(1).first() else { return 0 };
+            let Some(&start) = tweaks.take(1).first() else { return };
             (unit_left, tweak) = (unit_blocks, start);
         }
         let blocks = if run == 0 {
@@ -155,8 +146,8 @@ pub(super) fn run<C: Cipher>(
         } else {
             let blocks = run.min(unit_left);
             let bytes = blocks * BLOCK_BYTES;
-            let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return 0 };
-            crypt(cipher, direction, &[tweak], blocks, from, to, &mut hints);
+            let (Some(from), Some(to)) = (from.take(bytes), to.take(bytes)) else { return };
+            cipher.crypt(direction, &[tweak], blocks, from, to, &mut hints);
             blocks
         };
         unit_left -= blocks;
@@ -166,43 +157,9 @@ pub(super) fn run<C: Cipher>(
         }
     }
     hints.prefetch.finish();
-    hints.tee.map_or(0, |mut tee| {
-        cipher.finish_crc(&mut tee);
-        tee.crcs()
-    })
-}
-
-/// As [`Cipher::crypt`], also with a tee for a cipher that takes none: then everything goes through it.
-fn crypt<C: Cipher>(
-    cipher: &C,
-    direction: Direction,
-    tweaks: &[u128],
-    blocks: usize,
-    from: VolatileSlice<'_>,
-    to: VolatileSlice<'_>,
-    hints: &mut Hints<'_>,
-) {
-    let bytes = tweaks.len() * blocks * BLOCK_BYTES;
-    let Some(mut tee) = hints.tee.take_if(|_| !cipher.tees()) else {
-        cipher.crypt(direction, tweaks, blocks, from, to, hints);
-        return;
-    };
-    if tee.is_in_place() {
-        cipher.crypt(direction, tweaks, blocks, from, to, hints);
-    } else if let Some(place) = tee.place(bytes) {
-        match direction {
-            Direction::Encrypt => {
-                cipher.crypt(direction, tweaks, blocks, from, place, hints);
-                place.copy_to_volatile_slice(to);
-            }
-            Direction::Decrypt => {
-                from.copy_to_volatile_slice(place);
-                cipher.crypt(direction, tweaks, blocks, place, to, hints);
-            }
-        }
+    if let Some(crc) = &mut hints.crc {
+        cipher.finish_crc(crc);
     }
-    tee.advance(bytes);
-    hints.tee = Some(tee);
 }
 
 /// One block with a cut in it.
@@ -217,7 +174,7 @@ fn straddling<C: Cipher>(
     let mut block = [0; BLOCK_BYTES];
     from.read(&mut block);
     let place = VolatileSlice::from(&mut block[..]);
-    crypt(cipher, direction, &[tweak], 1, place, place, hints);
+    cipher.crypt(direction, &[tweak], 1, place, place, hints);
     to.write(&block);
     block.zeroize();
 }

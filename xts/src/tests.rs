@@ -57,6 +57,10 @@ fn xts_mode(key: &[u8; KEY_BYTES], first: u128, unit: usize, data: &mut [u8]) {
     }
 }
 
+fn crcs_of(bytes: &[u8], unit: usize) -> Vec<[u8; 4]> {
+    bytes.chunks(unit).map(|unit| crc32c(unit).to_le_bytes()).collect()
+}
+
 /// Bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
@@ -70,14 +74,12 @@ fn crcs_of_large_data_units() {
     let mut plain: Vec<u8> = (0u32..1 << 18).map(|i| (i.wrapping_mul(i) >> 9) as u8).collect();
     for implementation in Implementation::available() {
         let key = XtsKey::new(implementation, &std::array::from_fn(|i| i as u8));
-        for unit_bits in [9, 10, 12, 16, 18] {
-            let (mut output, mut kept, mut made) = (vec![0; 1 << 18], vec![0; 1 << 18], [0; 512]);
-            let tee = Tee::new(&mut kept).with_crc32c(unit_bits, &mut made);
+        for unit_bits in [8, 9, 10, 12, 16, 18] {
+            let (mut output, mut crcs) = (vec![0; 1 << 18], vec![[0; 4]; 1 << (18 - unit_bits)]);
             let (from, to) = ([VolatileSlice::from(&mut plain[..])], [VolatileSlice::from(&mut output[..])]);
-            let count = key.encrypt_with_tee(Dun::new([1, 0, 0, 0]), unit_bits, &from, &to, false, tee);
-            assert!(output == kept && output != plain);
-            let crcs: Vec<u32> = output.chunks(1 << unit_bits).map(crc32c).collect();
-            assert!(count == 0 || made[..count] == crcs, "{implementation} {unit_bits}");
+            let made = key.encrypt_with_crc32c(Dun::new([1, 0, 0, 0]), unit_bits, &from, &to, false, &mut crcs);
+            assert_eq!(made, key.has_crc32c());
+            assert!(!made || crcs == crcs_of(&output, 1 << unit_bits), "{implementation} {unit_bits}");
         }
     }
 }
@@ -106,47 +108,44 @@ proptest! {
         }
     }
 
-    /// The ciphertext is in both places, and nothing else; its CRCs are right, or not there.
+    /// CRCs are of the ciphertext in both directions. Without room for all of them, nothing happens.
     #[test]
-    fn ciphertext_goes_to_a_second_place(
-        from in lengths(), to in lengths(), unit_bits in 4u8..=9, units in 1usize..5, seed in any::<u8>(),
+    fn crcs_of_any_cuts(
+        from in lengths(), to in lengths(), unit_bits in 4u8..=11, units in 1usize..5, seed in any::<u8>(),
     ) {
         let key: [u8; KEY_BYTES] = std::array::from_fn(|i| seed.wrapping_mul(i as u8 ^ 0x55));
         let unit = 1usize << unit_bits;
         let mut plain: Vec<_> = (0..unit * units).map(|i| (i as u8).wrapping_mul(seed | 1) ^ (i >> 8) as u8).collect();
         let mut expected = plain.clone();
         xts_mode(&key, 7, unit, &mut expected);
-        let crcs: Vec<u32> = expected.chunks(unit).map(crc32c).collect();
+        let right = crcs_of(&expected, unit);
         let dun = Dun::new([7, 0, 0, 0]);
         let (from, to) = (cut(&from, plain.len()), cut(&to, plain.len()));
         for implementation in Implementation::available() {
             let key = XtsKey::new(implementation, &key);
+            prop_assert_eq!(key.has_crc32c(), implementation == Implementation::Vaes256);
             for nontemporal in [false, true] {
-                let (mut output, mut kept, mut made) = (vec![0; plain.len()], vec![0xee; plain.len() + 3], [0; 5]);
-                let tee = Tee::new(&mut kept).with_crc32c(unit_bits, &mut made);
-                let (source, place) = (slices(&mut plain, &from), slices(&mut output, &to));
-                let count = key.encrypt_with_tee(dun, unit_bits, &source, &place, nontemporal, tee);
-                store_fence();
-                prop_assert!(output == expected && kept[..plain.len()] == expected && kept[plain.len()..] == [0xee; 3]);
-                prop_assert!(count == 0 || count == units && made[..units] == crcs, "{implementation} {made:x?}");
-                prop_assert!(count != 0 || unit < 256 || implementation != Implementation::Vaes256);
+                for room in [units - 1, units, units + 1] {
+                    let (mut output, mut crcs) = (vec![0; plain.len()], vec![[0xee; 4]; room]);
+                    let (source, place) = (slices(&mut plain, &from), slices(&mut output, &to));
+                    let made = key.encrypt_with_crc32c(dun, unit_bits, &source, &place, nontemporal, &mut crcs);
+                    store_fence();
+                    prop_assert_eq!(made, key.has_crc32c() && room >= units);
+                    let there = if made { expected.clone() } else { vec![0; plain.len()] };
+                    prop_assert!(output == there);
+                    prop_assert!(!made || crcs[..units] == right && crcs[units..].iter().all(|crc| *crc == [0xee; 4]));
+                }
             }
-            // Only the CRC, of what is in one place.
-            let (mut output, mut made) = (vec![0; plain.len()], [0; 5]);
-            let count = key.encrypt_with_crc32c(dun, unit_bits, &slices(&mut plain, &from), &mut output, &mut made);
-            prop_assert!(output == expected);
-            prop_assert!(count == 0 || count == units && made[..units] == crcs, "{implementation} {made:x?}");
-            let (mut output, mut made, mut source) = (vec![0; plain.len()], [0; 5], expected.clone());
-            let count = key.decrypt_with_crc32c(dun, unit_bits, &mut source, &slices(&mut output, &to), &mut made);
-            prop_assert!(output == plain && source == expected);
-            prop_assert!(count == 0 || count == units && made[..units] == crcs, "{implementation} {made:x?}");
-
-            let (mut output, mut kept, mut made) = (vec![0; plain.len()], vec![0xee; plain.len() + 3], [0; 5]);
-            let tee = Tee::new(&mut kept).with_crc32c(unit_bits, &mut made);
-            let (source, place) = (slices(&mut expected, &from), slices(&mut output, &to));
-            let count = key.decrypt_with_tee(dun, unit_bits, &source, &place, Prefetch::default(), tee);
-            prop_assert!(output == plain && kept[..plain.len()] == expected && kept[plain.len()..] == [0xee; 3]);
-            prop_assert!(count == 0 || count == units && made[..units] == crcs, "{implementation} {made:x?}");
+            let (mut output, mut crcs, mut source) = (vec![0; plain.len()], vec![[0; 4]; units], expected.clone());
+            let (from, to) = (slices(&mut source, &from), slices(&mut output, &to));
+            let made = key.decrypt_with_crc32c(dun, unit_bits, &from, &to, Prefetch::default(), &mut crcs);
+            prop_assert_eq!(made, key.has_crc32c());
+            prop_assert!(!made || output == plain && crcs == right);
+            prop_assert!(source == expected);
+            // In place.
+            let place = slices(&mut source, &[0, 3, plain.len() - 3]);
+            let made = key.decrypt_with_crc32c(dun, unit_bits, &place, &place, Prefetch::default(), &mut crcs);
+            prop_assert!(!made || source == plain && crcs == right);
         }
     }
 

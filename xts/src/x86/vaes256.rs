@@ -2,6 +2,9 @@
 
 //! VAES on AVX2: two blocks in a register, eight registers at a time.
 
+mod crc;
+mod tweaks;
+
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -10,21 +13,18 @@ use super::opaque;
 use crate::key::BLOCK_BYTES;
 use crate::native::{Kernel, RoundKeys, Schedule};
 use crate::pieces::Hints;
-use crate::tee::{CRC_BYTES, Tee, power_of_x};
 use crate::tweak::StartTweaks;
+use crc::{Beside, Halves, digest_rest, finish_groups};
+use tweaks::{spread, times_alpha_bits, times_alpha_bytes};
 
 const GROUP: usize = 8;
 const LANES: usize = 2;
 const GROUP_BLOCKS: usize = GROUP * LANES;
-/// Groups that are not digested yet beside the next one. What the group just before stores is not there when the CPU comes to
-/// digest it: it would wait.
-const LAG: usize = 1;
-
 static KERNEL: Kernel = Kernel {
     one_lane: true,
     expand: expand_avx2,
     start_tweaks,
-    finish_crc: Some(finish_crc),
+    finish_crc: Some(finish_groups),
     encrypt: crypt::<true>,
     decrypt: crypt::<false>,
 };
@@ -36,40 +36,6 @@ pub fn kernel() -> Option<&'static Kernel> {
         && is_x86_feature_detected!("vaes")
         && is_x86_feature_detected!("vpclmulqdq");
     can.then_some(&KERNEL)
-}
-
-/// Multiplies a CRC by what so many bytes after it do to it, but for the last step, which `crc32` does.
-const fn shift(bytes: usize) -> i64 {
-    power_of_x(8 * bytes - 33) as i64
-}
-
-/// The CRC-32C of the [`CRC_BYTES`] bytes from a place on, after a state: four chains of a quarter each, as a CPU takes three
-/// cycles for a step, and can begin one in each. A macro, so that nothing is called for which the caller's registers, with
-/// tweaks in them, would be stored.
-macro_rules! crc32c {
-    ($state:expr, $at:expr) => {{
-        const QUARTER: usize = CRC_BYTES / 4;
-        let (mut a, mut b, mut c, mut d) = (u64::from($state), 0, 0, 0);
-        let mut at: *const u8 = $at;
-        for _ in 0..QUARTER / 8 {
-            // SAFETY: so many bytes have been stored there, in memory that nobody else writes.
-            unsafe {
-                a = _mm_crc32_u64(a, at.cast::<u64>().read_unaligned());
-                b = _mm_crc32_u64(b, at.add(QUARTER).cast::<u64>().read_unaligned());
-                c = _mm_crc32_u64(c, at.add(2 * QUARTER).cast::<u64>().read_unaligned());
-                d = _mm_crc32_u64(d, at.add(3 * QUARTER).cast::<u64>().read_unaligned());
-            }
-            at = at.wrapping_add(8);
-        }
-        let shifted = |crc: u64, by: i64| {
-            _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(crc as i64), _mm_cvtsi64_si128(by)) // as bits
-        };
-        let abc = _mm_xor_si128(
-            _mm_xor_si128(shifted(a, const { shift(3 * QUARTER) }), shifted(b, const { shift(2 * QUARTER) })),
-            shifted(c, const { shift(QUARTER) }),
-        );
-        (_mm_crc32_u64(0, _mm_cvtsi128_si64(abc) as u64) ^ d) as u32 // a CRC has 32 bits
-    }};
 }
 
 /// A round key, in both lanes.
@@ -84,36 +50,33 @@ unsafe fn round_key(keys: *const RoundKeys, round: usize) -> __m256i {
     _mm256_broadcastsi128_si256(unsafe { _mm_load_si128(keys.cast::<[__m128i; 4]>().add(round).cast()) })
 }
 
-/// AES over some blocks, to which the tweaks have been added; adds them again at the end.
+/// AES over some blocks, to which the tweaks have been added; adds them again at the end. Calls `beside` in each round.
 ///
-/// # Safety
-/// As for [`round_key`].
-#[inline]
-#[target_feature(enable = "avx2,vaes")]
-unsafe fn rounds<const ENCRYPT: bool, const N: usize>(
-    keys: *const RoundKeys,
-    blocks: &mut [__m256i; N],
-    tweaks: &[__m256i; N],
-) {
-    // SAFETY: as for this function.
-    unsafe {
-        let key = round_key(keys, 0);
-        for block in blocks.iter_mut() {
+/// A macro, because the compiler may not inline a function of this length. The blocks would then go through memory.
+macro_rules! rounds {
+    ($encrypt:expr, $keys:expr, $blocks:ident, $tweaks:expr, $beside:expr) => {{
+        let key = round_key($keys, 0);
+        $beside.round::<0>();
+        for block in $blocks.iter_mut() {
             *block = _mm256_xor_si256(*block, key);
         }
-        for round in 1..14 {
-            let key = round_key(keys, round);
-            for block in blocks.iter_mut() {
-                *block = if ENCRYPT { _mm256_aesenc_epi128(*block, key) } else { _mm256_aesdec_epi128(*block, key) };
-            }
-        }
-        let key = round_key(keys, 14);
-        for (block, tweak) in blocks.iter_mut().zip(tweaks) {
+        rounds!(@middle $encrypt, $keys, $blocks, $beside, 1 2 3 4 5 6 7 8 9 10 11 12 13);
+        let key = round_key($keys, 14);
+        $beside.round::<14>();
+        for (block, tweak) in $blocks.iter_mut().zip($tweaks) {
             let key = _mm256_xor_si256(key, *tweak);
             *block =
-                if ENCRYPT { _mm256_aesenclast_epi128(*block, key) } else { _mm256_aesdeclast_epi128(*block, key) };
+                if $encrypt { _mm256_aesenclast_epi128(*block, key) } else { _mm256_aesdeclast_epi128(*block, key) };
         }
-    }
+    }};
+    // Written out: the compiler keeps a loop if there is assembly in it.
+    (@middle $encrypt:expr, $keys:expr, $blocks:ident, $beside:expr, $($round:literal)*) => {$(
+        let key = round_key($keys, $round);
+        $beside.round::<$round>();
+        for block in $blocks.iter_mut() {
+            *block = if $encrypt { _mm256_aesenc_epi128(*block, key) } else { _mm256_aesdec_epi128(*block, key) };
+        }
+    )*};
 }
 
 /// Stores a register.
@@ -128,18 +91,19 @@ macro_rules! store {
     };
 }
 
-/// `N` registers. `NONTEMPORAL`: with non-temporal stores. `TEE`: the ciphertext goes to `tee`, too.
+/// `N` registers. `NONTEMPORAL`: with non-temporal stores. `COPY`: the ciphertext goes to `copy`, too. `beside`: see [`Beside`].
 ///
 /// # Safety
 /// As for [`round_key`]; the blocks can be read and written. With `NONTEMPORAL`, `to` is a multiple of 32.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool, const N: usize>(
+unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const COPY: bool, const N: usize>(
     keys: *const RoundKeys,
     tweaks: &[__m256i; N],
     from: *const u8,
     to: *mut u8,
-    tee: *mut u8,
+    copy: *mut u8,
+    beside: &mut impl Beside,
 ) {
     let keys = opaque(keys);
     let mut blocks = *tweaks;
@@ -155,22 +119,22 @@ unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool, c
             );
         }
         *block = _mm256_xor_si256(*block, loaded);
-        if TEE && !ENCRYPT {
+        if COPY && !ENCRYPT {
             // SAFETY: the blocks can be written.
-            unsafe { store!("vmovdqu", tee, at, loaded) }
+            unsafe { store!("vmovdqu", copy, at, loaded) }
         }
     }
     // SAFETY: as for this function.
-    unsafe { rounds::<ENCRYPT, N>(keys, &mut blocks, tweaks) };
+    unsafe { rounds!(ENCRYPT, keys, blocks, tweaks, beside) };
     for (at, block) in blocks.iter().enumerate() {
         // SAFETY: the blocks can be written, and lie on a boundary of 32 bytes for non-temporal stores.
         unsafe { if NONTEMPORAL { store!("vmovntdq", to, at, *block) } else { store!("vmovdqu", to, at, *block) } }
     }
-    if TEE && ENCRYPT {
+    if COPY && ENCRYPT {
         // After all others: a CPU combines non-temporal stores only if nothing comes between them.
         for (at, block) in blocks.iter().enumerate() {
             // SAFETY: the blocks can be written.
-            unsafe { store!("vmovdqu", tee, at, *block) }
+            unsafe { store!("vmovdqu", copy, at, *block) }
         }
     }
 }
@@ -181,12 +145,12 @@ unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool, c
 /// As for [`round_key`]; a block can be read and written.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn single<const ENCRYPT: bool, const TEE: bool>(
+unsafe fn single<const ENCRYPT: bool, const COPY: bool>(
     keys: *const RoundKeys,
     tweak: __m256i,
     from: *const u8,
     to: *mut u8,
-    tee: *mut u8,
+    copy: *mut u8,
 ) {
     let keys = opaque(keys);
     let loaded: __m128i;
@@ -201,7 +165,7 @@ unsafe fn single<const ENCRYPT: bool, const TEE: bool>(
     }
     let mut blocks = [_mm256_xor_si256(tweak, _mm256_zextsi128_si256(loaded))];
     // SAFETY: as for this function.
-    unsafe { rounds::<ENCRYPT, 1>(keys, &mut blocks, &[tweak]) };
+    unsafe { rounds!(ENCRYPT, keys, blocks, &[tweak], ()) };
     let done = _mm256_castsi256_si128(blocks[0]);
     let store = |to: *mut u8, block: __m128i| {
         // SAFETY: the block can be written.
@@ -214,54 +178,10 @@ unsafe fn single<const ENCRYPT: bool, const TEE: bool>(
             );
         }
     };
-    if TEE {
-        // Before the result: both may be the same place.
-        store(tee, if ENCRYPT { done } else { loaded });
-    }
     store(to, done);
-}
-
-/// 0x87 (alpha^128), in the low half of each lane.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn reduction() -> __m256i {
-    _mm256_set_epi64x(0, 0x87, 0, 0x87)
-}
-
-/// Multiplies each lane by alpha^(8 * BYTES); 8 bytes at most.
-///
-/// `REST` is 16 - BYTES. What is shifted out at the top comes back multiplied by 0x87.
-#[inline]
-#[target_feature(enable = "avx2,vpclmulqdq")]
-fn times_alpha_bytes<const BYTES: i32, const REST: i32>(tweak: __m256i) -> __m256i {
-    let back = _mm256_clmulepi64_epi128::<0x00>(_mm256_bsrli_epi128::<REST>(tweak), reduction());
-    _mm256_xor_si256(_mm256_bslli_epi128::<BYTES>(tweak), back)
-}
-
-/// Multiplies each lane by a power of alpha of its own, 0 to 56, which `bits` has in both halves of the lane.
-#[inline]
-#[target_feature(enable = "avx2,vpclmulqdq")]
-fn times_alpha_bits(tweak: __m256i, bits: __m256i) -> __m256i {
-    let swapped = _mm256_shuffle_epi32::<0x4e>(tweak);
-    // Bits that are shifted out of one half, in the other one. A shift by 64 gives 0.
-    let out = _mm256_srlv_epi64(swapped, _mm256_sub_epi64(_mm256_set1_epi64x(64), bits));
-    let back = _mm256_clmulepi64_epi128::<0x00>(out, reduction());
-    let carried = _mm256_blend_epi32::<0xcc>(_mm256_setzero_si256(), out);
-    _mm256_xor_si256(_mm256_sllv_epi64(tweak, bits), _mm256_xor_si256(back, carried))
-}
-
-/// The tweaks of a group from that of its first block.
-#[inline]
-#[target_feature(enable = "avx2,vpclmulqdq")]
-fn spread(first: &u128) -> [__m256i; GROUP] {
-    // SAFETY: a `u128` is 16 bytes, aligned.
-    let first = _mm256_broadcastsi128_si256(unsafe { _mm_load_si128(std::ptr::from_ref(first).cast()) });
-    let a = times_alpha_bits(first, _mm256_set_epi64x(1, 1, 0, 0));
-    let b = times_alpha_bits(first, _mm256_set_epi64x(3, 3, 2, 2));
-    let c = times_alpha_bits(first, _mm256_set_epi64x(5, 5, 4, 4));
-    let d = times_alpha_bits(first, _mm256_set_epi64x(7, 7, 6, 6));
-    let next = |tweak| times_alpha_bytes::<1, 15>(tweak);
-    [a, b, c, d, next(a), next(b), next(c), next(d)]
+    if COPY {
+        store(copy, if ENCRYPT { done } else { loaded });
+    }
 }
 
 /// See [`Kernel`].
@@ -277,7 +197,7 @@ unsafe fn crypt<const ENCRYPT: bool>(
     let on_boundary = to.addr().is_multiple_of(32) && blocks.is_multiple_of(LANES);
     // SAFETY: as for this function.
     unsafe {
-        match (ENCRYPT && hints.nontemporal && on_boundary, hints.tee.is_some()) {
+        match (ENCRYPT && hints.nontemporal && on_boundary, hints.crc.is_some()) {
             (true, false) => crypt_to::<ENCRYPT, true, false>(schedule, tweaks, blocks, from, to, hints),
             (false, false) => crypt_to::<ENCRYPT, false, false>(schedule, tweaks, blocks, from, to, hints),
             (true, true) => crypt_to::<ENCRYPT, true, true>(schedule, tweaks, blocks, from, to, hints),
@@ -287,57 +207,50 @@ unsafe fn crypt<const ENCRYPT: bool>(
     wipe_registers();
 }
 
+/// `CRC`: computes the CRCs of `hints`, too.
+///
 /// # Safety
 /// As for [`Kernel`]. With `NONTEMPORAL`, `to` is a multiple of 32, and so are the bytes of the blocks.
 #[inline]
 #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool>(
+unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool>(
     schedule: &Schedule,
     tweaks: &[u128],
     blocks: usize,
     mut from: *const u8,
     mut to: *mut u8,
-    hints: &mut Hints<'_>,
+    Hints { prefetch, crc, .. }: &mut Hints<'_>,
 ) {
-    let mut tee = match &mut hints.tee {
-        // What is stored there is there already.
-        Some(tee) if TEE && tee.is_in_place() => {
-            if ENCRYPT {
-                to
-            } else {
-                from.cast_mut()
-            }
-        }
-        Some(tee) if TEE => {
-            tee.place(tweaks.len() * blocks * BLOCK_BYTES).map_or(to, |place| place.ptr_guard_mut().as_ptr())
-        }
-        _ => to,
-    };
     macro_rules! pass {
         ($blocks:expr) => {
             (from, to) = (from.wrapping_add($blocks * BLOCK_BYTES), to.wrapping_add($blocks * BLOCK_BYTES));
-            if TEE {
-                tee = tee.wrapping_add($blocks * BLOCK_BYTES);
-                if let Some(tee) = &mut hints.tee {
-                    tee.advance($blocks * BLOCK_BYTES);
-                }
-            }
         };
     }
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
+    let mut copy = to;
     for first in tweaks {
         let mut tweaks = spread(first);
         let mut left = blocks;
         while left >= GROUP_BLOCKS {
-            hints.prefetch.advance(GROUP_BLOCKS * BLOCK_BYTES);
-            if TEE
-                && let Some(tee) = &mut hints.tee
-                && let Some((at, state)) = tee.next_crc(LAG * CRC_BYTES)
-            {
-                tee.crc_done(crc32c!(state, at));
+            prefetch.advance(GROUP_BLOCKS * BLOCK_BYTES);
+            // SAFETY: the caller guarantees the blocks that are left. A pending group is stored.
+            unsafe {
+                if CRC && let Some(crc) = crc.as_deref_mut() {
+                    copy = crc.place(to);
+                    // Ciphertext that is encrypted is there at the end of a group only: the CRC of the group just before would wait.
+                    match crc.pending(if ENCRYPT { 2 } else { 1 }) {
+                        Some(pending) => {
+                            let mut halves = Halves::new(pending);
+                            group::<ENCRYPT, NONTEMPORAL, true, GROUP>(keys, &tweaks, from, to, copy, &mut halves);
+                            crc.group_done(halves.finish());
+                        }
+                        None => group::<ENCRYPT, NONTEMPORAL, true, GROUP>(keys, &tweaks, from, to, copy, &mut ()),
+                    }
+                    crc.group_stored();
+                } else {
+                    group::<ENCRYPT, NONTEMPORAL, false, GROUP>(keys, &tweaks, from, to, to, &mut ());
+                }
             }
-            // SAFETY: the caller guarantees the blocks that are left.
-            unsafe { group::<ENCRYPT, NONTEMPORAL, TEE, GROUP>(keys, &tweaks, from, to, tee) };
             pass!(GROUP_BLOCKS);
             left -= GROUP_BLOCKS;
             if left > 0 {
@@ -348,36 +261,44 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const TEE: bool
         }
         let [a, b, c, d, e, f, ..] = tweaks;
         let [mut a, mut b] = [a, b];
+        // Few requests have blocks that are less than a group: pieces can be cut so, and data units can be small.
+        if CRC
+            && left > 0
+            && let Some(crc) = crc.as_deref_mut()
+        {
+            finish_groups(crc);
+            copy = crc.place(to);
+        }
         macro_rules! rest {
             ($blocks:literal, $action:expr) => {
                 if left & $blocks != 0 {
                     // SAFETY: as above.
                     unsafe { $action };
                     pass!($blocks);
+                    copy = copy.wrapping_add($blocks * BLOCK_BYTES);
                 }
             };
         }
         rest!(8, {
-            group::<ENCRYPT, NONTEMPORAL, TEE, 4>(keys, &[a, b, c, d], from, to, tee);
+            group::<ENCRYPT, NONTEMPORAL, CRC, 4>(keys, &[a, b, c, d], from, to, copy, &mut ());
             [a, b] = [e, f];
         });
         rest!(4, {
-            group::<ENCRYPT, NONTEMPORAL, TEE, 2>(keys, &[a, b], from, to, tee);
+            group::<ENCRYPT, NONTEMPORAL, CRC, 2>(keys, &[a, b], from, to, copy, &mut ());
             a = times_alpha_bits(a, _mm256_set1_epi64x(4));
         });
         rest!(2, {
-            group::<ENCRYPT, NONTEMPORAL, TEE, 1>(keys, &[a], from, to, tee);
+            group::<ENCRYPT, NONTEMPORAL, CRC, 1>(keys, &[a], from, to, copy, &mut ());
             a = times_alpha_bits(a, _mm256_set1_epi64x(2));
         });
-        rest!(1, single::<ENCRYPT, TEE>(keys, a, from, to, tee));
-    }
-}
-
-/// See [`Kernel`].
-#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-unsafe fn finish_crc(tee: &mut Tee<'_>) {
-    while let Some((at, state)) = tee.next_crc(0) {
-        tee.crc_done(crc32c!(state, at));
+        rest!(1, single::<ENCRYPT, CRC>(keys, a, from, to, copy));
+        if CRC
+            && left > 0
+            && let Some(crc) = crc.as_deref_mut()
+        {
+            // SAFETY: they were copied there.
+            unsafe { digest_rest(crc, copy.wrapping_sub(left * BLOCK_BYTES), left * BLOCK_BYTES) };
+        }
     }
 }
 
@@ -412,7 +333,8 @@ unsafe fn encrypt_numbers<const N: usize>(schedule: &Schedule, number: u128, twe
     let to = tweaks.0.as_mut_ptr().cast::<__m256i>();
     // SAFETY: the keys are there, and so is the room; `StartTweaks` is aligned.
     unsafe {
-        rounds::<true, N>(opaque(&raw const schedule.tweak), &mut blocks, &[_mm256_setzero_si256(); N]);
+        let keys = opaque(&raw const schedule.tweak);
+        rounds!(true, keys, blocks, &[_mm256_setzero_si256(); N], ());
         for (register, block) in blocks.iter().enumerate() {
             _mm256_store_si256(to.add(at / LANES + register), *block);
         }

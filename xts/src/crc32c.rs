@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The CRC-32C of each data unit of ciphertext, computed beside the cipher.
+//!
+//! AES leaves the integer units of a CPU idle. A kernel that computes CRCs keeps a copy of the last groups of ciphertext. Between
+//! the AES rounds of one group, it computes the CRC of an earlier group. The copy is in private memory, because others may change
+//! the source and the target at any moment.
+
+#![cfg_attr(any(not(target_arch = "x86_64"), miri), allow(dead_code, reason = "no kernel computes CRCs"))]
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
+/// Bytes of a group.
+pub(super) const GROUP_BYTES: usize = 256;
+/// Groups that are kept.
+const KEPT: usize = 4;
+const PAGE: usize = 4096;
+
+/// The last groups of ciphertext: a page, so that each group can have a place that [`Crc32c::place`] chooses.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub(super) struct LastGroups(MaybeUninit<[u8; PAGE]>);
+
+impl LastGroups {
+    /// No groups yet.
+    pub(super) fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+}
+
+/// A group of ciphertext to digest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pending {
+    /// [`GROUP_BYTES`] bytes of [`LastGroups`].
+    pub at: *const u8,
+    /// The CRC before them.
+    pub state: u32,
+}
+
+/// The CRCs of a request.
+#[derive(Debug)]
+pub(super) struct Crc32c<'t> {
+    /// The beginning of [`LastGroups`].
+    page: *mut u8,
+    /// Where the last groups are.
+    places: [*mut u8; KEPT],
+    /// Groups that were stored, and those of them that are digested.
+    stored: usize,
+    digested: usize,
+    state: u32,
+    unit: usize,
+    /// Bytes of the current data unit that are not digested.
+    left: usize,
+    crcs: std::slice::IterMut<'t, [u8; 4]>,
+    groups: PhantomData<&'t mut LastGroups>,
+}
+
+impl<'t> Crc32c<'t> {
+    /// For data units of `1 << unit_bits` bytes.
+    pub(super) fn new(unit_bits: u8, groups: &'t mut LastGroups, crcs: &'t mut [[u8; 4]]) -> Self {
+        let unit = 1usize.checked_shl(unit_bits.max(4).into()).unwrap_or(0);
+        let (page, state, crcs) = (groups.0.as_mut_ptr().cast(), u32::MAX, crcs.iter_mut());
+        let (places, groups) = ([page; KEPT], PhantomData);
+        Self { page, places, stored: 0, digested: 0, state, unit, left: unit, crcs, groups }
+    }
+
+    /// Where the copy of the next group goes, whose result goes to `to`. The last three groups stay where they are.
+    ///
+    /// A CPU compares a load with earlier stores by the low 12 bits of their addresses. If these are equal, the load waits for the
+    /// store, a non-temporal one even for long. So the copy goes to another quarter of a page than results do meanwhile.
+    #[inline(always)]
+    pub(super) fn place(&mut self, to: *const u8) -> *mut u8 {
+        let quarter = to.addr().wrapping_add(PAGE / 2) % PAGE / (PAGE / 4);
+        let place = self.page.wrapping_add(quarter * (PAGE / 4) + self.stored % KEPT * GROUP_BYTES);
+        self.places[self.stored % KEPT] = place;
+        place
+    }
+
+    /// A group is in the place that [`place`](Self::place) returned.
+    #[inline(always)]
+    pub(super) fn group_stored(&mut self) {
+        self.stored += 1;
+    }
+
+    /// The next group to digest, if at least `lag` groups are stored and not digested.
+    #[inline(always)]
+    pub(super) fn pending(&self, lag: usize) -> Option<Pending> {
+        let pending = Pending { at: self.places[self.digested % KEPT], state: self.state };
+        (self.digested + lag <= self.stored).then_some(pending)
+    }
+
+    /// The CRC after the group that was pending.
+    #[inline(always)]
+    pub(super) fn group_done(&mut self, state: u32) {
+        self.digested += 1;
+        self.done(GROUP_BYTES, state);
+    }
+
+    /// The state, if no group is pending.
+    pub(super) fn state(&self) -> u32 {
+        self.state
+    }
+
+    /// The CRC after `bytes` more bytes of the data unit.
+    #[inline(always)]
+    pub(super) fn done(&mut self, bytes: usize, state: u32) {
+        self.state = state;
+        self.left = self.left.wrapping_sub(bytes);
+        if self.left == 0 {
+            if let Some(crc) = self.crcs.next() {
+                *crc = (!state).to_le_bytes();
+            }
+            (self.state, self.left) = (u32::MAX, self.unit);
+        }
+    }
+}
+
+/// x^n modulo the polynomial of CRC-32C, bits reflected.
+pub(super) const fn power_of_x(n: usize) -> u32 {
+    let mut power: u32 = 1 << 31;
+    let mut i = 0;
+    while i < n {
+        power = (power >> 1) ^ if power & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        i += 1;
+    }
+    power
+}
