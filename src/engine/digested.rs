@@ -6,8 +6,9 @@
 //! buffer. Others may write the image at any moment, so where it is used in place, a bounce buffer gets the ciphertext as well
 //! ([`Tee`]). The digests stay in private memory until the request has succeeded.
 
+use super::channel::BounceBuffer;
 use super::inline::Inline;
-use super::worker::{BounceBuffer, DigestBytes, MOST_DIGEST_BYTES};
+use super::worker::{DigestBytes, MOST_DIGEST_BYTES};
 use super::{Engine, Failure, Io, check_guest_memory};
 use crate::digest::{DigestAlgorithm, Digests, INLINE_BYTES};
 use crate::disk::IoDirection;
@@ -67,7 +68,7 @@ impl Engine {
             IoDirection::Write => (0, extent.len == len),
         };
         let end = extent.offset.checked_add(len).ok_or(Failure::Malformed)?;
-        if !fits || end > self.disk.image().len() || len % u64::from(self.config.logical_block_size) != 0 {
+        if !fits || end > io.disk().image().len() || len % u64::from(self.config.logical_block_size) != 0 {
             return Err(Failure::Malformed);
         }
         let bytes = (whole >> unit_bits).checked_mul(algorithm.size() as u64); // at most 32
@@ -93,10 +94,11 @@ impl Engine {
         inline: &Inline<'_>,
     ) -> Result<u64, Failure> {
         let mut prefetch = self.take_prefetch(io, inline);
+        let disk = io.disk();
         io.record.watch.lap(Stage::Other);
-        let in_place = self.disk.read_in_place(extent.offset + done, len); // inside the extent
+        let in_place = disk.read_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(from), Some(mut kept)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
+        let (Some(from), Some(mut kept)) = (in_place, io.buffer_now(STEP as u64)) else { return Ok(0) };
         let (mut moved, mut crcs) = (0, [0; MOST_UNITS]);
         while let Some(piece) = step(&from, moved) {
             let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
@@ -104,7 +106,7 @@ impl Engine {
             let sound = io.room.fill(at, len, |room| {
                 let tee = tee(&io.digesting, kept.bytes_mut(len), &mut crcs);
                 made = inline.decrypt_with_tee(at, piece, room, std::mem::take(&mut prefetch), tee)?;
-                Ok::<_, Failure>(self.disk.image().in_place_is_sound())
+                Ok::<_, Failure>(disk.image().in_place_is_sound())
             })?;
             if !sound {
                 break;
@@ -128,9 +130,9 @@ impl Engine {
         payload: &Payload<'_>,
     ) -> Result<u64, Failure> {
         io.record.watch.lap(Stage::Other);
-        let in_place = self.disk.write_in_place(extent.offset + done, len); // inside the extent
+        let in_place = io.disk().write_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(to), Some(mut kept)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
+        let (Some(to), Some(mut kept)) = (in_place, io.buffer_now(STEP as u64)) else { return Ok(0) };
         let past_caches = self.writes_past_caches(io);
         let (mut moved, mut crcs) = (0, [0; MOST_UNITS]);
         while let Some(piece) = step(&to, moved) {
@@ -139,7 +141,7 @@ impl Engine {
             let made = inline.encrypt_with_tee(at, &payload.data(at, len), piece, past_caches, tee)?;
             // The image holds it already, but nobody is told so.
             check_guest_memory()?;
-            if !self.disk.image().in_place_is_sound() {
+            if !io.disk().image().in_place_is_sound() {
                 break;
             }
             io.digest_with(at, kept.bytes(len), crcs.get(..made));
