@@ -130,6 +130,7 @@ fn device(disk: Disk) -> Device {
         writeback: true,
         keep_keys_on_reset: false,
         in_band: true,
+        ufs: false,
     };
     let device = Device::new(config, None, disk).expect("device");
     device.set_features(device.features() & !feature::CTRL_VQ & !feature::INLINE_ENCRYPTION & !feature::EVENT_IDX);

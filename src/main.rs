@@ -11,7 +11,7 @@ mod notify;
 mod stats_file;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -90,8 +90,9 @@ fn run(args: &Args) -> Result<()> {
     let engine = args.engine.resolve()?;
     let config = args.device_config(&engine)?;
     let workers = args.worker_config(&config);
-    let disk = disk(args, &config)?;
     let files = NamedFiles::of(args);
+    files.check("--blk-file")?;
+    let (disk, more_disks) = disks(args, &config)?;
     files.check("--wrapping-key-file")?;
     let wrapping = wrapping(args, &engine)?;
     let listen = listen(args)?;
@@ -100,7 +101,8 @@ fn run(args: &Args) -> Result<()> {
     files.check("--stats")?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
     files.check("--trace")?;
-    let banner = banner(args, &disk, &engine, &config);
+    let bytes = more_disks.iter().fold(disk.image().len(), |bytes, disk| bytes.saturating_add(disk.image().len()));
+    let banner = banner(args, &disk, bytes, &engine, &config);
     let queues = config.num_queues;
     if config.keep_keys_on_reset {
         log::warn!(
@@ -108,9 +110,11 @@ fn run(args: &Args) -> Result<()> {
              the keys are lost when the frontend disconnects"
         );
     }
-    let device = Arc::new(Device::new(config, wrapping, disk).context(
+    let mut device = Device::new(config, wrapping, disk).context(
         "cannot lock the memory of the keyslots; raise the limit (ulimit -l, LimitMEMLOCK=) or use fewer --keyslots",
-    )?);
+    )?;
+    more_disks.into_iter().for_each(|disk| device.add_disk(disk));
+    let device = Arc::new(device);
     device.engine().check_locked_memory(workers.workers).context(
         "cannot lock the memory for keys that come with requests, 256 KiB for each worker; raise the limit (ulimit -l, \
          LimitMEMLOCK=) or use fewer --workers",
@@ -180,35 +184,49 @@ fn run(args: &Args) -> Result<()> {
     written
 }
 
-fn disk(args: &Args, config: &DeviceConfig) -> Result<Disk> {
+/// The disk, and the other logical units' of a UFS host controller.
+fn disks(args: &Args, config: &DeviceConfig) -> Result<(Disk, Vec<Disk>)> {
+    let mut files = args.blk_file.iter();
+    let first = disk(args, config, files.next())?;
+    Ok((first, files.map(|file| disk(args, config, Some(file))).collect::<Result<_>>()?))
+}
+
+/// Without a file: a memory disk.
+fn disk(args: &Args, config: &DeviceConfig, file: Option<&PathBuf>) -> Result<Disk> {
     let options = OpenOptions {
         read_only: args.read_only,
         discard: args.discard != DiscardMode::Off,
         direct: args.cache == CacheMode::None,
         logical_block_size: config.engine.logical_block_size,
     };
-    let image = match (&args.blk_file, args.blk_ram) {
-        (Some(path), _) => options.open(path)?,
-        (None, size) => options.in_memory(size.unwrap_or_default())?,
+    let image = match file {
+        Some(path) => options.open(path)?,
+        None => options.in_memory(args.blk_ram.unwrap_or_default())?,
     };
     if args.discard == DiscardMode::On && !image.can_discard() {
-        bail!("{} cannot free space for discard; use --discard auto or off", image_name(args));
+        let name = file.map_or_else(|| "a memory disk".into(), |path| path.display().to_string());
+        bail!("{name} cannot free space for discard; use --discard auto or off");
     }
     Disk::new(image, args.aio.choice()).context("io_uring cannot be used here; use --aio threads or sync")
 }
 
 /// Handles SIGHUP. Returns false: the signal has no further effect.
 fn look_at_the_size(device: &Device) -> bool {
-    match device.resize(None) {
-        Ok(Resized { reason: Some(reason), .. }) => log::warn!("the frontend does not know of the new size: {reason}"),
-        Ok(_) => {}
-        Err(error) => log::warn!("the disk keeps its size: {error}"),
+    for lun in 0..device.engine().disks().count() {
+        match device.resize_lun(lun, None) {
+            Ok(Resized { reason: Some(reason), .. }) => {
+                log::warn!("the frontend does not know of the new size: {reason}");
+            }
+            Ok(_) => {}
+            Err(error) => log::warn!("the disk keeps its size: {error}"),
+        }
     }
     false
 }
 
 fn image_name(args: &Args) -> String {
-    args.blk_file.as_ref().map_or_else(|| "a memory disk".into(), |path| path.display().to_string())
+    let names: Vec<_> = args.blk_file.iter().map(|path| path.display().to_string()).collect();
+    if names.is_empty() { "a memory disk".into() } else { names.join(", ") }
 }
 
 fn wrapping(args: &Args, engine: &Personality) -> Result<Option<Wrapping>> {
@@ -225,15 +243,21 @@ fn wrapping(args: &Args, engine: &Personality) -> Result<Option<Wrapping>> {
 
 /// What the program adds to the control socket's `status`.
 fn about(args: &Args, personality: &str, device: &Device) -> Result<serde_json::Value> {
-    let image = args.blk_file.as_deref().map(std::path::absolute).transpose()?;
-    Ok(serde_json::json!({
+    let paths: Vec<_> = args.blk_file.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
+    // JSON strings are UTF-8.
+    let mut paths = paths.iter().map(|path| serde_json::json!({ "path": path.to_string_lossy() })).peekable();
+    let image = paths.peek().cloned().unwrap_or_else(|| serde_json::json!({ "path": null }));
+    let mut about = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "engine": { "personality": personality },
-        // JSON strings are UTF-8.
-        "image": { "path": image.map(|path| path.to_string_lossy().into_owned()) },
+        "image": image,
         "options": device.settings(),
-    }))
+    });
+    if args.ufs {
+        about["luns"] = paths.collect();
+    }
+    Ok(about)
 }
 
 fn cannot_trace(path: &Path) -> String {
@@ -253,14 +277,14 @@ fn listen(args: &Args) -> Result<Listen> {
     }
 }
 
-fn banner(args: &Args, disk: &Disk, engine: &Personality, config: &DeviceConfig) -> String {
+fn banner(args: &Args, disk: &Disk, bytes: u64, engine: &Personality, config: &DeviceConfig) -> String {
     if args.ufs {
         let socket = args.socket_path.as_ref().map_or_else(|| "...".into(), |path| path.display().to_string());
         return format!(
             "serving {} ({} MiB) as a UFS host controller with the engine {}: {} keyslots, AES-256-XTS by {}; attach with\n    \
              -device '{{\"driver\":\"vfio-user-pci\",\"socket\":{{\"type\":\"unix\",\"path\":\"{socket}\"}}}}'",
             image_name(args),
-            disk.image().len() >> 20,
+            bytes >> 20,
             engine.name,
             config.engine.keyslots,
             config.engine.crypto_engine,
@@ -271,7 +295,7 @@ fn banner(args: &Args, disk: &Disk, engine: &Personality, config: &DeviceConfig)
          entries, AES-256-XTS by {}; attach with\n    \
          -device vhost-user-test-device-pci,chardev=...,virtio-id=2,num_vqs={},vq_size={},config_size=104",
         image_name(args),
-        disk.image().len() >> 20,
+        bytes >> 20,
         if disk.image().is_in_memory() { "in memory" } else { disk.aio().name() },
         engine.name,
         match config.engine.keyslots {
@@ -294,7 +318,8 @@ fn sandbox(args: &Args, device: &Device, workers: usize, trace: Option<&Path>) -
     }
     device.observer().only_trace_to(trace).with_context(|| cannot_trace(trace.unwrap_or(Path::new(""))))?;
     device.prepare(workers).context("io_uring cannot be used here; use --aio threads or sync")?;
-    let mut sandbox = Sandbox::new().io_uring(device.engine().disk().aio() == Aio::IoUring);
+    let mut disks = device.engine().disks();
+    let mut sandbox = Sandbox::new().io_uring(disks.any(|disk| disk.aio() == Aio::IoUring));
     for path in [&args.socket_path, &args.control].into_iter().flatten() {
         sandbox = sandbox.remove_file(path);
     }

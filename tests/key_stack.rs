@@ -68,6 +68,7 @@ fn no_key_stays_on_the_stack(implementation: Implementation, way: Way) {
         writeback: true,
         keep_keys_on_reset: false,
         in_band: false,
+        ufs: false,
     };
     let options = OpenOptions { read_only: false, discard: false, direct: false, logical_block_size: 512 };
     let disk = Disk::new(options.in_memory(1 << 20).expect("memory"), None).expect("disk");

@@ -292,19 +292,6 @@ fn the_list_may_be_nowhere() {
     }
 }
 
-fn manage(ufs: &mut Ufs, function: u8, lun: u8, tag: u32) -> (u8, u8) {
-    let mut descriptor = vec![0; 80];
-    descriptor[16..22].copy_from_slice(&[4, 0, lun, 3, 0, function]);
-    descriptor[28..32].copy_from_slice(&u32::from(lun).to_be_bytes());
-    descriptor[32..36].copy_from_slice(&tag.to_be_bytes());
-    ufs.set_memory(TASKS, &descriptor);
-    ufs.set(0x78, 1);
-    assert_eq!((ufs.get(0x78), ufs.get(0x20) & 0x200), (0, 0x200));
-    ufs.set(0x20, 0x200);
-    let answer = ufs.memory_bytes(TASKS, 80);
-    (answer[8], answer[48 + 15])
-}
-
 /// A request that is never answered: a driver asks for it, aborts it, and clears its slot.
 #[test]
 fn a_request_that_is_stuck_can_be_cleared() {
@@ -316,10 +303,10 @@ fn a_request_that_is_stuck_can_be_cleared() {
     ufs.set(0x58, 1 << 9);
     std::thread::sleep(std::time::Duration::from_millis(100));
     assert_eq!(ufs.get(0x58), 1 << 9);
-    assert_eq!(manage(&mut ufs, 0x80, 0, 9), (0, 8), "it is pending");
-    assert_eq!(manage(&mut ufs, 0x80, 0, 8), (0, 0), "this one is not");
-    assert_eq!(manage(&mut ufs, 0x80, 5, 9), (0, 9), "no such unit");
-    assert_eq!(manage(&mut ufs, 0x77, 0, 9), (0, 4), "no such function");
+    assert_eq!(ufs.manage(0x80, 0, 9), (0, 8), "it is pending");
+    assert_eq!(ufs.manage(0x80, 0, 8), (0, 0), "this one is not");
+    assert_eq!(ufs.manage(0x80, 5, 9), (0, 9), "no such unit");
+    assert_eq!(ufs.manage(0x77, 0, 9), (0, 4), "no such function");
     ufs.set(0x5c, !(1 << 9));
     while ufs.get(0x58) != 0 {}
     assert_eq!((ufs.answer(9).ocs, ufs.get(0x20) & 1), (0xf, 0), "the controller reported no completion");

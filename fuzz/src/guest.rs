@@ -144,6 +144,7 @@ impl Guest {
             writeback: true,
             keep_keys_on_reset: false,
             in_band: true,
+            ufs: false,
         };
         let wrapping = Wrapping::new(None).expect("wrapping keys");
         let device = Device::new(config, Some(wrapping), kind.disk()).expect("device");

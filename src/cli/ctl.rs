@@ -61,6 +61,9 @@ pub enum CtlCommand {
         /// First enlarge a regular file or a memory disk to this size: bytes, with K, M, G or T
         #[arg(value_name = "SIZE", value_parser = super::number::nonzero_size)]
         size: Option<u64>,
+        /// Which of a UFS host controller's logical units
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        lun: usize,
     },
     /// Show queues, keyslots and throughput, refreshed until interrupted; of several devices a line each
     Top {

@@ -14,7 +14,7 @@ use scattered_xts::Implementation;
 use vhost_user_blk_crypto::device::{DeviceConfig, seg_max};
 use vhost_user_blk_crypto::engine::EngineConfig;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality, limits};
-use vhost_user_blk_crypto::ufs::{DUN_BYTES, MOST_SLOTS};
+use vhost_user_blk_crypto::ufs::{DUN_BYTES, MOST_LUNS, MOST_SLOTS};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
 
 use super::access::{parse_group, parse_mode};
@@ -46,9 +46,9 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub fd: Option<RawFd>,
 
-    /// Raw image or block device to serve
+    /// Raw image or block device to serve; with --ufs may be repeated, for one logical unit (LUN) each, 8 at most
     #[arg(long, value_name = "PATH", required_unless_present = "blk_ram", conflicts_with = "blk_ram")]
-    pub blk_file: Option<PathBuf>,
+    pub blk_file: Vec<PathBuf>,
 
     /// Serve a memory disk of this size, lost at exit; for measurements without storage. K, M, G: powers of 1024
     #[arg(long, value_name = "SIZE", value_parser = number::nonzero_size)]
@@ -186,6 +186,15 @@ impl Args {
         if args.ufs {
             check_ufs(engine)?;
         }
+        let files = args.blk_file.len();
+        ensure!(
+            args.ufs || files <= 1,
+            "--blk-file is given {files} times, and a virtio block device has one disk; start a device for each, or use --ufs"
+        );
+        ensure!(
+            files <= MOST_LUNS,
+            "--blk-file is given {files} times, and a UFS host controller has {MOST_LUNS} logical units at most"
+        );
         Ok(DeviceConfig {
             engine: EngineConfig {
                 keyslots: engine.keyslots,
@@ -207,6 +216,7 @@ impl Args {
             writeback: args.cache != CacheMode::Writethrough,
             keep_keys_on_reset: engine.keys_on_reset == KeysOnReset::Kept,
             in_band: args.in_band,
+            ufs: args.ufs,
         })
     }
 }
@@ -278,6 +288,9 @@ mod tests {
         assert!(error(&["--ufs", "--keyslots", "0"]).contains("from 1 to 256"));
         assert!(error(&["--ufs", "--personality", "emmc-cqhci"]).contains("--max-dun-bytes 8"));
         assert!(error(&["--ufs", "--key-types", "raw,wrapped"]).contains("--key-types raw"));
+        assert!(error(&["--blk-file", "c"]).contains("use --ufs"));
+        assert!(config(&["--ufs", "--blk-file", "c"]).is_ok());
+        assert!(error(&[["--ufs"].as_slice(), &["--blk-file", "c"].repeat(8)].concat()).contains("8 logical units"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 //! Options for fault injection.
 
-use vhost_user_blk_crypto::faults::{Faults, KeepError, Spec};
+use vhost_user_blk_crypto::faults::{AddError, Faults, Spec};
 
 /// Faults that exist from the start.
 #[derive(Debug, clap::Args)]
@@ -18,8 +18,8 @@ impl FaultArgs {
     /// Adds the faults before a guest starts, while the process may still lock the memory that they need.
     ///
     /// # Errors
-    /// When that memory cannot be locked.
-    pub fn add_to(&self, faults: &Faults) -> Result<(), KeepError> {
+    /// When that memory cannot be locked, or the device cannot have such a fault.
+    pub fn add_to(&self, faults: &Faults) -> Result<(), AddError> {
         for spec in &self.faults {
             faults.insert(spec.clone())?;
         }

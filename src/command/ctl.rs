@@ -87,7 +87,7 @@ fn written(args: &CtlArgs) -> Result<()> {
         CtlCommand::ResetEngine => {
             (json!({ "command": "reset-engine" }), |reply| format!("{} keys are lost\n", reply["lost_keys"]))
         }
-        CtlCommand::Resize { size } => (json!({ "command": "resize", "bytes": size }), text::resize),
+        CtlCommand::Resize { size, lun } => (json!({ "command": "resize", "bytes": size, "lun": lun }), text::resize),
         CtlCommand::Top { .. } => return Ok(()), // above
     };
     let reply = client.ask(&request)?;

@@ -37,12 +37,7 @@ pub const COMMANDS: &[(&str, Handler)] = &[
         let NoParams {} = parse(arguments)?;
         let mut status = value(&device.status())?;
         // What the program knows and the device does not: its version, options, the image's path.
-        if let (Value::Object(status), Value::Object(about)) = (&mut status, about) {
-            about.iter().for_each(|(name, more)| match (status.get_mut(name), more) {
-                (Some(Value::Object(there)), Value::Object(more)) => there.extend(more.clone()),
-                _ => drop(status.insert(name.clone(), more.clone())),
-            });
-        }
+        merge(&mut status, about);
         Ok(status)
     }),
     ("stats", |device, _, arguments| {
@@ -71,8 +66,8 @@ pub const COMMANDS: &[(&str, Handler)] = &[
         Ok(json!({ "lost_keys": device.reset_engine() }))
     }),
     ("resize", |device, _, arguments| {
-        let ResizeParams { bytes } = parse(arguments)?;
-        value(&device.resize(bytes).map_err(|error| Error::new("failed", error.to_string()))?)
+        let ResizeParams { bytes, lun } = parse(arguments)?;
+        value(&device.resize_lun(lun, bytes).map_err(|error| Error::new("failed", error.to_string()))?)
     }),
 ];
 
@@ -112,6 +107,8 @@ struct LatencyParams {
 #[serde(deny_unknown_fields)]
 struct ResizeParams {
     bytes: Option<u64>,
+    #[serde(default)]
+    lun: usize,
 }
 
 #[derive(Deserialize)]
@@ -143,6 +140,21 @@ enum FaultAction {
     Add,
     List,
     Clear,
+}
+
+/// Adds `more` to what is there.
+fn merge(there: &mut Value, more: &Value) {
+    match (there, more) {
+        (Value::Object(there), Value::Object(more)) => {
+            for (name, more) in more {
+                merge(there.entry(name).or_insert(Value::Null), more);
+            }
+        }
+        (Value::Array(there), Value::Array(more)) => {
+            there.iter_mut().zip(more).for_each(|(there, more)| merge(there, more))
+        }
+        (there, more) => *there = more.clone(),
+    }
 }
 
 fn fault(device: &Device, FaultParams { action, spec, fault }: FaultParams) -> Result<Value, Error> {

@@ -58,6 +58,8 @@ pub struct DeviceConfig {
     /// A driver that negotiated neither the control virtqueue nor inline encryption may use keyslots in-band: it sends
     /// the commands on its request queues.
     pub in_band: bool,
+    /// It is a UFS host controller, and each disk is a logical unit.
+    pub ufs: bool,
 }
 
 /// A block device with inline encryption.
@@ -89,6 +91,7 @@ pub(crate) fn status(failure: &Failure) -> Status {
         | Failure::Wrap(_)
         | Failure::Keep(_)
         | Failure::Fault
+        | Failure::Controller(_)
         | Failure::GuestMemory
         | Failure::Disk(_) => Status::IoErr,
     }
@@ -109,11 +112,19 @@ impl Device {
     pub fn new(config: DeviceConfig, wrapping: Option<Wrapping>, disk: Disk) -> io::Result<Self> {
         let (queues, slots) = (usize::from(config.num_queues) + 1, config.engine.keyslots.into());
         let observer = Observer::new(queues, slots, config.engine.crypto_engine.name());
-        let engine = Engine::new(config.engine.clone(), wrapping, disk, observer)?;
+        let mut engine = Engine::new(config.engine.clone(), wrapping, disk, observer)?;
+        if config.ufs {
+            engine.accept_controller_faults();
+        }
         let (features, writeback) = (AtomicU64::new(0), AtomicBool::new(config.writeback));
         let (resize_notifier, phase, last_queue) = (ResizeNotifier::default(), Mutex::default(), AtomicUsize::new(0));
         let chosen_early = AtomicBool::new(false);
         Ok(Self { config, engine, features, writeback, chosen_early, resize_notifier, phase, last_queue })
+    }
+
+    /// Adds a disk, which is another logical unit of a UFS host controller.
+    pub fn add_disk(&mut self, disk: Disk) {
+        self.engine.add_disk(disk);
     }
 
     /// Its configuration.
@@ -146,7 +157,7 @@ impl Device {
     /// # Errors
     /// Those of [`Disk::prepare`].
     pub fn prepare(&self, workers: usize) -> io::Result<()> {
-        self.disk().prepare(workers)
+        self.engine.disks().try_for_each(|disk| disk.prepare(workers))
     }
 
     /// Makes everything durable that the guest has written.
@@ -169,12 +180,13 @@ impl Device {
     /// # Errors
     /// When the file cannot be opened.
     pub fn start_trace(&self, file: &Path) -> io::Result<()> {
-        if self.disk().image().is_at(file) {
-            return Err(io::Error::other("it is the image; name another file"));
+        if self.engine.disks().any(|disk| disk.image().is_at(file)) {
+            return Err(io::Error::other("it is an image; name another file"));
         }
         self.observer().start_trace(file)
     }
 
+    /// The disk of a device with virtqueues.
     fn disk(&self) -> &Disk {
         self.engine.disk()
     }

@@ -83,9 +83,19 @@ impl Device {
     /// # Errors
     /// When the image cannot have this size, or would shrink with a frontend connected.
     pub fn resize(&self, bytes: Option<u64>) -> Result<Resized, ResizeError> {
+        self.resize_lun(0, bytes)
+    }
+
+    /// As [`resize`](Self::resize), for one of several disks.
+    ///
+    /// # Errors
+    /// Those, or that there is no such disk.
+    pub fn resize_lun(&self, lun: usize, bytes: Option<u64>) -> Result<Resized, ResizeError> {
+        let disks = self.engine.disks().count();
+        let disk = self.engine.disks().nth(lun).ok_or(ResizeError::NoDisk { lun, disks })?;
         let block = self.config.engine.logical_block_size;
         let (sizes, connected, notifier) = self.resize_notifier.with(|frontend| {
-            let sizes = self.disk().image().resize(bytes, block, !frontend.connected)?;
+            let sizes = disk.image().resize(bytes, block, !frontend.connected)?;
             frontend.missed |= sizes.0 != sizes.1 && self.observer().running_queues().next().is_none();
             Ok::<_, ResizeError>((sizes, frontend.connected, frontend.notifier.clone()))
         })?;
@@ -95,7 +105,11 @@ impl Device {
             _ if before == bytes => (FrontendKnows::Unchanged, None),
             _ if !connected => (FrontendKnows::NotConnected, None),
             None => {
-                let reason = "it has opened no backend channel; the guest sees the new size after its next reset";
+                let reason = if self.config.ufs {
+                    "UFS has no message for this; the guest sees the new size after echo 1 > /sys/block/sdX/device/rescan"
+                } else {
+                    "it has opened no backend channel; the guest sees the new size after its next reset"
+                };
                 (FrontendKnows::NotTold, Some(reason.to_owned()))
             }
             Some(notifier) => match notifier.config_changed() {
@@ -104,7 +118,8 @@ impl Device {
             },
         };
         if before != bytes {
-            log::info!("the size of the disk has changed from {before} to {bytes} bytes");
+            let which = if self.config.ufs { format!("LUN {lun}") } else { "the disk".into() };
+            log::info!("the size of {which} has changed from {before} to {bytes} bytes");
         }
         Ok(Resized { bytes, before, frontend, reason })
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Device;
 use crate::digest::DigestAlgorithm;
+use crate::disk::Disk;
 use crate::observe::trace::TraceStatus;
 use crate::protocol::feature;
 use crate::request::QueueRole;
@@ -38,8 +39,11 @@ const FEATURES: &[(u64, &str)] = &[
 pub struct DeviceStatus {
     /// The engine.
     pub engine: EngineStatus,
-    /// The image.
+    /// The image, or the first of several.
     pub image: ImageStatus,
+    /// The images of all logical units, of a UFS host controller.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub luns: Vec<ImageStatus>,
     /// A frontend is connected.
     pub connected: bool,
     /// Features that the driver has negotiated.
@@ -164,24 +168,31 @@ impl Device {
         }
     }
 
+    fn image_status(&self, disk: &Disk) -> ImageStatus {
+        let image = disk.image();
+        ImageStatus {
+            bytes: image.len(),
+            in_memory: image.is_in_memory(),
+            aio: disk.aio().name(),
+            read_only: image.read_only(),
+            discard: image.can_discard(),
+            logical_block_size: self.config.engine.logical_block_size,
+            writeback: self.writeback.load(Ordering::Acquire),
+        }
+    }
+
     /// The device and its state.
     pub fn status(&self) -> DeviceStatus {
         let features = self.features.load(Ordering::Acquire);
+        let disks = self.engine.disks();
         let queue = |queue: usize| match self.role(queue) {
             QueueRole::Request => QueueStatus { queue, role: "request" },
             QueueRole::Control | QueueRole::Either => QueueStatus { queue, role: "control" },
         };
         DeviceStatus {
             engine: self.engine_status(),
-            image: ImageStatus {
-                bytes: self.disk().image().len(),
-                in_memory: self.disk().image().is_in_memory(),
-                aio: self.disk().aio().name(),
-                read_only: self.disk().image().read_only(),
-                discard: self.disk().image().can_discard(),
-                logical_block_size: self.config.engine.logical_block_size,
-                writeback: self.writeback.load(Ordering::Acquire),
-            },
+            image: self.image_status(self.disk()),
+            luns: if self.config.ufs { disks.map(|disk| self.image_status(disk)).collect() } else { Vec::new() },
             connected: self.observer().connected(),
             features: FeatureStatus {
                 bits: format!("{features:#x}"),

@@ -14,6 +14,8 @@ use super::SECTOR_SIZE;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages say it
 pub enum ResizeError {
+    #[error("there is no LUN {lun}; the device has {disks}, counted from 0")]
+    NoDisk { lun: usize, disks: usize },
     #[error("an image of 0 bytes cannot be a disk; enlarge it, for example: truncate -s 1G FILE")]
     Empty,
     #[error(

@@ -7,7 +7,6 @@
 //! data, in one pass. In all other cases, the ciphertext lies in a bounce buffer, which nobody else writes. The digests stay in
 //! private memory until the request succeeds.
 
-use super::bounce::BounceBuffer;
 use super::inline::Inline;
 use super::worker::{DigestBytes, MOST_DIGEST_BYTES};
 use super::{Engine, Failure, Io, check_guest_memory};
@@ -66,7 +65,7 @@ impl Engine {
             IoDirection::Write => (0, extent.len == len),
         };
         let end = extent.offset.checked_add(len).ok_or(Failure::Malformed)?;
-        if !fits || end > self.disk.image().len() || len % u64::from(self.config.logical_block_size) != 0 {
+        if !fits || end > io.disk().image().len() || len % u64::from(self.config.logical_block_size) != 0 {
             return Err(Failure::Malformed);
         }
         let bytes = (whole >> unit_bits).checked_mul(algorithm.size() as u64); // at most 32
@@ -89,15 +88,16 @@ impl Engine {
         inline: &Inline<'_>,
     ) -> Result<u64, Failure> {
         let mut prefetch = self.take_prefetch(io, inline);
+        let disk = io.disk();
         io.record.watch.lap(Stage::Other);
-        let in_place = self.disk.read_in_place(extent.offset + done, len); // inside the extent
+        let in_place = disk.read_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(from), Some(mut bounce)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
+        let (Some(from), Some(mut bounce)) = (in_place, io.buffer_now(STEP as u64)) else { return Ok(0) };
         let mut moved = 0;
         while let Some(piece) = step(&from, moved) {
             let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
             piece.copy_to_volatile_slice(bounce.piece(len));
-            if !self.disk.image().in_place_is_sound() {
+            if !disk.image().in_place_is_sound() {
                 break;
             }
             io.room.fill(at, len, |room| {
@@ -123,9 +123,9 @@ impl Engine {
         payload: &Payload<'_>,
     ) -> Result<u64, Failure> {
         io.record.watch.lap(Stage::Other);
-        let in_place = self.disk.write_in_place(extent.offset + done, len); // inside the extent
+        let in_place = io.disk().write_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(to), Some(mut bounce)) = (in_place, io.worker.buffer_now(STEP as u64)) else { return Ok(0) };
+        let (Some(to), Some(mut bounce)) = (in_place, io.buffer_now(STEP as u64)) else { return Ok(0) };
         let mut moved = 0;
         while let Some(piece) = step(&to, moved) {
             let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
@@ -133,7 +133,7 @@ impl Engine {
             check_guest_memory()?;
             io.digest(at, bounce.bytes(len));
             bounce.piece(len).copy_to_volatile_slice(piece);
-            if !self.disk.image().in_place_is_sound() {
+            if !io.disk().image().in_place_is_sound() {
                 break;
             }
             moved += len;

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::faults::KeepError;
+use crate::faults::{ControllerFault, KeepError};
 use crate::keyslot::{NoSuchSlot, TransferError};
 use crate::ratelimit::RateLimit;
 use crate::secret::wipe_signal_stack;
@@ -33,6 +33,8 @@ pub enum Failure {
     Keep(#[from] KeepError),
     #[error("an injected fault")]
     Fault,
+    #[error("an injected fault of the host controller")]
+    Controller(ControllerFault),
     #[error("part of the guest's memory is missing: its file was truncated, or there is no memory or huge page for it")]
     GuestMemory,
     #[error(transparent)]

@@ -15,7 +15,7 @@ use crate::request::{ControlCommand, CryptoTag, Extent, KeySource, NO_SLOT, Requ
 impl Engine {
     /// The faults that strike a request. Call it only if there are any.
     #[cold]
-    pub(super) fn fate(&self, queue: usize, request: &Request<'_>) -> Option<Box<Fate>> {
+    pub(super) fn fate(&self, io: &Io<'_>, request: &Request<'_>) -> Option<Box<Fate>> {
         let mut extents: &[Extent] = &[];
         let (ranges, data): (Vec<Extent>, Extent);
         let (op, slot) = match request {
@@ -52,7 +52,8 @@ impl Engine {
             }
             _ => false,
         };
-        let fate = self.faults.strike(&Subject { op, queue, slot, digested, extents });
+        let fate =
+            self.faults.strike(&Subject { op, queue: io.queue, lun: io.channel.number, slot, digested, extents });
         if fate.is_some() {
             self.observer.count_fault();
         }
@@ -84,6 +85,7 @@ impl Engine {
         let result = match request {
             // The command code knows what a failing command leaves behind.
             Request::Control(_) => self.execute(io, request, Some(&fate)).await,
+            _ if fate.controller.is_some() => Err(fate.controller.map_or(Failure::Fault, Failure::Controller)),
             _ if fate.io_error => Err(Failure::Fault),
             _ if !whole => Ok(()),
             _ => self.execute(io, request, Some(&fate)).await,

@@ -2,7 +2,7 @@
 
 //! Requests that a fault holds back: until a time, until others are held back too, or until the fault is gone.
 //!
-//! Stopping a queue does not wait for them: see [`Held::drain`].
+//! Stopping a queue does not wait for them, nor does aborting a request: see [`Held::drain`] and [`Held::release_one`].
 
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,11 @@ impl Held {
     /// Releases all requests of a queue. Returns whether there were any.
     pub(super) fn drain(&mut self, queue: usize) -> bool {
         self.release(Released::Drained, |entry| entry.queue == queue)
+    }
+
+    /// Releases a request. Returns whether it was held back.
+    pub(super) fn release_one(&mut self, token: Token) -> bool {
+        self.release(Released::Drained, |entry| entry.token == token)
     }
 
     /// Releases the last one first.
@@ -134,8 +139,9 @@ mod tests {
             held.add(10 + token, 1, Hold::Reorder(4));
         }
         assert_eq!(taken(&mut held), [(2, Released::Due), (1, Released::Due), (0, Released::Due)]);
+        assert!(held.release_one(11) && !held.release_one(11));
         assert!(held.drain(1) && !held.drain(1));
-        assert_eq!(taken(&mut held), [(12, Released::Drained), (11, Released::Drained), (10, Released::Drained)]);
+        assert_eq!(taken(&mut held), [(11, Released::Drained), (12, Released::Drained), (10, Released::Drained)]);
         assert!(held.is_empty());
     }
 

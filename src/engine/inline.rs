@@ -99,7 +99,7 @@ impl Ahead {
 }
 
 impl Engine {
-    /// Prefetches for a transfer that will be served after a few others, or notes it for the engine to prefetch while
+    /// Prefetches from the first disk for a transfer that will be served after a few others, or notes it for the engine to prefetch while
     /// it decrypts.
     pub fn prefetch(&self, worker: &Worker, ahead: Ahead) {
         match ahead {
@@ -129,7 +129,7 @@ impl Engine {
     /// Ends the time of checking whether data can be moved in place.
     pub(super) fn lap_lookup(&self, io: &mut Io<'_>) {
         // In memory that takes less time than reading the clock.
-        if !self.disk.image().residency_is_cached() {
+        if !io.disk().image().residency_is_cached() {
             io.record.watch.lap(Stage::Disk);
         }
     }

@@ -5,11 +5,11 @@
 use std::time::Instant;
 
 use super::Failure;
-use super::bounce::BounceBuffer;
+use super::channel::{BounceBuffer, Channel};
 use super::digested::Digesting;
 use super::held::{Hold, Released};
 use super::worker::{Wakeup, Worker};
-use crate::disk::{self, Transfer};
+use crate::disk::{self, Disk, Transfer};
 use crate::observe::{Record, Stage};
 use crate::segments::Room;
 use crate::tasks::Token;
@@ -17,6 +17,8 @@ use crate::tasks::Token;
 /// A request in execution.
 pub struct Io<'m> {
     pub(super) worker: &'m Worker,
+    /// To the disk that it is for.
+    pub(super) channel: &'m Channel,
     /// Identifies it to the worker.
     pub token: Token,
     /// The queue that it came from, for faults.
@@ -32,10 +34,21 @@ pub struct Io<'m> {
 }
 
 impl<'m> Io<'m> {
-    /// A new request.
+    /// A new request, for the first disk.
     pub fn new(worker: &'m Worker, queue: usize, head: u16, durable: bool, room: Room<'m>) -> Self {
         let record = Record::new(queue, head, worker.observe.borrow_mut().stopwatch());
-        Self { worker, token: 0, queue, durable, room, record, digesting: None }
+        Self { worker, channel: &worker.channel, token: 0, queue, durable, room, record, digesting: None }
+    }
+
+    /// The same request for another disk, if there is such a disk.
+    pub fn on_disk(self, disk: usize) -> Option<Self> {
+        let channel = self.worker.channel(disk)?;
+        Some(Self { channel, ..self })
+    }
+
+    /// The disk that it is for.
+    pub(super) fn disk(&self) -> &'m Disk {
+        &self.channel.disk
     }
 
     /// Counts the finished request.
@@ -65,13 +78,18 @@ impl<'m> Io<'m> {
 
     /// A bounce buffer for a transfer of `len` bytes, or as many of them as fit.
     pub(super) async fn buffer(&mut self, len: u64) -> Result<BounceBuffer<'m>, Failure> {
-        self.worker.buffer(self.token, len).await.ok_or(Failure::NoMemory)
+        self.channel.buffer(&self.worker.ready, self.token, len).await.ok_or(Failure::NoMemory)
+    }
+
+    /// As [`buffer`](Self::buffer), if there is one now.
+    pub(super) fn buffer_now(&self, len: u64) -> Option<BounceBuffer<'m>> {
+        self.channel.buffer_now(&self.worker.ready, len)
     }
 
     /// Moves data between the front of a bounce buffer and the image.
     pub(super) async fn transfer(&mut self, transfer: Transfer, bounce: &mut BounceBuffer<'m>) -> Result<(), Failure> {
         let Some(buffer) = bounce.buffer.take() else { return Err(Failure::NoMemory) };
-        let begun = self.worker.disk.borrow_mut().transfer(self.token, transfer, buffer);
+        let begun = self.channel.io.borrow_mut().transfer(self.token, transfer, buffer);
         let disk::IoCompletion { result, buffer } = self.disk_completion(begun).await;
         self.record.watch.lap(Stage::Disk);
         bounce.buffer = buffer;
@@ -85,7 +103,7 @@ impl<'m> Io<'m> {
 
     /// Makes earlier writes durable.
     pub(super) async fn flush(&mut self) -> Result<(), Failure> {
-        let begun = self.worker.disk.borrow_mut().flush(self.token);
+        let begun = self.channel.io.borrow_mut().flush(self.token);
         let completion = self.disk_completion(begun).await;
         self.record.watch.lap(Stage::Disk);
         Ok(completion.result?)
@@ -97,7 +115,7 @@ impl<'m> Io<'m> {
         bytes: u64,
         action: impl FnOnce(&disk::Image) -> std::io::Result<()> + Send + 'static,
     ) -> Result<(), Failure> {
-        let begun = self.worker.disk.borrow_mut().run(self.token, bytes, Box::new(action));
+        let begun = self.channel.io.borrow_mut().run(self.token, bytes, Box::new(action));
         let completion = self.disk_completion(begun).await;
         self.record.watch.lap(Stage::Disk);
         Ok(completion.result?)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The emulated crypto engine and the disk behind it: executes requests.
+//! The emulated crypto engine and the disks behind it: executes requests.
 //!
 //! A request comes validated, with its pieces of guest memory, and ends with `Ok` or a [`Failure`]. This layer does not
 //! know virtqueues, feature bits or status bytes, so another host controller can use it.
@@ -9,8 +9,8 @@
 //! requests without data. It waits at each `await` and blocks no thread: see [`Worker`].
 #![forbid(unsafe_code)]
 
-mod bounce;
 mod change;
+mod channel;
 mod command;
 mod digested;
 mod failure;
@@ -78,10 +78,12 @@ pub struct EngineConfig {
     pub timing: Timing,
 }
 
-/// An engine with its keyslots and its disk. All workers share it.
+/// An engine with its keyslots and its disks. All workers share it.
 pub struct Engine {
     config: EngineConfig,
     disk: Arc<Disk>,
+    /// Beside the first one, which an engine always has.
+    more_disks: Vec<Arc<Disk>>,
     keyslots: Arc<KeyslotTable>,
     /// Hardware-wrapped keys, if they are offered.
     wrapping: Option<Wrapping>,
@@ -113,6 +115,7 @@ impl Engine {
         let unwrapped = if caches { Some(Arc::new(UnwrappedKeys::new()?)) } else { None };
         Ok(Self {
             disk: Arc::new(disk),
+            more_disks: Vec::new(),
             keyslots,
             wrapping,
             unwrapped,
@@ -129,9 +132,19 @@ impl Engine {
         &self.config
     }
 
-    /// The disk.
+    /// Puts another disk behind the engine: see [`Io::on_disk`]. All disks share its keyslots.
+    pub fn add_disk(&mut self, disk: Disk) {
+        self.more_disks.push(Arc::new(disk));
+    }
+
+    /// The disk, or the first one of several.
     pub fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// All disks. There is at least one.
+    pub fn disks(&self) -> impl Iterator<Item = &Arc<Disk>> {
+        std::iter::once(&self.disk).chain(&self.more_disks)
     }
 
     /// The keyslots.
@@ -147,6 +160,11 @@ impl Engine {
     /// Whether it accepts hardware-wrapped keys.
     pub fn takes_wrapped_keys(&self) -> bool {
         self.wrapping.is_some()
+    }
+
+    /// Accepts also the faults of a UFS host controller. That ends requests with [`Failure::Controller`].
+    pub fn accept_controller_faults(&mut self) {
+        self.faults.accept_controller_faults();
     }
 
     /// The faults, which may change at any time.
@@ -200,9 +218,15 @@ impl Engine {
     /// # Errors
     /// Those of the system. After a failure it always fails.
     pub fn flush(&self) -> std::io::Result<()> {
-        self.disk.image().flush()?;
-        self.observer.count_flush();
-        Ok(())
+        let mut result = Ok(());
+        for disk in self.disks() {
+            let flushed = disk.image().flush();
+            if flushed.is_ok() {
+                self.observer.count_flush();
+            }
+            result = result.and(flushed);
+        }
+        result
     }
 
     /// Executes a request.
@@ -210,7 +234,7 @@ impl Engine {
     /// # Errors
     /// Why it failed, or was done only in part.
     pub async fn serve<'e>(&'e self, io: &mut Io<'e>, request: &mut Request<'_>) -> Result<(), Failure> {
-        let fate = if self.faults.armed() { self.fate(io.queue, request) } else { None };
+        let fate = if self.faults.armed() { self.fate(io, request) } else { None };
         match fate {
             Some(fate) => Box::pin(self.serve_faulty(io, request, fate)).await?,
             None => self.execute(io, request, None).await?,

@@ -72,7 +72,7 @@ impl Engine {
         let offset = extent.offset + done; // inside the extent
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
         let prefetch = self.take_prefetch(io, inline);
-        let disk = &*self.disk;
+        let disk = io.disk();
         io.record.watch.lap(Stage::Other);
         let in_place = disk.read_in_place(offset, len);
         self.lap_lookup(io);

@@ -4,12 +4,11 @@
 //!
 //! A request that waits has given the worker its [`Token`]. The worker polls it when one of these happens:
 //! - the disk has answered, a time has come, or a fault no longer holds it back: there is a [`Wakeup`] for it;
-//! - a bounce buffer is free, or the previous command is done;
+//! - a bounce buffer is free (see [`Channel`]), or the previous command is done;
 //! - a keyslot has changed: this wakes all requests that wait for one. Only this comes from other threads, by a
 //!   [`Waker`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
@@ -21,6 +20,7 @@ use std::task::{Poll, Wake, Waker};
 use std::time::Instant;
 
 use super::Engine;
+use super::channel::Channel;
 use super::held::{Held, Hold, Released};
 use super::order::Commands;
 use super::timers::{NOBODY, Timers};
@@ -44,9 +44,12 @@ pub(super) enum Wakeup {
     Held(Released),
 }
 
-/// One worker's part of the engine: buffers, access to the disk, and statistics.
+/// One worker's part of the engine: buffers, access to the disks, and statistics.
 pub struct Worker {
-    pub(super) disk: RefCell<disk::IoChannel>,
+    /// To the first disk.
+    pub(super) channel: Channel,
+    /// To the others.
+    more_channels: Vec<Channel>,
     pub(super) timers: RefCell<Timers>,
     held: RefCell<Held>,
     pub(super) observe: RefCell<observe::WorkerStats>,
@@ -69,10 +72,6 @@ pub struct Worker {
     pub(super) commands: Commands,
     /// By token.
     wakeups: RefCell<Vec<Option<Wakeup>>>,
-    /// Bounce buffers in use.
-    pub(super) bounce_buffers: Cell<usize>,
-    /// Requests that wait for a bounce buffer.
-    pub(super) buffer_waiters: RefCell<VecDeque<Token>>,
     /// Requests that wait for a keyslot.
     keyslot_waiters: RefCell<Vec<Token>>,
     /// Requests that can continue without a [`Wakeup`].
@@ -105,11 +104,12 @@ const MOST_WAITERS: usize = 64;
 
 impl Worker {
     pub(super) fn new(engine: &Engine) -> io::Result<Self> {
-        let Engine { disk, keyslots, observer, unwrapped, .. } = engine;
+        let Engine { disk, more_disks, keyslots, observer, unwrapped, .. } = engine;
         let event = eventfd::new()?;
         let woken = Arc::new(WakeEvent { flag: AtomicBool::new(false), event });
         Ok(Self {
-            disk: RefCell::new(disk.io_channel()?),
+            channel: Channel::new((0, disk))?,
+            more_channels: (1..).zip(more_disks).map(Channel::new).collect::<io::Result<_>>()?,
             timers: RefCell::new(Timers::new()?),
             held: RefCell::default(),
             observe: RefCell::new(observer.worker_stats()),
@@ -124,8 +124,6 @@ impl Worker {
             prefetch: Cell::default(),
             commands: Commands::default(),
             wakeups: RefCell::default(),
-            bounce_buffers: Cell::new(0),
-            buffer_waiters: RefCell::default(),
             keyslot_waiters: RefCell::default(),
             ready: RefCell::default(),
             waker: Waker::from(Arc::clone(&woken)),
@@ -158,7 +156,19 @@ impl Worker {
 
     /// How many requests helper threads execute.
     pub fn on_disk(&self) -> usize {
-        self.disk.borrow().with_helpers()
+        self.channels().map(|channel| channel.io.borrow().with_helpers()).sum()
+    }
+
+    fn channels(&self) -> impl Iterator<Item = &Channel> {
+        std::iter::once(&self.channel).chain(&self.more_channels)
+    }
+
+    /// The channel to a disk, if there is such a disk.
+    pub(super) fn channel(&self, disk: usize) -> Option<&Channel> {
+        match disk.checked_sub(1) {
+            None => Some(&self.channel),
+            Some(other) => self.more_channels.get(other),
+        }
     }
 
     fn deliver(&self, token: Token, wakeup: Wakeup) {
@@ -184,6 +194,11 @@ impl Worker {
         let mut held = self.held.borrow_mut();
         held.add(token, queue, hold);
         self.stay_awake(&mut held);
+    }
+
+    /// Releases a request that a fault holds back, because nobody wants it any more. Returns whether one does.
+    pub fn release(&self, token: Token) -> bool {
+        self.held.borrow_mut().release_one(token)
     }
 
     fn stay_awake(&self, held: &mut Held) {
@@ -250,12 +265,13 @@ impl Reactor for Worker {
             + self.place_waiters.len()
             + self.digest_waiters.len();
         let waiters = MOST_WAITERS.saturating_sub(waiters);
-        self.disk.borrow().room().min(self.timers.borrow().room()).min(waiters)
+        let others = self.timers.borrow().room().min(waiters);
+        self.channels().map(|channel| channel.io.borrow().room()).fold(others, usize::min)
     }
 
     fn submit(&self) {
         self.observe.borrow_mut().end_batch();
-        self.disk.borrow_mut().submit();
+        self.channels().for_each(|channel| channel.io.borrow_mut().submit());
         if self.unwrapped_until.get().is_some() {
             self.expire_unwrapped();
         }
@@ -263,7 +279,7 @@ impl Reactor for Worker {
 
     fn poll_completions(&self, tokens: &mut Vec<Token>) {
         let mut from_disk = self.from_disk.borrow_mut();
-        self.disk.borrow_mut().poll_completions(&mut from_disk);
+        self.channels().for_each(|channel| channel.io.borrow_mut().poll_completions(&mut from_disk));
         for (token, completion) in from_disk.drain(..) {
             self.deliver(token, Wakeup::Disk(completion));
             tokens.push(token);
@@ -308,7 +324,9 @@ impl Reactor for Worker {
     }
 
     fn events(&self, action: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
-        self.disk.borrow().events().into_iter().try_for_each(&mut *action)?;
+        for channel in self.channels() {
+            channel.io.borrow().events().into_iter().try_for_each(&mut *action)?;
+        }
         action(self.timers.borrow().as_fd())?;
         action(self.woken.event.as_fd())
     }

@@ -63,7 +63,7 @@ impl Engine {
     /// Whether ciphertext goes to the image past the CPU's caches. A memory disk is small. The pages of a file are
     /// only read again for write-back.
     fn writes_past_caches(&self, io: &Io<'_>) -> bool {
-        let past_caches = !self.disk.image().is_in_memory();
+        let past_caches = !io.disk().image().is_in_memory();
         io.worker.unfenced.set(io.worker.unfenced.get() | past_caches);
         past_caches
     }
@@ -80,7 +80,7 @@ impl Engine {
     ) -> Result<bool, Failure> {
         let offset = extent.offset + done; // inside the extent
         let bytes = usize::try_from(len).map_err(|_| Failure::Malformed)?;
-        let disk = &*self.disk;
+        let disk = io.disk();
         io.record.watch.lap(Stage::Other);
         let in_place = disk.write_in_place(offset, len);
         self.lap_lookup(io);

@@ -27,10 +27,18 @@ pub enum Op {
     Program,
     /// KEYSLOT_EVICT.
     Evict,
+    /// DME_HIBERNATE_ENTER of a UFS host controller.
+    HibernateEnter,
+    /// DME_HIBERNATE_EXIT.
+    HibernateExit,
+    /// DME_SET of PA_PWRMODE.
+    PowerMode,
+    /// DME_LINKSTARTUP.
+    LinkStartup,
 }
 
 impl Op {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Read,
         Self::Write,
         Self::Flush,
@@ -39,6 +47,10 @@ impl Op {
         Self::SecureErase,
         Self::Program,
         Self::Evict,
+        Self::HibernateEnter,
+        Self::HibernateExit,
+        Self::PowerMode,
+        Self::LinkStartup,
     ];
 
     /// Its name in `op=`.
@@ -52,6 +64,10 @@ impl Op {
             Self::SecureErase => "secure-erase",
             Self::Program => "program",
             Self::Evict => "evict",
+            Self::HibernateEnter => "hibernate-enter",
+            Self::HibernateExit => "hibernate-exit",
+            Self::PowerMode => "power-mode",
+            Self::LinkStartup => "link-startup",
         }
     }
 }
@@ -60,7 +76,12 @@ impl Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Ops(u16);
 
+/// All requests.
 pub(super) const ANY: Ops = Ops(0xff);
+/// Those for the disk.
+pub(super) const DISK: Ops = Ops(0x3f);
+/// Commands for the link.
+pub(super) const UIC: Ops = Ops(0xf00);
 pub(super) const TRANSFERS: Ops = Ops(1 << Op::Read as u16 | 1 << Op::Write as u16);
 
 impl Ops {
@@ -84,6 +105,8 @@ pub struct Subject<'r> {
     pub op: Op,
     /// The index of its queue.
     pub queue: usize,
+    /// The logical unit that it is for.
+    pub lun: usize,
     /// The keyslot that it names.
     pub slot: Option<u32>,
     /// It wants digests.
@@ -104,6 +127,7 @@ pub struct Condition {
     pub(super) sectors: Option<RangeInclusive<u64>>,
     pub(super) slots: Option<RangeInclusive<u64>>,
     pub(super) queues: Option<RangeInclusive<u64>>,
+    pub(super) luns: Option<RangeInclusive<u64>>,
     /// The first matching request that may be struck, counted from 1.
     pub(super) nth: u64,
     /// The maximum number of requests to strike.
@@ -129,6 +153,7 @@ impl Condition {
             && (!self.digested_only || subject.digested)
             && within(&self.slots, subject.slot.map(u64::from))
             && within(&self.queues, u64::try_from(subject.queue).ok())
+            && within(&self.luns, u64::try_from(subject.lun).ok())
             && self.sectors.as_ref().is_none_or(|sectors| subject.extents.iter().any(|extent| touches(extent, sectors)))
     }
 

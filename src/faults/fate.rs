@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::kind::{FaultKind, Short};
+use super::kind::{ControllerFault, FaultKind, Short};
 
 /// Keys to lose before a request is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,8 @@ pub struct Fate {
     pub loss: Option<Loss>,
     /// It fails.
     pub io_error: bool,
+    /// The UFS host controller fails.
+    pub controller: Option<ControllerFault>,
     /// Only a part is transferred.
     pub short: Option<Short>,
     /// It uses a broken engine.
@@ -76,6 +78,7 @@ impl Fate {
             stuck: None,
             loss: None,
             io_error: false,
+            controller: None,
             short: None,
             broken: None,
             wrong_digest: None,
@@ -88,6 +91,7 @@ impl Fate {
     pub(super) fn add(&mut self, id: u64, kind: FaultKind) {
         match kind {
             FaultKind::IoError => self.io_error = true,
+            FaultKind::Controller(fault) => self.controller = Some(fault),
             FaultKind::Delay(delay) => self.delay = self.delay.saturating_add(delay),
             FaultKind::Reorder { window } => self.reorder = Some(window),
             FaultKind::Short(short) => self.short = Some(short),

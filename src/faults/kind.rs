@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::condition::{ANY, Op, Ops, TRANSFERS};
+use super::condition::{ANY, DISK, Op, Ops, TRANSFERS, UIC};
 
 /// What a fault does to a request that it strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +47,50 @@ pub enum FaultKind {
         /// Which bit of the data unit: bit 0 is the least significant of the first byte.
         bit: u32,
     },
+    /// The UFS host controller fails.
+    Controller(ControllerFault),
+    /// A command for the link of a UFS host controller fails.
+    UicFailure,
     /// A bit of the digest is flipped of data units whose numbers are multiples of this.
     WrongDigest {
         /// The number.
         every: u64,
     },
+}
+
+/// How a UFS host controller fails at a request, which has no other effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControllerFault {
+    /// Overall command status: the UIC layers could not communicate.
+    CommunicationFailure,
+    /// Overall command status: aborted.
+    Aborted,
+    /// Overall command status: fatal error of the controller.
+    FatalError,
+    /// Overall command status: fatal error of the device.
+    DeviceFatalError,
+    /// Overall command status: invalid crypto configuration.
+    InvalidCryptoConfiguration,
+    /// Overall command status: general crypto error.
+    GeneralCryptoError,
+    /// The link is lost. This and those below stop the controller: it answers no request until it is reset.
+    LinkLost,
+    /// Errors of the link are reported.
+    LinkError,
+    /// The crypto engine reports a fatal error.
+    CryptoFatalError,
+}
+
+impl ControllerFault {
+    /// Those that are an overall command status, as `ocs=` names them.
+    pub(super) const STATUSES: [(&str, Self); 6] = [
+        ("communication-failure", Self::CommunicationFailure),
+        ("aborted", Self::Aborted),
+        ("fatal-error", Self::FatalError),
+        ("device-fatal-error", Self::DeviceFatalError),
+        ("invalid-crypto-config", Self::InvalidCryptoConfiguration),
+        ("general-crypto-error", Self::GeneralCryptoError),
+    ];
 }
 
 /// How a short transfer ends.
@@ -68,13 +107,15 @@ impl FaultKind {
     pub(super) fn ops(self) -> Ops {
         match self {
             Self::IoError | Self::Delay(_) | Self::Reorder { .. } | Self::Stuck | Self::LoseAllKeys => ANY,
+            Self::Controller(_) => DISK,
+            Self::UicFailure => UIC,
             _ => TRANSFERS,
         }
     }
 
     /// Whether it strikes only requests with a keyslot.
     pub(super) fn encrypted_only(self) -> bool {
-        self == Self::LoseKey || self.is_broken_engine()
+        matches!(self, Self::LoseKey | Self::Controller(ControllerFault::CryptoFatalError)) || self.is_broken_engine()
     }
 
     /// Whether it strikes only requests with digests.
@@ -92,6 +133,8 @@ impl FaultKind {
             | Self::Stuck
             | Self::LoseKey
             | Self::LoseAllKeys
+            | Self::Controller(_)
+            | Self::UicFailure
             | Self::WrongDigest { .. } => false,
             Self::DunNotIncremented
             | Self::Dun32Bit
@@ -102,6 +145,11 @@ impl FaultKind {
             | Self::Plaintext
             | Self::BitFlip { .. } => true,
         }
+    }
+
+    /// Whether only a UFS host controller can have it.
+    pub(super) fn needs_controller(self) -> bool {
+        matches!(self, Self::Controller(_) | Self::UicFailure)
     }
 
     /// Whether bytes of keys must be kept for it.

@@ -27,7 +27,7 @@ pub use broken::BrokenEngine;
 pub use condition::{Op, Subject};
 pub use fate::{Breakage, Fate, Loss, WhichKey};
 pub use kept::{KeepError, KeptKeys};
-pub use kind::{FaultKind, Short};
+pub use kind::{ControllerFault, FaultKind, Short};
 pub use spec::{Spec, SpecError};
 
 /// All faults of a device; they can be added and cleared while it serves requests.
@@ -39,6 +39,8 @@ pub struct Faults {
     table: Mutex<Table>,
     /// For engines that use a wrong key.
     pub kept: KeptKeys,
+    /// The device is a UFS host controller.
+    has_controller: bool,
 }
 
 #[derive(Default)]
@@ -79,6 +81,9 @@ pub enum AddError {
     /// What is wrong with the text.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// It is a fault of another kind of device.
+    #[error("{0}: this is for a UFS host controller; start the device with --ufs")]
+    NoController(String),
     /// There is no memory for the keys that it needs.
     #[error(transparent)]
     Keep(#[from] KeepError),
@@ -92,7 +97,13 @@ impl Faults {
             struck: AtomicU64::new(0),
             table: Mutex::default(),
             kept: KeptKeys::new(keyslots),
+            has_controller: false,
         }
+    }
+
+    /// Accepts also the faults of a UFS host controller.
+    pub fn accept_controller_faults(&mut self) {
+        self.has_controller = true;
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -104,14 +115,17 @@ impl Faults {
     /// # Errors
     /// [`AddError`].
     pub fn add(&self, spec: &str) -> Result<u64, AddError> {
-        Ok(self.insert(spec.parse()?)?)
+        self.insert(spec.parse()?)
     }
 
     /// Adds a fault that has been parsed.
     ///
     /// # Errors
-    /// [`KeepError`].
-    pub fn insert(&self, spec: Spec) -> Result<u64, KeepError> {
+    /// [`AddError`].
+    pub fn insert(&self, spec: Spec) -> Result<u64, AddError> {
+        if !self.has_controller && (spec.kind.needs_controller() || spec.condition.luns.is_some()) {
+            return Err(AddError::NoController(spec.to_string()));
+        }
         let mut table = self.table();
         if spec.kind.needs_kept_keys() {
             self.kept.keep()?;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::condition::{Condition, Op, Ops};
-use super::kind::{FaultKind, Short};
+use super::kind::{ControllerFault, FaultKind, Short};
 use super::words::{duration, number, probability, range};
 
 /// A fault as a user describes it.
@@ -25,8 +25,8 @@ pub struct SpecError(pub(super) String);
 
 const KINDS: &str = "io-error, delay=TIME, reorder[=N], short[=BYTES], stuck, lose-key, lose-all-keys, dun-not-incremented, \
     dun-32-bit, dun-byte-order, data-unit=BYTES, key-halves-swapped, previous-key, plaintext, bit-flip[=N], \
-    wrong-digest[=N]";
-const CONDITIONS: &str = "op, sector, slot, queue, nth, count, probability, seed, after";
+    wrong-digest[=N]; of a UFS host controller: ocs=STATUS, link-lost, link-error, crypto-fatal-error, uic-failure";
+const CONDITIONS: &str = "op, sector, slot, queue, lun, nth, count, probability, seed, after";
 
 /// The maximum number of completions that are held back for reordering.
 const MOST_REORDERED: u64 = 64;
@@ -54,6 +54,7 @@ impl FromStr for Spec {
             sectors: None,
             slots: None,
             queues: None,
+            luns: None,
             nth: 1,
             count: None,
             probability: None,
@@ -106,6 +107,19 @@ fn kind(name: &str, value: Option<&str>) -> Result<FaultKind, SpecError> {
         "previous-key" => FaultKind::PreviousKey,
         "plaintext" => FaultKind::Plaintext,
         "bit-flip" => return Ok(FaultKind::BitFlip { every: or(1, 1..=u64::MAX)?, bit: 0 }),
+        "ocs" => {
+            let value = needed()?;
+            let found = ControllerFault::STATUSES.iter().find(|(name, _)| *name == value);
+            let fault = found.map(|(_, fault)| FaultKind::Controller(*fault));
+            return fault.ok_or_else(|| {
+                let names = ControllerFault::STATUSES.map(|(name, _)| name).join(", ");
+                SpecError(format!("ocs={value}: there is no such status; there are {names}"))
+            });
+        }
+        "link-lost" => FaultKind::Controller(ControllerFault::LinkLost),
+        "link-error" => FaultKind::Controller(ControllerFault::LinkError),
+        "crypto-fatal-error" => FaultKind::Controller(ControllerFault::CryptoFatalError),
+        "uic-failure" => FaultKind::UicFailure,
         "wrong-digest" => return Ok(FaultKind::WrongDigest { every: or(1, 1..=u64::MAX)? }),
         _ => return Err(SpecError(format!("there is no fault {name:?}; there are {KINDS}"))),
     };
@@ -139,6 +153,7 @@ impl Condition {
             "sector" => self.sectors = Some(range(name, value)?),
             "slot" => self.slots = Some(range(name, value)?),
             "queue" => self.queues = Some(range(name, value)?),
+            "lun" => self.luns = Some(range(name, value)?),
             "nth" => self.nth = number(name, value, 1..=u64::MAX)?,
             "count" => self.count = Some(number(name, value, 1..=u64::MAX)?),
             "probability" => self.probability = probability(name, value)?,

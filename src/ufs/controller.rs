@@ -1,99 +1,88 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The controller's registers, and what becomes of its transfer and task management requests.
+//! The host controller: registers, doorbells, and the state of its transfer requests.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::sync::Arc;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use zerocopy::IntoBytes;
+use vm_memory::GuestMemoryMmap;
 
 use super::crypto::CryptoRegisters;
-use super::lu::LogicalUnit;
+use super::lu::LogicalUnits;
 use super::pci::ConfigSpace;
-use super::protocol::{
-    Ocs, TaskDescriptor, TaskUpiu, UpiuHeader, enable, interrupt, register as reg, status, task, transaction,
-};
+use super::protocol::{enable, interrupt, register as reg, status};
 use super::query::Query;
+use super::registers::{Registers, at, crypto_place, set_at, with_lower, with_upper};
 use super::transfer::{self, BusError, Context, Job, Reply};
-use super::uic::Link;
+use super::uic::{self, Link};
 use crate::device::Device;
 use crate::engine::{Failure, Worker};
+use crate::faults::{Op, Subject};
 use crate::vfio_user::protocol::region;
 
-/// The most transfer requests at a time.
+/// The maximum number of transfer requests at a time.
 pub const MOST_TRANSFERS: u16 = 32;
-const TASKS: u32 = 8;
+pub(super) const TASKS: u32 = 8;
 
-/// What a write leads to.
+/// What the session must do after a write to a register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Nothing more.
     Nothing,
-    /// These transfer requests begin.
+    /// Begin these transfer requests.
     Transfers(u32),
-    /// These task management requests are made.
+    /// Execute these task management requests.
     Tasks(u32),
-    /// These transfer requests are given up.
+    /// The driver has cleared these transfer requests.
     Clear(u32),
-    /// A keyslot changes.
+    /// Change this keyslot.
     Key(u32),
-    /// The controller is disabled, once nothing is in flight: see [`Controller::disable`].
+    /// Drain all requests, then call [`Controller::disable`].
     Disable,
-}
-
-/// Registers that a driver writes and the controller only remembers or looks at.
-#[derive(Debug, Default)]
-struct Registers {
-    enable: u32,
-    interrupts: u32,
-    interrupt_enable: u32,
-    power_status: u32,
-    auto_hibernate: u32,
-    aggregation: u32,
-    transfer_list: u64,
-    transfer_run: bool,
-    doorbell: u32,
-    notifications: u32,
-    task_list: u64,
-    task_run: bool,
-    task_doorbell: u32,
-    uic_arguments: [u32; 3],
-    uic_command: u32,
-    latency: [u32; 2],
 }
 
 /// A controller with the UFS device behind it.
 pub struct Controller {
-    lu: LogicalUnit,
+    device: Arc<Device>,
+    pub(super) units: LogicalUnits,
     depth: u8,
     pci: ConfigSpace,
-    registers: Registers,
-    /// Transfer requests that the engine has.
-    in_engine: u32,
-    /// Those of them that nobody wants any more.
-    given_up: u32,
-    link: Link,
+    pub(super) registers: Registers,
+    /// Transfer requests that the engine executes, one bit each, as in the doorbell.
+    pub(super) in_engine: u32,
+    /// Of these: the driver has cleared them.
+    pub(super) given_up: u32,
+    /// Of these: a task management request has aborted them.
+    pub(super) aborted: u32,
+    /// The logical unit of each of them.
+    pub(super) luns: [u8; MOST_TRANSFERS as usize],
+    /// An injected fault has stopped the controller. It answers no request until it is disabled.
+    pub(super) has_failed: bool,
+    pub(super) link: Link,
     query: Query,
     /// The keyslots' registers.
     pub crypto: CryptoRegisters,
 }
 
 impl Controller {
-    /// As after power-on.
+    /// A controller after power-on.
     ///
     /// # Errors
-    /// When no memory can be locked.
+    /// When the memory for keys cannot be locked.
     pub fn new(device: &Arc<Device>) -> io::Result<Self> {
         let settings = device.settings();
         Ok(Self {
-            lu: LogicalUnit::new(Arc::clone(device)),
+            device: Arc::clone(device),
+            units: LogicalUnits::new(Arc::clone(device)),
             depth: settings.queue_size.clamp(1, MOST_TRANSFERS) as u8, // at most 32
             pci: ConfigSpace::new(),
             registers: Registers::default(),
             in_engine: 0,
             given_up: 0,
+            aborted: 0,
+            luns: [0; MOST_TRANSFERS as usize],
+            has_failed: false,
             link: Link::new(),
             query: Query::new(),
             crypto: CryptoRegisters::new(settings.engine.keyslots, settings.engine.data_unit_mask)?,
@@ -104,31 +93,21 @@ impl Controller {
         self.registers.enable & enable::CONTROLLER != 0
     }
 
-    /// Whether the interrupt line is up.
+    /// Whether the interrupt line is asserted.
     pub fn interrupts(&self) -> bool {
         self.registers.interrupts & self.registers.interrupt_enable != 0
     }
 
-    /// Whether requests are in flight that have been given up.
-    pub fn has_given_up(&self) -> bool {
-        self.given_up != 0
-    }
-
-    /// Gives all transfer requests up.
-    pub fn give_all_up(&mut self) {
-        self.given_up = self.registers.doorbell & self.in_engine;
-    }
-
-    /// The controller has been disabled, and nothing is in flight any more.
+    /// Disables the controller. Call it when no request is in flight.
     pub fn disable(&mut self) {
         let Registers { latency, auto_hibernate, .. } = self.registers;
         self.registers = Registers { latency, auto_hibernate, ..Registers::default() };
-        (self.in_engine, self.given_up) = (0, 0);
+        (self.in_engine, self.given_up, self.aborted, self.has_failed) = (0, 0, 0, false);
         self.link = Link::new();
         self.crypto.reset();
     }
 
-    /// The function has been reset, and nothing is in flight any more.
+    /// Resets the PCI function. Call it when no request is in flight.
     pub fn reset(&mut self) {
         self.disable();
         self.registers = Registers::default();
@@ -136,12 +115,12 @@ impl Controller {
         self.pci = ConfigSpace::new();
     }
 
-    /// Reads registers.
-    pub fn read(&self, region: u32, offset: u64, data: &mut [u8]) {
+    /// Reads from a region, with any alignment and length.
+    pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) {
         if region == region::CONFIG {
             return self.pci.read(offset, data);
         }
-        // Whatever the width: it is cut out of whole registers.
+        // Copies parts of whole registers.
         let mut place = offset & !3;
         let mut rest = data;
         let mut skip = (offset & 3) as usize; // at most 3
@@ -155,7 +134,7 @@ impl Controller {
         }
     }
 
-    /// Writes registers: one as a whole. Others are not written.
+    /// Writes one whole register. Ignores other writes to BAR 0.
     pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Action {
         if region == region::CONFIG {
             self.pci.write(offset, data);
@@ -167,8 +146,8 @@ impl Controller {
         }
     }
 
-    fn register(&self, offset: u64) -> u32 {
-        let registers = &self.registers;
+    fn register(&mut self, offset: u64) -> u32 {
+        let registers = &mut self.registers;
         match offset {
             // 64-bit addresses, crypto.
             reg::CAP => (u32::from(self.depth) - 1) | (TASKS - 1) << 16 | 1 << 24 | 1 << 28,
@@ -178,6 +157,12 @@ impl Controller {
             reg::IE => registers.interrupt_enable,
             reg::HCS => self.status(),
             reg::HCE => registers.enable,
+            reg::UECPA..=reg::UECDME => {
+                let error = at(&registers.uic_errors, offset - reg::UECPA);
+                // Reading clears it.
+                set_at(&mut registers.uic_errors, offset - reg::UECPA, 0);
+                error
+            }
             reg::UTRIACR => registers.aggregation,
             reg::UTRLBA => registers.transfer_list as u32, // its lower half
             reg::UTRLBAU => (registers.transfer_list >> 32) as u32,
@@ -249,28 +234,31 @@ impl Controller {
             // Lists are aligned to 1 KiB.
             reg::UTRLBA => registers.transfer_list = with_lower(registers.transfer_list, value & !0x3ff),
             reg::UTRLBAU => registers.transfer_list = with_upper(registers.transfer_list, value),
-            reg::UTRLDBR if registers.transfer_run && self.link.is_up() => {
+            reg::UTRLDBR if registers.transfer_run && (self.link.is_up() || self.has_failed) => {
                 let existing = u32::MAX >> (32 - u32::from(self.depth));
                 let new = value & existing & !registers.doorbell;
                 registers.doorbell |= new;
-                return Action::Transfers(new);
+                return if self.has_failed { Action::Nothing } else { Action::Transfers(new) };
             }
             reg::UTRLCLR => return Action::Clear(!value & registers.doorbell),
             reg::UTRLRSR => registers.transfer_run = value & 1 != 0,
             reg::UTRLCNR => registers.notifications &= !value,
             reg::UTMRLBA => registers.task_list = with_lower(registers.task_list, value & !0x3ff),
             reg::UTMRLBAU => registers.task_list = with_upper(registers.task_list, value),
-            reg::UTMRLDBR if registers.task_run && self.link.is_up() => {
+            reg::UTMRLDBR if registers.task_run && (self.link.is_up() || self.has_failed) => {
                 let new = value & ((1 << TASKS) - 1) & !registers.task_doorbell;
                 registers.task_doorbell |= new;
-                return Action::Tasks(new);
+                return if self.has_failed { Action::Nothing } else { Action::Tasks(new) };
             }
             reg::UTMRLCLR => registers.task_doorbell &= value,
             reg::UTMRLRSR => registers.task_run = value & 1 != 0,
             reg::UICCMD => {
                 registers.uic_command = value;
                 let [attribute, _, argument] = registers.uic_arguments;
-                let outcome = self.link.command(value, attribute, argument);
+                let outcome = match uic::operation(value, attribute).filter(|op| fails(&self.device, *op)) {
+                    Some(op) => uic::failure(op),
+                    None => self.link.command(value, attribute, argument),
+                };
                 let [_, result, read] = &mut registers.uic_arguments;
                 *result = *result & !0xff | outcome.result;
                 *read = outcome.value.unwrap_or(*read);
@@ -283,19 +271,22 @@ impl Controller {
         Action::Nothing
     }
 
-    /// Begins a transfer request. `None`: it is over.
+    /// Begins a transfer request. `None`: it has been answered already.
     pub fn begin<'m>(&mut self, slot: u8, memory: &'m GuestMemoryMmap, worker: &'m Worker) -> Option<Job<'m>> {
         let context = Context {
             list: self.registers.transfer_list,
             depth: self.depth,
             crypto_enabled: self.registers.enable & enable::CRYPTO != 0,
             crypto: &self.crypto,
-            lu: &self.lu,
+            units: &self.units,
             query: &mut self.query,
         };
         match transfer::begin(context, slot, memory, worker) {
-            Ok(Some(job)) => {
+            Ok(Some((job, lun))) => {
                 self.in_engine |= 1u32.checked_shl(slot.into()).unwrap_or(0);
+                if let Some(place) = self.luns.get_mut(usize::from(slot)) {
+                    *place = lun;
+                }
                 return Some(job);
             }
             Ok(None) => self.completed(slot),
@@ -304,13 +295,11 @@ impl Controller {
         None
     }
 
-    /// The engine is done with a transfer request.
+    /// The engine has executed a transfer request: answers it.
     pub fn finish(&mut self, reply: &Reply, memory: &GuestMemoryMmap, result: Result<(), Failure>) {
         let bit = 1u32.checked_shl(reply.slot.into()).unwrap_or(0);
         self.in_engine &= !bit;
-        if self.given_up & bit != 0 {
-            self.given_up &= !bit;
-            self.registers.doorbell &= !bit;
+        if !self.is_wanted(bit) || matches!(result, Err(Failure::Controller(fault)) if self.fail(fault)) {
             return;
         }
         match reply.finish(memory, result) {
@@ -326,84 +315,18 @@ impl Controller {
         self.registers.interrupts |= interrupt::TRANSFER_COMPLETION;
     }
 
-    /// The driver resets the controller then.
-    fn bus_error(&mut self) {
+    /// Part of guest memory is missing. The driver will reset the controller.
+    pub(super) fn bus_error(&mut self) {
         self.registers.interrupts |= interrupt::SYSTEM_BUS_FATAL;
     }
+}
 
-    /// Gives transfer requests up. Their bits in the doorbell go when they do not use guest memory any more: at once if they
-    /// could not be begun.
-    pub fn give_up(&mut self, slots: u32) {
-        self.given_up |= slots & self.registers.doorbell & self.in_engine;
-        self.registers.doorbell &= !slots | self.in_engine;
+/// Whether a fault strikes a UIC command.
+fn fails(device: &Device, op: Op) -> bool {
+    let subject = Subject { op, queue: 0, lun: 0, slot: None, digested: false, extents: &[] };
+    let fails = device.faults().armed() && device.faults().strike(&subject).is_some();
+    if fails {
+        device.observer().count_fault();
     }
-
-    /// Makes task management requests. Whether requests in flight are affected.
-    pub fn manage(&mut self, tasks: u32, memory: &GuestMemoryMmap) -> bool {
-        let mut affected = false;
-        for number in (0..TASKS).filter(|number| tasks & 1 << number != 0) {
-            match self.manage_one(number, memory) {
-                Ok(aborts) => {
-                    affected |= aborts;
-                    self.registers.task_doorbell &= !(1 << number);
-                    self.registers.interrupts |= interrupt::TASK_COMPLETION;
-                }
-                Err(BusError) => self.bus_error(),
-            }
-        }
-        affected
-    }
-
-    fn manage_one(&self, number: u32, memory: &GuestMemoryMmap) -> Result<bool, BusError> {
-        let at = u64::from(number) * size_of::<TaskDescriptor>() as u64;
-        let at = GuestAddress(self.registers.task_list.checked_add(at).ok_or(BusError)?);
-        let mut descriptor: TaskDescriptor = transfer::read(memory, at).ok_or(BusError)?;
-        let request = descriptor.request;
-        let in_flight = |tag: u32| self.registers.doorbell & 1u32.checked_shl(tag).unwrap_or(0) != 0;
-        let (response, aborts) = match request.header.function {
-            _ if request.header.lun != 0 => (task::INCORRECT_LUN, false),
-            task::QUERY_TASK if in_flight(request.parameter2.get()) => (task::SUCCEEDED, false),
-            task::QUERY_TASK_SET if self.registers.doorbell != 0 => (task::SUCCEEDED, false),
-            task::QUERY_TASK | task::QUERY_TASK_SET => (task::COMPLETE, false),
-            task::ABORT_TASK | task::ABORT_TASK_SET | task::CLEAR_TASK_SET | task::LOGICAL_UNIT_RESET => {
-                (task::COMPLETE, true)
-            }
-            _ => (task::NOT_SUPPORTED, false),
-        };
-        let header = UpiuHeader {
-            transaction: transaction::TASK_RESPONSE,
-            lun: request.header.lun,
-            tag: request.header.tag,
-            ..UpiuHeader::default()
-        };
-        descriptor.response = TaskUpiu { header, parameter1: response.into(), ..TaskUpiu::default() };
-        descriptor.ocs = Ocs::Success as u8;
-        memory.write_slice(descriptor.as_bytes(), at).map_err(|_| BusError)?;
-        Ok(aborts)
-    }
-}
-
-/// The slot and the dword of a register of the array.
-fn crypto_place(offset: u64) -> (u32, u64) {
-    let place = offset.saturating_sub(reg::CRYPTOCFG);
-    // The BAR ends before a u32 does.
-    ((place / reg::CRYPTOCFG_BYTES) as u32, place % reg::CRYPTOCFG_BYTES / 4)
-}
-
-fn at(registers: &[u32], offset: u64) -> u32 {
-    usize::try_from(offset / 4).ok().and_then(|place| registers.get(place)).copied().unwrap_or(0)
-}
-
-fn set_at(registers: &mut [u32], offset: u64, value: u32) {
-    if let Some(register) = usize::try_from(offset / 4).ok().and_then(|place| registers.get_mut(place)) {
-        *register = value;
-    }
-}
-
-fn with_lower(address: u64, value: u32) -> u64 {
-    address & !u64::from(u32::MAX) | u64::from(value)
-}
-
-fn with_upper(address: u64, value: u32) -> u64 {
-    address & u64::from(u32::MAX) | u64::from(value) << 32
+    fails
 }

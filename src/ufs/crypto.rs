@@ -2,9 +2,9 @@
 
 //! The crypto registers: CCAP, CRYPTOCAP and the array of crypto configurations, by which a driver programs keyslots.
 //!
-//! The dwords 0 to 15 of a configuration are a key. They can be written, and never read. Writing dword 16 with the enable bit
-//! programs the slot with them; after that the registers are wiped. Without the bit, the first such write only keeps requests
-//! from using the slot, as it comes before each programming; the second one empties the slot.
+//! Dwords 0 to 15 of a configuration are a key. A driver can write them and never read them. A write of dword 16 with the enable
+//! bit programs the slot with that key and wipes the dwords. A driver writes dword 16 without the bit before it programs a slot, and
+//! to clear one. So the first such write only keeps requests away from the slot; a second one empties it.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -15,7 +15,7 @@ use crate::request::{ControlCommand, KeyDescription, KeyRegisters, KeyType, Prog
 use crate::secret::SecretBox;
 use scattered_xts::KEY_BYTES;
 
-/// The most slots that CCAP can tell of.
+/// The maximum number of slots that CCAP can express.
 pub const MOST_SLOTS: u16 = 256;
 
 /// UFS has data unit numbers of 64 bits.
@@ -29,14 +29,14 @@ const ALL_WRITTEN: u16 = u16::MAX;
 /// A change of a keyslot that a driver has asked for.
 #[derive(Debug)]
 pub enum Change {
-    /// This key goes there.
+    /// Program this key.
     Program(KeyDescription, KeyRegisters),
-    /// It becomes empty.
+    /// Empty the slot.
     Evict,
 }
 
 impl Change {
-    /// Whether it puts a key into the slot.
+    /// Whether it programs a key.
     pub fn programs(&self) -> bool {
         matches!(self, Self::Program(..))
     }
@@ -62,7 +62,7 @@ struct Slot {
     holds_key: bool,
     /// A change is under way.
     busy: bool,
-    /// What is to be done after that. Only the last one counts.
+    /// The next change. A later one replaces it.
     next: Option<Change>,
 }
 
@@ -145,7 +145,7 @@ impl CryptoRegisters {
                     };
                     Change::Program(description, KeyRegisters::new(registers))
                 }
-                // A configuration that there is not, or no memory: better no key than a wrong one.
+                // An invalid configuration, or no memory: an empty slot is better than a wrong key.
                 _ => Change::Evict,
             });
         }
@@ -154,7 +154,7 @@ impl CryptoRegisters {
         !slot.busy
     }
 
-    /// Takes the change of a slot that is to be made now, if there is one.
+    /// Takes the change to make now, if there is one.
     pub fn take(&mut self, slot: u32) -> Option<Change> {
         let slot = usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot))?;
         if slot.busy {
@@ -164,14 +164,14 @@ impl CryptoRegisters {
         slot.next.take()
     }
 
-    /// A change has been made, or not. Whether there is another one to be taken.
+    /// A change has ended; `done`: with success. Returns whether there is another one to take.
     pub fn finished(&mut self, slot: u32, programmed: bool, done: bool) -> bool {
         let Some(slot) = usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot)) else { return false };
         slot.busy = false;
         if done {
             slot.holds_key = programmed;
         }
-        // What the driver has written since may say otherwise.
+        // Unless the driver has written the slot again meanwhile.
         slot.enabled = done && programmed && slot.next.is_none() && slot.config & ENABLE != 0;
         slot.next.is_some()
     }

@@ -10,12 +10,14 @@
 //! interrupt
 #![forbid(unsafe_code)]
 
+mod abort;
 mod controller;
 mod crypto;
 mod lu;
 mod pci;
 pub mod protocol;
 mod query;
+mod registers;
 mod scsi;
 mod serve;
 mod session;
@@ -24,5 +26,6 @@ mod uic;
 
 pub use controller::{Action, Controller, MOST_TRANSFERS};
 pub use crypto::{CryptoRegisters, DUN_BYTES, MOST_SLOTS};
+pub use lu::MOST_LUNS;
 pub use pci::CONFIG_BYTES;
 pub use serve::Server;

@@ -56,9 +56,11 @@ pub mod interrupt {
     pub const POWER_MODE: u32 = 1 << 4;
     pub const HIBERNATE_EXIT: u32 = 1 << 5;
     pub const HIBERNATE_ENTER: u32 = 1 << 6;
+    pub const LINK_LOST: u32 = 1 << 8;
     pub const TASK_COMPLETION: u32 = 1 << 9;
     pub const UIC_COMMAND: u32 = 1 << 10;
     pub const SYSTEM_BUS_FATAL: u32 = 1 << 17;
+    pub const CRYPTO_ENGINE_FATAL: u32 = 1 << 18;
 }
 
 /// Bits of HCS.
@@ -69,12 +71,24 @@ pub mod status {
     pub const UIC_READY: u32 = 1 << 3;
     /// UPMCRS: the change of the power mode was made.
     pub const POWER_LOCAL: u32 = 1 << 8;
+    /// It failed for good.
+    pub const POWER_FATAL_ERROR: u32 = 5 << 8;
 }
 
 /// Bits of HCE.
 pub mod enable {
     pub const CONTROLLER: u32 = 1;
     pub const CRYPTO: u32 = 2;
+}
+
+/// Bits of UECPA and UECDL.
+pub mod uic_error {
+    /// In all of these registers: there is an error.
+    pub const ERROR: u32 = 1 << 31;
+    /// UECPA: a line was reset.
+    pub const LINE_RESET: u32 = 1 << 4;
+    /// UECDL: the layer below was initialized anew.
+    pub const PA_INIT: u32 = 1 << 13;
 }
 
 /// UIC commands, and what they end with.
@@ -122,7 +136,10 @@ pub enum Ocs {
     InvalidPrdt = 0x2,
     MismatchDataSize = 0x3,
     MismatchResponseSize = 0x4,
+    CommunicationFailure = 0x5,
+    Aborted = 0x6,
     FatalError = 0x7,
+    DeviceFatalError = 0x8,
     InvalidCryptoConfiguration = 0x9,
     GeneralCryptoError = 0xa,
 }

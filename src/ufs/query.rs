@@ -5,7 +5,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::lu::LogicalUnit;
+use super::lu::LogicalUnits;
 use super::protocol::{QueryUpiu, UpiuHeader, lun, query, transaction};
 
 /// Number, initial value, whether a driver can write it.
@@ -37,7 +37,7 @@ const FLAGS: &[(u8, bool, bool)] = &[
     (0x05, false, true),  // fDeviceLifeSpanModeEn
     (0x09, false, false), // fBusyRTC
 ];
-/// It is cleared when the device is ready, which it is at once.
+/// The device clears it when it is ready, which is at once.
 const FLAG_DEVICE_INIT: u8 = 0x01;
 
 const MANUFACTURER_STRING: u8 = 1;
@@ -53,15 +53,15 @@ pub struct Query {
 }
 
 impl Query {
-    /// As after power-on.
+    /// The state after power-on.
     pub fn new() -> Self {
         let attributes = ATTRIBUTES.iter().map(|(_, value, _)| *value).collect();
         Self { attributes, flags: FLAGS.iter().map(|(_, value, _)| *value).collect() }
     }
 
     /// Answers a request: the UPIU, with the data that follows it.
-    pub fn answer(&mut self, request: &QueryUpiu, lu: &LogicalUnit, queue_depth: u8) -> Vec<u8> {
-        let (result, value, data) = match self.execute(request, lu, queue_depth) {
+    pub fn answer(&mut self, request: &QueryUpiu, units: &LogicalUnits, queue_depth: u8) -> Vec<u8> {
+        let (result, value, data) = match self.execute(request, units, queue_depth) {
             Ok((value, data)) => (query::SUCCESS, value, data),
             Err(result) => (result, request.value.get(), Vec::new()),
         };
@@ -78,7 +78,7 @@ impl Query {
         [response.as_bytes(), &data].concat()
     }
 
-    fn execute(&mut self, request: &QueryUpiu, lu: &LogicalUnit, queue_depth: u8) -> Result<(u32, Vec<u8>), u8> {
+    fn execute(&mut self, request: &QueryUpiu, units: &LogicalUnits, queue_depth: u8) -> Result<(u32, Vec<u8>), u8> {
         let reads =
             matches!(request.opcode, query::NOP | query::READ_DESCRIPTOR | query::READ_ATTRIBUTE | query::READ_FLAG);
         if request.header.function != if reads { query::FUNCTION_READ } else { query::FUNCTION_WRITE } {
@@ -87,7 +87,7 @@ impl Query {
         match request.opcode {
             query::NOP => Ok((0, Vec::new())),
             query::READ_DESCRIPTOR => {
-                let mut data = descriptor(request.idn, request.index, lu, queue_depth)?;
+                let mut data = descriptor(request.idn, request.index, units, queue_depth)?;
                 data.truncate(request.length.get().into());
                 Ok((0, data))
             }
@@ -143,15 +143,14 @@ fn fields<const N: usize>(idn: u8, fields: &[(usize, &[u8])]) -> Vec<u8> {
     bytes.to_vec()
 }
 
-fn descriptor(idn: u8, index: u8, lu: &LogicalUnit, queue_depth: u8) -> Result<Vec<u8>, u8> {
-    let block_bits = [lu.block_bits()];
+fn descriptor(idn: u8, index: u8, units: &LogicalUnits, queue_depth: u8) -> Result<Vec<u8>, u8> {
     Ok(match (idn, index) {
         (0x0, 0) => fields::<89>(
             idn,
             &[
-                (0x06, &[1, 4]),       // logical units, well-known ones
-                (0x0a, &[1, 0x7f]),    // power mode active, the same priority for all
-                (0x10, &[0x03, 0x10]), // UFS 3.1
+                (0x06, &[units.count(), 4]), // logical units, well-known ones
+                (0x0a, &[1, 0x7f]),          // power mode active, the same priority for all
+                (0x10, &[0x03, 0x10]),       // UFS 3.1
                 (0x14, &[MANUFACTURER_STRING, PRODUCT_STRING, SERIAL_STRING, OEM_STRING]),
                 (0x1a, &[0x16, 0x0e]),  // unit descriptors in a configuration descriptor
                 (0x1c, &[2]),           // outstanding RTTs
@@ -159,28 +158,31 @@ fn descriptor(idn: u8, index: u8, lu: &LogicalUnit, queue_depth: u8) -> Result<V
                 (0x2a, &[REVISION_STRING]),
             ],
         ),
-        (0x2, 0) => fields::<45>(
-            idn,
-            &[
-                (0x03, &[1]), // enabled
-                (0x0a, &block_bits),
-                (0x0b, &lu.blocks().to_be_bytes()),
-                (0x17, &[if lu.can_discard() { 3 } else { 0 }]), // thin provisioning, zeroes
-            ],
-        ),
         (0x2, lun::RPMB) => fields::<35>(idn, &[(0x02, &[lun::RPMB, 1]), (0x08, &[0x0f]), (0x0a, &[8])]),
-        (0x2, _) => return Err(query::INVALID_INDEX),
+        (0x2, unit) => {
+            let unit = units.get(unit).ok_or(query::INVALID_INDEX)?;
+            fields::<45>(
+                idn,
+                &[
+                    (0x02, &[index, 1]),                                // its number, enabled
+                    (0x05, &[if unit.is_read_only() { 1 } else { 0 }]), // write protected since power-on
+                    (0x0a, &[unit.block_bits()]),
+                    (0x0b, &unit.blocks().to_be_bytes()),
+                    (0x17, &[if unit.can_discard() { 3 } else { 0 }]), // thin provisioning, zeroes
+                ],
+            )
+        }
         (0x4, 0) => fields::<6>(idn, &[(0x02, &[0x01, 0x80, 0x04, 0x10])]), // UniPro 1.8, M-PHY 4.1
-        (0x5, MANUFACTURER_STRING) => string(LogicalUnit::VENDOR),
-        (0x5, PRODUCT_STRING) => string(LogicalUnit::PRODUCT),
-        (0x5, SERIAL_STRING) => string(lu.serial()),
-        (0x5, OEM_STRING) => string(LogicalUnit::VENDOR),
-        (0x5, REVISION_STRING) => string(LogicalUnit::REVISION),
+        (0x5, MANUFACTURER_STRING) => string(LogicalUnits::VENDOR),
+        (0x5, PRODUCT_STRING) => string(LogicalUnits::PRODUCT),
+        (0x5, SERIAL_STRING) => string(units.serial()),
+        (0x5, OEM_STRING) => string(LogicalUnits::VENDOR),
+        (0x5, REVISION_STRING) => string(LogicalUnits::REVISION),
         (0x5, _) => return Err(query::INVALID_INDEX),
         (0x7, 0) => fields::<87>(
             idn,
             &[
-                (0x04, &(lu.bytes() / 512).to_be_bytes()),
+                (0x04, &(units.bytes() / 512).to_be_bytes()),
                 (0x0d, &0x2000u32.to_be_bytes()), // segments of 4 MiB
                 (0x11, &[1, 8, 8, 8, 8, 8]),      // allocation unit, then blocks and buffers of 4 KiB
                 (0x17, &[0x40]),

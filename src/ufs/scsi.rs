@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! From a command descriptor block to what is to be done.
+//! Parses SCSI command descriptor blocks.
 #![forbid(unsafe_code)]
 
-use super::lu::{LogicalUnit, MOST_BYTES, MOST_RANGES};
-use super::protocol::{SENSE_BYTES, lun, scsi};
+use super::lu::{LogicalUnit, LogicalUnits, MOST_BYTES, MOST_RANGES};
+use super::protocol::{SENSE_BYTES, scsi};
 use crate::request::Extent;
 
 /// Sense key, additional sense code and its qualifier.
@@ -12,17 +12,17 @@ use crate::request::Extent;
 pub struct Sense(pub u8, pub u8, pub u8);
 
 impl Sense {
-    /// Nothing to say.
+    /// No sense: all is well.
     pub const NONE: Self = Self(0, 0, 0);
     /// The command does not exist.
     pub const INVALID_COMMAND: Self = Self(5, 0x20, 0);
     /// The blocks do not exist.
     pub const OUT_OF_RANGE: Self = Self(5, 0x21, 0);
-    /// A field of the command makes no sense.
+    /// A field of the command is invalid.
     pub const INVALID_FIELD: Self = Self(5, 0x24, 0);
-    /// There is no such unit.
+    /// There is no such logical unit.
     pub const NO_UNIT: Self = Self(5, 0x25, 0);
-    /// A parameter makes no sense.
+    /// A parameter is invalid.
     pub const INVALID_PARAMETER: Self = Self(5, 0x26, 0);
     /// Writes are refused.
     pub const WRITE_PROTECTED: Self = Self(7, 0x27, 0);
@@ -43,9 +43,9 @@ impl Sense {
 /// What a command asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Blocks.
+    /// Read these bytes.
     Read(Extent),
-    /// Blocks, and whether they must be durable at once.
+    /// Write these bytes. `true`: with FUA, they must be durable before the command completes.
     Write(Extent, bool),
     /// SYNCHRONIZE CACHE.
     Flush,
@@ -53,42 +53,41 @@ pub enum Command {
     Unmap(u16),
     /// MODE SELECT, with so many bytes of parameters.
     ModeSelect(u16),
-    /// Data that is known.
+    /// Return this data.
     Data(Vec<u8>),
-    /// It is done.
+    /// Nothing: the command succeeds.
     Good,
 }
 
-/// What a command for a unit asks for.
+/// Parses a command for a logical unit.
 ///
 /// # Errors
-/// Why it cannot be had.
-pub fn parse(lu: &LogicalUnit, unit: u8, cdb: &[u8; 16]) -> Result<Command, Sense> {
-    let byte = |place: usize| cdb.get(place).copied().unwrap_or(0);
-    let number = |first: usize, bytes: usize| {
-        cdb.iter().skip(first).take(bytes).fold(0u64, |number, byte| number << 8 | u64::from(*byte))
-    };
-    // Fields of 2 and 4 bytes.
-    let short = |first| number(first, 2) as u16;
-    let answer = |data: Option<Vec<u8>>, most: u64| {
-        let mut data = data.ok_or(Sense::INVALID_FIELD)?;
-        data.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-        Ok(Command::Data(data))
-    };
-    let known = matches!(unit, 0 | lun::REPORT_LUNS | lun::BOOT | lun::RPMB | lun::DEVICE);
+/// The sense data that says why it fails.
+pub fn parse(units: &LogicalUnits, unit: u8, cdb: &[u8; 16]) -> Result<Command, Sense> {
+    let (byte, number) = (|place| byte(cdb, place), |first, bytes| number(cdb, first, bytes));
+    let known = units.has(unit);
     match byte(0) {
-        scsi::INQUIRY if byte(1) & 1 == 0 && byte(2) == 0 => answer(Some(lu.inquiry(unit)), number(3, 2)),
-        scsi::INQUIRY if byte(1) & 1 == 1 && known => answer(lu.vital_data(unit, byte(2)), number(3, 2)),
+        scsi::INQUIRY if byte(1) & 1 == 0 && byte(2) == 0 => answer(Some(units.inquiry(unit)), number(3, 2)),
+        scsi::INQUIRY if byte(1) & 1 == 1 && known => answer(units.vital_data(unit, byte(2)), number(3, 2)),
         scsi::INQUIRY => Err(Sense::INVALID_FIELD),
         scsi::REQUEST_SENSE => {
             let sense = if known { Sense::NONE } else { Sense::NO_UNIT };
             answer(Some(sense.bytes().to_vec()), number(4, 1))
         }
-        scsi::REPORT_LUNS => answer(LogicalUnit::report_luns(byte(2)), number(6, 4)),
+        scsi::REPORT_LUNS => answer(units.report_luns(byte(2)), number(6, 4)),
         _ if !known => Err(Sense::NO_UNIT),
-        // The power mode: the device is as ready as it was.
+        // Changes of the power mode have no effect.
         scsi::TEST_UNIT_READY | scsi::START_STOP_UNIT => Ok(Command::Good),
-        _ if unit != 0 => Err(Sense::INVALID_COMMAND),
+        _ => block_command(units.get(unit).ok_or(Sense::INVALID_COMMAND)?, cdb),
+    }
+}
+
+/// Parses a command that only disks have.
+fn block_command(lu: &LogicalUnit, cdb: &[u8; 16]) -> Result<Command, Sense> {
+    let (byte, number) = (|place| byte(cdb, place), |first, bytes| number(cdb, first, bytes));
+    // Fields of 2 bytes.
+    let short = |first| number(first, 2) as u16;
+    match byte(0) {
         scsi::READ_CAPACITY_10 => answer(Some(lu.capacity_10()), 8),
         scsi::SERVICE_ACTION_IN_16 if byte(1) & 0x1f == scsi::READ_CAPACITY_16 => {
             answer(Some(lu.capacity_16()), number(10, 4))
@@ -109,6 +108,21 @@ pub fn parse(lu: &LogicalUnit, unit: u8, cdb: &[u8; 16]) -> Result<Command, Sens
         }
         _ => Err(Sense::INVALID_COMMAND),
     }
+}
+
+fn byte(cdb: &[u8; 16], place: usize) -> u8 {
+    cdb.get(place).copied().unwrap_or(0)
+}
+
+fn number(cdb: &[u8; 16], first: usize, bytes: usize) -> u64 {
+    cdb.iter().skip(first).take(bytes).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// Data, cut to the length that the driver has allocated.
+fn answer(data: Option<Vec<u8>>, most: u64) -> Result<Command, Sense> {
+    let mut data = data.ok_or(Sense::INVALID_FIELD)?;
+    data.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+    Ok(Command::Data(data))
 }
 
 fn write(lu: &LogicalUnit, first: u64, blocks: u64, flags: u8) -> Result<Command, Sense> {
@@ -133,7 +147,7 @@ fn extent(lu: &LogicalUnit, first: u64, blocks: u64) -> Result<Extent, Sense> {
 /// The ranges of UNMAP's parameters.
 ///
 /// # Errors
-/// Why they cannot be unmapped; none is then.
+/// The sense data, if any of them is invalid.
 pub fn ranges(lu: &LogicalUnit, parameters: &[u8]) -> Result<Vec<Extent>, Sense> {
     let number = |bytes: &[u8]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     let length = parameters.get(2..4).map(number).ok_or(Sense::INVALID_PARAMETER)?;

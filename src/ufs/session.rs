@@ -18,7 +18,7 @@ use rustix::event::{Timespec, epoll};
 use smallvec::SmallVec;
 use zeroize::Zeroize;
 
-use super::controller::{Action, Controller};
+use super::controller::{Action, Controller, MOST_TRANSFERS};
 use super::pci::CONFIG_BYTES;
 use super::protocol::BAR_BYTES;
 use super::transfer::{Job, Purpose};
@@ -120,6 +120,7 @@ impl Session {
                 key_since: Instant::now(),
                 wait: None,
                 tokens: Vec::new(),
+                of_transfers: [0; MOST_TRANSFERS as usize],
             };
             let ended = loop {
                 if let Some(ended) = stretch.over() {
@@ -232,6 +233,8 @@ struct Stretch<'m, 'c, S, F> {
     key_since: Instant,
     wait: Option<Wait>,
     tokens: Vec<Token>,
+    /// Which request of the engine a transfer request is, of those that it has.
+    of_transfers: [Token; MOST_TRANSFERS as usize],
 }
 
 impl<'m, S, F> Stretch<'m, '_, S, F>
@@ -280,7 +283,7 @@ where
 
     /// The longest time to sleep.
     fn timeout(&self) -> Option<Timespec> {
-        let waits = self.key_changes > 0 || self.wait.is_some() || self.controller.has_given_up();
+        let waits = self.key_changes > 0 || self.wait.is_some() || self.controller.unwanted() != 0;
         waits.then_some(Timespec { tv_sec: 0, tv_nsec: 20_000_000 })
     }
 
@@ -307,10 +310,8 @@ where
         progress |= self.begin_transfers();
         self.worker.submit();
         if !self.tasks.is_empty() {
-            if self.wait.is_some() || self.controller.has_given_up() {
-                // Whoever is held back by a fault.
-                progress |= self.worker.drain(0);
-            }
+            // Whoever is held back by a fault.
+            progress |= if self.wait.is_some() { self.worker.drain(0) } else { self.release_unwanted() };
             let mut tokens = std::mem::take(&mut self.tokens);
             self.worker.poll_completions(&mut tokens);
             progress |= !tokens.is_empty();
@@ -341,9 +342,7 @@ where
                         self.begin_transfers();
                     }
                     Action::Tasks(tasks) => {
-                        if self.controller.manage(tasks, self.view.memory()) {
-                            self.worker.drain(0);
-                        }
+                        self.controller.manage(tasks, self.view.memory());
                     }
                     Action::Clear(slots) => self.controller.give_up(slots),
                     Action::Key(slot) => self.change_key(slot),
@@ -385,8 +384,19 @@ where
 
     fn start(&mut self, job: Job<'m>) {
         let serve = &self.serve;
+        let transfer = if let Purpose::Transfer(reply) = &job.purpose { Some(reply.slot) } else { None };
         let token = self.tasks.insert(|token| serve(token, job));
+        if let Some(of_transfer) = transfer.and_then(|slot| self.of_transfers.get_mut(usize::from(slot))) {
+            *of_transfer = token;
+        }
         self.poll(token);
+    }
+
+    /// Lets those transfer requests go on that a fault holds back and nobody wants any more. Returns whether there were any.
+    fn release_unwanted(&self) -> bool {
+        let unwanted = self.controller.unwanted();
+        let tokens = (0..).zip(&self.of_transfers).filter(|(slot, _)| unwanted & 1 << slot != 0);
+        tokens.fold(false, |released, (_, token)| self.worker.release(*token) || released)
     }
 
     fn poll(&mut self, token: Token) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A transfer request: from its descriptor to a request for the engine, and from there to its response.
+//! A transfer request: parses its descriptor into a request for the engine, and writes its response.
 //!
 //! The descriptor, the UPIU and the table of data are copied from guest memory once, and the copies are checked.
 #![forbid(unsafe_code)]
@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::crypto::CryptoRegisters;
-use super::lu::LogicalUnit;
+use super::lu::LogicalUnits;
 use super::protocol::{
     OCS_OFFSET, Ocs, PrdtEntry, QueryUpiu, RequestUpiu, ResponseUpiu, SENSE_BYTES, TO_DEVICE, TO_HOST,
     TransferDescriptor, UNDERFLOW, UpiuHeader, scsi, transaction,
@@ -17,10 +17,11 @@ use super::protocol::{
 use super::query::Query;
 use super::scsi::{Command, Sense, parse, ranges};
 use crate::engine::{Failure, Io, Worker, check_guest_memory};
+use crate::faults::ControllerFault;
 use crate::request::{CryptoTag, Extent, KeySource, Payload, Request};
 use crate::segments::{Room, Segments};
 
-/// The most entries of a physical region description table. Linux has 128.
+/// The maximum number of entries in a physical region description table. Linux uses at most 128.
 const MOST_ENTRIES: u16 = 2048;
 
 /// A part of guest memory that the controller needs is not there.
@@ -29,11 +30,11 @@ pub struct BusError;
 
 /// A request for the engine.
 pub struct Job<'m> {
-    /// What goes along with it.
+    /// Its context.
     pub io: Io<'m>,
-    /// What is to be done.
+    /// The request.
     pub request: Request<'m>,
-    /// What for.
+    /// What to do when it is done.
     pub purpose: Purpose,
 }
 
@@ -42,16 +43,16 @@ pub struct Job<'m> {
 pub enum Purpose {
     /// A transfer request.
     Transfer(Reply),
-    /// A change of a keyslot, and whether it puts a key there.
+    /// A change of a keyslot.
     Key {
         /// The slot.
         slot: u32,
-        /// It does.
+        /// Whether the change programs a key.
         programs: bool,
     },
 }
 
-/// What a transfer request needs of the controller.
+/// The parts of the controller that a transfer request needs.
 pub struct Context<'c> {
     /// The address of the list.
     pub list: u64,
@@ -61,13 +62,13 @@ pub struct Context<'c> {
     pub crypto_enabled: bool,
     /// The keyslots.
     pub crypto: &'c CryptoRegisters,
-    /// The logical unit.
-    pub lu: &'c LogicalUnit,
+    /// The logical units.
+    pub units: &'c LogicalUnits,
     /// The device.
     pub query: &'c mut Query,
 }
 
-/// Where the answer of a transfer request goes, and what is in it.
+/// The response to a transfer request, and where to write it.
 #[derive(Debug)]
 pub struct Reply {
     /// The number of the request.
@@ -81,7 +82,7 @@ pub struct Reply {
     writes: bool,
 }
 
-/// Why there is no request for the engine.
+/// The answer to a transfer request.
 enum Answer {
     Ocs(Ocs),
     Upiu(Vec<u8>),
@@ -101,16 +102,16 @@ impl From<Sense> for Answer {
     }
 }
 
-/// Begins a transfer request. `None`: it has been answered.
+/// Begins a transfer request: what the engine is to do, for which logical unit. `None`: it has been answered.
 ///
 /// # Errors
-/// When it cannot be answered.
+/// When the descriptor is not in guest memory, so there is nobody to tell.
 pub fn begin<'m>(
     context: Context<'_>,
     slot: u8,
     memory: &'m GuestMemoryMmap,
     worker: &'m Worker,
-) -> Result<Option<Job<'m>>, BusError> {
+) -> Result<Option<(Job<'m>, u8)>, BusError> {
     let at = u64::from(slot) * size_of::<TransferDescriptor>() as u64;
     let at = GuestAddress(context.list.checked_add(at).ok_or(BusError)?);
     let descriptor: TransferDescriptor = read(memory, at).ok_or(BusError)?;
@@ -140,7 +141,8 @@ pub fn begin<'m>(
         Ok(prepared) => prepared,
         Err(answer) => return reply.answer(memory, answer).map(|()| None),
     };
-    Ok(Some(Job { io, request, purpose: Purpose::Transfer(reply) }))
+    let unit = reply.header.lun;
+    Ok(Some((Job { io, request, purpose: Purpose::Transfer(reply) }, unit)))
 }
 
 fn prepare<'m>(
@@ -157,16 +159,17 @@ fn prepare<'m>(
         }
         transaction::QUERY_REQUEST => {
             let request = QueryUpiu::read_from_bytes(upiu.as_bytes()).map_err(|_| Ocs::InvalidCommandTable)?;
-            return Err(Answer::Upiu(context.query.answer(&request, context.lu, context.depth)));
+            return Err(Answer::Upiu(context.query.answer(&request, context.units, context.depth)));
         }
         transaction::COMMAND => {}
         _ => return Err(Ocs::InvalidCommandTable.into()),
     }
     reply.expected = upiu.expected.get();
-    let command = parse(context.lu, upiu.header.lun, &upiu.cdb)?;
+    let unit = upiu.header.lun;
+    let command = parse(context.units, unit, &upiu.cdb)?;
     let slot = reply.slot.into();
-    let io = |durable, room| Io::new(worker, 0, slot, durable, room);
-    let durable = !context.lu.has_write_cache();
+    let io = |durable, room| Io::new(worker, 0, slot, durable, room).on_disk(unit.into()).ok_or(Sense::NO_UNIT);
+    let durable = !context.units.has_write_cache();
     match command {
         Command::Good => Err(Answer::Good),
         Command::Read(Extent { len: 0, .. }) | Command::Write(Extent { len: 0, .. }, _) => Err(Answer::Good),
@@ -174,33 +177,34 @@ fn prepare<'m>(
             let crypto = tag(&context, data.descriptor)?;
             let room = Room::new(data.gather(TO_HOST, extent.len, reply)?);
             let payload = Payload::data_alone(Segments::default());
-            Ok((io(false, room), Request::Read { extent, crypto, payload }))
+            Ok((io(false, room)?, Request::Read { extent, crypto, payload }))
         }
         Command::Write(extent, at_once) => {
             let crypto = tag(&context, data.descriptor)?;
             let payload = Payload::data_alone(data.gather(TO_DEVICE, extent.len, reply)?);
             reply.writes = true;
-            Ok((io(durable || at_once, Room::default()), Request::Write { extent, crypto, payload }))
+            Ok((io(durable || at_once, Room::default())?, Request::Write { extent, crypto, payload }))
         }
         Command::Flush => {
             reply.writes = true;
-            Ok((io(false, Room::default()), Request::Flush))
+            Ok((io(false, Room::default())?, Request::Flush))
         }
         Command::Unmap(len) => {
-            let extents = ranges(context.lu, &data.parameters(len, reply)?)?;
+            let lu = context.units.get(unit).ok_or(Sense::NO_UNIT)?;
+            let extents = ranges(lu, &data.parameters(len, reply)?)?;
             if extents.is_empty() {
                 return Err(Answer::Good);
             }
             reply.writes = true;
-            Ok((io(durable, Room::default()), Request::Discard(extents)))
+            Ok((io(durable, Room::default())?, Request::Discard(extents)))
         }
         Command::ModeSelect(len) => {
-            // The cache is as it is.
+            // The write cache cannot be switched.
             let parameters = data.parameters(len, reply)?;
             let caching = parameters.get(8..).and_then(|page| Some((page.first()? & 0x3f, page.get(2)? & 4 != 0)));
             match caching {
                 None => Err(Answer::Good),
-                Some((0x08, cache)) if cache == context.lu.has_write_cache() => Err(Answer::Good),
+                Some((0x08, cache)) if cache == context.units.has_write_cache() => Err(Answer::Good),
                 Some(_) => Err(Sense::INVALID_PARAMETER.into()),
             }
         }
@@ -236,7 +240,7 @@ struct Data<'m, 'd> {
 }
 
 impl<'m> Data<'m, '_> {
-    /// The first `len` bytes, where they lie.
+    /// The guest memory of the first `len` bytes.
     fn gather(&self, direction: u8, len: u64, reply: &mut Reply) -> Result<Segments<'m>, Ocs> {
         if self.descriptor.control >> 1 & 3 != direction {
             return Err(Ocs::InvalidCommandTable);
@@ -287,10 +291,10 @@ impl<'m> Data<'m, '_> {
 }
 
 impl Reply {
-    /// The engine has done the request, or not.
+    /// Answers a request that the engine has executed.
     ///
     /// # Errors
-    /// When the driver cannot be told.
+    /// When the descriptor is not in guest memory any more.
     pub fn finish(&self, memory: &GuestMemoryMmap, result: Result<(), Failure>) -> Result<(), BusError> {
         let answer = match result {
             Ok(()) => Answer::Good,
@@ -299,11 +303,12 @@ impl Reply {
         self.answer(memory, answer)
     }
 
-    /// The one mapping from errors to what a driver is told of them.
+    /// Maps errors to OCS and sense data. No other code does.
     fn failure(&self, failure: &Failure) -> Answer {
         match failure {
             Failure::NoKey | Failure::NoSuchSlot(_) => Ocs::InvalidCryptoConfiguration.into(),
             Failure::Transfer(_) => Ocs::GeneralCryptoError.into(),
+            Failure::Controller(fault) => status(*fault).into(),
             Failure::GuestMemory => Ocs::FatalError.into(),
             Failure::Unsupported | Failure::Malformed => Sense::INVALID_COMMAND.into(),
             Failure::Disk(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Sense::INVALID_COMMAND.into(),
@@ -326,7 +331,7 @@ impl Reply {
                 self.put(memory, response.as_bytes().get(..len).unwrap_or_default())
             }
         };
-        // Whatever the guest's memory was, nobody is told that all is well.
+        // If guest memory was missing, the request must not succeed.
         let ocs = if check_guest_memory().is_ok() { ocs } else { Ocs::FatalError };
         let at = self.descriptor.0.checked_add(OCS_OFFSET).ok_or(BusError)?;
         memory.write_slice(&[ocs as u8], GuestAddress(at)).map_err(|_| BusError)
@@ -354,12 +359,27 @@ impl Reply {
         response
     }
 
-    /// Puts the response where the driver wants it.
+    /// Writes the response to guest memory.
     fn put(&self, memory: &GuestMemoryMmap, upiu: &[u8]) -> Ocs {
         if (upiu.len() as u64) > self.room {
             return Ocs::MismatchResponseSize;
         }
         memory.write_slice(upiu, self.response).map_or(Ocs::InvalidCommandTable, |()| Ocs::Success)
+    }
+}
+
+fn status(fault: ControllerFault) -> Ocs {
+    match fault {
+        ControllerFault::CommunicationFailure => Ocs::CommunicationFailure,
+        ControllerFault::Aborted => Ocs::Aborted,
+        ControllerFault::DeviceFatalError => Ocs::DeviceFatalError,
+        ControllerFault::InvalidCryptoConfiguration => Ocs::InvalidCryptoConfiguration,
+        ControllerFault::GeneralCryptoError => Ocs::GeneralCryptoError,
+        // After those below `FatalError` no request is answered.
+        ControllerFault::FatalError
+        | ControllerFault::LinkLost
+        | ControllerFault::LinkError
+        | ControllerFault::CryptoFatalError => Ocs::FatalError,
     }
 }
 

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use super::protocol::{attribute::*, interrupt, status, uic};
+use crate::faults::Op;
 
-/// The most attributes that a driver may add to those that there are.
+/// The maximum number of attributes that a driver may add.
 const MOST_ATTRIBUTES: usize = 256;
 
-/// What an end of the link has. High-speed gear 4 on two lanes is what UFS 3.1 has.
+/// Attributes of each end after power-on. UFS 3.1 has high-speed gear 4 and two lanes.
 const INITIAL: &[(u16, u32)] = &[
     (PA_AVAILTXDATALANES, 2),
     (PA_AVAILRXDATALANES, 2),
@@ -57,7 +58,7 @@ pub struct Outcome {
 }
 
 impl Link {
-    /// Nobody has started it.
+    /// A link that has not been started.
     pub fn new() -> Self {
         Self { local: initial(), peer: initial(), up: false }
     }
@@ -65,6 +66,11 @@ impl Link {
     /// Whether it has been started.
     pub fn is_up(&self) -> bool {
         self.up
+    }
+
+    /// The link is lost.
+    pub fn lose(&mut self) {
+        self.up = false;
     }
 
     /// Carries out a command with its first and third argument.
@@ -99,6 +105,29 @@ impl Link {
         }
         outcome
     }
+}
+
+/// The operation of a command, of those that faults can strike.
+pub fn operation(command: u32, attribute: u32) -> Option<Op> {
+    match command & 0xff {
+        uic::HIBERNATE_ENTER => Some(Op::HibernateEnter),
+        uic::HIBERNATE_EXIT => Some(Op::HibernateExit),
+        uic::LINK_STARTUP => Some(Op::LinkStartup),
+        uic::SET if attribute >> 16 == u32::from(PA_PWRMODE) => Some(Op::PowerMode),
+        _ => None,
+    }
+}
+
+/// The outcome of such a command when it fails. It changes nothing.
+pub fn failure(op: Op) -> Outcome {
+    let power = |interrupt| (uic::SUCCESS, interrupt, status::POWER_FATAL_ERROR);
+    let (result, interrupt, status) = match op {
+        Op::HibernateEnter => power(interrupt::HIBERNATE_ENTER),
+        Op::HibernateExit => power(interrupt::HIBERNATE_EXIT),
+        Op::PowerMode => power(interrupt::POWER_MODE),
+        _ => (uic::FAILURE, 0, 0),
+    };
+    Outcome { result, value: None, interrupts: interrupt::UIC_COMMAND | interrupt, status }
 }
 
 impl Default for Link {

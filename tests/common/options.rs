@@ -17,6 +17,8 @@ pub const ALL_FEATURES: u64 = u64::MAX;
 pub struct Options {
     pub config: DeviceConfig,
     pub image_bytes: u64,
+    /// Sizes of more images, for more logical units of a UFS host controller.
+    pub more_images: Vec<u64>,
     /// A block device to use in place of a temporary file.
     pub block_device: Option<std::path::PathBuf>,
     pub read_only: bool,
@@ -78,8 +80,10 @@ impl Default for Options {
                 writeback: true,
                 keep_keys_on_reset: false,
                 in_band: false,
+                ufs: false,
             },
             image_bytes: 8 << 20,
+            more_images: Vec::new(),
             block_device: None,
             read_only: false,
             accept: ALL_FEATURES,

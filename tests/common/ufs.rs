@@ -63,17 +63,17 @@ pub struct Ufs {
     pub client: Vfio,
     pub memory: File,
     pub image: File,
+    /// Those of further logical units.
+    pub more_images: Vec<File>,
     pub interrupt: EventFd,
     pub stop: Arc<Stop>,
     server: Option<JoinHandle<()>>,
-    _image: tempfile::TempPath,
+    _paths: Vec<tempfile::TempPath>,
 }
 
 impl Ufs {
     /// A controller that is not enabled yet.
     pub fn with(options: Options) -> Self {
-        let (image, path) = tempfile::NamedTempFile::new().expect("image").into_parts();
-        image.set_len(options.image_bytes).expect("image");
         let open = OpenOptions {
             read_only: options.read_only,
             discard: true,
@@ -81,8 +81,22 @@ impl Ufs {
             logical_block_size: options.config.engine.logical_block_size,
         };
         let DiskKind::File(aio) = options.disk else { panic!("a file") };
-        let disk = Disk::new(open.open(&path).expect("image"), Some(aio)).expect("disk");
-        let device = Arc::new(Device::new(options.config, None, disk).expect("device"));
+        let make = |bytes: u64| {
+            let (image, path) = tempfile::NamedTempFile::new().expect("image").into_parts();
+            image.set_len(bytes).expect("image");
+            let disk = Disk::new(open.open(&path).expect("image"), Some(aio)).expect("disk");
+            (image, path, disk)
+        };
+        let (image, path, disk) = make(options.image_bytes);
+        let (mut more_images, mut paths) = (Vec::new(), vec![path]);
+        let mut device = Device::new(options.config, None, disk).expect("device");
+        for bytes in options.more_images {
+            let (image, path, disk) = make(bytes);
+            device.add_disk(disk);
+            more_images.push(image);
+            paths.push(path);
+        }
+        let device = Arc::new(device);
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         let stop = Arc::new(Stop::new().expect("eventfd"));
         let server = Server::new(Arc::clone(&device), Duration::ZERO, Arc::clone(&stop), true);
@@ -91,16 +105,31 @@ impl Ufs {
                 eprintln!("session: {error}");
             }
         });
+        let mut ufs = Self::over(ours, device, image);
+        (ufs.more_images, ufs.stop, ufs.server, ufs._paths) = (more_images, stop, Some(server), paths);
+        ufs
+    }
+
+    /// A driver of a controller behind this connection.
+    fn over(stream: UnixStream, device: Arc<Device>, image: File) -> Self {
         let memory = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
         let memory = File::from(memory);
         memory.set_len(MEMORY_BYTES).expect("memfd");
-        let mut client = Vfio::new(ours);
+        let mut client = Vfio::new(stream);
         client.map(Some(&memory), 0, MEMORY, MEMORY_BYTES).expect("DMA_MAP");
         let interrupt = EventFd::new(EFD_NONBLOCK).expect("eventfd");
         // An eventfd for the trigger.
         let event = interrupt.as_fd_of();
         client.set_irqs(4 | 32, 0, 1, Some(event)).expect("SET_IRQS");
-        Self { device, client, memory, image, interrupt, stop, server: Some(server), _image: path }
+        let stop = Arc::new(Stop::new().expect("eventfd"));
+        Self { device, client, memory, image, more_images: vec![], interrupt, stop, server: None, _paths: vec![] }
+    }
+
+    /// A driver of a controller that another process is, with this image. The device in this process stands idle, on memory.
+    pub fn of_process(stream: UnixStream, image: File) -> Self {
+        let options = OpenOptions { read_only: false, discard: true, direct: false, logical_block_size: 4096 };
+        let disk = Disk::new(options.in_memory(1 << 20).expect("memory"), None).expect("disk");
+        Self::over(stream, Arc::new(Device::new(ufs_options().config, None, disk).expect("device")), image)
     }
 
     /// A controller that is ready for requests.
@@ -267,6 +296,20 @@ impl Ufs {
         (upiu[6], value, upiu[32..32 + usize::from(len)].to_vec())
     }
 
+    /// A task management request: its overall status and service response.
+    pub fn manage(&mut self, function: u8, lun: u8, tag: u32) -> (u8, u8) {
+        let mut descriptor = vec![0; 80];
+        descriptor[16..22].copy_from_slice(&[4, 0, lun, 3, 0, function]);
+        descriptor[28..32].copy_from_slice(&u32::from(lun).to_be_bytes());
+        descriptor[32..36].copy_from_slice(&tag.to_be_bytes());
+        self.set_memory(TASKS, &descriptor);
+        self.set(0x78, 1);
+        assert_eq!((self.get(0x78), self.get(0x20) & 0x200), (0, 0x200));
+        self.set(0x20, 0x200);
+        let answer = self.memory_bytes(TASKS, 80);
+        (answer[8], answer[48 + 15])
+    }
+
     pub fn stat(&self, path: &str) -> u64 {
         let json = serde_json::to_value(self.device.stats()).expect("counters");
         let pointer = format!("/{}", path.replace('.', "/"));
@@ -300,6 +343,7 @@ pub fn ufs_options() -> Options {
     options.config.engine.logical_block_size = 4096;
     options.config.physical_block_size = 4096;
     options.config.num_queues = 1;
+    options.config.ufs = true;
     options
 }
 

@@ -32,6 +32,8 @@ pub struct Case {
     pub boots: u32,
     /// Size of the fresh image.
     pub image: u64,
+    /// Logical units of a UFS host controller, each with an image of that size.
+    pub luns: u32,
     /// Module to load first, with its parameters, or `none`.
     pub driver: String,
     /// How the device is attached.
@@ -77,6 +79,7 @@ impl Case {
             script: script.to_path_buf(),
             boots: 1,
             image: 256 << 20,
+            luns: 1,
             driver: MODULE.to_owned(),
             queues: QUEUES,
             ..Self::default()
@@ -106,6 +109,10 @@ impl Case {
             case.attach != Attach::Ufs || case.driver == UFS_DRIVER && case.rings.is_none() && !case.root_port,
             "`attach: ufs` cannot be combined with `driver`, `rings` and `root-port`: there is one driver, one queue and no bridge"
         );
+        ensure!(
+            (1..=8).contains(&case.luns) && (case.luns == 1 || case.attach == Attach::Ufs),
+            "`luns` is 1 to 8 and needs `attach: ufs`"
+        );
         ensure!(case.boots >= 1, "a case has at least one boot");
         ensure!(case.wrong.is_none() || case.check_fscrypt, "`expect-wrong` needs `check: fscrypt`");
         if let Some((boot, _)) = case.device_in_boot.iter().find(|(boot, _)| !(1..=case.boots).contains(boot)) {
@@ -131,6 +138,7 @@ impl Case {
             "device" => self.device.extend(words()),
             "boots" => self.boots = value.parse().context("boots is a number")?,
             "image" => self.image = parse_size(value)?,
+            "luns" => self.luns = value.parse().context("luns is a number")?,
             "driver" => {
                 let name = value.split_whitespace().next().unwrap_or_default();
                 ensure!([MODULE, "virtio_blk", "none"].contains(&name), "driver is {MODULE}, virtio_blk or none");
@@ -289,7 +297,9 @@ mod tests {
         let case = parse("# case: x\n# attach: ufs\n# device: --keyslots 4\n").unwrap();
         assert_eq!((case.attach, case.driver.as_str()), (Attach::Ufs, "ufshcd"));
         assert_eq!(case.device, ["--ufs", "--keyslots", "4"]);
-        for line in ["driver: none", "rings: 1x32", "kills: 1"] {
+        assert_eq!(parse("# case: x\n# attach: ufs\n# luns: 2\n").unwrap().luns, 2);
+        assert!(parse("# case: x\n# luns: 2\n").is_err());
+        for line in ["driver: none", "rings: 1x32", "kills: 1", "luns: 0", "luns: 9"] {
             assert!(parse(&format!("# case: x\n# attach: ufs\n# {line}\n")).is_err(), "{line}");
         }
     }

@@ -69,6 +69,9 @@ pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Resul
     }
     let image = run.dir.join("disk.img");
     device::make_image(&image, case.image)?;
+    for lun in 1..case.luns {
+        device::make_image(&lun_image(&run.dir, lun), case.image)?;
+    }
     fs::create_dir(run.dir.join(STATE))?;
     let mut problems = vec![];
     for number in 1..=case.boots {
@@ -101,6 +104,9 @@ pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Resul
     }
     if !keep && !matches!(run.outcome, Outcome::Failed(_)) {
         fs::remove_file(&image)?;
+        for lun in 1..case.luns {
+            fs::remove_file(lun_image(&run.dir, lun))?;
+        }
     }
     Ok(run)
 }
@@ -119,6 +125,11 @@ fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
             (!there).then(|| format!("the guest has no command {need}"))
         }
     })
+}
+
+/// The image of a logical unit beside the first one.
+fn lun_image(dir: &Path, lun: u32) -> PathBuf {
+    dir.join(format!("disk-{lun}.img"))
 }
 
 /// Moves what a boot left to a directory of its own; what all boots share stays.
@@ -164,6 +175,9 @@ fn boot(
     };
     job.write(paths, &scratch)?;
     let mut others = case.device_options(number, &dir.join(STATE));
+    for lun in 1..case.luns {
+        others.extend(["--blk-file".to_owned(), lun_image(dir, lun).display().to_string()]);
+    }
     let control = scratch.join("control");
     if !case.host.is_empty() {
         others.extend(host_steps::control_options(&control));
@@ -298,7 +312,7 @@ fn judge_image(run: &mut CaseRun, case: &Case, prepared: &Prepared, image: &Path
     if case.check_fscrypt {
         let (program, results) = (&prepared.programs.verifier, run.dir.join("out"));
         match &case.wrong {
-            None => match verify::run(program, image, &results, &run.dir) {
+            None => match verify_all(case, program, image, &results, &run.dir) {
                 Ok(verified) => run.verified = Some(verified),
                 Err(e) => problems.push(format!("{e:#}")),
             },
@@ -308,4 +322,17 @@ fn judge_image(run: &mut CaseRun, case: &Case, prepared: &Prepared, image: &Path
             }
         }
     }
+}
+
+/// The verifier over the image, and over those of further logical units: a directory `lun-N` has the results of each.
+fn verify_all(case: &Case, program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<Verified> {
+    let mut verified = verify::run(program, image, results, dir)?;
+    for lun in 1..case.luns {
+        let name = format!("lun-{lun}");
+        fs::create_dir(dir.join(&name)).context("cannot make a directory for the verifier")?;
+        let more = verify::run(program, &lun_image(dir, lun), &results.join(&name), &dir.join(&name)).context(name)?;
+        verified.files += more.files;
+        verified.blocks += more.blocks;
+    }
+    Ok(verified)
 }

@@ -59,6 +59,10 @@ pub fn status(reply: &Value) -> String {
             for (inner, value) in object(value) {
                 let _ = writeln!(out, "{:<28}{}", format!("{name} {}", inner.replace('_', " ")), plain(value));
             }
+        } else if name == "luns" {
+            for (lun, value) in list(value).enumerate() {
+                let _ = writeln!(out, "{:<28}{}", format!("lun {lun}"), plain(value));
+            }
         } else if name == "queues" {
             let of = |role: &str| {
                 let queues = list(value).filter(|queue| queue["role"] == role);

@@ -35,6 +35,9 @@ fn kinds_and_their_values() {
         ("previous-key", FaultKind::PreviousKey),
         ("plaintext", FaultKind::Plaintext),
         ("bit-flip", FaultKind::BitFlip { every: 1, bit: 0 }),
+        ("ocs=aborted", FaultKind::Controller(ControllerFault::Aborted)),
+        ("link-lost", FaultKind::Controller(ControllerFault::LinkLost)),
+        ("uic-failure", FaultKind::UicFailure),
         ("bit-flip=16,bit=4095", FaultKind::BitFlip { every: 16, bit: 4095 }),
     ] {
         assert_eq!(spec(text).kind, kind, "{text}");
@@ -75,6 +78,11 @@ fn mistakes_say_what_is_allowed() {
         ("io-error,after=1h", "hour"),
         ("io-error,nth=1,nth=2", "twice"),
         ("io-error,,", "no value"),
+        ("ocs", "ocs=VALUE"),
+        ("ocs=9", "general-crypto-error"),
+        ("link-lost,op=evict", "only read, write"),
+        ("uic-failure,op=read", "only hibernate-enter"),
+        ("stuck,op=link-startup", "only read, write"),
     ] {
         assert!(error(text).contains(words), "{text:?}: {}", error(text));
     }
@@ -82,14 +90,15 @@ fn mistakes_say_what_is_allowed() {
 
 #[test]
 fn conditions_are_all_to_be_met() {
-    let condition = spec("io-error,op=read+write,sector=100-200,slot=1-2,queue=1").condition;
+    let condition = spec("io-error,op=read+write,sector=100-200,slot=1-2,queue=1,lun=0-1").condition;
     let extents = [Extent { offset: 150 * 512, len: 512 }];
-    let good = Subject { op: Op::Read, queue: 1, slot: Some(2), digested: false, extents: &extents };
+    let good = Subject { op: Op::Read, queue: 1, lun: 0, slot: Some(2), digested: false, extents: &extents };
     assert!(condition.matches(&good));
     let elsewhere = [Extent { offset: 201 * 512, len: 512 }];
     for bad in [
         Subject { op: Op::Flush, ..good },
         Subject { queue: 0, ..good },
+        Subject { lun: 2, ..good },
         Subject { slot: Some(3), ..good },
         Subject { slot: None, ..good },
         Subject { extents: &elsewhere, ..good },
