@@ -8,10 +8,10 @@ use crate::guest_root::{self, GuestRoot, ORDINARY, Recipe};
 use crate::kernel::{self, Kernel};
 use crate::mirror::{self, Mirror};
 use crate::paths::Paths;
-use crate::process::{self, command};
+use crate::process::command;
 use crate::qemu::{self, Qemu};
 use crate::{debug_kernel, device, packages, progress, tools, verify};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 
 /// What does not depend on the project's own code.
@@ -96,9 +96,11 @@ pub fn programs_beside(paths: &Paths, machine: &Machine, device: PathBuf) -> Res
 
 /// What the device's `selftest` says this machine lacks. xtask has seen to KVM and QEMU itself.
 pub fn lacking(programs: &Programs) -> Result<Vec<String>> {
-    let text = process::output(command(&programs.device).arg("selftest"))?;
+    let output = command(&programs.device).arg("selftest").output().context("the device does not run here")?;
+    let text = String::from_utf8_lossy(&output.stdout);
     let of_xtask = |line: &str| line.contains(" KVM: ") || line.contains(" qemu-system-");
-    Ok(text.lines().filter(|l| l.starts_with("missing") && !of_xtask(l)).map(str::to_owned).collect())
+    let lacks = |line: &&str| (line.starts_with("missing") || line.starts_with("FAILED")) && !of_xtask(line);
+    Ok(text.lines().filter(lacks).map(str::to_owned).collect())
 }
 
 /// Does everything.
