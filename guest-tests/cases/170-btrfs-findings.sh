@@ -103,6 +103,18 @@ if grep -q "$SENTINEL" "$DISK"; then
 	note 'FOUND: plaintext of a compressed file'
 fi
 
+note 'an extent is shared with a file of another key'
+fresh
+identifier=$(add_key two "$MNT")
+set_policy "$MNT/other" "$identifier"
+cp /tmp/old "$MNT/secret/file"
+sync
+if cp --reflink=always "$MNT/secret/file" "$MNT/other/file"; then
+	drop_caches
+	cmp "$MNT/other/file" /tmp/old || FOUND="$FOUND; shared with another key"
+fi
+umount "$MNT"
+
 # With chattr +C the keys are native, so their eviction has to wait for the device.
 for attribute in +C +d; do
 	note "the shrinker drops extents with keys ($attribute)"

@@ -153,8 +153,7 @@ impl Progress<'_> {
     }
 
     fn report(&mut self, test: &Test, took: Duration) {
-        let bar = self.bar.clone();
-        bar.suspend(|| match &test.verdict {
+        match &test.verdict {
             Verdict::Passed => self.report.pass(&test.name, took),
             // The guest's paths as the host has them.
             Verdict::Failed(why) => {
@@ -163,9 +162,9 @@ impl Progress<'_> {
             }
             Verdict::NotRun(why) => {
                 self.report.skip(&test.name, took, why);
-                eprintln!("    {why}");
+                progress::print(&format!("    {why}"));
             }
-        });
+        }
     }
 
     /// The guest is gone; `problems` say what was wrong with it or the devices.
@@ -210,6 +209,21 @@ mod tests {
         assert_eq!(modes(dmesg, "blk-crypto (native)"), "AES-256-XTS");
         assert_eq!(modes(dmesg, "blk-crypto-fallback"), "Adiantum, AES-128-CBC-ESSIV");
         assert_eq!(modes("", "blk-crypto (native)"), "none");
+    }
+
+    #[test]
+    fn tests_are_reported_while_the_line_of_the_run_is_there() {
+        let mut progress = Progress {
+            report: Report::default(),
+            output: Output::default(),
+            dir: Path::new("/"),
+            last: Instant::now(),
+            bar: progress::spinner("fstests"),
+        };
+        assert_eq!(progress.feed("generic/395  9s\ngeneric/396 "), Some("generic/396".to_owned()));
+        assert_eq!(progress.feed(" [not run] no key\nRan: generic/395\n"), None);
+        progress.finish(vec![]);
+        assert!(progress.report.finish());
     }
 
     #[test]

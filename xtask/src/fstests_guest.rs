@@ -111,6 +111,7 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
     let scratch = Scratch::new()?;
     let job = Job {
         script: Some(run.paths.guest_tests("fstests/run.sh")),
+        others: ["encrypt-btrfs.sh", "btrfs-check.sh"].map(|name| run.paths.guest_tests("fstests").join(name)).into(),
         variables: run.variables.clone(),
         ..Job::with_module(run.module)
     };

@@ -63,7 +63,7 @@ pub struct Job<'a> {
     pub driver: &'a str,
     /// The module, unless built into the kernel.
     pub module: Option<&'a Module>,
-    /// Modules of other drivers.
+    /// More files, such as modules of other drivers.
     pub others: Vec<PathBuf>,
     /// Directory of programs, if the script needs any.
     pub tools: Option<&'a Path>,

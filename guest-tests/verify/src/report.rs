@@ -114,7 +114,7 @@ fn btrfs_json(fs: &Outcome) -> Value {
         "nodes": fs.nodes,
         "checksums": fs.checksums,
         "encrypted_extents": fs.encrypted_extents,
-        "nonces": fs.nonces,
+        "nonces": fs.nonces.len(),
         "files_with_checksums": fs.files_with_checksums,
         "files_without_checksums": fs.files_without_checksums,
         "wrong": fs.wrong,
@@ -212,7 +212,7 @@ impl Display for Report {
                 fs.algorithm,
                 fs.nodes,
                 fs.encrypted_extents,
-                fs.nonces,
+                fs.nonces.len(),
                 fs.files_with_checksums,
                 fs.files_without_checksums
             )?;

@@ -41,6 +41,8 @@ struct Fixture {
     extents: Vec<(usize, usize, usize)>,
     /// Whether the extents have contexts.
     contexts: bool,
+    /// Whether all extents have the same nonce.
+    one_nonce: bool,
     /// XORed to the data on the disk, after the checksums were made.
     flip: Option<usize>,
     /// XORed to the csum tree.
@@ -55,7 +57,17 @@ impl Fixture {
             sector[..SENTINEL.len()].copy_from_slice(SENTINEL.as_bytes());
         }
         let extents = vec![(0, 0, 3), (3 * SECTOR, 2 * SECTOR, 2)];
-        Self { algorithm, encrypted, flags: 0, extents, contexts: true, flip: None, wrong_sum: false, plaintext }
+        Self {
+            algorithm,
+            encrypted,
+            flags: 0,
+            extents,
+            contexts: true,
+            one_nonce: false,
+            flip: None,
+            wrong_sum: false,
+            plaintext,
+        }
     }
 
     /// A node of level 0, its checksum in front.
@@ -102,7 +114,7 @@ impl Fixture {
         let (mut contexts, mut parts, mut sums): (Vec<Item>, Vec<Item>, Vec<u8>) = Default::default();
         let mut at = DATA;
         for (n, (logical, within, sectors)) in self.extents.iter().enumerate() {
-            let nonce = [n as u8 + 1; 16];
+            let nonce = [if self.one_nonce { 1 } else { n as u8 + 1 }; 16];
             let mut data = padded[*logical..][..sectors * SECTOR].to_vec();
             if self.encrypted {
                 let mut xts = Xts::new(&master.extent_key(&nonce)?)?;
@@ -201,7 +213,7 @@ fn plain_and_encrypted_files_with_each_checksum() {
                 // Two copies of five sectors.
                 assert_eq!(fs.checksums, if flags == 0 { 10 } else { 0 });
                 assert_eq!(report.data_units, if encrypted { 10 } else { 0 });
-                assert_eq!((fs.encrypted_extents, fs.nonces), if encrypted { (2, 2) } else { (0, 0) });
+                assert_eq!((fs.encrypted_extents, fs.nonces.len()), if encrypted { (2, 2) } else { (0, 0) });
                 assert_eq!(report.is_verified(), encrypted || flags == 0);
             }
         }
@@ -239,4 +251,6 @@ fn what_is_not_encrypted_as_it_should_be_is_caught() {
     let mut gap = Fixture::new(Algorithm::Crc32c, true);
     gap.extents.pop();
     assert!(gap.wrong().contains("hold data but have no place on the disk"));
+    let again = Fixture { one_nonce: true, ..Fixture::new(Algorithm::Crc32c, true) }.wrong();
+    assert!(again.contains("has the nonce of another extent"), "{again}");
 }

@@ -20,7 +20,7 @@ pub mod files;
 pub mod plans;
 pub mod sums;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
 
@@ -43,8 +43,8 @@ pub struct Outcome {
     pub checksums: u64,
     /// Extents of the listed files that are encrypted.
     pub encrypted_extents: u64,
-    /// Their nonces, each counted once.
-    pub nonces: u64,
+    /// Their nonces, and where on the disk the extent begins that has it.
+    pub nonces: HashMap<[u8; 16], u64>,
     /// Listed files that have checksums.
     pub files_with_checksums: u64,
     /// Listed files that must have none (nodatasum).

@@ -2,7 +2,7 @@
 //! From a file in btrfs to plans: which bytes of the image must hold which data units of which plaintext. Each encrypted extent has
 //! a key of its own.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -43,7 +43,6 @@ pub fn add(
         (Some(_), false) => return wrong(outcome, file, "it is encrypted, and should not be"),
         (None, true) => return wrong(outcome, file, "it is not encrypted, and should be"),
     };
-    let mut nonces = HashSet::new();
     let mut position = 0;
     let mut first = true;
     for (start, extent) in &inode.extents {
@@ -70,8 +69,8 @@ pub fn add(
                 (!part.starts_with(bytes)).then(|| "lies in the tree with other contents".to_owned())
             }
             Data::At(address) => {
-                let crypto = crypto(inode, *start, extent, master.as_ref(), &mut nonces, fs.sector);
-                match crypto {
+                let nonces = &mut outcome.nonces;
+                match crypto(inode, *start, (*address, extent), master.as_ref(), nonces, fs.sector) {
                     Ok((crypto, unit)) => {
                         check_sums(inode, sums, fs, (*address, part.len() as u64), file, outcome);
                         let places = fs.places(*address, part.len() as u64)?;
@@ -99,7 +98,6 @@ pub fn add(
         }
     }
     absent(&plaintext, position, plaintext.len() as u64, outcome, file)?;
-    outcome.nonces += nonces.len() as u64;
     let count =
         if inode.has_checksums() { &mut outcome.files_with_checksums } else { &mut outcome.files_without_checksums };
     *count += 1;
@@ -124,9 +122,9 @@ fn absent(plaintext: &[u8], from: u64, to: u64, outcome: &mut Outcome, file: &Bt
 fn crypto(
     inode: &Inode,
     start: u64,
-    extent: &Extent,
+    (address, extent): (u64, &Extent),
     master: Option<&(Policy, &[MasterKey])>,
-    nonces: &mut HashSet<[u8; 16]>,
+    nonces: &mut HashMap<[u8; 16], u64>,
     sector: u64,
 ) -> Result<(Crypto, u64)> {
     let Some((policy, keys)) = master else {
@@ -142,7 +140,12 @@ fn crypto(
         log2 @ 9..=16 => 1 << log2,
         log2 => anyhow::bail!("has data units of 2^{log2} bytes"),
     };
-    nonces.insert(nonce);
+    let begin = address.saturating_sub(extent.within);
+    let other = *nonces.entry(nonce).or_insert(begin);
+    ensure!(
+        other == begin,
+        "has the nonce of another extent, which begins at {other}: the same key and data unit numbers for other data"
+    );
     let key = plan::master_key(policy, keys)?.extent_key(&nonce)?;
     Ok((Crypto::Xts { key: Box::new(key), numbering: Numbering::From(extent.within / unit) }, unit))
 }
