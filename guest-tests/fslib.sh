@@ -6,8 +6,9 @@
 #
 # A function whose output is taken must be called as `x=$(f)` on a line of its own: only then does -e see a failure.
 
-# A text at the start of every 512 bytes of every file that is to be encrypted. It must not be anywhere on the disk.
-SENTINEL='plaintext-sentinel-of-vhost-user-blk-crypto'
+# A text at the start of every 512 bytes of every file that is to be encrypted. Neither it nor 16 bytes of it may be anywhere on
+# the disk, so there are no words in it that something else could have written.
+SENTINEL='plaintext:w7Kq0XvR9tLz4mHcE2sYpD8uJb5NfA6gTi'
 
 export MNT=/mnt
 # Kind of file system that make_fs makes: ext4, f2fs or btrfs.
