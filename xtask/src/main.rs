@@ -32,6 +32,7 @@ mod measure;
 mod miri;
 mod mirror;
 mod packages;
+mod mutants;
 mod paths;
 mod process;
 mod progress;
@@ -77,6 +78,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Fstests(options) => fstests::run(&paths, &options),
         cli::Command::Fuzz(options) => fuzz::run(&paths, &options),
         cli::Command::Miri => Ok(miri::run(&paths)),
+        cli::Command::Mutants(options) => mutants::run(&paths, &options),
         cli::Command::Bench(options) => bench::run(&paths, &options),
         cli::Command::Compare(options) => compare::run(&paths, &options),
         cli::Command::Btrfs(options) => btrfs::run(&paths, &options),
