@@ -670,6 +670,28 @@ ciphertext_case() {
 	check_fs "$DISK"
 }
 
+# policies_case MAKE_DIRECTORY METHOD...: as ciphertext_case, for ordinary files under several policies in one file system.
+# MAKE_DIRECTORY: encrypted_dir or wrapped_dir.
+policies_case() {
+	local make_dir=$1 method
+	shift
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	make_files tree 0
+	for method; do
+		$make_dir "$MNT/$method" "$method" "$method"
+		cp -r "$OUT/plain/tree/." "$MNT/$method"
+	done
+	drop_caches
+	for method; do
+		same_files "$OUT/plain/tree" "$MNT/$method"
+		record "$MNT/$method" tree
+	done
+	umount "$MNT"
+	check_fs "$DISK"
+	expect_native
+}
+
 # plain_then_in_band: the step on the host checks that the firmware has read the disk: the kernel's first code asks the firmware for
 # each disk's boot record (CONFIG_EDD). Then the stock driver gets the disk, then ours, without and with in-band access.
 plain_then_in_band() {

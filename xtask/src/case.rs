@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// The driver of a UFS host controller.
 const UFS_DRIVER: &str = "ufshcd";
+/// What its disk needs of the guest's kernel.
+const UFS_NEEDS: [&str; 3] = ["CONFIG_SCSI_UFSHCD_PCI", "CONFIG_SCSI_UFS_CRYPTO", "CONFIG_BLK_DEV_SD"];
 
 /// A parsed case.
 #[derive(Debug, Default)]
@@ -146,6 +148,7 @@ impl Case {
                 if self.attach == Attach::Ufs {
                     self.driver = UFS_DRIVER.to_owned();
                     self.device.push("--ufs".to_owned());
+                    self.needs.extend(UFS_NEEDS.map(str::to_owned));
                 }
             }
             "qemu" => {
@@ -276,6 +279,7 @@ mod tests {
     fn a_ufs_controller_has_its_own_driver() {
         let case = parse("# case: x\n# attach: ufs\n# device: --keyslots 4\n").unwrap();
         assert_eq!((case.attach, case.driver.as_str()), (Attach::Ufs, "ufshcd"));
+        assert_eq!(case.needs, UFS_NEEDS);
         assert_eq!(case.device, ["--ufs", "--keyslots", "4"]);
         for line in ["driver: none", "rings: 1x32", "kills: 1"] {
             assert!(parse(&format!("# case: x\n# attach: ufs\n# {line}\n")).is_err(), "{line}");

@@ -216,7 +216,7 @@ pub enum FileSystem {
     /// ext4
     #[default]
     Ext4,
-    /// f2fs, which Debian's cloud kernel lacks
+    /// f2fs
     F2fs,
     /// btrfs, whose encryption no kernel of kernel.org has yet
     Btrfs,
