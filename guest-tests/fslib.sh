@@ -6,8 +6,9 @@
 #
 # Call a function for its output as `x=$(f)` on a line of its own: only then does -e see a failure.
 
-# A text at the start of every 512 bytes of every file that is to be encrypted. It must not be anywhere on the disk.
-SENTINEL='plaintext-sentinel-of-vhost-user-blk-crypto'
+# A text at the start of every 512 bytes of every file that is to be encrypted. Neither it nor 16 bytes of it may be anywhere on
+# the disk, so there are no words in it that something else could have written.
+SENTINEL='plaintext:w7Kq0XvR9tLz4mHcE2sYpD8uJb5NfA6gTi'
 
 export MNT=/mnt
 # Kind of file system that make_fs makes: ext4, f2fs or btrfs.
@@ -669,6 +670,28 @@ ciphertext_case() {
 	record_names "$MNT/secret"
 	umount "$MNT"
 	check_fs "$DISK"
+}
+
+# policies_case MAKE_DIRECTORY METHOD...: as ciphertext_case, for ordinary files under several policies in one file system.
+# MAKE_DIRECTORY: encrypted_dir or wrapped_dir.
+policies_case() {
+	local make_dir=$1 method
+	shift
+	make_fs "$DISK"
+	mount_fs "$DISK" "$MNT"
+	make_files tree 0
+	for method; do
+		$make_dir "$MNT/$method" "$method" "$method"
+		cp -r "$OUT/plain/tree/." "$MNT/$method"
+	done
+	drop_caches
+	for method; do
+		same_files "$OUT/plain/tree" "$MNT/$method"
+		record "$MNT/$method" tree
+	done
+	umount "$MNT"
+	check_fs "$DISK"
+	expect_native
 }
 
 # plain_then_in_band: the step on the host checks that the firmware has read the disk: the kernel's first code asks the firmware for

@@ -65,21 +65,25 @@ unbind_driver() {
 	done
 }
 
-# load_ufs: binds the UFS host controller to the kernel's own driver.
-load_ufs() {
-	if [ -e "$JOB/ufshcd-core.ko" ]; then
-		modprobe -a scsi_mod sd_mod || return 1
-		insmod "$JOB/ufshcd-core.ko" && insmod "$JOB/ufshcd-pci.ko" || return 1
-	fi
-	wait_for_disk yes
+# load_kernel_modules: what the guest's kernel lacks, each with what it needs of the kernel's own modules.
+load_kernel_modules() {
+	for _m in $KERNEL_MODULES; do
+		# One that was loaded from here has no file for modprobe.
+		for _n in $(modinfo -F depends "$JOB/$_m" | tr , ' '); do
+			modprobe -q "$_n" || true
+		done
+		insmod "$JOB/$_m" || return 1
+	done
 }
 
 # load_driver NAME [PARAMETER=VALUE...]: binds the disk to virtio_blk_crypto or virtio_blk, whether module or built in.
 load_driver() {
 	_name=$1
 	shift
+	# load_kernel_modules, or the kernel itself, has loaded this one; nobody asks for the driver of its disks.
 	if [ "$_name" = ufshcd ]; then
-		load_ufs
+		modprobe -q sd_mod || true
+		wait_for_disk yes
 		return
 	fi
 	# If the other driver is built in, it has the disk already.

@@ -7,18 +7,4 @@
 # stat: keyslots.nokey == 0
 
 FS=f2fs
-make_fs "$DISK"
-mount_fs "$DISK" "$MNT"
-make_files tree 0
-for method in per-file ino-lblk-64 ino-lblk-32; do
-	encrypted_dir "$MNT/$method" $method $method
-	cp -r "$OUT/plain/tree/." "$MNT/$method"
-done
-drop_caches
-for method in per-file ino-lblk-64 ino-lblk-32; do
-	same_files "$OUT/plain/tree" "$MNT/$method"
-	record "$MNT/$method" tree
-done
-umount "$MNT"
-check_fs "$DISK"
-expect_native
+policies_case encrypted_dir per-file ino-lblk-64 ino-lblk-32

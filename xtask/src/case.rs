@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// The driver of a UFS host controller.
 const UFS_DRIVER: &str = "ufshcd";
+/// What its disk needs of the guest's kernel.
+const UFS_NEEDS: [&str; 3] = ["CONFIG_SCSI_UFSHCD_PCI", "CONFIG_SCSI_UFS_CRYPTO", "CONFIG_BLK_DEV_SD"];
 
 /// A parsed case.
 #[derive(Debug, Default)]
@@ -154,6 +156,7 @@ impl Case {
                 if self.attach == Attach::Ufs {
                     self.driver = UFS_DRIVER.to_owned();
                     self.device.push("--ufs".to_owned());
+                    self.needs.extend(UFS_NEEDS.map(str::to_owned));
                 }
             }
             "qemu" => {
@@ -296,6 +299,7 @@ mod tests {
     fn a_ufs_controller_has_its_own_driver() {
         let case = parse("# case: x\n# attach: ufs\n# device: --keyslots 4\n").unwrap();
         assert_eq!((case.attach, case.driver.as_str()), (Attach::Ufs, "ufshcd"));
+        assert_eq!(case.needs, UFS_NEEDS);
         assert_eq!(case.device, ["--ufs", "--keyslots", "4"]);
         assert_eq!(parse("# case: x\n# attach: ufs\n# luns: 2\n").unwrap().luns, 2);
         assert!(parse("# case: x\n# luns: 2\n").is_err());

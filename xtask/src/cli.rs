@@ -29,6 +29,8 @@ pub enum Command {
     /// Run the code with `unsafe` under the address sanitizer and Miri, and the keyslots under a scheduler that controls the
     /// order of threads; takes minutes
     Miri,
+    /// Change the device's core in many small ways with cargo-mutants, and list the changes that no test notices
+    Mutants(MutantsArgs),
     /// Compare the device's speed with qemu-storage-daemon's, in one interleaved run
     Bench(BenchArgs),
     /// Compare encryption by the device with encryption by the guest's CPU, in one guest, and write a report
@@ -175,6 +177,17 @@ pub struct DistArgs {
     pub mirror: Option<String>,
 }
 
+/// `mutants`
+#[derive(Args)]
+pub struct MutantsArgs {
+    /// Change only this part (may be repeated) [default: all]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(crate::mutants::PARTS))]
+    pub part: Vec<String>,
+    /// Stop after this time; the changes come in random order
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub minutes: u64,
+}
+
 /// The halves of `test`.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Half {
@@ -268,7 +281,7 @@ pub enum FileSystem {
     /// ext4
     #[default]
     Ext4,
-    /// f2fs, which Debian's cloud kernel lacks
+    /// f2fs
     F2fs,
     /// btrfs, whose encryption no kernel of kernel.org has yet
     Btrfs,

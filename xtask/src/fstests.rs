@@ -6,6 +6,7 @@ use crate::fstests_build::{self, Checkouts, RECIPE};
 use crate::fstests_guest::{self, Disk, Run};
 use crate::fstests_output::{Output, Test, Verdict};
 use crate::kernel::Kernel;
+use crate::kernel_modules;
 use crate::paths::Paths;
 use crate::report::Report;
 use crate::{cache, process, progress, setup};
@@ -26,6 +27,8 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
         FileSystem::Btrfs => ("btrfs", "CONFIG_BTRFS_FS"),
     };
     check_kernel(&machine.kernel, symbol)?;
+    // generic/693 tests HCTR2, where there is any.
+    let kernel_modules = kernel_modules::files(paths, &machine, [symbol, "CONFIG_CRYPTO_HCTR2"])?;
     let files = fstests_build::build(paths, &machine.root, &checkouts)?;
     let module = setup::module(paths, &machine)?;
     let program = setup::device_program(paths)?;
@@ -39,6 +42,7 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
         machine: &machine,
         program: &program,
         module: module.as_ref(),
+        kernel_modules,
         files: &files,
         disks: &disks,
         variables: vec![
@@ -90,7 +94,7 @@ fn check_arguments(args: &FstestsArgs) -> Result<String> {
 
 fn check_kernel(kernel: &Kernel, symbol: &str) -> Result<()> {
     ensure!(
-        kernel.has(symbol),
+        kernel_modules::usable(kernel, symbol),
         "the guest's kernel, {}, has no {symbol}: give one of your own that has, with --kernel and --kdir",
         kernel.name
     );

@@ -93,6 +93,8 @@ pub struct Run<'a> {
     pub program: &'a Path,
     /// The guest's driver, unless built into the kernel.
     pub module: Option<&'a Module>,
+    /// Modules that the kernel lacks.
+    pub kernel_modules: Vec<PathBuf>,
     /// The image with the built checkouts.
     pub files: &'a Path,
     /// The disks.
@@ -113,6 +115,7 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
         script: Some(run.paths.guest_tests("fstests/run.sh")),
         others: ["encrypt-btrfs.sh", "btrfs-check.sh"].map(|name| run.paths.guest_tests("fstests").join(name)).into(),
         variables: run.variables.clone(),
+        kernel_modules: run.kernel_modules.clone(),
         ..Job::with_module(run.module)
     };
     job.write(run.paths, &scratch)?;

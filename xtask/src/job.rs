@@ -63,7 +63,9 @@ pub struct Job<'a> {
     pub driver: &'a str,
     /// The module, unless built into the kernel.
     pub module: Option<&'a Module>,
-    /// More files, such as modules of other drivers.
+    /// Modules that the kernel lacks, in the order in which they are loaded.
+    pub kernel_modules: Vec<PathBuf>,
+    /// More files, under their own names.
     pub others: Vec<PathBuf>,
     /// Directory of programs, if the script needs any.
     pub tools: Option<&'a Path>,
@@ -81,7 +83,16 @@ impl<'a> Job<'a> {
 
     /// The driver alone.
     pub fn with_module(module: Option<&'a Module>) -> Self {
-        Self { script: None, driver: MODULE, module, others: vec![], tools: None, variables: vec![], state: None }
+        Self {
+            script: None,
+            driver: MODULE,
+            module,
+            kernel_modules: vec![],
+            others: vec![],
+            tools: None,
+            variables: vec![],
+            state: None,
+        }
     }
 
     /// Writes the archive.
@@ -100,6 +111,12 @@ impl<'a> Job<'a> {
         if let Some(module) = self.module {
             add(module.file.clone(), &format!("{MODULE}.ko"))?;
         }
+        let mut kernel_modules = vec![];
+        for module in &self.kernel_modules {
+            let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            add(module.clone(), &name)?;
+            kernel_modules.push(name);
+        }
         for other in &self.others {
             add(other.clone(), &other.file_name().unwrap_or_default().to_string_lossy())?;
         }
@@ -117,7 +134,8 @@ impl<'a> Job<'a> {
             tar.append_dir_all("state", state).with_context(|| format!("cannot pack {}", state.display()))?;
         }
         let mode = if self.script.is_some() { "case" } else { "shell" };
-        let mut variables = format!("MODE='{mode}'\nDRIVER='{}'\n", self.driver);
+        let mut variables =
+            format!("MODE='{mode}'\nDRIVER='{}'\nKERNEL_MODULES='{}'\n", self.driver, kernel_modules.join(" "));
         for (name, value) in &self.variables {
             variables += &format!("{name}='{}'\n", value.replace('\'', ""));
         }

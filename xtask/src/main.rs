@@ -30,12 +30,14 @@ mod guest_root;
 mod host_steps;
 mod job;
 mod kernel;
+mod kernel_modules;
 mod kills;
 mod links;
 mod man;
 mod measure;
 mod miri;
 mod mirror;
+mod mutants;
 mod packages;
 mod paths;
 mod plan;
@@ -52,7 +54,6 @@ mod shell;
 mod stats;
 mod test;
 mod tools;
-mod ufs;
 mod verify;
 mod vm;
 mod vng;
@@ -84,6 +85,7 @@ fn run(cli: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Fstests(options) => fstests::run(&paths, &options),
         cli::Command::Fuzz(options) => fuzz::run(&paths, &options),
         cli::Command::Miri => Ok(miri::run(&paths)),
+        cli::Command::Mutants(options) => mutants::run(&paths, &options),
         cli::Command::Bench(options) => bench::run(&paths, &options),
         cli::Command::Compare(options) => compare::run(&paths, &options),
         cli::Command::Btrfs(options) => btrfs::run(&paths, &options),

@@ -13,7 +13,7 @@ use crate::stats::Stats;
 use crate::verify::{self, Verified};
 use crate::vm::{Attach, Ended, QUEUE_SIZE, Vm};
 use crate::watch::Watch;
-use crate::{cache, console, qemu, ufs};
+use crate::{cache, console, kernel_modules, qemu};
 use anyhow::{Context, Result};
 use std::fs;
 use std::ops::ControlFlow;
@@ -119,7 +119,7 @@ fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
     }
     case.needs.iter().find_map(|need| {
         if need.starts_with("CONFIG_") {
-            (!machine.kernel.has(need)).then(|| format!("the guest's kernel has no {need}"))
+            (!kernel_modules::usable(&machine.kernel, need)).then(|| format!("the guest's kernel has no {need}"))
         } else {
             let there = machine.root.has_command(need) || prepared.programs.tools.join(need).exists();
             (!there).then(|| format!("the guest has no command {need}"))
@@ -169,7 +169,7 @@ fn boot(
             ("BOOT".into(), number.to_string()),
             ("KILLS".into(), case.kills.to_string()),
         ],
-        others: if case.attach == Attach::Ufs { ufs::modules(paths, &prepared.machine)? } else { vec![] },
+        kernel_modules: kernel_modules::files(paths, &prepared.machine, case.needs.iter().map(String::as_str))?,
         state: (number > 1).then(|| boot_dir(dir, number - 1).join("out").join(STATE)),
         ..Job::new(prepared)
     };

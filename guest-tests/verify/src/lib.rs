@@ -12,7 +12,7 @@
 //! | `manifest.jsonl` | one JSON object per file, see [`manifest`] |
 //! | `keys` | the master keys, see [`keys`] |
 //! | `plain/` | the plaintext of every file |
-//! | `sentinel` | texts, one a line, that occur in the plaintext and must be nowhere on the image |
+//! | `sentinel` | texts, one a line, that occur in the plaintext; no 16 bytes of them may be on the image |
 //!
 //! | step | module |
 //! |---|---|

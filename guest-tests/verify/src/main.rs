@@ -12,7 +12,8 @@ const USAGE: &str = "\
 usage: fscrypt-verify IMAGE RESULTS_DIR [--json FILE]
 
 Computes the ciphertext of every file that RESULTS_DIR/manifest.jsonl lists, from the keys and the plaintext in
-RESULTS_DIR, and compares it with IMAGE; searches all of IMAGE for the plaintext named in RESULTS_DIR/sentinel.
+RESULTS_DIR, and compares it with IMAGE; searches all of IMAGE for 16 bytes of the plaintext
+named in RESULTS_DIR/sentinel.
 
 Exit status: 0 verified; 1 not verified, or nothing to verify; 2 wrong usage.";
 

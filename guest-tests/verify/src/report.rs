@@ -173,8 +173,8 @@ impl Display for Report {
         for hit in &self.hits {
             writeln!(
                 f,
-                "plaintext on the image: \"{}\" occurs {} times, first at offset {}",
-                hit.sentinel, hit.count, hit.first
+                "plaintext on the image: {} blocks of 16 bytes are out of \"{}\", the first at offset {}",
+                hit.count, hit.sentinel, hit.first
             )?;
         }
         if !self.is_verified() {

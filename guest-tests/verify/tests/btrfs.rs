@@ -12,7 +12,7 @@ use fscrypt_verify::xts::Xts;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const SENTINEL: &str = "plaintext sentinel";
+const SENTINEL: &str = "plaintext sentinel: 31 letters.";
 const SECTOR: usize = 4096;
 /// Logical addresses begin here; each byte has two copies, at 0 and at `COPY` of the image.
 const LOGICAL: usize = 1 << 20;

@@ -11,7 +11,7 @@ use fscrypt_verify::xts::Xts;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const SENTINEL: &str = "plaintext sentinel";
+const SENTINEL: &str = "plaintext sentinel: 31 letters.";
 const IMAGE_SIZE: usize = 1 << 20;
 const BLOCK: usize = 4096;
 /// Where the test's file lies: two extents, the second one before the first on the disk.
@@ -269,7 +269,9 @@ fn plaintext_instead_of_ciphertext_is_caught_and_named() {
     fixture.image[65 * BLOCK..66 * BLOCK].copy_from_slice(&plaintext[BLOCK..2 * BLOCK]);
     fixture.assert_fails("data unit 1 (image offset 266240, data unit number 1) is wrong from byte 0");
     fixture.assert_fails("this is plaintext");
-    fixture.assert_fails("\"plaintext sentinel\" occurs 8 times, first at offset 266240");
+    fixture.assert_fails(
+        "8 blocks of 16 bytes are out of \"plaintext sentinel: 31 letters.\", the first at offset 266240",
+    );
 }
 
 #[test]
@@ -297,13 +299,26 @@ fn a_plaintext_leak_anywhere_is_caught() {
     let mut fixture = Fixture::per_file();
     let at = IMAGE_SIZE - SENTINEL.len();
     fixture.image[at..].copy_from_slice(SENTINEL.as_bytes());
-    fixture.assert_fails(&format!("occurs 1 times, first at offset {at}"));
+    fixture.assert_fails(&format!("the first at offset {}", at.next_multiple_of(16)));
+}
+
+/// As above, but only one block of the cipher, which may hold any part of the plaintext.
+#[test]
+fn a_leak_of_one_block_is_caught() {
+    for phase in 0..=SENTINEL.len() - 16 {
+        let mut fixture = Fixture::per_file();
+        let at = 100 * BLOCK + 16 * phase;
+        fixture.image[at..at + 16].copy_from_slice(&SENTINEL.as_bytes()[phase..phase + 16]);
+        fixture.assert_fails(&format!(
+            "plaintext on the image: 1 blocks of 16 bytes are out of \"{SENTINEL}\", the first at offset {at}"
+        ));
+    }
 }
 
 #[test]
 fn a_search_that_would_prove_nothing_is_refused() {
     let fixture = Fixture::per_file();
-    fs::write(fixture.path("sentinel"), "in no file of the test").expect("sentinel");
+    fs::write(fixture.path("sentinel"), "a text that is in no file of the test").expect("sentinel");
     fixture.assert_fails("occurs in none of the files");
     fs::write(fixture.path("sentinel"), "").expect("sentinel");
     fixture.assert_fails("no sentinel is named");

@@ -90,7 +90,8 @@ impl Run<'_> {
         let images = tempfile::Builder::new().prefix("images-").tempdir_in(self.out)?;
         let places = (images.path(), logs.as_path());
         let mut guest = progress::step(&format!("guest boot ({name})"), || {
-            Guest::start(self.paths, self.prepared, "btrfs/run.sh", (disks, IMAGE_BYTES), self.device, places)
+            let script = ("btrfs/run.sh", vec![]);
+            Guest::start(self.paths, self.prepared, script, (disks, IMAGE_BYTES), self.device, places)
         })?;
         steps(&mut guest, findings);
         match guest.finish() {

@@ -10,6 +10,7 @@ use super::target::{self, Target};
 use super::verdict::{Said, Words};
 use crate::console;
 use crate::job::{Job, Scratch};
+use crate::kernel_modules;
 use crate::paths::Paths;
 use crate::process::{Running, tail, text};
 use crate::setup::Prepared;
@@ -65,7 +66,9 @@ impl Guest {
         // All have the same size.
         let most = disks.iter().map(|what| parts(*what)).max().unwrap_or(0) as u64;
         let bytes = (most * PART_MIB + TABLE_MIB) << 20;
-        let mut guest = Self::start(paths, prepared, "compare/run.sh", (&disks, bytes), user, places)?;
+        let needs = plan.targets.iter().flat_map(super::run::symbols);
+        let script = ("compare/run.sh", kernel_modules::files(paths, &prepared.machine, needs)?);
+        let mut guest = Self::start(paths, prepared, script, (&disks, bytes), user, places)?;
         for what in disks {
             let text = guest.ask(&format!("disk {} {} {PART_MIB}", what.serial(), parts(what)))?;
             if what == target::Disk::Main {
@@ -79,18 +82,18 @@ impl Guest {
     }
 
     /// Starts a device for each disk, with images of this size in `images`. Boots the guest with a script that executes
-    /// the host's commands.
+    /// the host's commands, and with modules that its kernel lacks.
     pub fn start(
         paths: &Paths,
         prepared: &Prepared,
-        script: &str,
+        (script, kernel_modules): (&str, Vec<PathBuf>),
         (disks, bytes): (&[target::Disk], u64),
         user: &[String],
         (images, logs): (&Path, &Path),
     ) -> Result<Self> {
         let scratch = Scratch::new()?;
         let script = Some(paths.guest_tests(script));
-        Job { script, ..Job::new(prepared) }.write(paths, &scratch)?;
+        Job { script, kernel_modules, ..Job::new(prepared) }.write(paths, &scratch)?;
         let program = &prepared.programs.device;
         let disks: Vec<Disk> = disks
             .iter()

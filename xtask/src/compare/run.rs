@@ -9,6 +9,7 @@ use super::results::{Results, Series};
 use super::target::{How, Target};
 use super::verdict::{self, Said};
 use crate::kernel::Kernel;
+use crate::kernel_modules;
 use crate::progress::Progress;
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -74,8 +75,7 @@ fn make(guest: &mut Guest, plan: &Plan, kernel: &Kernel, results: &mut Results) 
     for at in &order {
         let target = &plan.targets[*at];
         progress.begin(format!("making the file system {}", target.name));
-        let symbols = [Some(target.fs.symbol()), symbol(target.how)];
-        let missing = symbols.into_iter().flatten().find(|s| !kernel.has(s));
+        let missing = symbols(target).find(|symbol| !kernel_modules::usable(kernel, symbol));
         let needless = plan.quick && is_base_of_nothing(plan, &said, *at);
         let made = match missing {
             Some(symbol) => Err(format!("the guest's kernel has no {symbol}")),
@@ -112,14 +112,15 @@ fn lacking(target: &Target) -> String {
     if target.expected().is_some() { String::new() } else { format!("; {}", crate::btrfs::LACKING) }
 }
 
-/// The kernel symbol that a way to encrypt needs.
-fn symbol(how: How) -> Option<&'static str> {
-    match how {
+/// What a target needs of the guest's kernel.
+pub fn symbols(target: &Target) -> impl Iterator<Item = &'static str> {
+    let how = match target.how {
         How::Plain => None,
         How::Native | How::Fallback | How::NoInlinecrypt => Some("CONFIG_FS_ENCRYPTION_INLINE_CRYPT"),
         How::DmCrypt => Some("CONFIG_DM_CRYPT"),
         How::DmInlinecrypt => Some("CONFIG_DM_INLINECRYPT"),
-    }
+    };
+    how.into_iter().chain([target.fs.symbol()])
 }
 
 /// Native or fallback, for each target.
