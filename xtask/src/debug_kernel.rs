@@ -3,12 +3,11 @@
 //! user's own, from Debian's source package of the guest's kernel.
 
 use crate::cli::{DebugKernel, DebugKernelArgs};
-use crate::debian::{self, BACKPORTS, SUITE};
 use crate::guest_root::{self, GuestRoot, ORDINARY};
 use crate::mirror::{self, Mirror};
 use crate::paths::Paths;
 use crate::process::{self, command, run_logged};
-use crate::{cache, packages, progress};
+use crate::{cache, kernel_source, packages, progress};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,7 +70,7 @@ fn config(which: DebugKernel) -> String {
 fn build(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, config: &str, dir: &Path) -> Result<()> {
     let log = paths.fresh_log("debug-kernel");
     let source = dir.join("source");
-    unpack(mirror, root, dir, &source, &log)?;
+    kernel_source::unpack(mirror, &root.release, [], &source, &log)?;
     let wanted = dir.join("wanted.config");
     fs::write(&wanted, config)?;
     let jobs = thread::available_parallelism().map_or(1, usize::from);
@@ -83,20 +82,6 @@ fn build(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, config: &str,
     make(&["allnoconfig"])?;
     make(&[&format!("-j{jobs}"), "bzImage", "modules"])?;
     run_logged(command("sh").args(["-c", PRUNE]).current_dir(&source), &log)
-}
-
-/// The kernel's sources, of Debian's version of the guest's kernel.
-fn unpack(mirror: Option<&Mirror>, root: &GuestRoot, dir: &Path, source: &Path, log: &Path) -> Result<()> {
-    let version: Vec<&str> = root.release.split('.').take(2).collect();
-    let package = format!("linux-source-{}", version.join("."));
-    let packages = dir.join("packages");
-    let args = ["--variant=extract".to_owned(), format!("--include={package}/{BACKPORTS},xz-utils")];
-    debian::make_tree(mirror, SUITE, &args, &packages, log)?;
-    fs::create_dir(source)?;
-    let archive = packages.join(format!("usr/src/{package}.tar.xz"));
-    let mut untar = command("tar");
-    run_logged(untar.arg("-xJf").arg(archive).arg("-C").arg(source).arg("--strip-components=1"), log)?;
-    cache::remove_tree(&packages)
 }
 
 #[cfg(test)]

@@ -2,13 +2,11 @@
 //! Parts of the kernel that Debian's cloud kernel lacks, as modules: built unmodified out of Debian's source package, against the
 //! headers of the guest's kernel.
 
-use crate::debian::{self, BACKPORTS, SUITE};
 use crate::kernel::{Kernel, Origin};
 use crate::paths::Paths;
-use crate::process::{command, run_logged};
 use crate::setup::Machine;
 use crate::tools::{self, Sources};
-use crate::{cache, progress};
+use crate::{cache, kernel_source, progress};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -134,19 +132,14 @@ done
 
 fn build(paths: &Paths, machine: &Machine, dir: &Path, parts: &[&Part], script: &str) -> Result<()> {
     let log = paths.fresh_log("kernel-modules");
-    let version: Vec<&str> = machine.root.release.split('.').take(2).collect();
-    let package = format!("linux-source-{}", version.join("."));
-    let packages = dir.join("packages");
-    let args = ["--variant=extract".to_owned(), format!("--include={package}/{BACKPORTS},xz-utils")];
-    debian::make_tree(machine.mirror.as_ref(), SUITE, &args, &packages, &log)?;
     let source = dir.join("source");
-    fs::create_dir(&source)?;
-    let archive = packages.join(format!("usr/src/{package}.tar.xz"));
-    let mut unpack = command("tar");
-    unpack.arg("-xJf").arg(&archive).arg("-C").arg(&source).arg("--strip-components=1");
-    unpack.args(parts.iter().map(|part| format!("{package}/{}", part.source)));
-    run_logged(&mut unpack, &log).with_context(|| format!("{} lacks a part of the kernel", archive.display()))?;
-    cache::remove_tree(&packages)?;
+    kernel_source::unpack(
+        machine.mirror.as_ref(),
+        &machine.root.release,
+        parts.iter().map(|part| part.source),
+        &source,
+        &log,
+    )?;
     let modules: Vec<String> = parts.iter().flat_map(|part| part.modules).map(ToString::to_string).collect();
     tools::build_in_tree(&machine.root.build_tree(), &Sources::read(&source)?, script, &modules, &dir.join(MODULES))
         .context("the kernel's modules did not build")?;

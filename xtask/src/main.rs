@@ -31,6 +31,7 @@ mod host_steps;
 mod job;
 mod kernel;
 mod kernel_modules;
+mod kernel_source;
 mod kills;
 mod links;
 mod man;
