@@ -24,9 +24,8 @@ pub const MOST_REQUEST_DIGEST_BYTES: u64 = MOST_DIGEST_BYTES as u64 / 2;
 /// A request with at most this many bytes of digests need not wait for memory. Most requests have no more.
 const SMALL: usize = 128;
 
-/// Bytes that are encrypted or decrypted, and then digested while they are in the CPU's caches. This is a small bounce buffer,
-/// into which any data unit fits.
-const STEP: usize = 64 << 10;
+/// Bytes that are encrypted or decrypted, and then digested while they are in the CPU's first cache; or one data unit.
+const STEP: usize = 16 << 10;
 
 /// The digests of a request in flight.
 pub(super) struct Digesting<'e> {
@@ -92,9 +91,10 @@ impl Engine {
         io.record.watch.lap(Stage::Other);
         let in_place = disk.read_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(from), Some(mut bounce)) = (in_place, io.buffer_now(STEP as u64)) else { return Ok(0) };
+        let step = io.digest_step();
+        let (Some(from), Some(mut bounce)) = (in_place, io.buffer_now(step as u64)) else { return Ok(0) };
         let mut moved = 0;
-        while let Some(piece) = step(&from, moved) {
+        while let Some(piece) = next_step(&from, moved, step) {
             let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
             piece.copy_to_volatile_slice(bounce.piece(len));
             if !disk.image().in_place_is_sound() {
@@ -125,9 +125,10 @@ impl Engine {
         io.record.watch.lap(Stage::Other);
         let in_place = io.disk().write_in_place(extent.offset + done, len); // inside the extent
         self.lap_lookup(io);
-        let (Some(to), Some(mut bounce)) = (in_place, io.buffer_now(STEP as u64)) else { return Ok(0) };
+        let step = io.digest_step();
+        let (Some(to), Some(mut bounce)) = (in_place, io.buffer_now(step as u64)) else { return Ok(0) };
         let mut moved = 0;
-        while let Some(piece) = step(&to, moved) {
+        while let Some(piece) = next_step(&to, moved, step) {
             let (at, len) = (done + moved as u64, piece.len()); // usize to u64 loses nothing
             inline.encrypt(at, &payload.data(at, len), bounce.piece(len), false, None)?;
             check_guest_memory()?;
@@ -143,10 +144,10 @@ impl Engine {
     }
 }
 
-/// The next bytes of the image, at most [`STEP`].
-fn step<'m>(image: &VolatileSlice<'m>, moved: usize) -> Option<VolatileSlice<'m>> {
+/// The next bytes of the image, at most `step`.
+fn next_step<'m>(image: &VolatileSlice<'m>, moved: usize, step: usize) -> Option<VolatileSlice<'m>> {
     let rest = image.offset(moved).ok()?;
-    rest.subslice(0, rest.len().min(STEP)).ok().filter(|piece| !piece.is_empty())
+    rest.subslice(0, rest.len().min(step)).ok().filter(|piece| !piece.is_empty())
 }
 
 /// Room for the CRC-32Cs of `len` bytes that begin `offset` bytes into the request, if the cipher computes the digests.
@@ -168,6 +169,12 @@ impl Io<'_> {
     #[inline]
     pub(super) fn needs_private_ciphertext(&self) -> bool {
         self.digesting.as_ref().is_some_and(|digesting| !digesting.beside)
+    }
+
+    /// Bytes of a step: whole data units. They fit into any bounce buffer.
+    fn digest_step(&self) -> usize {
+        let unit = self.digesting.as_ref().and_then(|digesting| usize::try_from(digesting.digests.unit()).ok());
+        unit.map_or(STEP, |unit| unit.max(STEP))
     }
 
     /// Digests ciphertext that begins `offset` bytes into the request, unless the request wants no digests or the cipher computes

@@ -15,12 +15,11 @@ use std::mem::MaybeUninit;
 pub(super) const GROUP_BYTES: usize = 256;
 /// Groups that are kept.
 const KEPT: usize = 4;
-const PAGE: usize = 4096;
 
-/// The last groups of ciphertext: a page, so that each group can have a place that [`Crc32c::place`] chooses.
+/// The last groups of ciphertext. They stay in the CPU's first cache.
 #[derive(Debug)]
-#[repr(C, align(4096))]
-pub(super) struct LastGroups(MaybeUninit<[u8; PAGE]>);
+#[repr(C, align(64))]
+pub(super) struct LastGroups(MaybeUninit<[u8; KEPT * GROUP_BYTES]>);
 
 impl LastGroups {
     /// No groups yet.
@@ -42,9 +41,7 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct Crc32c<'t> {
     /// The beginning of [`LastGroups`].
-    page: *mut u8,
-    /// Where the last groups are.
-    places: [*mut u8; KEPT],
+    start: *mut u8,
     /// Groups that were stored, and those of them that are digested.
     stored: usize,
     digested: usize,
@@ -60,21 +57,18 @@ impl<'t> Crc32c<'t> {
     /// For data units of `1 << unit_bits` bytes.
     pub(super) fn new(unit_bits: u8, groups: &'t mut LastGroups, crcs: &'t mut [[u8; 4]]) -> Self {
         let unit = 1usize.checked_shl(unit_bits.max(4).into()).unwrap_or(0);
-        let (page, state, crcs) = (groups.0.as_mut_ptr().cast(), u32::MAX, crcs.iter_mut());
-        let (places, groups) = ([page; KEPT], PhantomData);
-        Self { page, places, stored: 0, digested: 0, state, unit, left: unit, crcs, groups }
+        let (start, state, crcs) = (groups.0.as_mut_ptr().cast(), u32::MAX, crcs.iter_mut());
+        Self { start, stored: 0, digested: 0, state, unit, left: unit, crcs, groups: PhantomData }
     }
 
-    /// Where the copy of the next group goes, whose result goes to `to`. The last three groups stay where they are.
-    ///
-    /// A CPU compares a load with earlier stores by the low 12 bits of their addresses. If these are equal, the load waits for the
-    /// store, a non-temporal one even for long. So the copy goes to another quarter of a page than results do meanwhile.
+    fn group(&self, number: usize) -> *mut u8 {
+        self.start.wrapping_add(number % KEPT * GROUP_BYTES)
+    }
+
+    /// Where the copy of the next group goes. The last three groups stay where they are.
     #[inline(always)]
-    pub(super) fn place(&mut self, to: *const u8) -> *mut u8 {
-        let quarter = to.addr().wrapping_add(PAGE / 2) % PAGE / (PAGE / 4);
-        let place = self.page.wrapping_add(quarter * (PAGE / 4) + self.stored % KEPT * GROUP_BYTES);
-        self.places[self.stored % KEPT] = place;
-        place
+    pub(super) fn place(&self) -> *mut u8 {
+        self.group(self.stored)
     }
 
     /// A group is in the place that [`place`](Self::place) returned.
@@ -86,7 +80,7 @@ impl<'t> Crc32c<'t> {
     /// The next group to digest, if at least `lag` groups are stored and not digested.
     #[inline(always)]
     pub(super) fn pending(&self, lag: usize) -> Option<Pending> {
-        let pending = Pending { at: self.places[self.digested % KEPT], state: self.state };
+        let pending = Pending { at: self.group(self.digested), state: self.state };
         (self.digested + lag <= self.stored).then_some(pending)
     }
 

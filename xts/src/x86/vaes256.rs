@@ -194,6 +194,9 @@ unsafe fn crypt<const ENCRYPT: bool>(
     to: *mut u8,
     hints: &mut Hints<'_>,
 ) {
+    // Aligns the stack frame. A spilled register that crosses a page is slow, above all between non-temporal stores.
+    let frame = _mm256_setzero_si256();
+    opaque(&raw const frame);
     let on_boundary = to.addr().is_multiple_of(32) && blocks.is_multiple_of(LANES);
     // SAFETY: as for this function.
     unsafe {
@@ -236,7 +239,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool
             // SAFETY: the caller guarantees the blocks that are left. A pending group is stored.
             unsafe {
                 if CRC && let Some(crc) = crc.as_deref_mut() {
-                    copy = crc.place(to);
+                    copy = crc.place();
                     // Ciphertext that is encrypted is there at the end of a group only: the CRC of the group just before would wait.
                     match crc.pending(if ENCRYPT { 2 } else { 1 }) {
                         Some(pending) => {
@@ -267,7 +270,7 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool
             && let Some(crc) = crc.as_deref_mut()
         {
             finish_groups(crc);
-            copy = crc.place(to);
+            copy = crc.place();
         }
         macro_rules! rest {
             ($blocks:literal, $action:expr) => {
