@@ -97,6 +97,7 @@ impl<'a> Job<'a> {
         for library in ["lib.sh", "fslib.sh", "driverlib.sh", "wrappedlib.sh", "dialoglib.sh"] {
             add(paths.guest_tests(library), library)?;
         }
+        add(paths.root.join("contrib/xfstests/local.config"), "local.config")?;
         if let Some(module) = self.module {
             add(module.file.clone(), &format!("{MODULE}.ko"))?;
         }
