@@ -56,8 +56,10 @@ teach_btrfs() {
 }
 
 progress=$(find_port progress)
-test=$(find_disk TEST)
-scratch=$(find_disk SCRATCH)
+# What users get, too: contrib/xfstests/local.config.
+. "$JOB/local.config"
+test=$TEST_DEV
+scratch=$SCRATCH_DEV
 files=$(find_disk FSTESTS)
 note "TEST_DEV $test, SCRATCH_DEV $scratch"
 for dir in "/sys/block/${test#/dev/}" "/sys/block/${scratch#/dev/}"; do
@@ -84,26 +86,16 @@ btrfs)
 	mkfs.btrfs -q -f "$test"
 	;;
 esac
-# With a key for each extent, btrfs allows hardware without the option, which it does not know.
-options=inlinecrypt
-[ "$FSTYP" != btrfs ] || options=noatime
-
 # Report once why tests of encryption cannot run, instead of once by each test.
 if [ "$FSTYP" = btrfs ]; then
-	mount -o "$options" "$test" /mnt/test
+	mount "$test" /mnt/test
 	head -c 64 /dev/urandom | xfs_io -c add_enckey /mnt/test > "$OUT/lacking" 2>&1 && : > "$OUT/lacking"
 	umount /mnt/test
 	[ -s "$OUT/lacking" ] || teach_btrfs
 fi
 
-cat > /tmp/fstests.config <<- EOF
-	export FSTYP=$FSTYP
-	export TEST_DEV=$test TEST_DIR=/mnt/test
-	export SCRATCH_DEV=$scratch SCRATCH_MNT=/mnt/scratch
-	export RESULT_BASE=$OUT/results
-	export TEST_FS_MOUNT_OPTS="-o $options"
-	export MOUNT_OPTIONS="-o $options"
-EOF
+cp "$JOB/local.config" /tmp/fstests.config
+echo "export RESULT_BASE=$OUT/results" >> /tmp/fstests.config
 config=/lib/modules/$(uname -r)/config
 [ ! -e "$config" ] || echo "export KCONFIG_PATH=$config" >> /tmp/fstests.config
 
@@ -112,7 +104,7 @@ end_after "$TEST_TIMEOUT" &
 watch=$!
 # A session keyring of its own, for the tests that put keys there. check's status says no more than its output does.
 # shellcheck disable=SC2086 # several arguments
-keyctl session - env -i HOME=/root LC_ALL=C HOST_OPTIONS=/tmp/fstests.config \
+keyctl session - env -i HOME=/root LC_ALL=C FSTYP="$FSTYP" HOST_OPTIONS=/tmp/fstests.config \
 	PATH=/fstests/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 	./check $CHECK_ARGUMENTS 2>&1 | tee "$progress"
 kill $watch

@@ -57,7 +57,9 @@ fn copy_pages(root: &Path, to: &Path) -> Result<()> {
             if file.is_empty() || pages.contains(&path) {
                 return Some(as_index(file, anchor));
             }
-            let comes_along = FILES_IN.iter().any(|dir| path.starts_with(dir)) && root.join(&path).is_file();
+            let here = FILES_IN.iter().any(|dir| path.starts_with(dir)) && root.join(&path).is_file();
+            // mdBook makes a page's name of each link to a document.
+            let comes_along = here && path.extension().is_none_or(|extension| extension != "md");
             comes_along.then(|| {
                 files.insert(path);
                 link.to_owned()
@@ -155,5 +157,6 @@ mod tests {
             ["overview.svg", "charts.html"].iter().all(|file| dir.path().join("docs/compare").join(file).is_file())
         );
         assert!(!text("docs/personalities.md").contains("src/personality)"), "source files are no pages");
+        assert!(!text("CONTRIBUTING.md").contains("SUMMARY.md)"), "nor is the table of contents");
     }
 }

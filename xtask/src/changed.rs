@@ -63,6 +63,7 @@ const DIRECTORIES: &[(&str, &[Part])] = &[
     ("guest-tests/verify/", &[Lints, Package("fscrypt-verify"), CasesWith("check: fscrypt")]),
     ("guest-tests/compare/", &[Compare]),
     ("guest-tests/btrfs/", &[Note("cargo xtask btrfs runs the guest's part of itself")]),
+    ("contrib/xfstests/", &[Note("cargo xtask fstests uses the local.config")]),
     ("guest-tests/fstests/", &[Note("cargo xtask fstests runs the guest's part of itself")]),
     ("guest-tests/demo.sh", &[Note("cargo xtask demo runs it")]),
     ("guest-tests/dialoglib.sh", &[Compare, Note("cargo xtask btrfs uses it, too")]),

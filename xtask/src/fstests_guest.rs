@@ -113,7 +113,11 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
     let scratch = Scratch::new()?;
     let job = Job {
         script: Some(run.paths.guest_tests("fstests/run.sh")),
-        others: ["encrypt-btrfs.sh", "btrfs-check.sh"].map(|name| run.paths.guest_tests("fstests").join(name)).into(),
+        others: vec![
+            run.paths.guest_tests("fstests/encrypt-btrfs.sh"),
+            run.paths.guest_tests("fstests/btrfs-check.sh"),
+            run.paths.root.join("contrib/xfstests/local.config"),
+        ],
         variables: run.variables.clone(),
         kernel_modules: run.kernel_modules.clone(),
         ..Job::with_module(run.module)
