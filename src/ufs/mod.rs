@@ -19,6 +19,7 @@ mod query;
 mod scsi;
 mod serve;
 mod session;
+mod stretch;
 mod transfer;
 mod uic;
 
