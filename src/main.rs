@@ -229,6 +229,7 @@ fn about(args: &Args, personality: &str, device: &Device) -> Result<serde_json::
     Ok(serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
+        "front": if args.ufs { "ufs" } else { "vhost-user" },
         "engine": { "personality": personality },
         // JSON strings are UTF-8.
         "image": { "path": image.map(|path| path.to_string_lossy().into_owned()) },

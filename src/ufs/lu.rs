@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::attention::CapacityWatch;
 use super::protocol::lun;
 use crate::device::Device;
 use crate::request::DISCARD_LIMITS;
@@ -22,6 +23,7 @@ const NO_UNIT: u8 = 0x7f;
 /// Logical unit 0.
 pub struct LogicalUnit {
     device: Arc<Device>,
+    capacity: CapacityWatch,
 }
 
 impl LogicalUnit {
@@ -34,7 +36,13 @@ impl LogicalUnit {
 
     /// The device's image.
     pub fn new(device: Arc<Device>) -> Self {
-        Self { device }
+        let capacity = CapacityWatch::new(device.engine().disk().image().len());
+        Self { device, capacity }
+    }
+
+    /// Whether a command has to fail, because the size is another one than before.
+    pub fn has_another_size(&self, opcode: u8) -> bool {
+        self.capacity.has_changed(self.bytes(), opcode)
     }
 
     fn block(&self) -> u32 {

@@ -10,6 +10,7 @@
 //! interrupt
 #![forbid(unsafe_code)]
 
+mod attention;
 mod controller;
 mod crypto;
 mod lu;

@@ -163,6 +163,10 @@ fn prepare<'m>(
         _ => return Err(Ocs::InvalidCommandTable.into()),
     }
     reply.expected = upiu.expected.get();
+    let opcode = upiu.cdb.first().copied().unwrap_or_default();
+    if upiu.header.lun == 0 && context.lu.has_another_size(opcode) {
+        return Err(Sense::CAPACITY_CHANGED.into());
+    }
     let command = parse(context.lu, upiu.header.lun, &upiu.cdb)?;
     let slot = reply.slot.into();
     let io = |durable, room| Io::new(worker, 0, slot, durable, room);
