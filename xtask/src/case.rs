@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The driver of a UFS host controller.
-const UFS_DRIVER: &str = "ufshcd";
+pub const UFS_DRIVER: &str = "ufshcd";
 
 /// A parsed case.
 #[derive(Debug, Default)]
@@ -114,6 +114,13 @@ impl Case {
         Ok(case)
     }
 
+    /// The disk is behind a UFS host controller, with the kernel's own driver.
+    pub fn attach_ufs(&mut self) {
+        self.attach = Attach::Ufs;
+        self.driver = UFS_DRIVER.to_owned();
+        self.device.push("--ufs".to_owned());
+    }
+
     /// The device's options in a boot; `@state/NAME` is a file in a directory that all boots share.
     pub fn device_options(&self, boot: u32, state: &Path) -> Vec<String> {
         let only = self.device_in_boot.iter().filter(|(n, _)| *n == boot).flat_map(|(_, options)| options);
@@ -144,8 +151,7 @@ impl Case {
                     _ => bail!("attach is generic, vhost-user-blk or ufs"),
                 };
                 if self.attach == Attach::Ufs {
-                    self.driver = UFS_DRIVER.to_owned();
-                    self.device.push("--ufs".to_owned());
+                    self.attach_ufs();
                 }
             }
             "qemu" => {

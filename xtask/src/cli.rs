@@ -87,6 +87,9 @@ pub struct DemoArgs {
     /// The file system: ext4, or btrfs, whose encryption needs a kernel of your own
     #[arg(long, value_enum, default_value_t)]
     pub fs: DemoFs,
+    /// Attach the disk as a UFS host controller: the kernel's own driver, ufshcd, encrypts with it
+    #[arg(long)]
+    pub ufs: bool,
     /// Keep the disk image
     #[arg(long)]
     pub keep: bool,
@@ -154,6 +157,9 @@ pub struct ShellArgs {
     /// How to make and run the guest.
     #[command(flatten)]
     pub guest: GuestArgs,
+    /// Attach the disk as a UFS host controller: the kernel's own driver, ufshcd, encrypts with it
+    #[arg(long)]
+    pub ufs: bool,
     /// The disk image, created if missing [default: target/shell.img]
     #[arg(long)]
     pub image: Option<PathBuf>,

@@ -2,6 +2,7 @@
 //! The kernel's own UFS driver, with inline encryption, which Debian's cloud kernel does not have: built unmodified out of
 //! Debian's source package, against the headers of the guest's kernel.
 
+use crate::cli::GuestArgs;
 use crate::debian::{self, BACKPORTS, SUITE};
 use crate::kernel::Origin;
 use crate::paths::Paths;
@@ -9,7 +10,7 @@ use crate::process::{command, run_logged};
 use crate::setup::Machine;
 use crate::tools::{self, Sources};
 use crate::{cache, progress};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,13 +25,24 @@ make -C /lib/modules/RELEASE/build M="$PWD" CONFIG_SCSI_UFSHCD=m CONFIG_SCSI_UFS
 mv core/ufshcd-core.ko host/ufshcd-pci.ko ../..
 "#;
 
+/// What a user's own kernel must have built in.
+const BUILT_IN: [&str; 3] = ["CONFIG_SCSI_UFSHCD_PCI", "CONFIG_SCSI_UFS_CRYPTO", "CONFIG_BLK_DEV_SD"];
+
+/// The guest without a driver of ours: a user's own kernel need not know it.
+pub fn guest(args: &GuestArgs) -> GuestArgs {
+    GuestArgs { no_module: args.kernel.is_some(), ..args.clone() }
+}
+
 /// The modules' files; built the first time that they are asked for. None for a user's own kernel, which has the driver built in.
 pub fn modules(paths: &Paths, machine: &Machine) -> Result<Vec<PathBuf>> {
     if let Origin::User { .. } = machine.kernel.origin {
-        if machine.kernel.has("CONFIG_SCSI_UFSHCD_PCI") && machine.kernel.has("CONFIG_SCSI_UFS_CRYPTO") {
-            return Ok(vec![]);
-        }
-        bail!("the kernel lacks CONFIG_SCSI_UFSHCD_PCI or CONFIG_SCSI_UFS_CRYPTO; set both to y and build it again");
+        let missing: Vec<&str> = BUILT_IN.into_iter().filter(|symbol| !machine.kernel.has(symbol)).collect();
+        ensure!(
+            missing.is_empty(),
+            "the kernel lacks options for UFS; set these to y and build it again: {}",
+            missing.join(" ")
+        );
+        return Ok(vec![]);
     }
     let release = &machine.root.release;
     let script = SCRIPT.replace("RELEASE", release);
@@ -64,4 +76,16 @@ fn build(paths: &Paths, machine: &Machine, dir: &Path, script: &str) -> Result<(
         fs::rename(out.join(module), dir.join(module))?;
     }
     cache::remove_tree(&source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Config;
+
+    #[test]
+    fn the_fragment_for_kernels_of_ones_own_has_the_driver() {
+        let fragment = Config::parse(include_str!("../../guest-driver/guest.config"));
+        assert!(BUILT_IN.iter().all(|symbol| fragment.built_in(symbol)));
+    }
 }
