@@ -26,12 +26,17 @@ find_port() {
 	done
 }
 
+# serial_of DISK: prints the serial number of a directory in /sys/block. SCSI has it in a page of vital product data.
+serial_of() {
+	cat "$1/serial" 2> /dev/null || tail -c +5 "$1/device/vpd_pg80" 2> /dev/null
+}
+
 # find_disk SERIAL: prints the disk with this serial number, waiting for it.
 find_disk() {
 	_tries=0
 	while [ $_tries -lt 100 ]; do
-		for _d in /sys/block/vd*; do
-			if [ "$(cat "$_d/serial" 2> /dev/null)" = "$1" ] && [ -b "/dev/${_d##*/}" ]; then
+		for _d in /sys/block/[vs]d*; do
+			if [ "$(serial_of "$_d")" = "$1" ] && [ -b "/dev/${_d##*/}" ]; then
 				echo "/dev/${_d##*/}"
 				return
 			fi

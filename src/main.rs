@@ -250,6 +250,7 @@ fn about(args: &Args, personality: &str, device: &Device) -> Result<serde_json::
     let mut about = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
+        "front": if args.ufs { "ufs" } else { "vhost-user" },
         "engine": { "personality": personality },
         "image": image,
         "options": device.settings(),

@@ -155,6 +155,36 @@ fn memory_is_mapped_range_by_range() {
     assert_eq!(ufs.ask(0, &[0x00, 0, 0, 0, 0, 0], 0).0.ocs, 0);
 }
 
+/// QEMU asks for several ranges before the first one is mapped. The server may read all of it at once; each descriptor must still
+/// go with its own message.
+#[test]
+fn descriptors_go_with_their_message() {
+    let mut ufs = Ufs::with(ufs_options());
+    let other = File::from(rustix::fs::memfd_create("other", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd"));
+    other.set_len(0x10000).expect("memfd");
+    ufs.client.unmap(MEMORY, MEMORY_BYTES).expect("DMA_UNMAP");
+    let memory = ufs.memory.try_clone().expect("memory");
+    let map = |address: u64, size: u64| {
+        let numbers: Vec<u8> = [0, address, size].iter().flat_map(|number: &u64| number.to_le_bytes()).collect();
+        [&bytes(&[32, 3])[..], &numbers].concat()
+    };
+    for round in 0..50u64 {
+        let far = (1 << 40) + (round << 20);
+        ufs.client.send(REGION_WRITE, NO_REPLY, &[&access(BAR, 0x804, 4)[..], &[1; 4]].concat(), &[]);
+        ufs.client.send(DMA_MAP, 0, &map(far, 0x1000), &[]);
+        ufs.client.send(DMA_MAP, 0, &map(far + 0x1000, 0x1000), &[other.as_fd()]);
+        ufs.client.send(DMA_MAP, 0, &map(MEMORY, MEMORY_BYTES), &[memory.as_fd()]);
+        ufs.client.send(REGION_READ, 0, &access(BAR, 8, 4), &[]);
+        // With another file, or none, there would be an error, or no memory.
+        assert_eq!([(); 3].map(|()| ufs.client.reply().1), [const { Ok(Vec::new()) }; 3], "round {round}");
+        assert_eq!(ufs.client.reply().1.expect("a reply")[16..], [0x10, 3, 0, 0]);
+        ufs.enable();
+        assert_eq!(ufs.ask(0, &[0; 6], 0).0.ocs, 0, "round {round}");
+        ufs.set(0x34, 0);
+        ufs.client.unmap(MEMORY, MEMORY_BYTES).expect("DMA_UNMAP");
+    }
+}
+
 #[test]
 fn too_many_ranges_are_refused() {
     let mut ufs = Ufs::with(ufs_options());
@@ -195,6 +225,69 @@ fn the_interrupt_line() {
         assert_eq!(ufs.client.set_irqs(flags, index, count, None), Err(EINVAL), "{flags} {index} {count}");
     }
     assert_eq!(ufs.client.set_irqs(4 | 16, 0, 1, None), Err(ENOTSUP));
+}
+
+/// QEMU unmasks the line at each access to a register. While the driver's handler looks at IS and acknowledges it, that is no reason
+/// to signal again; when the handler goes away without that, it is.
+#[test]
+fn the_line_waits_for_a_handler() {
+    let mut ufs = Ufs::new();
+    let fired = |ufs: &Ufs| ufs.interrupt.read().unwrap_or(0);
+    let unmask = |ufs: &mut Ufs| ufs.client.set_irqs(1 | 16, 0, 1, None).expect("unmask");
+    let nop = |ufs: &mut Ufs| assert_eq!(ufs.ask(0, &[0; 6], 0).0.ocs, 0);
+    nop(&mut ufs);
+    assert_eq!(fired(&ufs), 1);
+    for offset in [0x20, 0x24, 0x58] {
+        ufs.get(offset);
+        unmask(&mut ufs);
+    }
+    assert_eq!(fired(&ufs), 0, "the handler is at work");
+    // Another request completes before the handler writes IS, which takes that into account.
+    ufs.set(0x58, 1 << 7);
+    unmask(&mut ufs);
+    ufs.set(0x20, 1);
+    unmask(&mut ufs);
+    assert_eq!(fired(&ufs), 0);
+    // After that, it is news.
+    nop(&mut ufs);
+    assert_eq!(fired(&ufs), 1);
+    // A handler that only looks.
+    ufs.get(0x20);
+    unmask(&mut ufs);
+    assert_eq!(fired(&ufs), 0);
+    ufs.get(0x30);
+    ufs.get(0x08);
+    assert_eq!(fired(&ufs), 1);
+    // One that acknowledges something else.
+    ufs.get(0x20);
+    unmask(&mut ufs);
+    ufs.set(0x20, 0x400);
+    ufs.get(0x08);
+    assert_eq!(fired(&ufs), 1);
+}
+
+/// A client that makes its eventfd block, and fills it, holds up itself; the server still stops when it is asked to, and when the
+/// client goes.
+#[test]
+fn an_eventfd_that_blocks_does_not_keep_the_server() {
+    for goes in [false, true] {
+        let mut ufs = Ufs::new();
+        let flags = rustix::fs::fcntl_getfl(ufs.interrupt.as_fd_of()).expect("flags");
+        rustix::fs::fcntl_setfl(ufs.interrupt.as_fd_of(), flags - rustix::fs::OFlags::NONBLOCK).expect("flags");
+        ufs.interrupt.write(u64::MAX - 1).expect("eventfd");
+        let nop = Transfer { lun: 0, cdb: &[0; 6], direction: 0, bytes: 0, crypto: None };
+        ufs.prepare(0, &Ufs::command_upiu(0, &nop), &nop);
+        ufs.client.send(REGION_WRITE, NO_REPLY, &[&access(BAR, 0x58, 4)[..], &[1, 0, 0, 0]].concat(), &[]);
+        std::thread::sleep(Duration::from_millis(200));
+        let asked = Instant::now();
+        if goes {
+            ufs.disconnect();
+        } else {
+            ufs.stop.request();
+            ufs.wait_for_the_end();
+        }
+        assert!(asked.elapsed() < Duration::from_secs(10), "{goes}: {:?}", asked.elapsed());
+    }
 }
 
 /// An invalid header, or too many descriptors: only the session ends.

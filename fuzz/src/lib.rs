@@ -16,6 +16,10 @@ mod model;
 mod patience;
 pub mod request_keys;
 pub mod requests;
+mod ufs;
+pub mod ufs_registers;
+pub mod ufs_transfers;
+pub mod vfio_user;
 pub mod virtqueues;
 mod wire;
 

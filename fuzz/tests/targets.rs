@@ -43,4 +43,7 @@ target!(inflight);
 target!(keyslots);
 target!(request_keys);
 target!(requests);
+target!(ufs_registers);
+target!(ufs_transfers);
+target!(vfio_user);
 target!(virtqueues);

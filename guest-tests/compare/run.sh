@@ -116,6 +116,9 @@ churn() {
 	key-churn run "$MNT/$1/d" "$2" "$3" "$4" "$5" /tmp/mark
 }
 
+# Disks behind a UFS host controller, if there are any.
+[ ! -e "$JOB/ufshcd-core.ko" ] || load_ufs
+
 answer_the_host
 for top in "$MNT"/*/; do
 	umount "$top"

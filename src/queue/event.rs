@@ -47,16 +47,7 @@ impl Event {
     /// blocks the calling thread until somebody calls [`Event::unblock_all`]. So only workers may call this, and
     /// without a lock that such a caller needs.
     pub fn signal(&self) {
-        if self.blocks {
-            self.signal_if_room();
-        } else {
-            eventfd::signal(&self.file);
-        }
-    }
-
-    /// As [`Event::signal`], and also safe from a frontend that makes the eventfd blocking later on.
-    pub fn signal_if_room(&self) {
-        if is_ready(&self.file, PollFlags::OUT) {
+        if !self.blocks || is_ready(&self.file, PollFlags::OUT) {
             eventfd::signal(&self.file);
         }
     }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::attention::CapacityWatch;
 use super::protocol::lun;
 use crate::device::Device;
 use crate::disk::{Disk, Image};
@@ -43,7 +44,8 @@ impl LogicalUnits {
             let serial = device.settings().engine.serial.clone();
             // Two units must not have one name.
             let serial = if number == 0 { serial } else { format!("{serial}-{number}") };
-            LogicalUnit { device: Arc::clone(&device), disk: Arc::clone(disk), serial }
+            let capacity = CapacityWatch::new(disk.image().len());
+            LogicalUnit { device: Arc::clone(&device), disk: Arc::clone(disk), serial, capacity }
         });
         Self { disks: disks.collect(), device }
     }
@@ -138,9 +140,15 @@ pub struct LogicalUnit {
     device: Arc<Device>,
     disk: Arc<Disk>,
     serial: String,
+    capacity: CapacityWatch,
 }
 
 impl LogicalUnit {
+    /// Whether a command has to fail, because the size is another one than before.
+    pub fn has_another_size(&self, opcode: u8) -> bool {
+        self.capacity.has_changed(self.bytes(), opcode)
+    }
+
     fn image(&self) -> &Image {
         self.disk.image()
     }

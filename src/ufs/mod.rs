@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod abort;
+mod attention;
 mod controller;
 mod crypto;
 mod lu;
@@ -21,6 +22,7 @@ mod registers;
 mod scsi;
 mod serve;
 mod session;
+mod stretch;
 mod transfer;
 mod uic;
 

@@ -24,6 +24,8 @@ impl Sense {
     pub const NO_UNIT: Self = Self(5, 0x25, 0);
     /// A parameter is invalid.
     pub const INVALID_PARAMETER: Self = Self(5, 0x26, 0);
+    /// Unit attention: READ CAPACITY has another answer.
+    pub const CAPACITY_CHANGED: Self = Self(6, 0x2a, 9);
     /// Writes are refused.
     pub const WRITE_PROTECTED: Self = Self(7, 0x27, 0);
     /// The disk is full.

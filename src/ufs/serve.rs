@@ -3,14 +3,24 @@
 //! The main loop: one client after the other, until somebody says stop.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::session::Session;
 use crate::device::Device;
+use crate::queue::Event;
 use crate::vfio_user::Listener;
 use crate::vhost::{Listen, ServeError, Stop, VirtioDevice};
+use crate::{eventfd, threads};
+
+/// A session that should end and has not ended for so long may hang.
+const STUCK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Serves a device to clients as a UFS host controller.
 pub struct Server {
@@ -55,14 +65,54 @@ impl Server {
         Ok(())
     }
 
-    /// Serves a client. Says also whether it has ever spoken the protocol.
+    /// Serves a client on a thread of its own. Says also whether it has ever spoken the protocol.
     fn session(&self, client: UnixStream, listener: &mut Listener<'_>) -> (Result<(), ServeError>, bool) {
+        let failed = |error| (Err(ServeError::Session(error)), true);
+        let (watched, done) = match client.try_clone().and_then(|client| Ok((client, eventfd::new()?))) {
+            Ok(both) => both,
+            Err(error) => return failed(error),
+        };
+        thread::scope(|scope| {
+            let serve = || {
+                let result = self.serve(client, listener);
+                eventfd::signal(&done);
+                result
+            };
+            match threads::named("ufs").spawn_scoped(scope, serve) {
+                Ok(session) => {
+                    self.watch(&watched, &done, || session.is_finished());
+                    session.join().unwrap_or_else(|_| failed(io::Error::other("its thread has panicked")))
+                }
+                Err(error) => failed(error),
+            }
+        })
+    }
+
+    /// Waits for the end of a session. When that should come, a client may have filled its interrupt's eventfd at the very moment
+    /// of a signal. Then the session's thread hangs until there is room.
+    fn watch(&self, client: &UnixStream, done: &File, is_finished: impl Fn() -> bool) {
+        let mut timeout = None;
+        while !is_finished() {
+            let mut fds = vec![PollFd::new(done, PollFlags::IN)];
+            if timeout.is_none() {
+                fds.extend([PollFd::new(client, PollFlags::RDHUP), PollFd::new(self.stop.event(), PollFlags::IN)]);
+            }
+            // It also ends when a session must end, or a signal has come.
+            let _ = poll(&mut fds, timeout.as_ref());
+            if timeout.is_some() {
+                Event::unblock_all();
+            }
+            timeout = Some(STUCK);
+        }
+    }
+
+    fn serve(&self, client: UnixStream, listener: &mut Listener<'_>) -> (Result<(), ServeError>, bool) {
         let mut session = match Session::new(&self.device, client, self.poll) {
             Ok(session) => session,
             Err(error) => return (Err(ServeError::Session(error)), true),
         };
         let device = &*self.device;
-        device.connected();
+        device.connected_and_finds_out();
         device.queue_running(0, true);
         let result = session.run(listener, &self.stop);
         device.queue_running(0, false);

@@ -166,6 +166,10 @@ fn prepare<'m>(
     }
     reply.expected = upiu.expected.get();
     let unit = upiu.header.lun;
+    let opcode = upiu.cdb.first().copied().unwrap_or_default();
+    if context.units.get(unit).is_some_and(|disk| disk.has_another_size(opcode)) {
+        return Err(Sense::CAPACITY_CHANGED.into());
+    }
     let command = parse(context.units, unit, &upiu.cdb)?;
     let slot = reply.slot.into();
     let io = |durable, room| Io::new(worker, 0, slot, durable, room).on_disk(unit.into()).ok_or(Sense::NO_UNIT);

@@ -14,34 +14,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::Zeroize;
 
 use super::connection::{Connection, MOST_FILES, Received};
+use super::info::{self, Regions};
 use super::interrupt::Line;
 use super::memory::{DmaMemory, MOST_RANGES};
 use super::protocol::{
-    DEVICE_FLAG_PCI, DEVICE_FLAG_RESET, DeviceInfo, DmaMap, DmaUnmap, Header, IrqInfo, IrqSet, OneWrite, RegionAccess,
-    RegionInfo, UNMAP_FLAG_ALL, Version, command, header_flag, irq, region,
+    DeviceInfo, DmaMap, DmaUnmap, Header, IrqInfo, IrqSet, OneWrite, RegionAccess, RegionInfo, UNMAP_FLAG_ALL, Version,
+    command, header_flag,
 };
 
 /// The most bytes of an access to a region. QEMU reads the configuration space at once.
 const MOST_DATA: usize = 4096;
-
-/// Bytes of the regions that the device has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Regions {
-    /// BAR 0.
-    pub bar0: u64,
-    /// The configuration space.
-    pub config: u64,
-}
-
-impl Regions {
-    fn size(&self, index: u32) -> Option<u64> {
-        match index {
-            region::BAR0 => Some(self.bar0),
-            region::CONFIG => Some(self.config),
-            index => (index < region::COUNT).then_some(0),
-        }
-    }
-}
 
 /// What the client wants of the device. Each is answered before the next one comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,38 +250,18 @@ impl Client {
             }
             command::DMA_UNMAP => return self.unmap(header).map(Some),
             command::DEVICE_GET_INFO => {
-                let info: DeviceInfo = self.structure()?;
-                let answer = DeviceInfo {
-                    argsz: size(&info),
-                    flags: (DEVICE_FLAG_RESET | DEVICE_FLAG_PCI).into(),
-                    num_regions: region::COUNT.into(),
-                    num_irqs: irq::COUNT.into(),
-                };
-                self.answer(header, info.argsz.get(), &answer)?;
+                let asked: DeviceInfo = self.structure()?;
+                self.answer(header, asked.argsz.get(), &info::device(&asked))?;
             }
             command::DEVICE_GET_REGION_INFO => {
-                let info: RegionInfo = self.structure()?;
-                let bytes = self.regions.size(info.index.get()).ok_or(Errno::INVAL)?;
-                let flags = if bytes > 0 { region::READ | region::WRITE } else { 0 };
-                let answer = RegionInfo {
-                    argsz: size(&info),
-                    flags: flags.into(),
-                    index: info.index,
-                    size: bytes.into(),
-                    ..RegionInfo::default()
-                };
-                self.answer(header, info.argsz.get(), &answer)?;
+                let asked: RegionInfo = self.structure()?;
+                let answer = self.regions.info(&asked)?;
+                self.answer(header, asked.argsz.get(), &answer)?;
             }
             command::DEVICE_GET_IRQ_INFO => {
-                let info: IrqInfo = self.structure()?;
-                let (flags, count) = match info.index.get() {
-                    irq::INTX => (irq::EVENTFD | irq::MASKABLE | irq::AUTOMASKED, 1u32),
-                    index if index < irq::COUNT => (irq::EVENTFD, 0),
-                    _ => return Err(Errno::INVAL.into()),
-                };
-                let answer =
-                    IrqInfo { argsz: size(&info), flags: flags.into(), index: info.index, count: count.into() };
-                self.answer(header, info.argsz.get(), &answer)?;
+                let asked: IrqInfo = self.structure()?;
+                let answer = info::interrupts(&asked)?;
+                self.answer(header, asked.argsz.get(), &answer)?;
             }
             command::DEVICE_SET_IRQS => {
                 let set: IrqSet = self.structure()?;
@@ -420,9 +382,4 @@ impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
         Self::Connection(error)
     }
-}
-
-/// Bytes of a structure, which is small.
-fn size<T>(_: &T) -> zerocopy::little_endian::U32 {
-    (size_of::<T>() as u32).into()
 }

@@ -2,8 +2,9 @@
 
 //! Messages from and to the client, whole ones only: what has come of a message waits here until the rest is there.
 //!
-//! Nothing here waits. No message takes more memory than [`MOST_BYTES`]: a longer one is read to its end and dropped, so that the
-//! next one is found.
+//! Nothing here waits. As much is read at once as there is, because each system call is on the way of a register that the guest
+//! waits for. No message takes more memory than [`MOST_BYTES`]: a longer one is read to its end and dropped, so that the next one
+//! is found.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -45,11 +46,18 @@ pub enum Received {
 /// A connection to a client.
 pub struct Connection {
     stream: UnixStream,
+    /// What has come: the bytes from `start` to `filled`, which begin with a message.
     input: Box<[u8; MOST_BYTES]>,
+    start: usize,
     filled: usize,
-    /// Bytes that are left to be dropped of a message that is too long.
-    excess: usize,
-    files: Vec<File>,
+    /// Bytes of the message that [`Connection::receive`] has returned last.
+    whole: usize,
+    /// Descriptors, with the place in `input` where their message begins.
+    files: Vec<(usize, File)>,
+    /// The last read has found less than it had room for: so nothing is left there.
+    drained: bool,
+    /// A message that is too long, and how many bytes of it are left to be dropped.
+    too_long: Option<(Header, usize)>,
     /// Replies that the client has not taken yet, and how far they have been sent.
     output: Vec<u8>,
     sent: usize,
@@ -58,8 +66,18 @@ pub struct Connection {
 impl Connection {
     /// Nothing has come yet.
     pub fn new(stream: UnixStream) -> Self {
-        let input = Box::new([0; MOST_BYTES]);
-        Self { stream, input, filled: 0, excess: 0, files: Vec::new(), output: Vec::new(), sent: 0 }
+        Self {
+            stream,
+            input: Box::new([0; MOST_BYTES]),
+            start: 0,
+            filled: 0,
+            whole: 0,
+            files: Vec::new(),
+            drained: false,
+            too_long: None,
+            output: Vec::new(),
+            sent: 0,
+        }
     }
 
     /// The socket.
@@ -72,85 +90,126 @@ impl Connection {
     /// # Errors
     /// When the stream makes no sense any more, or descriptors are lost.
     pub fn receive(&mut self) -> io::Result<Received> {
-        if self.is_whole() {
-            // It may have been a part of a key.
-            self.input.get_mut(..self.filled).unwrap_or_default().zeroize();
-            self.filled = 0;
-            self.files.clear();
-        }
+        let whole = std::mem::take(&mut self.whole);
+        self.forget(whole);
+        let drained = std::mem::take(&mut self.drained);
         loop {
-            let end = match self.header() {
-                None => HEADER,
-                Some(header) => {
-                    // u32 to usize loses nothing
-                    let size = header.size.get() as usize;
-                    if size < HEADER {
-                        return Err(io::Error::other(format!(
-                            "a message has {size} bytes, which is less than its header"
-                        )));
+            if let Some((header, left)) = self.too_long {
+                match self.drop_part(left)? {
+                    None => return Ok(Received::Nothing),
+                    Some(0) => return Ok(Received::End),
+                    Some(bytes) if bytes < left => {
+                        self.too_long = Some((header, left - bytes));
+                        // There may be gigabytes of it.
+                        return Ok(Received::Dropped);
                     }
-                    if size > MOST_BYTES {
-                        if self.filled == HEADER && self.excess == 0 {
-                            self.excess = size - HEADER;
-                        }
-                        match self.drop_excess()? {
-                            Some(0) => return Ok(Received::End),
-                            None => return Ok(Received::Nothing),
-                            // There may be gigabytes of it.
-                            Some(_) if self.excess > 0 => return Ok(Received::Dropped),
-                            Some(_) => {
-                                self.filled = 0;
-                                self.files.clear();
-                                return Ok(Received::TooLong(header));
-                            }
-                        }
+                    Some(_) => {
+                        self.too_long = None;
+                        return Ok(Received::TooLong(header));
                     }
-                    if self.filled == size {
-                        return Ok(Received::Message(header));
-                    }
-                    size
                 }
-            };
-            match self.read(end)? {
+            }
+            if let Some(header) = self.header(self.start) {
+                // u32 to usize loses nothing
+                let (size, there) = (header.size.get() as usize, self.filled - self.start);
+                if size < HEADER {
+                    let short = format!("a message has {size} bytes, which is less than its header");
+                    return Err(io::Error::other(short));
+                }
+                if size <= there {
+                    self.whole = size;
+                    return Ok(Received::Message(header));
+                }
+                if size > MOST_BYTES {
+                    self.too_long = Some((header, size - there));
+                    self.forget(there);
+                    continue;
+                }
+            }
+            // What comes from now on is found by the next call.
+            if drained || std::mem::take(&mut self.drained) {
+                return Ok(Received::Nothing);
+            }
+            match self.read()? {
                 None => return Ok(Received::Nothing),
                 Some(0) => return Ok(Received::End),
-                Some(bytes) => self.filled += bytes,
+                Some(_) => {}
             }
         }
     }
 
     /// What follows the header of the message that has come.
     pub fn body(&self) -> &[u8] {
-        self.input.get(HEADER..self.filled).unwrap_or_default()
+        self.input.get(self.start + HEADER..self.start + self.whole).unwrap_or_default()
     }
 
     /// The descriptors of the message that has come.
     pub fn take_files(&mut self) -> Vec<File> {
-        std::mem::take(&mut self.files)
+        let start = self.start;
+        self.files.extract_if(.., |(place, _)| *place == start).map(|(_, file)| file).collect()
     }
 
-    fn header(&self) -> Option<Header> {
-        Header::read_from_bytes(self.input.get(..HEADER.min(self.filled))?).ok()
+    /// Forgets the first bytes, a message or a part of one, and wipes them: they may be a part of a key.
+    fn forget(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.take_files();
+        let end = self.start + bytes;
+        self.input.get_mut(self.start..end).unwrap_or_default().zeroize();
+        (self.start, self.filled) = if end < self.filled { (end, self.filled) } else { (0, 0) };
     }
 
-    fn is_whole(&self) -> bool {
-        self.header().is_some_and(|header| header.size.get() as usize == self.filled)
+    fn header(&self, place: usize) -> Option<Header> {
+        let there = self.input.get(place..self.filled)?;
+        Header::read_from_prefix(there).ok().map(|(header, _)| header)
     }
 
-    /// Reads up to byte `end` of the message. `None`: nothing has come.
-    fn read(&mut self, end: usize) -> io::Result<Option<usize>> {
-        let Some(room) = self.input.get_mut(self.filled..end) else { return Ok(Some(0)) };
-        receive(&self.stream, room, &mut self.files)
+    /// Reads as much as there is, after a part of a message or nothing. `None`: nothing has come; 0 bytes: nothing will.
+    fn read(&mut self) -> io::Result<Option<usize>> {
+        if self.start > 0 {
+            let part = self.filled - self.start;
+            self.input.copy_within(self.start..self.filled, 0);
+            self.input.get_mut(part..self.filled).unwrap_or_default().zeroize();
+            let moved = self.start;
+            self.files.iter_mut().for_each(|(place, _)| *place -= moved);
+            (self.start, self.filled) = (0, part);
+        }
+        let Some(room) = self.input.get_mut(self.filled..) else { return Ok(Some(0)) };
+        let (wanted, mut files) = (room.len(), Vec::new());
+        let read = receive(&self.stream, room, &mut files)?;
+        self.filled += read.unwrap_or(0);
+        self.drained = files.is_empty() && read.is_some_and(|bytes| bytes < wanted);
+        // The system ends a read with the part of the stream that has descriptors, and each message is sent on its own.
+        let place = self.last_begun();
+        self.files.extend(files.into_iter().map(|file| (place, file)));
+        if self.files.iter().filter(|(of, _)| *of == place).count() > MOST_FILES {
+            return Err(too_many_files());
+        }
+        Ok(read)
     }
 
-    /// Drops bytes of a message that is too long. Like [`Connection::read`].
-    fn drop_excess(&mut self) -> io::Result<Option<usize>> {
+    /// Where the last message begins that has begun to come.
+    fn last_begun(&self) -> usize {
+        let mut place = 0;
+        while let Some(header) = self.header(place) {
+            let size = header.size.get() as usize; // u32 to usize loses nothing
+            if size < HEADER || size >= self.filled - place {
+                break;
+            }
+            place += size;
+        }
+        place
+    }
+
+    /// Drops bytes of a message that is too long, `left` at most. Like [`Connection::read`].
+    fn drop_part(&mut self, left: usize) -> io::Result<Option<usize>> {
         let mut bytes = [0; 1024];
-        let wanted = self.excess.min(bytes.len());
+        let wanted = left.min(bytes.len());
         let room = bytes.get_mut(..wanted).unwrap_or_default();
-        let dropped = receive(&self.stream, room, &mut self.files)?;
-        self.excess -= dropped.unwrap_or(0);
-        Ok(dropped)
+        let dropped = receive(&self.stream, room, &mut Vec::new());
+        bytes.zeroize();
+        dropped
     }
 
     /// Replies to a command. Without effect if it wants no reply.
@@ -233,11 +292,15 @@ fn receive(stream: &UnixStream, room: &mut [u8], files: &mut Vec<File>) -> io::R
             files.extend(descriptors.map(File::from));
         }
     }
-    if received.flags.contains(ReturnFlags::CTRUNC) || files.len() > MOST_FILES {
-        return Err(io::Error::other(format!(
-            "a message passes more descriptors than it may have ({MOST_FILES}), or than can be open here{}",
-            crate::descriptors::HINT
-        )));
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(too_many_files());
     }
     Ok(Some(received.bytes))
+}
+
+fn too_many_files() -> io::Error {
+    io::Error::other(format!(
+        "a message passes more descriptors than it may have ({MOST_FILES}), or than can be open here{}",
+        crate::descriptors::HINT
+    ))
 }

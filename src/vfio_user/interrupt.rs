@@ -2,6 +2,10 @@
 
 //! The interrupt line, as VFIO has it: it signals an eventfd when it rises, and masks itself until the client unmasks it. If it is
 //! still up then, it signals again.
+//!
+//! QEMU takes any access to a register as the end of the interrupt, and unmasks the line. The first access of a driver's handler
+//! is one that reads why the line is up, and the next ones let it go. So the line is held between them: a signal there would
+//! interrupt the guest for nothing.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -18,22 +22,36 @@ pub struct Line {
     event: Option<Arc<Event>>,
     up: bool,
     masked: bool,
+    held: bool,
 }
 
 impl Line {
     /// The device pulls the line up or lets it go.
     pub fn set(&mut self, up: bool) {
         self.up = up;
+        // When it rises again, there is something new to tell.
+        self.held &= up;
         self.signal();
+    }
+
+    /// The driver has read why the line is up: no signal until the line has been down, or the driver does something else.
+    pub fn hold(&mut self) {
+        self.held = self.up;
+    }
+
+    /// The driver does something else.
+    pub fn release(&mut self) {
+        self.held = false;
     }
 
     fn signal(&mut self) {
         if self.up
             && !self.masked
+            && !self.held
             && let Some(event) = &self.event
         {
             self.masked = true;
-            event.signal_if_room();
+            event.signal();
         }
     }
 
@@ -48,7 +66,7 @@ impl Line {
         }
         if count == 0 && set.flags.get() == irq::DATA_NONE | irq::ACTION_TRIGGER {
             if index == irq::INTX {
-                *self = Self { up: self.up, ..Self::default() };
+                *self = Self { up: self.up, held: self.held, ..Self::default() };
             }
             return Ok(());
         }
@@ -80,7 +98,7 @@ impl Line {
             // The client wants to see whether its eventfd works.
             irq::ACTION_TRIGGER => {
                 if let Some(event) = &self.event {
-                    event.signal_if_room();
+                    event.signal();
                 }
             }
             _ => return Err(Errno::INVAL),

@@ -7,13 +7,15 @@
 
 mod client;
 mod connection;
+mod info;
 mod interrupt;
 mod listener;
 mod memory;
 pub mod protocol;
 
-pub use client::{Access, Client, Next, Regions};
+pub use client::{Access, Client, Next};
 pub use connection::{Connection, MOST_BYTES, MOST_FILES, Received};
+pub use info::Regions;
 pub use interrupt::Line;
 pub use listener::Listener;
 pub use memory::{DmaMemory, MOST_RANGES};

@@ -319,6 +319,11 @@ impl Ufs {
     /// Closes the connection, and waits until the session has ended.
     pub fn disconnect(&mut self) {
         let _ = self.client.stream.shutdown(std::net::Shutdown::Both);
+        self.wait_for_the_end();
+    }
+
+    /// Waits until the device has ended the session.
+    pub fn wait_for_the_end(&mut self) {
         if let Some(server) = self.server.take() {
             server.join().expect("the session ends without a panic");
         }
@@ -353,7 +358,7 @@ pub fn rw_10(write: bool, first: u32, blocks: u16) -> Vec<u8> {
 }
 
 /// The descriptor of an eventfd.
-trait Descriptor {
+pub trait Descriptor {
     fn as_fd_of(&self) -> std::os::fd::BorrowedFd<'_>;
 }
 

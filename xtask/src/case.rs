@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The driver of a UFS host controller.
-const UFS_DRIVER: &str = "ufshcd";
+pub const UFS_DRIVER: &str = "ufshcd";
 /// What its disk needs of the guest's kernel.
-const UFS_NEEDS: [&str; 3] = ["CONFIG_SCSI_UFSHCD_PCI", "CONFIG_SCSI_UFS_CRYPTO", "CONFIG_BLK_DEV_SD"];
+pub const UFS_NEEDS: [&str; 3] = ["CONFIG_SCSI_UFSHCD_PCI", "CONFIG_SCSI_UFS_CRYPTO", "CONFIG_BLK_DEV_SD"];
 
 /// A parsed case.
 #[derive(Debug, Default)]
@@ -123,6 +123,14 @@ impl Case {
         Ok(case)
     }
 
+    /// The disk is behind a UFS host controller, with the kernel's own driver.
+    pub fn attach_ufs(&mut self) {
+        self.attach = Attach::Ufs;
+        self.driver = UFS_DRIVER.to_owned();
+        self.device.push("--ufs".to_owned());
+        self.needs.extend(UFS_NEEDS.map(str::to_owned));
+    }
+
     /// The device's options in a boot; `@state/NAME` is a file in a directory that all boots share.
     pub fn device_options(&self, boot: u32, state: &Path) -> Vec<String> {
         let only = self.device_in_boot.iter().filter(|(n, _)| *n == boot).flat_map(|(_, options)| options);
@@ -154,9 +162,7 @@ impl Case {
                     _ => bail!("attach is generic, vhost-user-blk or ufs"),
                 };
                 if self.attach == Attach::Ufs {
-                    self.driver = UFS_DRIVER.to_owned();
-                    self.device.push("--ufs".to_owned());
-                    self.needs.extend(UFS_NEEDS.map(str::to_owned));
+                    self.attach_ufs();
                 }
             }
             "qemu" => {

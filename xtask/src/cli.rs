@@ -80,6 +80,13 @@ pub struct GuestArgs {
     pub mirror: Option<String>,
 }
 
+impl GuestArgs {
+    /// The same guest, but a user's own kernel need not know our driver.
+    pub fn without_our_driver(&self) -> Self {
+        Self { no_module: self.kernel.is_some(), ..self.clone() }
+    }
+}
+
 /// The debug kernels.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DebugKernel {
@@ -110,6 +117,9 @@ pub struct DemoArgs {
     /// The file system: ext4, or btrfs, whose encryption needs a kernel of your own
     #[arg(long, value_enum, default_value_t)]
     pub fs: DemoFs,
+    /// Attach the disk as a UFS host controller: the kernel's own driver, ufshcd, encrypts with it
+    #[arg(long)]
+    pub ufs: bool,
     /// Keep the disk image
     #[arg(long)]
     pub keep: bool,
@@ -203,6 +213,9 @@ pub struct ShellArgs {
     /// How to make and run the guest.
     #[command(flatten)]
     pub guest: GuestArgs,
+    /// Attach the disk as a UFS host controller: the kernel's own driver, ufshcd, encrypts with it
+    #[arg(long)]
+    pub ufs: bool,
     /// The disk image, created if missing [default: target/shell.img]
     #[arg(long)]
     pub image: Option<PathBuf>,

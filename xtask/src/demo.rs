@@ -9,15 +9,20 @@ use crate::paths::Paths;
 use crate::progress;
 use crate::run_case::{self, CaseRun, Outcome};
 use crate::setup::{self, Prepared};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 /// Runs it; true when encryption was native and verified.
 pub fn run(paths: &Paths, args: &DemoArgs) -> Result<bool> {
-    let prepared = setup::prepare(paths, &args.guest)?;
+    ensure!(!args.ufs || args.fs == DemoFs::Ext4, "--ufs goes with ext4");
+    let guest = if args.ufs { args.guest.without_our_driver() } else { args.guest.clone() };
+    let prepared = setup::prepare(paths, &guest)?;
     if args.fs == DemoFs::Btrfs {
         return btrfs::run_on(paths, &prepared, &[], false);
     }
-    let case = Case::read(&paths.guest_tests("demo.sh"))?;
+    let mut case = Case::read(&paths.guest_tests("demo.sh"))?;
+    if args.ufs {
+        case.attach_ufs();
+    }
     let (run, took) = progress::timed("guest", || run_case::run(paths, &prepared, &case, args.keep));
     let run = run?;
     let words = console::words(&run.result("dmesg"));

@@ -17,7 +17,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The programs, as `fuzz/Cargo.toml` names them.
-const TARGETS: [&str; 6] = ["virtqueues", "keyslots", "request_keys", "requests", "config_space", "inflight"];
+const TARGETS: [&str; 9] = [
+    "virtqueues",
+    "keyslots",
+    "request_keys",
+    "requests",
+    "config_space",
+    "inflight",
+    "vfio_user",
+    "ufs_registers",
+    "ufs_transfers",
+];
 const PACKAGE: &str = "vhost-user-blk-crypto-fuzz";
 /// For each target in `cargo xtask test`.
 const SECONDS_IN_TEST: u32 = 60;

@@ -2,12 +2,13 @@
 //! Parts of the kernel that Debian's cloud kernel lacks, as modules: built unmodified out of Debian's source package, against the
 //! headers of the guest's kernel.
 
+use crate::case::UFS_NEEDS;
 use crate::kernel::{Kernel, Origin};
 use crate::paths::Paths;
 use crate::setup::Machine;
 use crate::tools::{self, Sources};
 use crate::{cache, kernel_source, progress};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +107,20 @@ pub fn files<'a>(paths: &Paths, machine: &Machine, needs: impl IntoIterator<Item
     Ok(wanted.iter().map(|module| dir.join(MODULES).join(module)).collect())
 }
 
+/// The modules for a UFS host controller with inline encryption.
+///
+/// # Errors
+/// Also if a user's own kernel lacks a part: it needs all of them built in.
+pub fn ufs(paths: &Paths, machine: &Machine) -> Result<Vec<PathBuf>> {
+    let missing: Vec<&str> = UFS_NEEDS.into_iter().filter(|symbol| !usable(&machine.kernel, symbol)).collect();
+    ensure!(
+        missing.is_empty(),
+        "the kernel lacks options for UFS; set these to y and build it again: {}",
+        missing.join(" ")
+    );
+    files(paths, machine, UFS_NEEDS)
+}
+
 /// Where the modules are in the cache's entry.
 const MODULES: &str = "modules";
 
@@ -173,6 +188,12 @@ mod tests {
         let own = kernel("CONFIG_F2FS_FS=y\n", Origin::User { kdir: PathBuf::new(), module: true });
         assert!(usable(&own, "CONFIG_F2FS_FS") && !usable(&own, "CONFIG_DM_INLINECRYPT"));
         assert!(PARTS.iter().all(|part| !part.is_lacking(&own)));
+    }
+
+    #[test]
+    fn the_fragment_for_kernels_of_ones_own_has_ufs() {
+        let fragment = Config::parse(include_str!("../../guest-driver/guest.config"));
+        assert!(UFS_NEEDS.iter().all(|symbol| fragment.built_in(symbol)));
     }
 
     #[test]

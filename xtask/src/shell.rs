@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask shell`: the guest with a prompt on this terminal.
 
-use crate::case::parse_size;
+use crate::case::{UFS_DRIVER, parse_size};
 use crate::cli::ShellArgs;
 use crate::device::{self, Device};
 use crate::job::{Job, Scratch};
+use crate::kernel_modules;
 use crate::paths::Paths;
 use crate::setup;
-use crate::vm::{QUEUES, Vm};
+use crate::vm::{Attach, QUEUES, Vm};
 use anyhow::{Context, Result};
 use std::fs;
 
 /// Runs it until the guest powers off.
 pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
-    let prepared = setup::prepare(paths, &args.guest)?;
+    let guest = if args.ufs { args.guest.without_our_driver() } else { args.guest.clone() };
+    let prepared = setup::prepare(paths, &guest)?;
     let image = args.image.clone().unwrap_or_else(|| paths.target.join("shell.img"));
     if !image.exists() {
         device::make_image(&image, parse_size(&args.size)?)?;
@@ -25,21 +27,30 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
         variables.push(("ROWS".into(), size.ws_row.to_string()));
         variables.push(("COLUMNS".into(), size.ws_col.to_string()));
     }
-    Job { variables, ..Job::new(&prepared) }.write(paths, &scratch)?;
+    let mut job = Job { variables, ..Job::new(&prepared) };
+    let mut options = args.device.clone();
+    if args.ufs {
+        job = Job { driver: UFS_DRIVER, kernel_modules: kernel_modules::ufs(paths, &prepared.machine)?, ..job };
+        options.push("--ufs".to_owned());
+    }
+    job.write(paths, &scratch)?;
     let logs = paths.results("shell");
     fs::create_dir_all(&logs)?;
     let device = Device::start(&device::Options {
         program: &prepared.programs.device,
         image: &std::path::absolute(&image)?,
-        queues: Some(QUEUES),
-        extra: &args.device,
+        queues: (!args.ufs).then_some(QUEUES),
+        extra: &options,
         stats: &logs.join("stats.json"),
         log: &logs.join("device.log"),
         socket_dir: scratch.path(),
     })?;
     println!("image: {}; device log: {}", image.display(), logs.join("device.log").display());
     println!("poweroff, exit or Ctrl-D ends the guest; Ctrl-A X ends QEMU\n");
-    let good = Vm::new(&prepared.machine, &[device.socket.as_path()], &scratch).run_on_terminal()?;
+    let attach = if args.ufs { Attach::Ufs } else { Attach::default() };
+    let disks = [device.socket.as_path()];
+    let vm = Vm { attach, ..Vm::new(&prepared.machine, &disks, &scratch) };
+    let good = vm.run_on_terminal()?;
     device.finish().context("after the guest's end")?;
     println!("the device's counters: {}", logs.join("stats.json").display());
     Ok(good)

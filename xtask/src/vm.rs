@@ -34,6 +34,17 @@ pub enum Attach {
     Ufs,
 }
 
+/// A disk that is attached in another way than the others of its guest.
+#[derive(Clone, Copy)]
+pub struct Front<'a> {
+    /// How.
+    pub attach: Attach,
+    /// Request queues.
+    pub queues: u16,
+    /// The device's socket.
+    pub socket: &'a Path,
+}
+
 /// Request queues of a device, if nothing else is asked for.
 pub const QUEUES: u16 = 2;
 /// Descriptors of a queue, if nothing else is asked for. The device's option has the same number.
@@ -63,6 +74,8 @@ pub struct Vm<'a> {
     pub reconnect: bool,
     /// The sockets of the devices. The guest finds them in any order: `--serial` tells them apart.
     pub disks: &'a [&'a Path],
+    /// More disks, each attached in its own way.
+    pub fronts: &'a [Front<'a>],
     /// The file that gets what the guest writes to its port `progress`.
     pub progress: Option<&'a Path>,
     /// A Unix socket that this process listens at, for the guest's port `dialog`.
@@ -90,6 +103,7 @@ impl<'a> Vm<'a> {
             root_port: None,
             reconnect: false,
             disks,
+            fronts: &[],
             progress: None,
             dialog: None,
             monitor: None,
@@ -141,31 +155,36 @@ impl<'a> Vm<'a> {
             None => qemu.args(["-device", "virtio-rng-pci"]),
             Some(rom) => qemu.arg("-device").arg(option("virtio-rng-pci,romfile=", rom)),
         };
-        for (number, socket) in self.disks.iter().enumerate() {
+        let alike = self.disks.iter().map(|socket| Front { attach: self.attach, queues: self.queues, socket });
+        for (number, disk) in alike.chain(self.fronts.iter().copied()).enumerate() {
             let reconnect = if self.reconnect { format!("reconnect-ms={RECONNECT_MS},") } else { String::new() };
-            if self.attach != Attach::Ufs {
-                qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), socket));
+            if disk.attach != Attach::Ufs {
+                qemu.arg("-chardev").arg(option(&format!("socket,id=disk{number},{reconnect}path="), disk.socket));
             }
-            qemu.args(["-device", &self.disk(number).to_string()]);
+            qemu.args(["-device", &self.attached(number, &disk).to_string()]);
         }
         qemu
     }
 
     /// A disk as QEMU's option `-device` and its monitor's `device_add` take it.
     pub fn disk(&self, number: usize) -> Value {
-        if self.attach == Attach::Ufs {
-            let socket = json!({"type": "unix", "path": self.disks[number]});
+        self.attached(number, &Front { attach: self.attach, queues: self.queues, socket: self.disks[number] })
+    }
+
+    fn attached(&self, number: usize, front: &Front) -> Value {
+        if front.attach == Attach::Ufs {
+            let socket = json!({"type": "unix", "path": front.socket});
             return json!({"driver": "vfio-user-pci", "id": format!("disk{number}"), "socket": socket});
         }
-        let (driver, queue_size, mut disk) = match self.attach {
+        let (driver, queue_size, mut disk) = match front.attach {
             Attach::Generic => {
                 // One more than the request queues: the control queue.
-                let queues = u32::from(self.queues) + 1;
+                let queues = u32::from(front.queues) + 1;
                 let disk = json!({"virtio-id": VIRTIO_ID_BLOCK, "num_vqs": queues, "config_size": CONFIG_SIZE});
                 (GENERIC_DEVICE, "vq_size", disk)
             }
             Attach::VhostUserBlk | Attach::Ufs => {
-                ("vhost-user-blk-pci", "queue-size", json!({"num-queues": self.queues}))
+                ("vhost-user-blk-pci", "queue-size", json!({"num-queues": front.queues}))
             }
         };
         disk["driver"] = driver.into();

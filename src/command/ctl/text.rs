@@ -149,6 +149,7 @@ pub fn resize(reply: &Value) -> String {
     match reply["frontend"].as_str() {
         Some("told") => format!("{sizes}; the frontend was told\n"),
         Some("not-told") => format!("{sizes}; the frontend was not told: {}\n", plain(&reply["reason"])),
+        Some("with-next-request") => format!("{sizes}; the guest's driver finds out with its next request\n"),
         Some("unchanged") => format!("{} bytes, as before\n", reply["bytes"]),
         _ => format!("{sizes}; no frontend is connected\n"),
     }

@@ -151,7 +151,7 @@ fn keys(findings: &Findings) -> Table {
         let slots = match load.disk {
             Disk::Keyslots(n) => n.to_string(),
             Disk::KeysInRequests => "none".to_owned(),
-            Disk::Main | Disk::NoRawKeys | Disk::Spare(_) => "default".to_owned(),
+            _ => "default".to_owned(),
         };
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |n| format!("{n:.2}"));
         let mebibytes = counters.crypto_bytes as f64 / f64::from(1 << 20);

@@ -3,7 +3,7 @@
 
 use super::load::Load;
 use super::results::{Results, Sample, Series};
-use super::target::{Disk, How, Target};
+use super::target::{Disk, How, Kind, Target};
 use crate::measure::header::Header;
 use crate::measure::plot::{self, Bar, Colour, Group, Line};
 use crate::measure::statistics;
@@ -26,7 +26,7 @@ pub fn chapters(results: &Results) -> Result<Vec<Chapter>> {
         Chapter {
             title: "Throughput",
             words: "Medians of all rounds; the thin line goes from the least to the most. In brackets, the ratio to the same file \
-                system without encryption. More is better.",
+                system without encryption or, by front, to virtio. More is better.",
             pictures: bars(
                 results,
                 |series| Series::speed_of(series.load),
@@ -160,11 +160,16 @@ fn colour(how: How) -> Colour {
     }
 }
 
-/// One picture that stands alone: all ratios to the file system without encryption or, where only changes of keys were
-/// measured, the first of those.
+/// One picture that stands alone: all ratios to the file system without encryption; where nothing was compared with that, those of
+/// the fronts or, where only changes of keys were measured, the first of those.
 pub fn overview(results: &Results, header: &Header) -> Result<String> {
     let groups = results.groups();
-    let groups = groups.iter().filter(|(load, _)| !load.is_churn()).map(|(load, group)| {
+    let ordinary = groups.iter().any(|(load, _)| load.kind() == Kind::Ordinary);
+    let (kind, base) = match ordinary {
+        true => (Kind::Ordinary, "the same file system without encryption"),
+        false => (Kind::Front, "virtio with one queue"),
+    };
+    let groups = groups.iter().filter(|(load, _)| load.kind() == kind).map(|(load, group)| {
         let bar = |series: &&Series| {
             let ratio = results.ratio(series)?;
             let speed = statistics::median(&series.speeds())?;
@@ -185,7 +190,7 @@ pub fn overview(results: &Results, header: &Header) -> Result<String> {
         return Ok(plot::alone(picture));
     }
     let note = format!(
-        "ratio to the same file system without encryption; {}, {}",
+        "ratio to {base}; {}, {}",
         header.get("accelerator"),
         header.get("date").split(' ').next().unwrap_or_default()
     );

@@ -28,6 +28,9 @@ const OWN: [&str; 10] = [
     "--exit-on-disconnect",
 ];
 
+/// How long a front polls that polls, in microseconds: longer than QEMU and the guest's driver take between two accesses.
+const POLLS_US: &str = "1000";
+
 /// A device's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Counters {
@@ -132,7 +135,11 @@ impl Disk {
         let device = Device::start(&device::Options {
             program,
             image: &image,
-            queues: Some(QUEUES),
+            queues: match what {
+                target::Disk::Front { ufs: true, .. } => None,
+                target::Disk::Front { ufs: false, .. } => Some(1),
+                _ => Some(QUEUES),
+            },
             extra: &extra,
             stats: &logs.join(format!("{name}.stats.json")),
             log: &logs.join(format!("{name}.device.log")),
@@ -184,7 +191,11 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     let keyslots = match what {
         target::Disk::Keyslots(n) => Some(n),
         target::Disk::KeysInRequests => Some(0),
-        target::Disk::Main | target::Disk::NoRawKeys | target::Disk::Spare(_) => None,
+        _ => None,
+    };
+    let polls = match what {
+        target::Disk::Front { polls, .. } => Some(polls),
+        _ => None,
     };
     let mut options = vec![];
     let mut rest = user.iter();
@@ -201,6 +212,11 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
                     rest.next();
                 }
             }
+            "--poll-us" if polls.is_some() => {
+                if value.is_none() {
+                    rest.next();
+                }
+            }
             _ => options.push(option.clone()),
         }
     }
@@ -212,6 +228,13 @@ fn options(what: target::Disk, user: &[String]) -> Result<Vec<String>> {
     options.extend(["--key-types".to_owned(), types]);
     if let Some(n) = keyslots {
         options.extend(["--keyslots".to_owned(), n.to_string()]);
+    }
+    if let Some(polls) = polls {
+        let time = if polls { POLLS_US } else { "0" };
+        options.extend(["--logical-block-size", "4096", "--poll-us", time].map(str::to_owned));
+    }
+    if matches!(what, target::Disk::Front { ufs: true, .. }) {
+        options.push("--ufs".to_owned());
     }
     Ok(options)
 }
@@ -244,7 +267,11 @@ mod tests {
             let user: Vec<String> = user.split_whitespace().map(str::to_owned).collect();
             options(what, &user).map(|o| o.join(" "))
         };
-        use target::Disk::{KeysInRequests, Keyslots, Main, NoRawKeys};
+        use target::Disk::{Front, KeysInRequests, Keyslots, Main, NoRawKeys};
+        assert_eq!(
+            of(Front { ufs: true, polls: false }, "--poll-us 7").unwrap(),
+            "--key-types raw --logical-block-size 4096 --poll-us 0 --ufs"
+        );
         assert_eq!(of(Main, "--keyslots 8").unwrap(), "--keyslots 8 --key-types raw");
         assert_eq!(of(Keyslots(4), "--keyslots 8 --latency").unwrap(), "--latency --key-types raw --keyslots 4");
         assert_eq!(of(KeysInRequests, "--keyslots 8").unwrap(), "--key-types raw --keyslots 0");

@@ -6,7 +6,7 @@ use super::disk::{Counters, Disk};
 use super::load::{self, Load};
 use super::plan::Plan;
 use super::results::Sample;
-use super::target::{self, Target};
+use super::target::{self, Kind, Target};
 use super::verdict::{Said, Words};
 use crate::console;
 use crate::job::{Job, Scratch};
@@ -14,7 +14,7 @@ use crate::kernel_modules;
 use crate::paths::Paths;
 use crate::process::{Running, tail, text};
 use crate::setup::Prepared;
-use crate::vm::Vm;
+use crate::vm::{Attach, Front, Vm};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,11 +99,14 @@ impl Guest {
             .iter()
             .map(|what| Disk::start(*what, program, user, (images, bytes), (scratch.path(), logs)))
             .collect::<Result<_>>()?;
-        let sockets: Vec<PathBuf> = disks.iter().map(Disk::socket).collect();
-        let sockets: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
+        let sockets: Vec<(Option<Attach>, PathBuf)> = disks.iter().map(|d| (front(d.what), d.socket())).collect();
+        let fronts = sockets.iter().filter_map(|(front, socket)| Some(Front { attach: (*front)?, queues: 1, socket }));
+        let fronts: Vec<Front> = fronts.collect();
+        let sockets = sockets.iter().filter(|(front, _)| front.is_none()).map(|(_, socket)| socket.as_path());
+        let sockets: Vec<&Path> = sockets.collect();
         let path = scratch.join("dialog");
         let listener = Dialog::listen(&path)?;
-        let vm = Vm { dialog: Some(&path), ..Vm::new(&prepared.machine, &sockets, &scratch) };
+        let vm = Vm { dialog: Some(&path), fronts: &fronts, ..Vm::new(&prepared.machine, &sockets, &scratch) };
         let qemu = vm.start(&logs.join("console.log"), &logs.join("qemu.log"))?;
         let dialog = Dialog::accept(&listener, BOOT, || alive(&qemu, logs))
             .with_context(|| format!("the end of the guest's console:\n{}", tail(&logs.join("console.log"), 15)))?;
@@ -131,7 +134,7 @@ impl Guest {
         if plan.bears(target, |l| matches!(l, Load::Fio(_))) {
             self.ask(&format!("layout {id} {}", plan.file_mib))?;
         }
-        if target.churn {
+        if target.kind == Kind::Churn {
             self.ask(&format!("churn_files {id} {}", plan.key_files()))?;
         }
         let text = self.ask("words")?;
@@ -217,6 +220,14 @@ impl Guest {
             problems.extend(disk.finish().err().map(|e| format!("{e:#}")));
         }
         Ok(problems)
+    }
+}
+
+/// How a disk is attached that compares fronts; it has one queue.
+fn front(what: target::Disk) -> Option<Attach> {
+    match what {
+        target::Disk::Front { ufs, .. } => Some(if ufs { Attach::Ufs } else { Attach::Generic }),
+        _ => None,
     }
 }
 

@@ -37,6 +37,7 @@ pub fn header(prepared: &Prepared, guest: &Guest, plan: &Plan, place: &str) -> R
             Disk::Keyslots(n) => format!("disk churn/{n}"),
             Disk::KeysInRequests => "disk churn/none".to_owned(),
             Disk::Spare(n) => format!("disk {n}"),
+            Disk::Front { .. } => format!("disk {}", disk.serial()),
         };
         header.add(name, options);
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The loads on the file systems.
 
+use super::target::Kind;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -29,6 +30,14 @@ static FIO: [Load; 6] = [
     fio("randread-qd32", "4 KiB random read, QD32", "randread", 4096, 32, false),
     fio("randwrite-qd1", "4 KiB random write, QD1", "randwrite", 4096, 1, false),
     fio("randwrite-qd32", "4 KiB random write, QD32", "randwrite", 4096, 32, true),
+];
+static FRONT: [Load; 6] = [
+    fio("front-randread-qd1", "4 KiB random read, QD1, by front", "randread", 4096, 1, false),
+    fio("front-randread-qd16", "4 KiB random read, QD16, by front", "randread", 4096, 16, false),
+    fio("front-randwrite-qd1", "4 KiB random write, QD1, by front", "randwrite", 4096, 1, false),
+    fio("front-randwrite-qd16", "4 KiB random write, QD16, by front", "randwrite", 4096, 16, false),
+    fio("front-seqread-512k", "512 KiB sequential read, QD4, by front", "read", 512 << 10, 4, false),
+    fio("front-seqwrite-512k", "512 KiB sequential write, QD4, by front", "write", 512 << 10, 4, false),
 ];
 static UNTAR: Load = Load::Untar;
 static CHURN: [Load; 6] = [
@@ -121,15 +130,29 @@ impl Load {
         }
     }
 
+    /// What it is for: it runs on the targets of the same kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Churn { .. } => Kind::Churn,
+            Self::Fio(_) if FRONT.contains(self) => Kind::Front,
+            Self::Fio(_) | Self::Untar => Kind::Ordinary,
+        }
+    }
+
     /// Whether it changes keys.
     pub fn is_churn(&self) -> bool {
-        matches!(self, Self::Churn { .. })
+        self.kind() == Kind::Churn
+    }
+
+    /// The share of virtio's speed that the project wants of a UFS host controller.
+    pub fn aim_of_ufs(&self) -> Option<f64> {
+        (self.kind() == Kind::Front).then(|| if self.counts_requests() { 0.6 } else { 0.8 })
     }
 }
 
 /// All loads, in the order of the report.
 pub fn all() -> impl Iterator<Item = &'static Load> {
-    FIO.iter().chain([&UNTAR]).chain(&CHURN)
+    FIO.iter().chain([&UNTAR]).chain(&CHURN).chain(&FRONT)
 }
 
 /// What a load's program counted.

@@ -23,16 +23,18 @@ pub mod target;
 mod verdict;
 
 use crate::cli::CompareArgs;
+use crate::kernel::Origin;
 use crate::measure::header::Header;
 use crate::paths::Paths;
 use crate::setup::{self, Prepared};
-use crate::{cache, progress};
+use crate::{cache, kernel_modules, progress};
 use anyhow::{Context, Result, ensure};
 use guest::Guest;
 use plan::Plan;
 use results::Results;
 use std::fs;
 use std::path::{Path, PathBuf};
+use target::Target;
 
 /// Runs it. False: something failed.
 pub fn run(paths: &Paths, args: &CompareArgs) -> Result<bool> {
@@ -95,12 +97,22 @@ fn compare(
     let logs = out.join("logs");
     cache::remove_tree(&logs)?;
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    let mut not_run = vec![];
+    let mut plan = plan.clone();
+    if plan.targets.iter().any(Target::is_ufs)
+        && let Err(error) = kernel_modules::ufs(paths, &prepared.machine)
+    {
+        // Debian's kernel can always have them.
+        ensure!(matches!(prepared.machine.kernel.origin, Origin::User { .. }), "{error:#}");
+        not_run.extend(plan.leave_out_ufs().into_iter().map(|name| (name, format!("{error:#}"))));
+    }
+    let plan = &plan;
     let (images, place) = images(plan, out)?;
     let mut guest =
         progress::step("guest boot", || Guest::boot(paths, prepared, plan, device, (images.path(), &logs)))?;
     let header = header::header(prepared, &guest, plan, place)?;
     begin(&header);
-    let mut results = Results::default();
+    let mut results = Results { not_run, ..Results::default() };
     let ran = run::run(&mut guest, plan, &prepared.machine.kernel, &mut results);
     if let Err(error) = &ran {
         results.failed.push(format!("{error:#}"));

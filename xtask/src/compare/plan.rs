@@ -6,7 +6,7 @@ use super::target::{self, Disk, Target};
 use crate::measure::takes;
 
 /// A load and its targets.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Group {
     /// The load.
     pub load: &'static Load,
@@ -15,7 +15,7 @@ pub struct Group {
 }
 
 /// All of a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// Targets, in the order of the report.
     pub targets: Vec<Target>,
@@ -42,7 +42,7 @@ impl Plan {
         };
         let mut groups: Vec<(&'static Load, Vec<&Target>)> = vec![];
         for load in load::all().filter(|l| !quick || l.is_quick()) {
-            let able = || all.iter().filter(|t| t.churn == load.is_churn());
+            let able = || all.iter().filter(|t| t.kind == load.kind());
             let chosen: Vec<&Target> = able().filter(|t| wanted(load, t)).collect();
             let with_base = able().filter(|t| chosen.contains(t) || chosen.iter().any(|c| c.base() == t.name));
             groups.push((load, with_base.collect()));
@@ -74,6 +74,14 @@ impl Plan {
             }
         }
         disks
+    }
+
+    /// Leaves out what lies behind a UFS host controller; returns the names.
+    pub fn leave_out_ufs(&mut self) -> Vec<String> {
+        // They come last: the positions of the others stay.
+        let first = self.targets.iter().position(Target::is_ufs).unwrap_or(self.targets.len());
+        self.groups.iter_mut().for_each(|group| group.targets.retain(|at| *at < first));
+        self.targets.drain(first..).map(|target| target.name).collect()
     }
 
     /// The number of a target's partition on its disk, from 1.
@@ -140,6 +148,16 @@ mod tests {
         assert_eq!(churn.targets.len(), 2);
         assert!(plan(false, &["nothing-like-it"]).targets.is_empty());
         assert!(plan(false, &["f2fs/native"]).groups.len() > 5);
+    }
+
+    #[test]
+    fn fronts_are_compared_with_each_other() {
+        let mut plan = plan(false, &["qd16/ufs"]);
+        let names: Vec<&str> = plan.targets.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["front/virtio", "front/ufs", "front/ufs-polls"]);
+        assert_eq!((plan.groups.len(), plan.groups[0].targets.len()), (2, 3));
+        assert_eq!(plan.leave_out_ufs(), ["front/ufs", "front/ufs-polls"]);
+        assert_eq!((plan.targets.len(), &plan.groups[1].targets), (1, &vec![0]));
     }
 
     #[test]

@@ -17,6 +17,9 @@ use std::path::Path;
 
 const TITLE: &str = "Encryption by the device and by the guest's CPU";
 const CHURN: &str = "What a key costs";
+const FRONTS: &str = "UFS beside virtio";
+const FRONTS_EXPLAINED: &str = "the speed of the UFS host controller in relation to that of virtio with one queue, each with the \
+    better of two pollings.";
 /// The files of a report.
 pub const FILES: [&str; 5] = ["report.html", "report.md", "results.json", "results.csv", "overview.svg"];
 
@@ -47,6 +50,11 @@ pub fn text(results: &Results) -> String {
     }
     for line in tables::costs(results) {
         text += &format!("{line}\n");
+    }
+    let fronts = tables::fronts(results);
+    if !fronts.is_empty() {
+        text += &format!("{FRONTS}: {FRONTS_EXPLAINED}\n");
+        text.extend(fronts.iter().map(|line| format!("    {line}\n")));
     }
     for (target, reason) in &results.not_run {
         text += &format!("not run: {target}: {reason}\n");
@@ -84,6 +92,12 @@ fn markdown(header: &Header, results: &Results) -> String {
     if !costs.is_empty() {
         text += &format!("## {CHURN}\n\n");
         text.extend(costs.iter().map(|line| format!("- {line}\n")));
+        text += "\n";
+    }
+    let fronts = tables::fronts(results);
+    if !fronts.is_empty() {
+        text += &format!("## {FRONTS}\n\n{FRONTS_EXPLAINED}\n\n");
+        text.extend(fronts.iter().map(|line| format!("- {line}\n")));
         text += "\n";
     }
     if !results.not_run.is_empty() {

@@ -222,7 +222,7 @@ pub mod tests {
         let mut results = Results::default();
         let targets = target::all(true);
         for load in load::all().filter(|l| l.is_quick()) {
-            for (at, target) in targets.iter().enumerate().filter(|(_, t)| t.churn == load.is_churn()) {
+            for (at, target) in targets.iter().enumerate().filter(|(_, t)| t.kind == load.kind()) {
                 let requests = 1000.0 * (at + 1) as f64;
                 let samples =
                     [requests, 2.0 * requests].map(|requests| sample(requests, programs(load, target, requests)));

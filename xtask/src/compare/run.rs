@@ -8,6 +8,7 @@ use super::plan::{self, Plan};
 use super::results::{Results, Series};
 use super::target::{How, Target};
 use super::verdict::{self, Said};
+use crate::case::UFS_NEEDS;
 use crate::kernel::Kernel;
 use crate::kernel_modules;
 use crate::progress::Progress;
@@ -120,7 +121,8 @@ pub fn symbols(target: &Target) -> impl Iterator<Item = &'static str> {
         How::DmCrypt => Some("CONFIG_DM_CRYPT"),
         How::DmInlinecrypt => Some("CONFIG_DM_INLINECRYPT"),
     };
-    how.into_iter().chain([target.fs.symbol()])
+    let ufs = if target.is_ufs() { &UFS_NEEDS[..] } else { &[] };
+    how.into_iter().chain([target.fs.symbol()]).chain(ufs.iter().copied())
 }
 
 /// Native or fallback, for each target.

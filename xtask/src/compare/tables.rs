@@ -3,7 +3,7 @@
 
 use super::load::{Latency, Load};
 use super::results::{Results, Sample, Series};
-use super::target::Disk;
+use super::target::{Disk, Kind, Target};
 use super::verdict::Way;
 use crate::measure::statistics;
 use crate::measure::table::{Table, number};
@@ -46,7 +46,11 @@ pub fn measurements(results: &Results) -> Vec<Table> {
 }
 
 fn head(load: &Load) -> Vec<String> {
-    let base = if load.is_churn() { "x fallback" } else { "x plain" };
+    let base = match load.kind() {
+        Kind::Ordinary => "x plain",
+        Kind::Churn => "x fallback",
+        Kind::Front => "x virtio",
+    };
     let mut head = vec!["target", "ran as", load.unit(), "min..max", base];
     if *load != Load::Untar {
         head.extend(["p50 us", "p95 us", "p99 us"]);
@@ -103,6 +107,24 @@ pub fn costs(results: &Results) -> Vec<String> {
         }));
     }
     lines
+}
+
+/// How much of virtio's speed the UFS host controller reaches, in a sentence for each load.
+pub fn fronts(results: &Results) -> Vec<String> {
+    let best = |group: &[&Series], ufs: bool| {
+        let front = |t: &Target| t.kind == Kind::Front && t.is_ufs() == ufs;
+        let speeds = group.iter().filter(|s| front(&s.target));
+        speeds.filter_map(|s| statistics::median(&s.speeds())).max_by(f64::total_cmp)
+    };
+    let groups = results.groups().into_iter();
+    let lines = groups.filter_map(|(load, group)| {
+        let (ufs, virtio, aim) = (best(&group, true)?, best(&group, false)?, load.aim_of_ufs()?);
+        let (ratio, unit) = (ufs / virtio, load.unit());
+        let reached = if ratio < aim { "not reached" } else { "reached" };
+        let (ufs, virtio) = (number(ufs), number(virtio));
+        Some(format!("{}: {ratio:.2} ({ufs} and {virtio} {unit}); the aim is {aim}, {reached}.", load.title()))
+    });
+    lines.collect()
 }
 
 #[cfg(test)]

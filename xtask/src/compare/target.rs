@@ -80,6 +80,17 @@ impl How {
     }
 }
 
+/// What is to be found out with a target or a load.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// What encryption costs, by the device or by the guest's CPU.
+    Ordinary,
+    /// What changes of keys cost.
+    Churn,
+    /// What the UFS host controller costs, beside virtio.
+    Front,
+}
+
 /// One of the disks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disk {
@@ -94,6 +105,13 @@ pub enum Disk {
     KeysInRequests,
     /// Another one with the user's options.
     Spare(u32),
+    /// One front or the other, with one queue.
+    Front {
+        /// It is a UFS host controller.
+        ufs: bool,
+        /// It polls for work before it sleeps.
+        polls: bool,
+    },
 }
 
 impl Disk {
@@ -105,6 +123,9 @@ impl Disk {
             Self::Keyslots(n) => format!("KEYSLOTS{n}"),
             Self::KeysInRequests => "KEYSINREQUESTS".to_owned(),
             Self::Spare(n) => format!("SPARE{n}"),
+            Self::Front { ufs, polls } => {
+                format!("{}{}", if ufs { "UFS" } else { "VIRTIO" }, if polls { "POLL" } else { "" })
+            }
         }
     }
 }
@@ -120,23 +141,34 @@ pub struct Target {
     pub how: How,
     /// Its disk.
     pub disk: Disk,
-    /// Whether it is for key changes.
-    pub churn: bool,
+    /// What it is for.
+    pub kind: Kind,
 }
 
 impl Target {
     fn ordinary(fs: Fs, how: How) -> Self {
         let disk = if how == How::Fallback { Disk::NoRawKeys } else { Disk::Main };
-        Self { name: format!("{}/{}", fs.name(), how.name()), fs, how, disk, churn: false }
+        Self { name: format!("{}/{}", fs.name(), how.name()), fs, how, disk, kind: Kind::Ordinary }
     }
 
     fn churn(disk: Disk) -> Self {
         let (name, how) = match disk {
             Disk::Keyslots(n) => (format!("churn/{n}"), How::Native),
             Disk::KeysInRequests => ("churn/none".to_owned(), How::Native),
-            Disk::Main | Disk::NoRawKeys | Disk::Spare(_) => ("churn/fallback".to_owned(), How::Fallback),
+            _ => ("churn/fallback".to_owned(), How::Fallback),
         };
-        Self { name, fs: Fs::Ext4, how, disk, churn: true }
+        Self { name, fs: Fs::Ext4, how, disk, kind: Kind::Churn }
+    }
+
+    fn front(ufs: bool, polls: bool) -> Self {
+        let disk = Disk::Front { ufs, polls };
+        let name = format!("front/{}{}", if ufs { "ufs" } else { "virtio" }, if polls { "-polls" } else { "" });
+        Self { name, fs: Fs::Ext4, how: How::Native, disk, kind: Kind::Front }
+    }
+
+    /// Whether it lies behind a UFS host controller.
+    pub fn is_ufs(&self) -> bool {
+        matches!(self.disk, Disk::Front { ufs: true, .. })
     }
 
     /// Its name in the guest.
@@ -154,7 +186,11 @@ impl Target {
 
     /// The target that it is compared with.
     pub fn base(&self) -> String {
-        if self.churn { "churn/fallback".to_owned() } else { format!("{}/plain", self.fs.name()) }
+        match self.kind {
+            Kind::Ordinary => format!("{}/plain", self.fs.name()),
+            Kind::Churn => "churn/fallback".to_owned(),
+            Kind::Front => "front/virtio".to_owned(),
+        }
     }
 
     /// Who must encrypt it. `None`: not known, because its encryption is not merged yet.
@@ -191,6 +227,10 @@ pub fn all(quick: bool) -> Vec<Target> {
     let keyslots: &[u32] = if quick { &QUICK_KEYSLOTS } else { &KEYSLOTS };
     targets.extend(keyslots.iter().map(|n| Target::churn(Disk::Keyslots(*n))));
     targets.extend([Disk::KeysInRequests, Disk::NoRawKeys].map(Target::churn));
+    if !quick {
+        let fronts = [(false, false), (false, true), (true, false), (true, true)];
+        targets.extend(fronts.map(|(ufs, polls)| Target::front(ufs, polls)));
+    }
     targets
 }
 

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The registers and requests of a client, from one removal of guest memory to the next.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+use smallvec::SmallVec;
+use zeroize::Zeroize;
+
+use super::controller::{Action, Controller, MOST_TRANSFERS};
+use super::protocol::register as reg;
+use super::session::broken;
+use super::transfer::{Job, Purpose};
+use crate::device::{self, Device};
+use crate::engine::{Engine, Failure, Io, Worker, check_guest_memory};
+use crate::protocol::Status;
+use crate::reactor::Reactor;
+use crate::request::Request;
+use crate::segments::Room;
+use crate::tasks::{Tasks, Token};
+use crate::vfio_user::protocol::region;
+use crate::vfio_user::{Access, Client, Next};
+use crate::vhost::{ServeError, View, VirtioDevice};
+
+/// How long registers wait for a keyslot. Only a fault, or storage that stands still, takes longer; then the slot cannot be used
+/// until it has changed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The most messages that are served before everything else gets its turn: a client may never stop to send.
+const MOST_MESSAGES: usize = 64;
+
+/// What waits until nothing is in flight.
+enum Wait {
+    Disable,
+    Reset,
+    /// Guest memory is removed.
+    Unmap,
+    End(Result<(), ServeError>),
+}
+
+/// A request on its way through the engine.
+pub async fn serve<'m>(engine: &'m Engine, token: Token, mut job: Job<'m>) -> (Purpose, Result<(), Failure>) {
+    job.io.token = token;
+    let Job { io, request, purpose } = &mut job;
+    io.record.describe(request);
+    let served = engine.serve(io, request).await.and_then(|()| check_guest_memory());
+    if let Err(failure) = &served {
+        failure.report();
+    }
+    io.record.finish(served.as_ref().map_or_else(device::status, |()| Status::Ok));
+    io.finished();
+    let purpose = std::mem::replace(purpose, Purpose::Key { slot: 0, programs: false });
+    (purpose, served)
+}
+
+/// The time from one removal of guest memory to the next.
+pub struct Stretch<'m, 'c, S, F> {
+    device: &'c Device,
+    worker: &'m Worker,
+    view: &'m View,
+    /// The client.
+    pub client: &'c mut Client,
+    controller: &'c mut Controller,
+    tasks: Tasks<F>,
+    serve: S,
+    /// Transfer requests that wait for the engine to have room.
+    transfers: u32,
+    /// Keyslots that change, and since when.
+    key_changes: usize,
+    key_since: Instant,
+    wait: Option<Wait>,
+    tokens: Vec<Token>,
+    /// Which request of the engine a transfer request is, of those that it has.
+    of_transfers: [Token; MOST_TRANSFERS as usize],
+}
+
+impl<'m, 'c, S, F> Stretch<'m, 'c, S, F>
+where
+    S: Fn(Token, Job<'m>) -> F,
+    F: Future<Output = (Purpose, Result<(), Failure>)>,
+{
+    /// Nothing is in flight. `serve` is [`serve`].
+    pub fn new(
+        (device, client, controller): (&'c Device, &'c mut Client, &'c mut Controller),
+        worker: &'m Worker,
+        view: &'m View,
+        serve: S,
+    ) -> Self {
+        Self {
+            device,
+            worker,
+            view,
+            client,
+            controller,
+            tasks: Tasks::default(),
+            serve,
+            transfers: 0,
+            key_changes: 0,
+            key_since: Instant::now(),
+            wait: None,
+            tokens: Vec::new(),
+            of_transfers: [0; MOST_TRANSFERS as usize],
+        }
+    }
+
+    /// Ends the session when nothing is in flight. The first reason counts.
+    pub fn end(&mut self, how: Result<(), ServeError>) {
+        if !self.is_ending() {
+            self.controller.give_all_up();
+            self.transfers = 0;
+            self.wait = Some(Wait::End(how));
+        }
+    }
+
+    /// Whether the session ends when nothing is in flight.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.wait, Some(Wait::End(_)))
+    }
+
+    /// What has ended this stretch: the session, or the removal of guest memory.
+    pub fn over(&mut self) -> Option<Option<Result<(), ServeError>>> {
+        if !self.tasks.is_empty() {
+            return None;
+        }
+        match self.wait.take()? {
+            Wait::Unmap => return Some(None),
+            Wait::End(how) => return Some(Some(how)),
+            Wait::Disable => self.controller.disable(),
+            Wait::Reset => self.controller.reset(),
+        }
+        // This waits for whoever uses a key. That is nobody on this thread.
+        self.worker.before_completion();
+        self.device.reset();
+        if let Err(error) = self.client.done() {
+            self.end(Err(broken(error)));
+        }
+        None
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Whether it goes on by itself: it ends, or waits for nothing that is in flight.
+    pub fn is_going_on(&self) -> bool {
+        self.wait.is_some() && self.tasks.is_empty()
+    }
+
+    /// Whether registers have to wait.
+    fn is_blocked(&self) -> bool {
+        self.wait.is_some() || self.transfers != 0 || self.key_changes > 0 && self.key_since.elapsed() < PATIENCE
+    }
+
+    /// The longest time to sleep.
+    pub fn timeout(&self) -> Option<Timespec> {
+        let waits = self.key_changes > 0 || self.wait.is_some() || self.controller.unwanted() != 0;
+        waits.then_some(Timespec { tv_sec: 0, tv_nsec: 20_000_000 })
+    }
+
+    /// Serves what the client has said, and goes on with what can go on. Returns whether there was anything.
+    pub fn step(&mut self) -> bool {
+        let mut progress = false;
+        for _ in 0..MOST_MESSAGES {
+            if self.is_blocked() {
+                break;
+            }
+            match self.client.receive() {
+                Ok(Next::Nothing) => {
+                    progress = false;
+                    break;
+                }
+                Ok(Next::Served) => self.view = self.view.newest(),
+                Ok(Next::Access(access)) => {
+                    if let Err(error) = self.access(access) {
+                        self.end(Err(broken(error)));
+                    }
+                }
+                Ok(Next::End) => self.end(Ok(())),
+                Err(error) => self.end(Err(broken(error))),
+            }
+            progress = true;
+        }
+        progress |= self.begin_transfers();
+        self.worker.submit();
+        if !self.tasks.is_empty() {
+            // Whoever is held back by a fault.
+            progress |= if self.wait.is_some() { self.worker.drain(0) } else { self.release_unwanted() };
+            let mut tokens = std::mem::take(&mut self.tokens);
+            self.worker.poll_completions(&mut tokens);
+            progress |= !tokens.is_empty();
+            tokens.drain(..).for_each(|token| self.poll(token));
+            self.tokens = tokens;
+            self.worker.submit();
+        }
+        self.worker.before_completion();
+        self.client.line().set(self.controller.interrupts());
+        progress
+    }
+
+    fn access(&mut self, access: Access) -> io::Result<()> {
+        match access {
+            Access::Read { region, offset, len } => {
+                let mut data: SmallVec<[u8; 8]> = smallvec::smallvec![0; len];
+                self.controller.read(region, offset, &mut data);
+                match (region, offset) {
+                    (region::BAR0, reg::IS) => self.client.line().hold(),
+                    // A handler looks at these before it writes IS; they change nothing.
+                    (region::BAR0, reg::IE | reg::UTRLDBR) => {}
+                    _ => self.client.line().release(),
+                }
+                return self.client.read_done(&data);
+            }
+            Access::Write { region, offset, mut data } => {
+                let action = self.controller.write(region, offset, &data);
+                // It may be a part of a key.
+                data.as_mut_slice().zeroize();
+                // Another CPU may ring the doorbell meanwhile.
+                if (region, offset) != (region::BAR0, reg::UTRLDBR) {
+                    self.client.line().release();
+                }
+                match action {
+                    Action::Nothing => {}
+                    Action::Transfers(slots) => {
+                        self.transfers |= slots;
+                        self.begin_transfers();
+                    }
+                    Action::Tasks(tasks) => {
+                        self.controller.manage(tasks, self.view.memory());
+                    }
+                    Action::Clear(slots) => self.controller.give_up(slots),
+                    Action::Key(slot) => self.change_key(slot),
+                    Action::Disable => {
+                        self.controller.give_all_up();
+                        self.wait = Some(Wait::Disable);
+                        return Ok(());
+                    }
+                }
+            }
+            Access::Reset => {
+                self.controller.give_all_up();
+                self.wait = Some(Wait::Reset);
+                return Ok(());
+            }
+            Access::Unmap => {
+                self.wait = Some(Wait::Unmap);
+                return Ok(());
+            }
+        }
+        // The line first: what follows the reply finds it as it is now.
+        self.client.line().set(self.controller.interrupts());
+        self.client.done()
+    }
+
+    /// Begins transfer requests, as many as the engine has room for. Returns whether there were any.
+    fn begin_transfers(&mut self) -> bool {
+        let before = self.transfers;
+        while self.transfers != 0 && self.worker.room() > 0 {
+            let slot = self.transfers.trailing_zeros();
+            self.transfers &= self.transfers - 1;
+            if let Some(job) = self.controller.begin(slot as u8, self.view.memory(), self.worker) {
+                // At most 31.
+                self.start(job);
+            }
+        }
+        before != self.transfers
+    }
+
+    fn start(&mut self, job: Job<'m>) {
+        let serve = &self.serve;
+        let transfer = if let Purpose::Transfer(reply) = &job.purpose { Some(reply.slot) } else { None };
+        let token = self.tasks.insert(|token| serve(token, job));
+        if let Some(of_transfer) = transfer.and_then(|slot| self.of_transfers.get_mut(usize::from(slot))) {
+            *of_transfer = token;
+        }
+        self.poll(token);
+    }
+
+    /// Lets those transfer requests go on that a fault holds back and nobody wants any more. Returns whether there were any.
+    fn release_unwanted(&self) -> bool {
+        let unwanted = self.controller.unwanted();
+        let tokens = (0..).zip(&self.of_transfers).filter(|(slot, _)| unwanted & 1 << slot != 0);
+        tokens.fold(false, |released, (_, token)| self.worker.release(*token) || released)
+    }
+
+    fn poll(&mut self, token: Token) {
+        let mut context = Context::from_waker(self.worker.waker());
+        let Poll::Ready((purpose, result)) = self.tasks.poll(token, &mut context) else { return };
+        match purpose {
+            Purpose::Transfer(reply) => {
+                self.worker.before_completion();
+                self.controller.finish(&reply, self.view.memory(), result);
+            }
+            Purpose::Key { slot, programs } => {
+                self.key_changes -= 1;
+                if self.controller.crypto.finished(slot, programs, result.is_ok()) {
+                    self.change_key(slot);
+                }
+            }
+        }
+    }
+
+    fn change_key(&mut self, slot: u32) {
+        let Some(change) = self.controller.crypto.take(slot) else { return };
+        let programs = change.programs();
+        let io = Io::new(self.worker, 0, slot as u16, false, Room::default()); // at most 255
+        self.key_changes += 1;
+        self.key_since = Instant::now();
+        self.start(Job {
+            io,
+            request: Request::Control(change.into_command(slot)),
+            purpose: Purpose::Key { slot, programs },
+        });
+    }
+}
