@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # case: a UFS host controller with one slot: 200 keys take turns in it, policies that it cannot have use the fallback, and all are right after each kind of suspend
 # attach: ufs
+# needs: rtcwake
 # device: --personality one-slot --data-unit-sizes 4096
 # timeout: 600
 # check: fscrypt
@@ -38,12 +39,12 @@ for level in 1 3 5; do
 	runtime_resume
 	all_is_right
 done
-note "system suspend: $(cat /sys/power/state)"
-echo devices > /sys/power/pm_test
 for round in 1 2; do
-	echo mem > /sys/power/state
+	note 'system suspend, until the clock wakes it'
+	rtcwake -m freeze -s 2
 	all_is_right
 done
+dmesg_has 'PM: suspend exit' || fail 'the system was not suspended'
 for directory in fallback native; do
 	record "$MNT/$directory" more
 done
