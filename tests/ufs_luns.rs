@@ -6,6 +6,7 @@ mod common;
 
 use std::os::unix::fs::FileExt;
 
+use common::ufs::Answer;
 use common::ufs::*;
 use common::*;
 use vhost_user_blk_crypto::device::FrontendKnows;
