@@ -129,7 +129,11 @@ fn all_fields_are_documented() {
     let control = other.path("control");
     let _running = Running::start(&other, &["--control", control.to_str().expect("UTF-8")]);
     wait_for(|| ctl(&[&control], &["status"]).status.success());
-    check("status", &[connected, json_of(&control, &["status"])]);
+    let ufs = Files::new();
+    let ufs_control = ufs.path("control");
+    let _ufs = Running::start(&ufs, &["--ufs", "--control", ufs_control.to_str().expect("UTF-8")]);
+    wait_for(|| ctl(&[&ufs_control], &["status"]).status.success());
+    check("status", &[connected, json_of(&control, &["status"]), json_of(&ufs_control, &["status"])]);
 
     // An error leaves nothing for a parser.
     let refused = ctl(&[&control], &["--json", "trace", "off"]);

@@ -112,8 +112,10 @@ fn units_share_keyslots_and_nothing_else() {
 fn each_unit_has_a_size_of_its_own() {
     let mut ufs = three();
     let resized = ufs.device.resize_lun(1, Some(6 << 20)).expect("larger");
-    assert_eq!((resized.before, resized.bytes, resized.frontend), (4 << 20, 6 << 20, FrontendKnows::NotTold));
-    assert!(resized.reason.expect("a reason").contains("rescan"));
+    assert_eq!((resized.before, resized.bytes, resized.frontend), (4 << 20, 6 << 20, FrontendKnows::WithNextRequest));
+    // Once, and only that unit's driver.
+    assert_eq!(ufs.ask(0, &[0; 6], 0).0.status().0, 0);
+    assert_eq!([0; 2].map(|_| ufs.ask(1, &[0; 6], 0).0.status().0), [2, 0]);
     for (lun, blocks) in [(0, 2048u32), (1, 1536), (2, 512)] {
         assert_eq!(ufs.ask(lun, &[0x25], 8).1[..4], (blocks - 1).to_be_bytes());
     }
