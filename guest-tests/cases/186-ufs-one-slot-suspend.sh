@@ -40,8 +40,8 @@ for level in 1 3 5; do
 	all_is_right
 done
 for round in 1 2; do
-	note 'system suspend, until the clock wakes it'
-	rtcwake -m freeze -s 2
+	note 'system suspend to memory, until the clock wakes it'
+	rtcwake -m mem -s 5
 	all_is_right
 done
 dmesg_has 'PM: suspend exit' || fail 'the system was not suspended'
