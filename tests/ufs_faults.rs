@@ -61,6 +61,8 @@ fn a_controller_that_has_failed_waits_for_a_reset() {
         fault(&ufs, &format!("{kind},slot=0,count=1"));
         ufs.set(0x20, u32::MAX);
         ufs.set_memory(DATA, &data);
+        // Earlier requests have been completed.
+        ufs.set(0x20, u32::MAX);
         begin(&mut ufs, 3, 0, true, Some((0, 7)));
         assert_eq!(ufs.get(0x20) & (1 << 8 | 1 << 2 | 1 << 18), interrupt, "{kind}");
         assert_eq!(ufs.get(0x30) & 1 == 1, link_is_up, "{kind}");
