@@ -59,7 +59,6 @@ fn a_controller_that_has_failed_waits_for_a_reset() {
     {
         ufs.program(0, &key, UNIT_4096);
         fault(&ufs, &format!("{kind},slot=0,count=1"));
-        ufs.set(0x20, u32::MAX);
         ufs.set_memory(DATA, &data);
         // Earlier requests have been completed.
         ufs.set(0x20, u32::MAX);
