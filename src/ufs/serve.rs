@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The main loop: one client after the other, until somebody says stop.
+//! The main loop: serves one client after the other, until the process stops.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::vfio_user::Listener;
 use crate::vhost::{Listen, ServeError, Stop, VirtioDevice};
 use crate::{eventfd, threads};
 
-/// A session that should end and has not ended for so long may hang.
+/// A session that should end and has not ended after this time may hang.
 const STUCK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Serves a device to clients as a UFS host controller.
@@ -38,7 +38,7 @@ impl Server {
     }
 
     /// Serves clients one after the other. After each, with its requests drained and the device reset, calls `disconnected`.
-    /// Returns when stopping is asked for, or there will be no other client.
+    /// Returns when the process stops, or there will be no other client.
     ///
     /// # Errors
     /// [`ServeError`].
@@ -48,7 +48,7 @@ impl Server {
         while let Some(client) = listener.wait().map_err(ServeError::Accept)? {
             let (result, negotiated) = self.session(client, &mut listener);
             if result.is_ok() && !negotiated && !matches!(listen, Listen::Connected(_)) && !self.stop.requested() {
-                // Somebody looked whether anyone is here.
+                // The client connected only to see whether it can.
                 continue;
             }
             disconnected();
@@ -65,7 +65,7 @@ impl Server {
         Ok(())
     }
 
-    /// Serves a client on a thread of its own. Says also whether it has ever spoken the protocol.
+    /// Serves a client on a thread of its own. Also returns whether it has ever sent VERSION.
     fn session(&self, client: UnixStream, listener: &mut Listener<'_>) -> (Result<(), ServeError>, bool) {
         let failed = |error| (Err(ServeError::Session(error)), true);
         let (watched, done) = match client.try_clone().and_then(|client| Ok((client, eventfd::new()?))) {
@@ -88,8 +88,8 @@ impl Server {
         })
     }
 
-    /// Waits for the end of a session. When that should come, a client may have filled its interrupt's eventfd at the very moment
-    /// of a signal. Then the session's thread hangs until there is room.
+    /// Waits for the end of a session. A client may have filled its interrupt's eventfd at the very moment of a signal. Then the
+    /// session's thread hangs until there is room, which this makes.
     fn watch(&self, client: &UnixStream, done: &File, is_finished: impl Fn() -> bool) {
         let mut timeout = None;
         while !is_finished() {
@@ -97,7 +97,7 @@ impl Server {
             if timeout.is_none() {
                 fds.extend([PollFd::new(client, PollFlags::RDHUP), PollFd::new(self.stop.event(), PollFlags::IN)]);
             }
-            // It also ends when a session must end, or a signal has come.
+            // The wait also ends when the session must end, or the process got a signal.
             let _ = poll(&mut fds, timeout.as_ref());
             if timeout.is_some() {
                 Event::unblock_all();
@@ -117,7 +117,7 @@ impl Server {
         let result = session.run(listener, &self.stop);
         device.queue_running(0, false);
         let negotiated = session.is_negotiated();
-        // Its worker keeps no key any more, and nothing is in flight.
+        // The session's worker holds no key any more, and nothing is in flight.
         drop(session);
         device.disconnected();
         device.hung_up();

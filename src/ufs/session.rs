@@ -2,8 +2,8 @@
 
 //! One client: its messages, and the requests of its driver, all on one thread.
 //!
-//! Registers are served in the order in which they are accessed. A transfer request takes its key at the doorbell: before any
-//! later write to a keyslot. While a keyslot changes, no register is served, so that the driver finds the slot as it wants it.
+//! Accesses to registers are served in their order. A transfer request takes its key at the doorbell, before any later write to
+//! a keyslot. While a keyslot changes, no access is served: so the driver's next request finds the new key.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -26,15 +26,15 @@ use crate::sigbus;
 use crate::vfio_user::{Client, Listener, Regions};
 use crate::vhost::{Polling, ServeError, Stop, View};
 
-/// The most clients that are hung up on at a time.
+/// The maximum number of other clients to refuse at a time.
 const MOST_CLIENTS: usize = 64;
 
-/// Steps from one look for other clients to the next, while there is always something to do: a look is a system call.
+/// While there is always work, the session looks for other clients after this number of steps: a look is a system call.
 const STEPS_PER_LOOK: u32 = 1024;
 
-/// What an event is about: clients that have connected.
+/// Marks events of the listening socket.
 const CLIENTS: u64 = 1;
-/// And everything else, which each step looks at anyway.
+/// Marks all other events. Each step looks at their sources anyway.
 const OTHERS: u64 = 0;
 
 /// A session.
@@ -48,14 +48,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// A client that has said nothing yet.
+    /// A session for a client that has just connected.
     ///
     /// # Errors
-    /// When there is no memory, no descriptor, or no way to the disk.
+    /// When memory or descriptors are short, or the disk cannot be used.
     pub fn new(device: &Arc<Device>, stream: UnixStream, poll: Duration) -> io::Result<Self> {
         let worker = device.engine().worker()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // Edges only: all of these are looked at before each sleep.
+        // Edge-triggered: the session looks at all of these before each sleep.
         let edges = epoll::EventFlags::ET | epoll::EventFlags::IN;
         worker.events(&mut |event| Ok(epoll::add(&epoll, event, data(OTHERS), edges)?))?;
         epoll::add(&epoll, &stream, data(OTHERS), edges)?;
@@ -70,15 +70,15 @@ impl Session {
         })
     }
 
-    /// Whether the client has said which protocol it speaks.
+    /// Whether the client has sent VERSION.
     pub fn is_negotiated(&self) -> bool {
         self.client.is_negotiated()
     }
 
-    /// Serves the client until it has gone, gives way to another one, or somebody wants to stop.
+    /// Serves the client until it hangs up, another one takes its place, or the process stops.
     ///
     /// # Errors
-    /// What has ended the session too early.
+    /// The reason why the session ended too early.
     pub fn run(&mut self, listener: &mut Listener<'_>, stop: &Stop) -> Result<(), ServeError> {
         let Self { device, worker, client, controller, polling, epoll } = self;
         // Both stay readable while the session ends.
@@ -88,7 +88,7 @@ impl Session {
             epoll::add(&*epoll, socket, data(CLIENTS), edges).map_err(|error| session(error.into()))?;
         }
         let engine = device.engine();
-        // Steps until somebody looks for other clients.
+        // Steps until the next look for other clients.
         let mut patience = 0;
         let mut was_full = false;
         loop {
@@ -116,7 +116,7 @@ impl Session {
                 }
                 if was_full != stretch.client.is_full() {
                     was_full = !was_full;
-                    // Only then: each reply that the client takes would wake us.
+                    // Only then: otherwise each reply that the client reads would wake this thread.
                     let wanted = if was_full { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
                     let modified = epoll::modify(&*epoll, stretch.client.stream(), data(OTHERS), edges | wanted);
                     if let Err(error) = modified {
@@ -143,7 +143,7 @@ impl Session {
     }
 }
 
-/// Whether the session is to end: somebody wants to stop, or the guest's memory is not there.
+/// Whether the session must end: the process stops, or a part of guest memory is missing.
 fn interrupted(stop: &Stop) -> Option<Result<(), ServeError>> {
     if stop.requested() {
         return Some(Ok(()));
@@ -151,19 +151,19 @@ fn interrupted(stop: &Stop) -> Option<Result<(), ServeError>> {
     (!sigbus::guest_memory_is_sound()).then_some(Err(ServeError::GuestMemory))
 }
 
-/// Who else has connected.
+/// Other clients that have connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Visit {
-    /// Nobody who matters.
+    /// None that takes the place of this client.
     Nobody,
-    /// So many that there may be more.
+    /// The same, and there may be more clients.
     Many,
-    /// Somebody, while this client is silent.
+    /// One that takes the place of this client, which has sent nothing.
     GiveWay,
 }
 
 fn visitors(client: &Client, listener: &mut Listener<'_>) -> Visit {
-    // Until nobody is there: the next edge comes with the next client only.
+    // Accept all: only a new client triggers the next edge.
     for _ in 0..MOST_CLIENTS {
         match listener.accept() {
             Ok(None) => return Visit::Nobody,
@@ -171,7 +171,7 @@ fn visitors(client: &Client, listener: &mut Listener<'_>) -> Visit {
                 let (silent, gone) = (!client.is_negotiated(), client.has_hung_up());
                 if silent || gone {
                     listener.keep(stream);
-                    // What a client had sent before it hung up is still served.
+                    // Messages that a client sent before it hung up are still served.
                     return if silent && !gone { Visit::GiveWay } else { Visit::Nobody };
                 }
                 log::debug!("another client has connected; it is hung up on, because the device serves one at a time");
@@ -189,14 +189,14 @@ fn data(number: u64) -> epoll::EventData {
     epoll::EventData::new_u64(number)
 }
 
-/// Sleeps until something happens; returns whether other clients have come.
+/// Sleeps until an event. Returns whether other clients have connected.
 fn sleep(epoll: &OwnedFd, timeout: Option<Timespec>) -> bool {
     let mut events = [const { MaybeUninit::uninit() }; 8];
     match epoll::wait(epoll, &mut events, timeout.as_ref()) {
         Ok((events, _)) => return events.iter().any(|event| event.data.u64() == CLIENTS),
         Err(rustix::io::Errno::INTR) => {}
         Err(error) => {
-            // It never should.
+            // This cannot happen.
             log::error!("cannot wait for a client: {}", io::Error::from(error));
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -208,7 +208,7 @@ fn session(error: io::Error) -> ServeError {
     ServeError::Session(error)
 }
 
-/// The client is to blame.
+/// An error that the client has caused.
 pub fn broken(error: io::Error) -> ServeError {
     ServeError::Frontend(error.to_string())
 }

@@ -26,14 +26,14 @@ use crate::vfio_user::protocol::region;
 use crate::vfio_user::{Access, Client, Next};
 use crate::vhost::{ServeError, View, VirtioDevice};
 
-/// How long registers wait for a keyslot. Only a fault, or storage that stands still, takes longer; then the slot cannot be used
-/// until it has changed.
+/// How long accesses to registers wait for a keyslot. Only a fault or a hanging disk takes longer; then the slot cannot be used
+/// until the change is done.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The most messages that are served before everything else gets its turn: a client may never stop to send.
+/// The maximum number of messages before other work gets its turn: a client may never stop sending.
 const MOST_MESSAGES: usize = 64;
 
-/// What waits until nothing is in flight.
+/// What to do when nothing is in flight.
 enum Wait {
     Disable,
     Reset,
@@ -42,7 +42,7 @@ enum Wait {
     End(Result<(), ServeError>),
 }
 
-/// A request on its way through the engine.
+/// Executes a request.
 pub async fn serve<'m>(engine: &'m Engine, token: Token, mut job: Job<'m>) -> (Purpose, Result<(), Failure>) {
     job.io.token = token;
     let Job { io, request, purpose } = &mut job;
@@ -67,14 +67,14 @@ pub struct Stretch<'m, 'c, S, F> {
     controller: &'c mut Controller,
     tasks: Tasks<F>,
     serve: S,
-    /// Transfer requests that wait for the engine to have room.
+    /// Transfer requests that wait until the engine has room, one bit each.
     transfers: u32,
-    /// Keyslots that change, and since when.
+    /// The number of keyslots that change, and when the last change began.
     key_changes: usize,
     key_since: Instant,
     wait: Option<Wait>,
     tokens: Vec<Token>,
-    /// Which request of the engine a transfer request is, of those that it has.
+    /// The engine's token of each transfer request that it executes.
     of_transfers: [Token; MOST_TRANSFERS as usize],
 }
 
@@ -83,7 +83,7 @@ where
     S: Fn(Token, Job<'m>) -> F,
     F: Future<Output = (Purpose, Result<(), Failure>)>,
 {
-    /// Nothing is in flight. `serve` is [`serve`].
+    /// A stretch with nothing in flight. `serve` is the function [`serve`].
     pub fn new(
         (device, client, controller): (&'c Device, &'c mut Client, &'c mut Controller),
         worker: &'m Worker,
@@ -107,7 +107,7 @@ where
         }
     }
 
-    /// Ends the session when nothing is in flight. The first reason counts.
+    /// Ends the session when nothing is in flight. Keeps the first reason.
     pub fn end(&mut self, how: Result<(), ServeError>) {
         if !self.is_ending() {
             self.controller.give_all_up();
@@ -116,12 +116,12 @@ where
         }
     }
 
-    /// Whether the session ends when nothing is in flight.
+    /// Whether the session is ending.
     pub fn is_ending(&self) -> bool {
         matches!(self.wait, Some(Wait::End(_)))
     }
 
-    /// What has ended this stretch: the session, or the removal of guest memory.
+    /// Whether this stretch is over: by the end of the session (its result), or by the removal of guest memory (`None`).
     pub fn over(&mut self) -> Option<Option<Result<(), ServeError>>> {
         if !self.tasks.is_empty() {
             return None;
@@ -132,7 +132,7 @@ where
             Wait::Disable => self.controller.disable(),
             Wait::Reset => self.controller.reset(),
         }
-        // This waits for whoever uses a key. That is nobody on this thread.
+        // This waits until no request uses a key. None does on this thread.
         self.worker.before_completion();
         self.device.reset();
         if let Err(error) = self.client.done() {
@@ -146,23 +146,23 @@ where
         self.tasks.is_empty()
     }
 
-    /// Whether it goes on by itself: it ends, or waits for nothing that is in flight.
+    /// Whether [`over`](Self::over) has something to do.
     pub fn is_going_on(&self) -> bool {
         self.wait.is_some() && self.tasks.is_empty()
     }
 
-    /// Whether registers have to wait.
+    /// Whether accesses to registers must wait.
     fn is_blocked(&self) -> bool {
         self.wait.is_some() || self.transfers != 0 || self.key_changes > 0 && self.key_since.elapsed() < PATIENCE
     }
 
-    /// The longest time to sleep.
+    /// The maximum time to sleep.
     pub fn timeout(&self) -> Option<Timespec> {
         let waits = self.key_changes > 0 || self.wait.is_some() || self.controller.unwanted() != 0;
         waits.then_some(Timespec { tv_sec: 0, tv_nsec: 20_000_000 })
     }
 
-    /// Serves what the client has said, and goes on with what can go on. Returns whether there was anything.
+    /// Serves the client's messages, and polls requests that can continue. Returns whether there was work.
     pub fn step(&mut self) -> bool {
         let mut progress = false;
         for _ in 0..MOST_MESSAGES {
@@ -188,7 +188,7 @@ where
         progress |= self.begin_transfers();
         self.worker.submit();
         if !self.tasks.is_empty() {
-            // Whoever is held back by a fault.
+            // Requests that a fault holds back.
             progress |= if self.wait.is_some() { self.worker.drain(0) } else { self.release_unwanted() };
             let mut tokens = std::mem::take(&mut self.tokens);
             self.worker.poll_completions(&mut tokens);
@@ -209,7 +209,7 @@ where
                 self.controller.read(region, offset, &mut data);
                 match (region, offset) {
                     (region::BAR0, reg::IS) => self.client.line().hold(),
-                    // A handler looks at these before it writes IS; they change nothing.
+                    // An interrupt handler reads these before it writes IS. Reading them changes nothing.
                     (region::BAR0, reg::IE | reg::UTRLDBR) => {}
                     _ => self.client.line().release(),
                 }
@@ -251,7 +251,7 @@ where
                 return Ok(());
             }
         }
-        // The line first: what follows the reply finds it as it is now.
+        // First the line: the client may look at it as soon as it has the reply.
         self.client.line().set(self.controller.interrupts());
         self.client.done()
     }
@@ -280,7 +280,7 @@ where
         self.poll(token);
     }
 
-    /// Lets those transfer requests go on that a fault holds back and nobody wants any more. Returns whether there were any.
+    /// Releases transfer requests that a fault holds back and that will not be answered. Returns whether there were any.
     fn release_unwanted(&self) -> bool {
         let unwanted = self.controller.unwanted();
         let tokens = (0..).zip(&self.of_transfers).filter(|(slot, _)| unwanted & 1 << slot != 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a client says: what concerns the protocol is served here, accesses to the device are handed on.
+//! The client's messages. Those about the protocol are served here; the others become accesses to the device.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -22,13 +22,13 @@ use super::protocol::{
     command, header_flag,
 };
 
-/// The most bytes of an access to a region. QEMU reads the configuration space at once.
+/// The maximum size of an access to a region. QEMU reads the whole configuration space at once.
 const MOST_DATA: usize = 4096;
 
-/// What the client wants of the device. Each is answered before the next one comes.
+/// What the client asks of the device. The device answers each before it gets the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
-    /// Read registers; ends with [`Client::read_done`]. The range is inside the region.
+    /// Read registers, then call [`Client::read_done`]. The range is inside the region.
     Read {
         /// The region.
         region: u32,
@@ -37,31 +37,31 @@ pub enum Access {
         /// Bytes.
         len: usize,
     },
-    /// Write registers; ends with [`Client::done`]. The range is inside the region.
+    /// Write registers, then call [`Client::done`]. The range is inside the region.
     Write {
         /// The region.
         region: u32,
         /// Its first byte.
         offset: u64,
-        /// What to write.
+        /// The data.
         data: SmallVec<[u8; 8]>,
     },
-    /// Reset the device; ends with [`Client::done`].
+    /// Reset the device, then call [`Client::done`].
     Reset,
-    /// Guest memory goes away; when nothing uses it any more, ends with [`Client::done`].
+    /// Guest memory is removed: stop using it, then call [`Client::done`].
     Unmap,
 }
 
-/// What comes next.
+/// What [`Client::receive`] has found.
 #[derive(Debug)]
 pub enum Next {
     /// The device has something to do.
     Access(Access),
-    /// Something was served, and more may have come.
+    /// A message was served. There may be more.
     Served,
-    /// Nothing so far.
+    /// There is no message now.
     Nothing,
-    /// The client has gone.
+    /// The client has hung up.
     End,
 }
 
@@ -77,7 +77,7 @@ enum Pending {
         header: Header,
         access: RegionAccess,
     },
-    /// `next`: the number of the next one. They stay in the message, which is wiped.
+    /// Several writes. `next` is the number of the next one. They stay in the message, which is wiped later.
     Writes {
         header: Header,
         count: usize,
@@ -87,7 +87,7 @@ enum Pending {
     Unmap(Header, DmaUnmap),
 }
 
-/// A client and what it has set up.
+/// A client, with its guest memory and its interrupt line.
 pub struct Client {
     connection: Connection,
     regions: Regions,
@@ -98,7 +98,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Somebody has connected, who has said nothing yet.
+    /// A client that has just connected.
     pub fn new(stream: UnixStream, regions: Regions) -> Self {
         let (connection, memory, line) = (Connection::new(stream), DmaMemory::new(), Line::default());
         Self { connection, regions, memory, line, negotiated: false, pending: Pending::None }
@@ -119,26 +119,26 @@ impl Client {
         &mut self.line
     }
 
-    /// Whether it has said which protocol it speaks.
+    /// Whether it has sent VERSION.
     pub fn is_negotiated(&self) -> bool {
         self.negotiated
     }
 
-    /// Whether it will say nothing more than what has come.
+    /// Whether it has hung up, so that nothing more arrives.
     pub fn has_hung_up(&self) -> bool {
         let mut fds = [PollFd::new(self.stream(), PollFlags::RDHUP)];
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// Whether it does not take replies. The socket is writable when that is over.
+    /// Whether replies wait for room in the socket. It is writable when there is room.
     pub fn is_full(&self) -> bool {
         self.connection.is_full()
     }
 
-    /// What it says next. Never waits. The access before must have been answered.
+    /// Serves its next message. Never blocks. The access before must have been answered.
     ///
     /// # Errors
-    /// When the connection is broken, or makes no sense.
+    /// When the connection is broken, or a header is invalid.
     pub fn receive(&mut self) -> io::Result<Next> {
         if let Pending::Writes { count, next, .. } = &mut self.pending {
             let number = *next;
@@ -168,7 +168,7 @@ impl Client {
             Received::Message(header) => header,
         };
         if header.flags.get() & header_flag::TYPE != 0 {
-            // We have asked for nothing.
+            // The device sends no commands.
             return Ok(Next::Served);
         }
         match self.command(&header) {
@@ -183,7 +183,7 @@ impl Client {
         }
     }
 
-    /// The answer to [`Access::Read`].
+    /// Answers [`Access::Read`].
     ///
     /// # Errors
     /// When the connection is broken.
@@ -197,7 +197,7 @@ impl Client {
         }
     }
 
-    /// The other accesses have been done.
+    /// Answers the other accesses.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -227,7 +227,7 @@ impl Client {
         Ok(Next::Served)
     }
 
-    /// One of the writes in the message.
+    /// The next write of REGION_WRITE_MULTI.
     fn write(&self, number: usize) -> Option<OneWrite> {
         let writes = self.connection.body().get(size_of::<U64>()..)?;
         let bytes = writes.get(number.checked_mul(size_of::<OneWrite>())?..)?;
@@ -237,7 +237,7 @@ impl Client {
     fn command(&mut self, header: &Header) -> Result<Option<Access>, Refusal> {
         let command = header.command.get();
         if self.negotiated == (command == command::VERSION) {
-            // Twice, or something else first.
+            // A second VERSION, or another command before it.
             return Err(Errno::INVAL.into());
         }
         match command {
@@ -326,11 +326,11 @@ impl Client {
         Ok(Access::Unmap)
     }
 
-    /// All are checked before the first is done.
+    /// Checks all writes before the first one is done.
     fn writes(&mut self, header: &Header) -> Result<(), Refusal> {
         let count: U64 = self.structure()?;
         let count = usize::try_from(count.get()).map_err(|_| Errno::INVAL)?;
-        // The first one that is not there ends this, whatever the count.
+        // The end of the message ends this, whatever the count says.
         for number in 0..count {
             let mut write = self.write(number).ok_or(Errno::INVAL)?;
             write.data.zeroize();
@@ -340,7 +340,7 @@ impl Client {
         Ok(())
     }
 
-    /// The bytes of an access, if there are so many in the region.
+    /// The size of an access, if the region has this range.
     fn check(&self, access: &RegionAccess, most: usize) -> Result<usize, Errno> {
         let bytes = self.regions.size(access.region.get()).ok_or(Errno::INVAL)?;
         let (offset, count) = (access.offset.get(), u64::from(access.count.get()));
@@ -350,7 +350,7 @@ impl Client {
         Ok(count as usize) // at most `most`
     }
 
-    /// The structure at the beginning of the message's body.
+    /// The structure at the start of the message's body.
     fn structure<T: FromBytes + KnownLayout + Immutable + Unaligned>(&self) -> Result<T, Errno> {
         T::read_from_prefix(self.connection.body()).map(|(structure, _)| structure).map_err(|_| Errno::INVAL)
     }
@@ -366,9 +366,9 @@ impl Client {
 
 /// Why a command was not served.
 enum Refusal {
-    /// The client is told.
+    /// The client gets an error reply.
     Command(Errno),
-    /// It cannot be told any more.
+    /// The connection is broken.
     Connection(io::Error),
 }
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Messages from and to the client, whole ones only: what has come of a message waits here until the rest is there.
+//! Messages from and to the client. The first part of a message waits here until the rest has arrived.
 //!
-//! Nothing here waits. As much is read at once as there is, because each system call is on the way of a register that the guest
-//! waits for. No message takes more memory than [`MOST_BYTES`]: a longer one is read to its end and dropped, so that the next one
-//! is found.
+//! Nothing here blocks. One read takes all that has arrived, because the guest waits for a register during each system call. No
+//! message takes more memory than [`MOST_BYTES`]: a longer one is read to its end and dropped, so that the next one is found.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -21,17 +20,17 @@ use zeroize::Zeroize;
 
 use super::protocol::{Header, header_flag};
 
-/// The longest message that is served: REGION_WRITE_MULTI with all its writes has 4824 bytes.
+/// The maximum size of a message. REGION_WRITE_MULTI with all its writes has 4824 bytes.
 pub const MOST_BYTES: usize = 8192;
-/// The most descriptors of a message.
+/// The maximum number of descriptors of a message.
 pub const MOST_FILES: usize = 8;
 
 const HEADER: usize = size_of::<Header>();
 
-/// What has come.
+/// What [`Connection::receive`] has found.
 #[derive(Debug)]
 pub enum Received {
-    /// Not a whole message.
+    /// No complete message.
     Nothing,
     /// A message: see [`Connection::body`] and [`Connection::take_files`].
     Message(Header),
@@ -46,25 +45,25 @@ pub enum Received {
 /// A connection to a client.
 pub struct Connection {
     stream: UnixStream,
-    /// What has come: the bytes from `start` to `filled`, which begin with a message.
+    /// Received bytes. Those from `start` to `filled` begin with a message.
     input: Box<[u8; MOST_BYTES]>,
     start: usize,
     filled: usize,
-    /// Bytes of the message that [`Connection::receive`] has returned last.
+    /// Size of the message that [`Connection::receive`] returned last.
     whole: usize,
-    /// Descriptors, with the place in `input` where their message begins.
+    /// Descriptors, each with the place in `input` where its message begins.
     files: Vec<(usize, File)>,
-    /// The last read has found less than it had room for: so nothing is left there.
+    /// The last read returned less than it had room for, so the socket is empty.
     drained: bool,
-    /// A message that is too long, and how many bytes of it are left to be dropped.
+    /// The header of a message that is too long, and the bytes of it that are still to be dropped.
     too_long: Option<(Header, usize)>,
-    /// Replies that the client has not taken yet, and how far they have been sent.
+    /// Replies that are not sent yet, and how many bytes of them are.
     output: Vec<u8>,
     sent: usize,
 }
 
 impl Connection {
-    /// Nothing has come yet.
+    /// A new connection.
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,
@@ -85,10 +84,10 @@ impl Connection {
         &self.stream
     }
 
-    /// Looks for the next message; the one before is forgotten.
+    /// Returns the next message, and forgets the one before.
     ///
     /// # Errors
-    /// When the stream makes no sense any more, or descriptors are lost.
+    /// When a header is invalid, or descriptors were lost.
     pub fn receive(&mut self) -> io::Result<Received> {
         let whole = std::mem::take(&mut self.whole);
         self.forget(whole);
@@ -100,7 +99,7 @@ impl Connection {
                     Some(0) => return Ok(Received::End),
                     Some(bytes) if bytes < left => {
                         self.too_long = Some((header, left - bytes));
-                        // There may be gigabytes of it.
+                        // It may have gigabytes.
                         return Ok(Received::Dropped);
                     }
                     Some(_) => {
@@ -126,7 +125,7 @@ impl Connection {
                     continue;
                 }
             }
-            // What comes from now on is found by the next call.
+            // The next call finds what arrives from now on.
             if drained || std::mem::take(&mut self.drained) {
                 return Ok(Received::Nothing);
             }
@@ -138,18 +137,18 @@ impl Connection {
         }
     }
 
-    /// What follows the header of the message that has come.
+    /// The bytes that follow the message's header.
     pub fn body(&self) -> &[u8] {
         self.input.get(self.start + HEADER..self.start + self.whole).unwrap_or_default()
     }
 
-    /// The descriptors of the message that has come.
+    /// The message's descriptors.
     pub fn take_files(&mut self) -> Vec<File> {
         let start = self.start;
         self.files.extract_if(.., |(place, _)| *place == start).map(|(_, file)| file).collect()
     }
 
-    /// Forgets the first bytes, a message or a part of one, and wipes them: they may be a part of a key.
+    /// Removes the first bytes, and wipes them: they may be a part of a key.
     fn forget(&mut self, bytes: usize) {
         if bytes == 0 {
             return;
@@ -165,7 +164,7 @@ impl Connection {
         Header::read_from_prefix(there).ok().map(|(header, _)| header)
     }
 
-    /// Reads as much as there is, after a part of a message or nothing. `None`: nothing has come; 0 bytes: nothing will.
+    /// Reads all that has arrived, and appends it. `None`: there is nothing; 0 bytes: the client has hung up.
     fn read(&mut self) -> io::Result<Option<usize>> {
         if self.start > 0 {
             let part = self.filled - self.start;
@@ -180,7 +179,7 @@ impl Connection {
         let read = receive(&self.stream, room, &mut files)?;
         self.filled += read.unwrap_or(0);
         self.drained = files.is_empty() && read.is_some_and(|bytes| bytes < wanted);
-        // The system ends a read with the part of the stream that has descriptors, and each message is sent on its own.
+        // A read ends with the bytes that descriptors belong to, and the client sends each message by itself.
         let place = self.last_begun();
         self.files.extend(files.into_iter().map(|file| (place, file)));
         if self.files.iter().filter(|(of, _)| *of == place).count() > MOST_FILES {
@@ -189,7 +188,7 @@ impl Connection {
         Ok(read)
     }
 
-    /// Where the last message begins that has begun to come.
+    /// Where the last message begins, be it complete or not.
     fn last_begun(&self) -> usize {
         let mut place = 0;
         while let Some(header) = self.header(place) {
@@ -202,7 +201,7 @@ impl Connection {
         place
     }
 
-    /// Drops bytes of a message that is too long, `left` at most. Like [`Connection::read`].
+    /// Drops at most `left` bytes of a message that is too long. Returns as [`Connection::read`] does.
     fn drop_part(&mut self, left: usize) -> io::Result<Option<usize>> {
         let mut bytes = [0; 1024];
         let wanted = left.min(bytes.len());
@@ -212,7 +211,7 @@ impl Connection {
         dropped
     }
 
-    /// Replies to a command. Without effect if it wants no reply.
+    /// Replies to a command, unless it wants no reply.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -245,12 +244,12 @@ impl Connection {
         self.flush()
     }
 
-    /// Whether a reply has not been sent as a whole. Then no command is to be taken, or replies would pile up.
+    /// Whether a reply is not sent completely. Serve no command then, or replies would pile up.
     pub fn is_full(&self) -> bool {
         !self.output.is_empty()
     }
 
-    /// Sends what has not been sent, as far as the client takes it.
+    /// Sends as much of the replies as the socket takes.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -276,7 +275,7 @@ impl Drop for Connection {
     }
 }
 
-/// Reads bytes and descriptors. `None`: nothing has come; 0 bytes: nothing will.
+/// Reads bytes and descriptors. `None`: there is nothing; 0 bytes: the client has hung up.
 fn receive(stream: &UnixStream, room: &mut [u8], files: &mut Vec<File>) -> io::Result<Option<usize>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the device is: its regions and interrupts.
+//! Descriptions of the device: its regions and interrupts.
 #![forbid(unsafe_code)]
 
 use rustix::io::Errno;
@@ -8,7 +8,7 @@ use zerocopy::little_endian::U32;
 
 use super::protocol::{DEVICE_FLAG_PCI, DEVICE_FLAG_RESET, DeviceInfo, IrqInfo, RegionInfo, irq, region};
 
-/// Bytes of the regions that the device has.
+/// Sizes of the device's regions, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Regions {
     /// BAR 0.
@@ -18,7 +18,7 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Bytes of a region; 0 for one that is always empty. `None`: there is no such region.
+    /// Size of a region in bytes; 0 if it is not used. `None`: there is no such region.
     pub fn size(&self, index: u32) -> Option<u64> {
         match index {
             region::BAR0 => Some(self.bar0),
@@ -62,7 +62,7 @@ pub fn interrupts(asked: &IrqInfo) -> Result<IrqInfo, Errno> {
     Ok(IrqInfo { argsz: size(asked), flags: flags.into(), index: asked.index, count: count.into() })
 }
 
-/// Bytes of a structure, which is small.
+/// Size of a structure.
 fn size<T>(_: &T) -> U32 {
     (size_of::<T>() as u32).into()
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The interrupt line, as VFIO has it: it signals an eventfd when it rises, and masks itself until the client unmasks it. If it is
-//! still up then, it signals again.
+//! The interrupt line, as VFIO defines it: when it rises, it signals an eventfd and masks itself. If it is still up when the client
+//! unmasks it, it signals again.
 //!
-//! QEMU takes any access to a register as the end of the interrupt, and unmasks the line. The first access of a driver's handler
-//! is one that reads why the line is up, and the next ones let it go. So the line is held between them: a signal there would
-//! interrupt the guest for nothing.
+//! QEMU unmasks the line at any access to a register. The first access of a driver's interrupt handler reads why the line is up, and
+//! the next ones lower it. The line is held in between: a signal there would interrupt the guest for nothing.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -26,20 +25,20 @@ pub struct Line {
 }
 
 impl Line {
-    /// The device pulls the line up or lets it go.
+    /// Raises or lowers the line.
     pub fn set(&mut self, up: bool) {
         self.up = up;
-        // When it rises again, there is something new to tell.
+        // The next rise is a new event.
         self.held &= up;
         self.signal();
     }
 
-    /// The driver has read why the line is up: no signal until the line has been down, or the driver does something else.
+    /// The driver has read why the line is up. No signal from now on, until the line is down or [`release`](Self::release) is called.
     pub fn hold(&mut self) {
         self.held = self.up;
     }
 
-    /// The driver does something else.
+    /// The driver has accessed another register.
     pub fn release(&mut self) {
         self.held = false;
     }
@@ -58,7 +57,7 @@ impl Line {
     /// SET_IRQS. `data` follows the structure.
     ///
     /// # Errors
-    /// EINVAL for what there is not, ENOTSUP for what is not offered.
+    /// EINVAL for interrupts that do not exist, ENOTSUP for actions that are not offered.
     pub fn configure(&mut self, set: &IrqSet, data: &[u8], files: Vec<File>) -> Result<(), Errno> {
         let (index, start, count) = (set.index.get(), set.start.get(), set.count.get());
         if index >= irq::COUNT {
@@ -95,7 +94,7 @@ impl Line {
                 self.masked = false;
                 self.signal();
             }
-            // The client wants to see whether its eventfd works.
+            // The client tests its eventfd.
             irq::ACTION_TRIGGER => {
                 if let Some(event) = &self.event {
                     event.signal();

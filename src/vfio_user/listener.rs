@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Where clients come from: one after the other is served.
+//! Accepts clients. They are served one after the other.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -14,13 +14,13 @@ use crate::vhost::{Listen, Stop};
 /// A source of clients.
 pub struct Listener<'a> {
     listener: Option<&'a UnixListener>,
-    /// Who is served next.
+    /// The next client, already accepted.
     next: Option<UnixStream>,
     stop: &'a Stop,
 }
 
 impl<'a> Listener<'a> {
-    /// Nobody has been accepted yet.
+    /// A source without an accepted client.
     ///
     /// # Errors
     /// When the socket cannot be used.
@@ -35,15 +35,15 @@ impl<'a> Listener<'a> {
         Ok(Self { listener, next, stop })
     }
 
-    /// Readable when somebody has connected.
+    /// Readable when a client has connected.
     pub fn socket(&self) -> Option<&UnixListener> {
         self.listener
     }
 
-    /// Waits for a client. None when there will be none, or somebody wants to stop.
+    /// Waits for a client. `None`: there will be no other one, or the process stops.
     ///
     /// # Errors
-    /// When nobody can be accepted any more.
+    /// When no client can be accepted any more.
     pub fn wait(&mut self) -> io::Result<Option<UnixStream>> {
         if let Some(stream) = self.next.take() {
             return Ok(Some(stream));
@@ -64,15 +64,15 @@ impl<'a> Listener<'a> {
         }
     }
 
-    /// Somebody who has been accepted is served next. Until then nobody else is accepted.
+    /// Puts back an accepted client, which is served next. Until then no other one is accepted.
     pub fn keep(&mut self, stream: UnixStream) {
         self.next = Some(stream);
     }
 
-    /// Who has connected, if somebody has. Never waits.
+    /// Accepts a client, if one has connected. Never blocks.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of `accept`.
     pub fn accept(&self) -> io::Result<Option<UnixStream>> {
         let Some(listener) = self.listener.filter(|_| self.next.is_none()) else { return Ok(None) };
         match listener.accept() {

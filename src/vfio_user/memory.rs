@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The guest's memory, as the client maps it for the device, range by range.
+//! Guest memory. The client maps it for the device range by range.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -15,13 +15,13 @@ use super::protocol::{DMA_FLAG_READ, DMA_FLAG_WRITE, DmaMap};
 use crate::ratelimit::RateLimit;
 use crate::sigbus::{Holds, Watch};
 
-/// Ranges that a client may map: as many as a vhost-user frontend may add.
+/// The maximum number of ranges: as many as a vhost-user frontend may add.
 pub const MOST_RANGES: usize = 509;
 
 /// A client can be refused as often as it likes.
 static REFUSALS: RateLimit = RateLimit::new();
 
-/// Guest memory and the ranges that it consists of. Whoever removes a range must have ended all use of it before.
+/// Guest memory and its ranges. Nothing may use a range when it is removed.
 pub struct DmaMemory {
     // Before the regions themselves: their watches must not outlive them.
     ranges: Vec<Range>,
@@ -31,22 +31,22 @@ pub struct DmaMemory {
 struct Range {
     address: u64,
     size: u64,
-    /// None: the device has no access, because the range has no file or is read-only. Nothing that a driver uses is there.
+    /// `None`: the device has no access, because the range has no file or is read-only. Drivers put nothing there.
     watch: Option<Watch>,
 }
 
 impl DmaMemory {
-    /// No memory yet.
+    /// Without memory.
     pub fn new() -> Self {
         Self { ranges: Vec::new(), current: GuestMemoryAtomic::new(GuestMemoryMmap::new()) }
     }
 
-    /// Always the newest memory.
+    /// The current memory, whenever it is asked.
     pub fn handle(&self) -> GuestMemoryAtomic<GuestMemoryMmap> {
         self.current.clone()
     }
 
-    /// Whether all of it has been there so far.
+    /// Whether no access to it has failed so far.
     pub fn is_sound(&self) -> bool {
         self.ranges.iter().all(|range| range.watch.as_ref().is_none_or(Watch::is_sound))
     }
@@ -54,7 +54,7 @@ impl DmaMemory {
     /// Adds a range.
     ///
     /// # Errors
-    /// EEXIST where there is one already, EINVAL for what makes no sense, and the system's.
+    /// EEXIST if it overlaps another one, EINVAL for invalid values, and the system's errors.
     pub fn map(&mut self, map: &DmaMap, file: Option<File>) -> Result<(), Errno> {
         let (address, size) = (map.address.get(), map.size.get());
         let end = address.checked_add(size).filter(|_| size > 0).ok_or(Errno::INVAL)?;
@@ -96,12 +96,12 @@ impl DmaMemory {
         Ok(())
     }
 
-    /// Whether there is exactly this range.
+    /// Whether exactly this range is mapped.
     pub fn has(&self, address: u64, size: u64) -> bool {
         self.ranges.iter().any(|range| (range.address, range.size) == (address, size))
     }
 
-    /// Removes a range; without effect when there is no such one.
+    /// Removes a range, if it is mapped.
     pub fn unmap(&mut self, address: u64, size: u64) {
         let Some(place) = self.ranges.iter().position(|range| (range.address, range.size) == (address, size)) else {
             return;
@@ -124,7 +124,7 @@ impl DmaMemory {
     }
 
     fn publish(&self, memory: GuestMemoryMmap) {
-        // Nobody panics with the lock held: what is done there is to store a pointer.
+        // No code panics while it holds this lock: it only stores a pointer.
         if let Ok(guard) = self.current.lock() {
             guard.replace(memory);
         }

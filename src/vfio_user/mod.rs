@@ -2,8 +2,8 @@
 
 //! vfio-user: a PCI device in this process, attached to a virtual machine by a Unix socket (QEMU's `vfio-user-pci`).
 //!
-//! Messages, guest memory, the interrupt line. What the registers mean is the device's business: it is handed one
-//! [`Access`] after the other, in the client's order, and answers each. Nothing here waits or has a thread.
+//! It serves messages, guest memory and the interrupt line. It gives the device one [`Access`] to registers after the other, in
+//! the client's order, and the device answers each. Nothing here waits or has a thread.
 
 mod client;
 mod connection;

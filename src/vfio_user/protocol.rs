@@ -13,13 +13,13 @@ pub mod command {
     pub const VERSION: u16 = 1;
     /// Guest memory that the device may use.
     pub const DMA_MAP: u16 = 2;
-    /// The end of that.
+    /// Remove guest memory.
     pub const DMA_UNMAP: u16 = 3;
-    /// What the device is.
+    /// Describe the device.
     pub const DEVICE_GET_INFO: u16 = 4;
-    /// What a region is.
+    /// Describe a region.
     pub const DEVICE_GET_REGION_INFO: u16 = 5;
-    /// What an interrupt index is.
+    /// Describe an interrupt index.
     pub const DEVICE_GET_IRQ_INFO: u16 = 7;
     /// Sets interrupts up.
     pub const DEVICE_SET_IRQS: u16 = 8;
@@ -41,7 +41,7 @@ pub mod header_flag {
     pub const REPLY: u32 = 1;
     /// A command that wants no reply.
     pub const NO_REPLY: u32 = 1 << 4;
-    /// A reply that says what went wrong.
+    /// An error reply.
     pub const ERROR: u32 = 1 << 5;
 }
 
@@ -51,7 +51,7 @@ pub mod region {
     pub const BAR0: u32 = 0;
     /// The configuration space.
     pub const CONFIG: u32 = 7;
-    /// How many there are. QEMU wants all of them, whether they have a size or not.
+    /// The number of regions. QEMU asks for all of them, also for those without a size.
     pub const COUNT: u32 = 9;
     /// It can be read.
     pub const READ: u32 = 1;
@@ -100,7 +100,7 @@ pub const UNMAP_FLAG_ALL: u32 = 2;
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Header {
-    /// Of the sender's choice; the reply has the same.
+    /// Chosen by the sender, and repeated in the reply.
     pub id: U16,
     /// One of [`command`].
     pub command: U16,
