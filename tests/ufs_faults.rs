@@ -19,10 +19,14 @@ fn fault(ufs: &Ufs, spec: &str) {
 
 /// Rings the doorbell for a read or a write of block 0.
 fn begin(ufs: &mut Ufs, slot: u64, lun: u8, write: bool, crypto: Option<(u8, u64)>) {
+    prepare(ufs, slot, lun, write, crypto);
+    ufs.set(0x58, 1 << slot);
+}
+
+fn prepare(ufs: &mut Ufs, slot: u64, lun: u8, write: bool, crypto: Option<(u8, u64)>) {
     let (cdb, direction) = (rw_10(write, 0, 1), if write { 1 } else { 2 });
     let transfer = Transfer { lun, cdb: &cdb, direction, bytes: 4096, crypto };
     ufs.prepare(slot, &Ufs::command_upiu(slot, &transfer), &transfer);
-    ufs.set(0x58, 1 << slot);
 }
 
 #[test]
@@ -62,7 +66,11 @@ fn a_controller_that_has_failed_waits_for_a_reset() {
         ufs.set_memory(DATA, &data);
         // Earlier requests have been completed.
         ufs.set(0x20, u32::MAX);
-        begin(&mut ufs, 3, 0, true, Some((0, 7)));
+        // With one of the same doorbell that needs no engine.
+        let nop = Transfer { lun: 0, cdb: &[0; 6], direction: 0, bytes: 0, crypto: None };
+        ufs.prepare(5, &Ufs::command_upiu(5, &nop), &nop);
+        prepare(&mut ufs, 3, 0, true, Some((0, 7)));
+        ufs.set(0x58, 1 << 3 | 1 << 5);
         assert_eq!(ufs.get(0x20) & (1 << 8 | 1 << 2 | 1 << 18), interrupt, "{kind}");
         assert_eq!(ufs.get(0x30) & 1 == 1, link_is_up, "{kind}");
         let errors = if kind == "link-error" { [0x8000_0010, 0x8000_2000] } else { [0, 0] };
@@ -72,8 +80,8 @@ fn a_controller_that_has_failed_waits_for_a_reset() {
         begin(&mut ufs, 4, 0, false, None);
         ufs.set(0x78, 1);
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!((ufs.get(0x58), ufs.get(0x78), ufs.get(0x20) & 0x201), (1 << 3 | 1 << 4, 1, 0), "{kind}");
-        assert_eq!((ufs.answer(3).ocs, ufs.answer(4).ocs), (NOT_WRITTEN, NOT_WRITTEN));
+        assert_eq!((ufs.get(0x58), ufs.get(0x78), ufs.get(0x20) & 0x201), (1 << 3 | 1 << 4 | 1 << 5, 1, 0), "{kind}");
+        assert_eq!([3, 4, 5].map(|slot| ufs.answer(slot).ocs), [NOT_WRITTEN; 3]);
         ufs.set(0x34, 0);
         assert_eq!((ufs.get(0x58), ufs.get(0x78)), (0, 0));
         ufs.enable();

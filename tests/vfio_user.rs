@@ -7,6 +7,7 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::ufs::*;
@@ -287,6 +288,29 @@ fn an_eventfd_that_blocks_does_not_keep_the_server() {
             ufs.wait_for_the_end();
         }
         assert!(asked.elapsed() < Duration::from_secs(10), "{goes}: {:?}", asked.elapsed());
+    }
+}
+
+/// What arrives while registers wait for a keyslot is found when they wait no more: another message, or the end.
+#[test]
+fn nothing_is_lost_while_a_keyslot_changes() {
+    for goes in [false, true] {
+        let mut ufs = Ufs::new();
+        let device = Arc::clone(&ufs.device);
+        device.faults().insert("stuck,op=program".parse().expect("a fault")).expect("a fault");
+        ufs.program(0, &[7; 64], ENABLE | 8);
+        std::thread::sleep(Duration::from_millis(50));
+        let clears = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            device.faults().clear(None).expect("clear");
+        });
+        ufs.client.stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        if goes {
+            ufs.disconnect();
+        } else {
+            assert_eq!(ufs.get(0x08), 0x310, "the version");
+        }
+        clears.join().expect("no panic");
     }
 }
 

@@ -87,6 +87,8 @@ fn written(args: &CtlArgs) -> Result<()> {
         CtlCommand::ResetEngine => {
             (json!({ "command": "reset-engine" }), |reply| format!("{} keys are lost\n", reply["lost_keys"]))
         }
+        // Older devices know no LUNs.
+        CtlCommand::Resize { size, lun: 0 } => (json!({ "command": "resize", "bytes": size }), text::resize),
         CtlCommand::Resize { size, lun } => (json!({ "command": "resize", "bytes": size, "lun": lun }), text::resize),
         CtlCommand::Top { .. } => return Ok(()), // above
     };

@@ -271,8 +271,11 @@ impl Controller {
         Action::Nothing
     }
 
-    /// Begins a transfer request. `None`: it has been answered already.
+    /// Begins a transfer request. `None`: it has been answered already, or a fault has stopped the controller.
     pub fn begin<'m>(&mut self, slot: u8, memory: &'m GuestMemoryMmap, worker: &'m Worker) -> Option<Job<'m>> {
+        if self.has_failed {
+            return None;
+        }
         let context = Context {
             list: self.registers.transfer_list,
             depth: self.depth,

@@ -34,8 +34,12 @@ const STEPS_PER_LOOK: u32 = 1024;
 
 /// Marks events of the listening socket.
 const CLIENTS: u64 = 1;
+/// Marks events of the client's socket.
+const STREAM: u64 = 2;
 /// Marks all other events. Each step looks at their sources anyway.
 const OTHERS: u64 = 0;
+/// What the session wants to know of its client's socket, at each edge.
+const OF_STREAM: epoll::EventFlags = epoll::EventFlags::ET.union(epoll::EventFlags::IN).union(epoll::EventFlags::RDHUP);
 
 /// A session.
 pub struct Session {
@@ -58,7 +62,7 @@ impl Session {
         // Edge-triggered: the session looks at all of these before each sleep.
         let edges = epoll::EventFlags::ET | epoll::EventFlags::IN;
         worker.events(&mut |event| Ok(epoll::add(&epoll, event, data(OTHERS), edges)?))?;
-        epoll::add(&epoll, &stream, data(OTHERS), edges)?;
+        epoll::add(&epoll, &stream, data(STREAM), OF_STREAM)?;
         let regions = Regions { bar0: BAR_BYTES, config: CONFIG_BYTES as u64 };
         Ok(Self {
             controller: Controller::new(device)?,
@@ -102,7 +106,7 @@ impl Session {
                 }
                 let found = stretch.step() || polling.poll(|| stretch.step());
                 let mut how = interrupted(stop);
-                if patience == 0 && how.is_none() {
+                if patience == 0 && how.is_none() && !stretch.is_ending() {
                     let visit = visitors(stretch.client, listener);
                     patience = if visit == Visit::Many { 0 } else { STEPS_PER_LOOK };
                     how = (visit == Visit::GiveWay).then_some(Ok(()));
@@ -118,7 +122,7 @@ impl Session {
                     was_full = !was_full;
                     // Only then: otherwise each reply that the client reads would wake this thread.
                     let wanted = if was_full { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
-                    let modified = epoll::modify(&*epoll, stretch.client.stream(), data(OTHERS), edges | wanted);
+                    let modified = epoll::modify(&*epoll, stretch.client.stream(), data(STREAM), OF_STREAM | wanted);
                     if let Err(error) = modified {
                         stretch.end(Err(session(error.into())));
                         continue;
@@ -128,9 +132,11 @@ impl Session {
                 if stretch.is_empty() {
                     polling.sleeps();
                 }
-                if sleep(epoll, timeout) {
+                let woken = sleep(epoll, timeout);
+                if woken.clients {
                     patience = 0;
                 }
+                stretch.client.woken(woken.hung_up);
                 polling.wakes();
             };
             drop(stretch);
@@ -178,7 +184,7 @@ fn visitors(client: &Client, listener: &mut Listener<'_>) -> Visit {
             }
             Err(error) => {
                 log::debug!("cannot accept and hang up on another client: {error}");
-                return Visit::Nobody;
+                return Visit::Many;
             }
         }
     }
@@ -189,11 +195,29 @@ fn data(number: u64) -> epoll::EventData {
     epoll::EventData::new_u64(number)
 }
 
-/// Sleeps until an event. Returns whether other clients have connected.
-fn sleep(epoll: &OwnedFd, timeout: Option<Timespec>) -> bool {
+/// Why the session woke up.
+#[derive(Default)]
+struct Woken {
+    /// Other clients have connected.
+    clients: bool,
+    /// The session's client has hung up.
+    hung_up: bool,
+}
+
+/// Sleeps until an event.
+fn sleep(epoll: &OwnedFd, timeout: Option<Timespec>) -> Woken {
+    let gone = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
     let mut events = [const { MaybeUninit::uninit() }; 8];
+    let mut woken = Woken::default();
     match epoll::wait(epoll, &mut events, timeout.as_ref()) {
-        Ok((events, _)) => return events.iter().any(|event| event.data.u64() == CLIENTS),
+        Ok((events, _)) => {
+            for event in events.iter() {
+                // The structure is packed.
+                let (of, flags) = (event.data.u64(), event.flags);
+                woken.clients |= of == CLIENTS;
+                woken.hung_up |= of == STREAM && flags.intersects(gone);
+            }
+        }
         Err(rustix::io::Errno::INTR) => {}
         Err(error) => {
             // This cannot happen.
@@ -201,7 +225,7 @@ fn sleep(epoll: &OwnedFd, timeout: Option<Timespec>) -> bool {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-    false
+    woken
 }
 
 fn session(error: io::Error) -> ServeError {

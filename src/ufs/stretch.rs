@@ -135,6 +135,8 @@ where
         // This waits until no request uses a key. None does on this thread.
         self.worker.before_completion();
         self.device.reset();
+        // First the line, as after each access.
+        self.client.line().set(self.controller.interrupts());
         if let Err(error) = self.client.done() {
             self.end(Err(broken(error)));
         }

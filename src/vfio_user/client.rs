@@ -130,6 +130,11 @@ impl Client {
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
+    /// The socket had an event. Call it after each sleep: until then a socket that was empty is not looked at.
+    pub fn woken(&mut self, hung_up: bool) {
+        self.connection.woken(hung_up);
+    }
+
     /// Whether replies wait for room in the socket. It is writable when there is room.
     pub fn is_full(&self) -> bool {
         self.connection.is_full()

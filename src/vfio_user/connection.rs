@@ -55,6 +55,8 @@ pub struct Connection {
     files: Vec<(usize, File)>,
     /// The last read returned less than it had room for, so the socket is empty.
     drained: bool,
+    /// The client has hung up, so a read never drains the socket: the end follows.
+    ended: bool,
     /// The header of a message that is too long, and the bytes of it that are still to be dropped.
     too_long: Option<(Header, usize)>,
     /// Replies that are not sent yet, and how many bytes of them are.
@@ -73,6 +75,7 @@ impl Connection {
             whole: 0,
             files: Vec::new(),
             drained: false,
+            ended: false,
             too_long: None,
             output: Vec::new(),
             sent: 0,
@@ -82,6 +85,12 @@ impl Connection {
     /// The socket.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
+    }
+
+    /// The socket had an event: there is something to read, or the client has hung up.
+    pub fn woken(&mut self, hung_up: bool) {
+        self.drained = false;
+        self.ended |= hung_up;
     }
 
     /// Returns the next message, and forgets the one before.
@@ -178,7 +187,7 @@ impl Connection {
         let (wanted, mut files) = (room.len(), Vec::new());
         let read = receive(&self.stream, room, &mut files)?;
         self.filled += read.unwrap_or(0);
-        self.drained = files.is_empty() && read.is_some_and(|bytes| bytes < wanted);
+        self.drained = !self.ended && files.is_empty() && read.is_some_and(|bytes| bytes < wanted);
         // A read ends with the bytes that descriptors belong to, and the client sends each message by itself.
         let place = self.last_begun();
         self.files.extend(files.into_iter().map(|file| (place, file)));
