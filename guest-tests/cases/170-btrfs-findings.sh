@@ -109,9 +109,11 @@ identifier=$(add_key two "$MNT")
 set_policy "$MNT/other" "$identifier"
 cp /tmp/old "$MNT/secret/file"
 sync
-if cp --reflink=always "$MNT/secret/file" "$MNT/other/file"; then
+if cp --reflink=always "$MNT/secret/file" "$MNT/other/file" 2> /tmp/refused; then
 	drop_caches
 	cmp "$MNT/other/file" /tmp/old || FOUND="$FOUND; shared with another key"
+else
+	grep -q 'Invalid argument' /tmp/refused || fail "$(cat /tmp/refused)"
 fi
 umount "$MNT"
 

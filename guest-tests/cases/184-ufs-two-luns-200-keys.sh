@@ -15,6 +15,8 @@ lun_1() {
 	OUT=$OUT/lun-1
 }
 
+(use_lun 1)
+use_lun 0
 [ "$(ls -d /sys/bus/scsi/devices/*:*:*:*/block | wc -l)" = 2 ] || fail 'there are not two disks'
 mkdir "$OUT/lun-1"
 (
@@ -22,7 +24,6 @@ mkdir "$OUT/lun-1"
 	many_keys_case
 ) &
 second=$!
-use_lun 0
 many_keys_case
 wait $second || fail 'the second logical unit: see above'
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # case: the UFS driver's error handler recovers from statuses, lost links, a dead crypto engine and failed hibernation, under verified encrypted I/O
 # attach: ufs
+# needs: fio
 # device: --personality ufs-3.1
 # timeout: 600
 # host: ctl fault add ocs=fatal-error,slot=0-31,count=1 => fault 1

@@ -116,8 +116,8 @@ churn() {
 	key-churn run "$MNT/$1/d" "$2" "$3" "$4" "$5" /tmp/mark
 }
 
-# Disks behind a UFS host controller, if there are any.
-[ ! -e "$JOB/ufshcd-core.ko" ] || load_ufs
+# For disks behind a UFS host controller, whose driver is loaded by now.
+modprobe -q sd_mod || true
 
 answer_the_host
 for top in "$MNT"/*/; do

@@ -7,6 +7,7 @@ use crate::paths::Paths;
 use crate::process::{self, command};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// A part of `cargo xtask test`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,12 +40,13 @@ use Part::{Cases, CasesWith, Compare, Everything, Fuzz, Lints, Note, Optimised, 
 
 const XTASK: Part = Package("xtask");
 const DEVICE: Part = Package(PROGRAM);
+const FUZZ_PACKAGE: Part = Package("vhost-user-blk-crypto-fuzz");
 
 /// What the files below a directory can break. The first line that fits counts.
 const DIRECTORIES: &[(&str, &[Part])] = &[
-    // Front ends and commands that no other code uses.
-    ("src/ufs/", &[Lints, DEVICE, CasesWith("attach: ufs")]),
-    ("src/vfio_user/", &[Lints, DEVICE, CasesWith("attach: ufs")]),
+    // Front ends and commands, which only their own tests and fuzz targets use.
+    ("src/ufs/", &[Lints, DEVICE, FUZZ_PACKAGE, CasesWith("attach: ufs")]),
+    ("src/vfio_user/", &[Lints, DEVICE, FUZZ_PACKAGE, CasesWith("attach: ufs")]),
     ("src/command/ctl", &[Lints, DEVICE, CasesWith("host: ctl"), CasesWith("host: fails ctl")]),
     ("src/command/", &[Lints, DEVICE]),
     ("tests/sandbox/", &[Lints, DEVICE, Optimised]),
@@ -52,11 +54,13 @@ const DIRECTORIES: &[(&str, &[Part])] = &[
     ("tests/common/", &[Lints, DEVICE, Optimised]),
     ("tests/data/", &[DEVICE]),
     ("proptest-regressions/", &[DEVICE]),
-    ("test-driver/", &[Lints, DEVICE, Package("vhost-user-blk-crypto-fuzz"), Fuzz]),
-    ("fuzz/", &[Lints, Package("vhost-user-blk-crypto-fuzz"), Fuzz]),
+    ("test-driver/", &[Lints, DEVICE, FUZZ_PACKAGE, Package("vubc-load"), Fuzz]),
+    ("fuzz/", &[Lints, FUZZ_PACKAGE, Fuzz]),
     ("benches/", &[Lints, Package("vubc-load"), Note("cargo xtask bench --quick runs the benchmark")]),
     // The guest. A test of xtask reads guest.config.
     ("guest-driver/guest.config", &[XTASK, Note("docs/own-kernel.md says how to build a kernel with it")]),
+    ("guest-driver/debug.config", &[XTASK, Note("cargo xtask test --only guest --debug-kernel boots such a kernel")]),
+    ("guest-driver/dkms.conf", &[Note("cargo xtask dist --check installs the driver with it")]),
     ("guest-driver/README.md", TEXT),
     ("guest-driver/", &[Cases, Compare]),
     ("guest-tests/README.md", TEXT),
@@ -90,16 +94,22 @@ const TEXT: &[Part] = &[DEVICE, XTASK];
 /// What a changed file can break.
 pub fn parts(file: &str) -> Vec<Part> {
     if let Some(name) = stem(file, "guest-tests/cases/", ".sh") {
-        return vec![Part::Case(name)];
+        // Documents may have links to a case that was deleted.
+        return if exists(file) { vec![Part::Case(name)] } else { vec![XTASK] };
     }
     if let Some((_, parts)) = DIRECTORIES.iter().find(|(directory, _)| file.starts_with(directory)) {
         return parts.to_vec();
     }
     if let Some(name) = stem(file, "tests/", ".rs") {
-        return vec![Lints, Part::Test(name)];
+        // There is no such program if the file was deleted.
+        return if exists(file) { vec![Lints, Part::Test(name)] } else { vec![Lints, DEVICE] };
     }
     let text = !file.contains('/') && file.ends_with(".md") || file == "qemu/README.md";
     if text { TEXT.to_vec() } else { vec![Everything] }
+}
+
+fn exists(file: &str) -> bool {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(file).exists()
 }
 
 /// The name of a file that lies directly in this directory.
@@ -126,7 +136,6 @@ pub fn files(paths: &Paths, base: &str) -> Result<BTreeSet<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn the_table_names_what_there_is() {

@@ -4,11 +4,12 @@
 
 use crate::cli::{DebugKernel, DebugKernelArgs};
 use crate::guest_root::{self, GuestRoot, ORDINARY};
+use crate::kernel::Config;
 use crate::mirror::{self, Mirror};
 use crate::paths::Paths;
 use crate::process::{self, command, run_logged};
 use crate::{cache, kernel_source, packages, progress};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,6 +17,8 @@ use std::thread;
 /// What the kernel has: all that the guest needs, built in, and the checks.
 const FRAGMENTS: [&str; 2] =
     [include_str!("../../guest-driver/guest.config"), include_str!("../../guest-driver/debug.config")];
+/// What guest.config has for kernels with the patches of `kernel/`.
+const OF_OUR_PATCHES: &str = "CONFIG_BLK_CRYPTO_DIGEST_TEST";
 /// KCSAN in place of KASAN. It finds data races. Reports once a minute for each pair of places are enough.
 const KCSAN: &str = "CONFIG_KASAN=n\nCONFIG_KASAN_VMALLOC=n\nCONFIG_KCSAN=y\nCONFIG_KCSAN_REPORT_ONCE_IN_MS=60000\n";
 /// The build tree is the source tree. Building a module against it needs no object files but those of the kernel's own tools.
@@ -80,6 +83,11 @@ fn build(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, config: &str,
         run_logged(&mut make, &log).context("the debug kernel did not build")
     };
     make(&["allnoconfig"])?;
+    // It drops without a word what depends on something that is not there.
+    let made = Config::parse(&fs::read_to_string(source.join(".config"))?);
+    let mut missing = Config::parse(config).lacking_in(&made);
+    missing.retain(|symbol| symbol != OF_OUR_PATCHES);
+    ensure!(missing.is_empty(), "the kernel's sources do not take these options: {}", missing.join(" "));
     make(&[&format!("-j{jobs}"), "bzImage", "modules"])?;
     run_logged(command("sh").args(["-c", PRUNE]).current_dir(&source), &log)
 }
@@ -87,7 +95,6 @@ fn build(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, config: &str,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Config;
 
     #[test]
     fn a_kernel_has_kasan_or_kcsan_and_the_rest_is_the_same() {

@@ -46,6 +46,13 @@ impl Config {
         self.0.get(symbol).map(String::as_str)
     }
 
+    /// What is built in here and not there.
+    pub fn lacking_in(&self, other: &Self) -> Vec<String> {
+        let mut lacking: Vec<_> = self.0.keys().filter(|s| self.built_in(s) && !other.built_in(s)).cloned().collect();
+        lacking.sort();
+        lacking
+    }
+
     /// Built in.
     pub fn built_in(&self, symbol: &str) -> bool {
         self.get(symbol) == Some("y")
