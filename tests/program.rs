@@ -150,7 +150,7 @@ fn files_that_cannot_be_used() {
     for name in ["image", "link", "symlink"] {
         let ctl = ["ctl", "--control", &path("control"), "trace", "on", &path(name)];
         let (code, text) = output(program().args(ctl));
-        assert!(code == Some(2) && text.contains("it is the image"), "{text}");
+        assert!(code == Some(2) && text.contains("it is an image"), "{text}");
     }
     assert!(std::fs::read(files.image()).expect("image") == image, "the image is changed");
     drop(running);
