@@ -56,14 +56,15 @@ impl QemuStep {
             Self::Replug => {
                 monitor.execute("device_del", &json!({"id": "disk0"}))?;
                 monitor.wait_for("DEVICE_DELETED", "disk0", UNPLUG)?;
-                monitor.execute("device_add", &vm.disk(0))?;
+                let socket = vm.disks.first().context("there is no first disk")?;
+                monitor.execute("device_add", &vm.disk(0, socket))?;
             }
             Self::Second => {
                 let socket = vm.disks.first().context("there is no first disk")?;
                 let address = json!({"type": "unix", "data": {"path": socket}});
                 let backend = json!({"type": "socket", "data": {"addr": address, "server": false}});
                 monitor.execute("chardev-add", &json!({"id": "disk1", "backend": backend}))?;
-                let added = monitor.execute("device_add", &vm.disk(1));
+                let added = monitor.execute("device_add", &vm.disk(1, socket));
                 let refused = added.err().context("QEMU has two disks with one socket")?.to_string();
                 ensure!(refused.starts_with("QEMU refuses"), "{refused}");
                 let status = monitor.execute("query-status", &json!({}))?;

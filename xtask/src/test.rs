@@ -10,7 +10,8 @@ use crate::report::Report;
 use crate::run_case::{self, Outcome};
 use crate::setup::{self, Prepared};
 use crate::{compare, driver, guest_root, packages};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -125,7 +126,10 @@ fn one(paths: &Paths, prepared: &Prepared, script: &Path, args: &TestArgs, repor
         }
         case => case,
     };
-    let (run, took) = timed(&name, || run_case::run(paths, prepared, &case?, args.keep));
+    // A panic must not end the other cases, or the summary would be missing.
+    let run = || catch_unwind(AssertUnwindSafe(|| run_case::run(paths, prepared, &case?, args.keep)));
+    let (run, took) = timed(&name, run);
+    let run = run.unwrap_or_else(|_| Err(anyhow!("xtask panicked; its message is above")));
     let mut report = report();
     match run {
         Err(e) => report.fail(&name, took, &format!("{e:#}")),

@@ -167,11 +167,12 @@ impl<'a> Vm<'a> {
         qemu
     }
 
-    /// A disk as QEMU's option `-device` and its monitor's `device_add` take it.
-    pub fn disk(&self, number: usize) -> Value {
-        self.attached(number, &Front { attach: self.attach, queues: self.queues, socket: self.disks[number] })
+    /// A disk on a device's socket, as QEMU's monitor takes it with `device_add`.
+    pub fn disk(&self, number: usize, socket: &Path) -> Value {
+        self.attached(number, &Front { attach: self.attach, queues: self.queues, socket })
     }
 
+    /// The same with QEMU's option `-device`.
     fn attached(&self, number: usize, front: &Front) -> Value {
         if front.attach == Attach::Ufs {
             let socket = json!({"type": "unix", "path": front.socket});
