@@ -49,8 +49,6 @@ pub struct ResizeNotifier(Mutex<Frontend>);
 struct Frontend {
     connected: bool,
     notifier: Option<Arc<Notifier>>,
-    /// Its driver finds out by itself.
-    finds_out: bool,
     /// The size has changed while no queue ran.
     missed: bool,
 }
@@ -63,11 +61,6 @@ impl ResizeNotifier {
     /// A frontend has connected or disconnected.
     pub fn set_connected(&self, connected: bool) {
         self.with(|frontend| *frontend = Frontend { connected, ..Frontend::default() });
-    }
-
-    /// A frontend has connected whose driver finds out by itself.
-    pub fn connected_and_finds_out(&self) {
-        self.with(|frontend| *frontend = Frontend { connected: true, finds_out: true, ..Frontend::default() });
     }
 
     /// Sets the notifier of the frontend.
@@ -86,11 +79,6 @@ impl ResizeNotifier {
 }
 
 impl Device {
-    /// A frontend has connected whose driver finds out about another size by itself.
-    pub fn connected_and_finds_out(&self) {
-        self.resize_notifier.connected_and_finds_out();
-    }
-
     /// Takes over the current size of the image, or first enlarges the image to `bytes`. All queues serve the new size
     /// at once; then the frontend is told, if possible. Requests in flight are not affected.
     ///
@@ -108,17 +96,18 @@ impl Device {
         let disks = self.engine.disks().count();
         let disk = self.engine.disks().nth(lun).ok_or(ResizeError::NoDisk { lun, disks })?;
         let block = self.config.engine.logical_block_size;
-        let (sizes, connected, finds_out, notifier) = self.resize_notifier.with(|frontend| {
+        let (sizes, connected, notifier) = self.resize_notifier.with(|frontend| {
             let sizes = disk.image().resize(bytes, block, !frontend.connected)?;
             frontend.missed |= sizes.0 != sizes.1 && self.observer().running_queues().next().is_none();
-            Ok::<_, ResizeError>((sizes, frontend.connected, frontend.finds_out, frontend.notifier.clone()))
+            Ok::<_, ResizeError>((sizes, frontend.connected, frontend.notifier.clone()))
         })?;
         let (before, bytes) = sizes;
         // Without the lock: the frontend reads the configuration space before it replies, and may hang up instead.
         let (frontend, reason) = match notifier {
             _ if before == bytes => (FrontendKnows::Unchanged, None),
             _ if !connected => (FrontendKnows::NotConnected, None),
-            None if finds_out => (FrontendKnows::WithNextRequest, None),
+            // By a unit attention.
+            None if self.config.ufs => (FrontendKnows::WithNextRequest, None),
             None => {
                 let reason = "it has opened no backend channel; the guest sees the new size after its next reset";
                 (FrontendKnows::NotTold, Some(reason.to_owned()))

@@ -112,7 +112,7 @@ impl Server {
             Err(error) => return (Err(ServeError::Session(error)), true),
         };
         let device = &*self.device;
-        device.connected_and_finds_out();
+        device.connected();
         device.queue_running(0, true);
         let result = session.run(listener, &self.stop);
         device.queue_running(0, false);

@@ -41,6 +41,25 @@ impl Config {
         Self(pairs.map(|(k, v)| (k.to_owned(), v.trim_matches('"').to_owned())).collect())
     }
 
+    /// Reads the `.config` of a build tree.
+    pub fn of_tree(kdir: &Path) -> Result<Self> {
+        let text = fs::read_to_string(kdir.join(".config")).with_context(|| {
+            format!("--kdir: {} has no .config; name the tree the kernel was built in", kdir.display())
+        })?;
+        Ok(Self::parse(&text))
+    }
+
+    /// Whether a kernel of the user's own takes our driver as a module; if not, it is built in.
+    pub fn takes_module(&self) -> Result<bool> {
+        let module = self.built_in("CONFIG_MODULES") && !self.built_in(OUR_DRIVER);
+        if !module && !self.built_in(OUR_DRIVER) {
+            bail!(
+                "the kernel has neither modules nor {OUR_DRIVER}=y: guest-driver/README.md says how to add the driver"
+            );
+        }
+        Ok(module)
+    }
+
     /// `y`, `m`, another value, or nothing.
     pub fn get(&self, symbol: &str) -> Option<&str> {
         self.0.get(symbol).map(String::as_str)
@@ -125,9 +144,7 @@ pub fn choose(args: &GuestArgs, root: &GuestRoot) -> Result<Kernel> {
 /// A kernel that was built on this machine. Checks that it has what the guest needs.
 pub fn users_own(image: &Path, kdir: &Path, no_module: bool) -> Result<Kernel> {
     ensure!(image.is_file(), "--kernel: there is no file {}", image.display());
-    let text = fs::read_to_string(kdir.join(".config"))
-        .with_context(|| format!("--kdir: {} has no .config; name the tree the kernel was built in", kdir.display()))?;
-    let config = Config::parse(&text);
+    let config = Config::of_tree(kdir)?;
     let missing: Vec<&str> = TO_BOOT.iter().chain(TO_ENCRYPT).copied().filter(|s| !config.built_in(s)).collect();
     if !missing.is_empty() {
         bail!(
@@ -135,10 +152,7 @@ pub fn users_own(image: &Path, kdir: &Path, no_module: bool) -> Result<Kernel> {
             missing.join(" ")
         );
     }
-    let module = !no_module && config.built_in("CONFIG_MODULES") && !config.built_in(OUR_DRIVER);
-    if !module && !config.built_in(OUR_DRIVER) && !no_module {
-        bail!("the kernel has neither modules nor {OUR_DRIVER}=y: guest-driver/README.md says how to add the driver");
-    }
+    let module = !no_module && config.takes_module()?;
     let release = fs::read_to_string(kdir.join("include/config/kernel.release")).unwrap_or_default();
     Ok(Kernel {
         image: std::path::absolute(image)?,

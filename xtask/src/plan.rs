@@ -23,7 +23,7 @@ pub struct Plan {
     pub filters: Vec<String>,
     /// The tests of optimised code.
     pub optimised: bool,
-    /// The fuzz targets, a minute each.
+    /// The fuzz targets, for a short time each.
     pub fuzz: bool,
     /// The guest cases.
     pub cases: Vec<PathBuf>,

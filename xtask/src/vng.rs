@@ -58,15 +58,9 @@ pub fn run(paths: &Paths, args: &VngArgs) -> Result<bool> {
 
 /// Builds the driver, unless the kernel has it.
 fn module(paths: &Paths, kdir: &Path, out: &Path) -> Result<Option<PathBuf>> {
-    let config = Config::parse(&process::text(&kdir.join(".config")));
-    if config.built_in("CONFIG_VIRTIO_BLK_CRYPTO") {
+    if !Config::of_tree(kdir)?.takes_module()? {
         return Ok(None);
     }
-    ensure!(
-        config.built_in("CONFIG_MODULES"),
-        "{} has neither modules nor CONFIG_VIRTIO_BLK_CRYPTO=y: see guest-driver/README.md for putting the driver in",
-        kdir.display()
-    );
     progress::step("guest module", || driver::for_tree(paths, kdir, out)).map(Some)
 }
 
