@@ -3,8 +3,8 @@
 //! How long to poll for work before sleeping.
 //!
 //! Sleeping and waking up costs several times as much as a small request. So a worker polls for a while and learns
-//! whether that pays, like QEMU's `poll-max-ns` and KVM's halt polling: the time grows when work comes soon after the
-//! worker has gone to sleep, and shrinks when polling finds nothing.
+//! whether that pays, like QEMU's `poll-max-ns` and KVM's halt polling. Each wait, from its first poll to the event that ends its
+//! sleep, teaches one thing: if polling for the longest time would have seen it to its end, the time grows, otherwise it shrinks.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -20,17 +20,20 @@ const FIRST: Duration = Duration::from_micros(4);
 pub struct Polling {
     most: Duration,
     now: Duration,
+    /// How long the worker has polled in vain before it went to sleep.
+    polled: Duration,
     slept_at: Option<Instant>,
 }
 
 impl Polling {
     /// Polls for at most `most` at a time; 0: never.
     pub fn new(most: Duration) -> Self {
-        Self { most, now: most, slept_at: None }
+        Self { most, now: most, polled: Duration::ZERO, slept_at: None }
     }
 
     /// Calls `look` until it finds something or the time is over. Returns whether it found something.
     pub fn poll(&mut self, mut look: impl FnMut() -> bool) -> bool {
+        self.polled = Duration::ZERO;
         if self.now.is_zero() {
             return false;
         }
@@ -42,8 +45,9 @@ impl Polling {
                 }
                 std::hint::spin_loop();
             }
-            if start.elapsed() >= self.now {
-                self.now = if self.now <= FIRST { Duration::ZERO } else { self.now / 2 };
+            let polled = start.elapsed();
+            if polled >= self.now {
+                self.polled = polled;
                 return false;
             }
         }
@@ -56,15 +60,28 @@ impl Polling {
 
     /// The worker has been woken.
     pub fn wakes(&mut self) {
-        if self.slept_at.take().is_some_and(|at| at.elapsed() <= self.most) {
-            self.now = (self.now * 2).clamp(FIRST.min(self.most), self.most);
+        if let Some(at) = self.slept_at.take() {
+            self.learn(self.polled.saturating_add(at.elapsed()));
         }
+    }
+
+    /// Work came after the worker had waited for `waited`.
+    fn learn(&mut self, waited: Duration) {
+        self.now = if waited <= self.most {
+            (self.now * 2).clamp(FIRST.min(self.most), self.most)
+        } else if self.now <= FIRST {
+            Duration::ZERO
+        } else {
+            self.now / 2
+        };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOST: Duration = Duration::from_micros(50);
 
     #[test]
     fn never_looks_when_told_so() {
@@ -77,24 +94,44 @@ mod tests {
 
     #[test]
     fn shrinks_to_nothing_when_idle_and_grows_when_work_comes_soon() {
-        let most = Duration::from_micros(50);
-        let mut polling = Polling::new(most);
+        let mut polling = Polling::new(MOST);
         for _ in 0..10 {
             polling.poll(|| false);
-        }
-        assert_eq!(polling.now, Duration::ZERO);
-        polling.slept_at = Some(Instant::now());
-        // Repeats the round in case the machine stalls just here.
-        for _ in 0..100 {
-            polling.slept_at = Some(Instant::now());
+            polling.slept_at = Some(Instant::now() - Duration::from_secs(1));
             polling.wakes();
         }
-        assert_eq!(polling.now, most);
+        assert_eq!(polling.now, Duration::ZERO);
+        for _ in 0..10 {
+            polling.learn(MOST);
+        }
+        assert_eq!(polling.now, MOST);
         assert!(polling.poll(|| true));
-        assert_eq!(polling.now, most);
-        polling.slept_at = Some(Instant::now() - Duration::from_secs(1));
-        let before = polling.now;
+        assert_eq!(polling.now, MOST);
+        polling.learn(MOST + Duration::from_nanos(1));
+        assert_eq!(polling.now, MOST / 2);
+    }
+
+    /// Each wait is longer than the time at first, so each poll fails at first.
+    #[test]
+    fn finds_back_to_a_time_that_is_long_enough() {
+        let mut polling = Polling { now: Duration::ZERO, ..Polling::new(Duration::from_secs(3600)) };
+        let mut fails = 0;
+        while polling.now < Duration::from_millis(1) {
+            assert!(!polling.poll(|| false));
+            polling.sleeps();
+            polling.wakes();
+            fails += 1;
+        }
+        assert!(fails <= 10, "{fails} waits");
+    }
+
+    #[test]
+    fn counts_the_time_before_the_sleep() {
+        let mut polling = Polling::new(MOST);
+        assert!(!polling.poll(|| false));
+        polling.sleeps();
+        // Longer than this by the time of the poll.
         polling.wakes();
-        assert_eq!(polling.now, before);
+        assert!(polling.now < MOST, "{:?}", polling.now);
     }
 }
