@@ -129,9 +129,7 @@ impl Session {
                     }
                 }
                 let timeout = stretch.timeout();
-                if stretch.is_empty() {
-                    polling.sleeps();
-                }
+                polling.sleeps();
                 let woken = sleep(epoll, timeout);
                 if woken.clients {
                     patience = 0;

@@ -143,11 +143,6 @@ where
         None
     }
 
-    /// Whether nothing is in flight.
-    pub fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
-    }
-
     /// Whether [`over`](Self::over) has something to do.
     pub fn is_going_on(&self) -> bool {
         self.wait.is_some() && self.tasks.is_empty()

@@ -53,7 +53,7 @@ impl Polling {
         }
     }
 
-    /// The worker goes to sleep without work.
+    /// The worker goes to sleep: it waits for the driver or for the disk.
     pub fn sleeps(&mut self) {
         self.slept_at = (!self.most.is_zero()).then(Instant::now);
     }

@@ -212,7 +212,9 @@ impl WorkerState {
             if poller.is_empty() {
                 return false;
             }
+            polling.sleeps();
             self.sleep(device);
+            polling.wakes();
         }
     }
 
