@@ -100,8 +100,8 @@ pub struct Args {
     #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
     pub cpus: Option<Cpus>,
 
-    /// Longest time in microseconds that a worker polls for work before it sleeps; it polls less while polling finds
-    /// nothing. 0: no polling
+    /// Longest time in microseconds that a worker polls for work before it sleeps; it polls less while
+    /// work comes later than that. 0: no polling
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub poll_us: u32,
 

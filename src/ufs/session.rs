@@ -18,7 +18,7 @@ use rustix::event::{Timespec, epoll};
 use super::controller::Controller;
 use super::pci::CONFIG_BYTES;
 use super::protocol::BAR_BYTES;
-use super::stretch::{self, Stretch};
+use super::stretch::{self, Found, Stretch};
 use crate::device::Device;
 use crate::engine::Worker;
 use crate::reactor::Reactor;
@@ -104,7 +104,9 @@ impl Session {
                 if let Some(ended) = stretch.over() {
                     break ended;
                 }
-                let found = stretch.step() || polling.poll(|| stretch.step());
+                // After work the time to poll begins anew.
+                let found = stretch.step() == Found::More
+                    || polling.poll(|| stretch.step() != Found::Nothing || interrupted(stop).is_some());
                 let mut how = interrupted(stop);
                 if patience == 0 && how.is_none() && !stretch.is_ending() {
                     let visit = visitors(stretch.client, listener);
@@ -135,7 +137,9 @@ impl Session {
                     patience = 0;
                 }
                 stretch.client.woken(woken.hung_up);
-                polling.wakes();
+                if woken.event {
+                    polling.wakes();
+                }
             };
             drop(stretch);
             drop(view);
@@ -196,6 +200,8 @@ fn data(number: u64) -> epoll::EventData {
 /// Why the session woke up.
 #[derive(Default)]
 struct Woken {
+    /// Something has happened. Otherwise, the time was over.
+    event: bool,
     /// Other clients have connected.
     clients: bool,
     /// The session's client has hung up.
@@ -212,6 +218,7 @@ fn sleep(epoll: &OwnedFd, timeout: Option<Timespec>) -> Woken {
             for event in events.iter() {
                 // The structure is packed.
                 let (of, flags) = (event.data.u64(), event.flags);
+                woken.event = true;
                 woken.clients |= of == CLIENTS;
                 woken.hung_up |= of == STREAM && flags.intersects(gone);
             }

@@ -33,6 +33,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The maximum number of messages before other work gets its turn: a client may never stop sending.
 const MOST_MESSAGES: usize = 64;
 
+/// What [`Stretch::step`] has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing to do.
+    Nothing,
+    /// Work, all of which is done.
+    Work,
+    /// Work, and there may be more.
+    More,
+}
+
 /// What to do when nothing is in flight.
 enum Wait {
     Disable,
@@ -159,9 +170,9 @@ where
         waits.then_some(Timespec { tv_sec: 0, tv_nsec: 20_000_000 })
     }
 
-    /// Serves the client's messages, and polls requests that can continue. Returns whether there was work.
-    pub fn step(&mut self) -> bool {
-        let mut progress = false;
+    /// Serves the client's messages, and polls requests that can continue.
+    pub fn step(&mut self) -> Found {
+        let (mut served, mut progress) = (false, false);
         for _ in 0..MOST_MESSAGES {
             if self.is_blocked() {
                 break;
@@ -180,7 +191,7 @@ where
                 Ok(Next::End) => self.end(Ok(())),
                 Err(error) => self.end(Err(broken(error))),
             }
-            progress = true;
+            (served, progress) = (true, true);
         }
         progress |= self.begin_transfers();
         self.worker.submit();
@@ -196,7 +207,11 @@ where
         }
         self.worker.before_completion();
         self.client.line().set(self.controller.interrupts());
-        progress
+        match (progress, served) {
+            (true, _) => Found::More,
+            (false, true) => Found::Work,
+            (false, false) => Found::Nothing,
+        }
     }
 
     fn access(&mut self, access: Access) -> io::Result<()> {

@@ -61,7 +61,8 @@ impl Polling {
     /// The worker has been woken.
     pub fn wakes(&mut self) {
         if let Some(at) = self.slept_at.take() {
-            self.learn(self.polled.saturating_add(at.elapsed()));
+            let polled = std::mem::take(&mut self.polled);
+            self.learn(polled.saturating_add(at.elapsed()));
         }
     }
 
