@@ -332,15 +332,15 @@ record() {
 	rm "$OUT/files"
 }
 
-# record_btrfs DIRECTORY PLAIN_DIRECTORY OFFSET ENCRYPTED: as record, for files in one subvolume of a btrfs. ENCRYPTED is true or
-# false: whether they must be encrypted. The host finds the rest on the image. Debian's btrfs-progs ask the kernel for the
-# subvolume's number.
+# record_btrfs DIRECTORY PLAIN_DIRECTORY OFFSET ENCRYPTED [EXTENTS]: as record, for files in one subvolume of a btrfs. ENCRYPTED is
+# true or false: whether they must be encrypted. Each must have at least EXTENTS extents. The host finds the rest on the image.
+# Debian's btrfs-progs ask the kernel for the subvolume's number.
 record_btrfs() {
 	local tree
 	tree=$(btrfs inspect-internal rootid "$1")
 	(cd "$1" && find . -type f -printf '%i %P\n') | while read -r ino name; do
-		printf '{"kind":"btrfs","path":"%s","plain":"%s","root":%s,"ino":%s,"offset":%s,"encrypted":%s}\n' \
-			"$1/$name" "$2/$name" "$tree" "$ino" "$3" "$4"
+		printf '{"kind":"btrfs","path":"%s","plain":"%s","root":%s,"ino":%s,"offset":%s,"encrypted":%s,"extents":%s}\n' \
+			"$1/$name" "$2/$name" "$tree" "$ino" "$3" "$4" "${5:-0}"
 	done >> "$OUT/manifest.jsonl"
 	grep -q "\"$1/" "$OUT/manifest.jsonl" || fail "no files in $1"
 }

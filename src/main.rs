@@ -95,9 +95,10 @@ fn run(args: &Args) -> Result<()> {
     let (disk, more_disks) = disks(args, &config)?;
     files.check("--wrapping-key-file")?;
     let wrapping = wrapping(args, &engine)?;
+    // Before the frontend's socket exists: whoever sees that may use this one.
+    let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
     let listen = listen(args)?;
     let notify = Notify::from_environment();
-    let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
     files.check("--stats")?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
     files.check("--trace")?;

@@ -39,6 +39,9 @@ pub struct BtrfsFile {
     pub offset: u64,
     /// Whether it must be encrypted.
     pub encrypted: bool,
+    /// How many extents it must have at least.
+    #[serde(default)]
+    pub extents: usize,
 }
 
 /// A file encrypted by fscrypt, as the guest's `fscrypt-map` describes it.

@@ -43,6 +43,8 @@ struct Fixture {
     contexts: bool,
     /// Whether all extents have the same nonce.
     one_nonce: bool,
+    /// How many extents the file must have at least.
+    least: usize,
     /// XORed to the data on the disk, after the checksums were made.
     flip: Option<usize>,
     /// XORed to the csum tree.
@@ -64,6 +66,7 @@ impl Fixture {
             extents,
             contexts: true,
             one_nonce: false,
+            least: 0,
             flip: None,
             wrong_sum: false,
             plaintext,
@@ -186,7 +189,7 @@ impl Fixture {
         fs::write(dir.path().join("keys"), format!("raw {}\n", hex::encode(&raw)))?;
         fs::write(dir.path().join("sentinel"), SENTINEL)?;
         let entry: Value = json!({"kind": "btrfs", "path": "/mnt/file", "plain": "file", "root": 5, "ino": INO, "offset": 0,
-            "encrypted": self.encrypted});
+            "encrypted": self.encrypted, "extents": self.least});
         fs::write(dir.path().join("manifest.jsonl"), format!("{entry}\n"))?;
         fs::write(dir.path().join("image"), &image)?;
         fscrypt_verify::verify(&dir.path().join("image"), dir.path())
@@ -253,4 +256,11 @@ fn what_is_not_encrypted_as_it_should_be_is_caught() {
     assert!(gap.wrong().contains("hold data but have no place on the disk"));
     let again = Fixture { one_nonce: true, ..Fixture::new(Algorithm::Crc32c, true) }.wrong();
     assert!(again.contains("has the nonce of another extent"), "{again}");
+}
+
+#[test]
+fn a_file_with_too_few_extents_is_caught() {
+    let fixture = |least| Fixture { least, ..Fixture::new(Algorithm::Crc32c, true) };
+    assert!(fixture(2).verify().expect("a verification").is_verified());
+    assert!(fixture(3).wrong().contains("it has 2 extents, and should have at least 3"));
 }

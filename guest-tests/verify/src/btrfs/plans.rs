@@ -43,6 +43,10 @@ pub fn add(
         (Some(_), false) => return wrong(outcome, file, "it is encrypted, and should not be"),
         (None, true) => return wrong(outcome, file, "it is not encrypted, and should be"),
     };
+    let count = inode.extents.len();
+    if count < file.extents {
+        wrong(outcome, file, &format!("it has {count} extents, and should have at least {}", file.extents))?;
+    }
     let mut position = 0;
     let mut first = true;
     for (start, extent) in &inode.extents {
