@@ -94,6 +94,8 @@ expect_rings() {
 	local queues serial
 	queues=$(find "$BLOCK/mq" -mindepth 1 -maxdepth 1 -type d | wc -l)
 	[ "$queues" = "$1" ] || fail "request queues: $queues, not $1"
+	# A scheduler has a number of its own. Debian's kernel has none built in.
+	echo none > "$BLOCK/queue/scheduler"
 	[ "$(cat "$BLOCK/queue/nr_requests")" = "$2" ] || fail "requests: $(cat "$BLOCK/queue/nr_requests"), not $2"
 	serial=$(cat "$BLOCK/serial")
 	[ "$serial" = "$3" ] || fail "serial number: $serial, not $3"

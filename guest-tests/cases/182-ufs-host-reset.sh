@@ -2,6 +2,7 @@
 # case: the UFS driver's error handler resets the controller under verified I/O, and programs its keys anew; then the driver is bound again
 # attach: ufs
 # device: --personality ufs-3.1
+# needs: CONFIG_DEBUG_FS
 # check: fscrypt
 # stat: keyslots.program > 0
 # stat: keyslots.nokey == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: a UFS host controller with one slot: 200 keys take turns in it, policies that it cannot have use the fallback, and all are right after each level of runtime suspend, and after system suspend if the kernel can test it
+# case: a UFS host controller with one slot: 200 keys take turns in it, policies that it cannot have use the fallback, and all are right after each level of runtime suspend
 # attach: ufs
 # device: --personality one-slot --data-unit-sizes 4096
 # timeout: 600
@@ -38,17 +38,6 @@ for level in 1 3 5; do
 	runtime_resume
 	all_is_right
 done
-# After a real one, virtio_console's ports do not work, so the results would not reach the host.
-if [ -e /sys/power/pm_test ]; then
-	echo devices > /sys/power/pm_test
-	for round in 1 2; do
-		note "system suspend, round $round"
-		echo mem > /sys/power/state
-		all_is_right
-	done
-else
-	note 'no system suspend: the kernel lacks CONFIG_PM_DEBUG'
-fi
 for directory in fallback native; do
 	record "$MNT/$directory" more
 done

@@ -56,11 +56,14 @@ teach_btrfs() {
 }
 
 progress=$(find_port progress)
+# The disks come in any order, UFS's some time after their driver.
+files=$(find_disk FSTESTS)
+find_disk TEST > /dev/null
+[ "$DRIVER" != ufshcd ] || find_disk TEST-1 > /dev/null
 # What users get, too: contrib/xfstests/local.config.
 . "$JOB/local.config"
 test=$TEST_DEV
 scratch=$SCRATCH_DEV
-files=$(find_disk FSTESTS)
 note "TEST_DEV $test, SCRATCH_DEV $scratch"
 for dir in "/sys/block/${test#/dev/}" "/sys/block/${scratch#/dev/}"; do
 	[ -d "$dir/queue/crypto" ] || fail "$dir has no inline encryption"

@@ -274,6 +274,9 @@ pub struct FstestsArgs {
     /// The file system under test
     #[arg(long, value_enum, default_value_t)]
     pub fs: FileSystem,
+    /// Both disks are logical units of a UFS host controller: the kernel's own driver, ufshcd, encrypts with it
+    #[arg(long)]
+    pub ufs: bool,
     /// Stop when a test runs for longer than this
     #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
     pub test_timeout: u64,

@@ -9,6 +9,7 @@ use crate::kernel::Kernel;
 use crate::kernel_modules;
 use crate::paths::Paths;
 use crate::report::Report;
+use crate::vm::Attach;
 use crate::{cache, process, progress, setup};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
     let check_arguments = check_arguments(args)?;
     let checkouts = Checkouts::read(&args.fstests, args.fscryptctl.as_deref())?;
-    let machine = setup::machine(paths, &args.guest, &RECIPE)?;
+    let guest = if args.ufs { args.guest.without_our_driver() } else { args.guest.clone() };
+    let machine = setup::machine(paths, &guest, &RECIPE)?;
     let (fs, symbol) = match args.fs {
         FileSystem::Ext4 => ("ext4", "CONFIG_EXT4_FS"),
         FileSystem::F2fs => ("f2fs", "CONFIG_F2FS_FS"),
@@ -28,15 +30,19 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
     };
     check_kernel(&machine.kernel, symbol)?;
     // generic/693 tests HCTR2, where there is any.
-    let kernel_modules = kernel_modules::files(paths, &machine, [symbol, "CONFIG_CRYPTO_HCTR2"])?;
+    let mut kernel_modules = kernel_modules::files(paths, &machine, [symbol, "CONFIG_CRYPTO_HCTR2"])?;
+    if args.ufs {
+        kernel_modules.extend(kernel_modules::ufs(paths, &machine)?);
+    }
     let files = fstests_build::build(paths, &machine.root, &checkouts)?;
     let module = setup::module(paths, &machine)?;
     let program = setup::device_program(paths)?;
 
-    let dir = paths.target.join("fstests").join(fs);
+    let (attach, name) = if args.ufs { (Attach::Ufs, format!("{fs}-ufs")) } else { (Attach::default(), fs.to_owned()) };
+    let dir = paths.target.join("fstests").join(name);
     cache::remove_tree(&dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let disks = ["TEST", "SCRATCH"].map(|serial| Disk::new(serial, &dir, &args.device));
+    let disks = Disk::for_tests(attach, &dir, &args.device);
     let run = Run {
         paths,
         machine: &machine,
@@ -44,6 +50,7 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
         module: module.as_ref(),
         kernel_modules,
         files: &files,
+        attach,
         disks: &disks,
         variables: vec![
             ("FSTYP".into(), fs.into()),
@@ -71,8 +78,8 @@ pub fn run(paths: &Paths, args: &FstestsArgs) -> Result<bool> {
     let good = progress.report.finish();
     println!("logs and results: {}", dir.display());
     if good && !args.keep {
-        for disk in &disks {
-            fs::remove_file(&disk.image)?;
+        for image in disks.iter().flat_map(|disk| &disk.images) {
+            fs::remove_file(image)?;
         }
     }
     Ok(good)

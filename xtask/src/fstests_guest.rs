@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest of `cargo xtask fstests`: two devices, and the output of fstests' `check` as it comes.
 
+use crate::case::UFS_DRIVER;
 use crate::device::{self, Device};
-use crate::driver::Module;
+use crate::driver::{MODULE, Module};
 use crate::job::{Job, Scratch};
 use crate::paths::Paths;
 use crate::process::tail;
 use crate::setup::Machine;
 use crate::stats::Stats;
-use crate::vm::{Ended, QUEUES, Vm};
+use crate::vm::{Attach, Ended, QUEUES, Vm};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::Read;
@@ -22,35 +23,56 @@ const GRACE: Duration = Duration::from_secs(60);
 /// From QEMU's start to the first test, and from the last test's end to QEMU's, each at most.
 const AROUND: Duration = Duration::from_secs(300);
 
-/// One of the two disks.
+/// A device: one disk, or the logical units of a UFS host controller.
 pub struct Disk {
-    /// Its serial number, by which the guest finds it.
+    /// Its serial number, by which the guest finds it. The second logical unit has `-1` behind it.
     pub serial: &'static str,
-    /// Its image.
-    pub image: PathBuf,
+    /// Its image, or those of the logical units.
+    pub images: Vec<PathBuf>,
     stats: PathBuf,
     log: PathBuf,
+    attach: Attach,
     options: Vec<String>,
 }
 
 impl Disk {
-    /// A disk whose files are in `dir`.
-    pub fn new(serial: &'static str, dir: &Path, more: &[String]) -> Self {
-        let file = |end: &str| dir.join(format!("{}{end}", serial.to_lowercase()));
-        let mut options = vec!["--serial".to_owned(), serial.to_owned()];
-        if !more.iter().any(|o| o.starts_with("--key-types")) {
-            let key = file(".wrapping-key").display().to_string();
-            options.extend(["--key-types".into(), "raw,wrapped".into(), "--wrapping-key-file".into(), key]);
+    /// The disks for the tests, whose files are in `dir`. With UFS they are logical units of one controller.
+    pub fn for_tests(attach: Attach, dir: &Path, more: &[String]) -> Vec<Self> {
+        let name = |serial: &str, end: &str| dir.join(format!("{}{end}", serial.to_lowercase()));
+        let disk = |serial, images: &[&str]| {
+            let images = images.iter().map(|image| name(image, ".img")).collect();
+            let mut disk = Self::new(serial, images, attach, dir);
+            // Standard UFS has no wrapped keys.
+            if attach != Attach::Ufs && !more.iter().any(|o| o.starts_with("--key-types")) {
+                let key = name(serial, ".wrapping-key").display().to_string();
+                disk.options.extend(["--key-types".into(), "raw,wrapped".into(), "--wrapping-key-file".into(), key]);
+            }
+            disk.options.extend_from_slice(more);
+            disk
+        };
+        match attach {
+            Attach::Ufs => vec![disk("TEST", &["TEST", "SCRATCH"])],
+            _ => ["TEST", "SCRATCH"].map(|serial| disk(serial, &[serial])).into(),
         }
-        options.extend_from_slice(more);
-        Self { serial, image: file(".img"), stats: file(".stats.json"), log: file(".device.log"), options }
     }
 
     /// A disk of the built checkouts: they have a device, too, as that needs nothing else of the guest's kernel.
-    fn files(image: &Path, dir: &Path) -> Self {
-        let options = ["--serial", "FSTESTS", "--read-only"].map(str::to_owned).to_vec();
-        let (stats, log) = (dir.join("fstests.stats.json"), dir.join("fstests.device.log"));
-        Self { serial: "FSTESTS", image: image.to_path_buf(), stats, log, options }
+    fn files(image: &Path, attach: Attach, dir: &Path) -> Self {
+        let mut disk = Self::new("FSTESTS", vec![image.to_path_buf()], attach, dir);
+        disk.options.push("--read-only".to_owned());
+        disk
+    }
+
+    fn new(serial: &'static str, images: Vec<PathBuf>, attach: Attach, dir: &Path) -> Self {
+        let mut options = vec!["--serial".to_owned(), serial.to_owned()];
+        if attach == Attach::Ufs {
+            options.push("--ufs".to_owned());
+        }
+        for more in images.iter().skip(1) {
+            options.extend(["--blk-file".to_owned(), more.display().to_string()]);
+        }
+        let file = |end: &str| dir.join(format!("{}{end}", serial.to_lowercase()));
+        Self { serial, images, stats: file(".stats.json"), log: file(".device.log"), attach, options }
     }
 
     fn start(&self, program: &Path, scratch: &Path) -> Result<Device> {
@@ -58,8 +80,8 @@ impl Disk {
         fs::create_dir(&socket_dir)?;
         Device::start(&device::Options {
             program,
-            image: &self.image,
-            queues: Some(QUEUES),
+            image: self.images.first().context("a disk without an image")?,
+            queues: (self.attach != Attach::Ufs).then_some(QUEUES),
             extra: &self.options,
             stats: &self.stats,
             log: &self.log,
@@ -97,8 +119,10 @@ pub struct Run<'a> {
     pub kernel_modules: Vec<PathBuf>,
     /// The image with the built checkouts.
     pub files: &'a Path,
-    /// The disks.
-    pub disks: &'a [Disk; 2],
+    /// How the disks are attached.
+    pub attach: Attach,
+    /// The disks of the tests.
+    pub disks: &'a [Disk],
     /// For the guest's script.
     pub variables: Vec<(String, String)>,
     /// Where logs and results go.
@@ -120,18 +144,19 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
         ],
         variables: run.variables.clone(),
         kernel_modules: run.kernel_modules.clone(),
+        driver: if run.attach == Attach::Ufs { UFS_DRIVER } else { MODULE },
         ..Job::with_module(run.module)
     };
     job.write(run.paths, &scratch)?;
-    for disk in run.disks {
-        device::make_image(&disk.image, IMAGE_BYTES)?;
+    for image in run.disks.iter().flat_map(|disk| &disk.images) {
+        device::make_image(image, IMAGE_BYTES)?;
     }
-    let files = Disk::files(run.files, run.dir);
+    let files = Disk::files(run.files, run.attach, run.dir);
     let disks = || run.disks.iter().chain([&files]);
     let devices = disks().map(|d| d.start(run.program, scratch.path())).collect::<Result<Vec<_>>>()?;
     let sockets: Vec<&Path> = devices.iter().map(|d| d.socket.as_path()).collect();
     let output = run.dir.join("check.out");
-    let vm = Vm { progress: Some(&output), ..Vm::new(run.machine, &sockets, &scratch) };
+    let vm = Vm { attach: run.attach, progress: Some(&output), ..Vm::new(run.machine, &sockets, &scratch) };
     let (ended, during) = watch(run, &vm, &output, &mut progress)?;
     let mut problems = vec![];
     scratch.unpack_results(&run.dir.join("out"))?;
@@ -203,13 +228,20 @@ mod tests {
 
     #[test]
     fn options_of_a_disk() {
-        let options = |more: &[&str]| {
+        let disks = |attach, more: &[&str]| {
             let more: Vec<String> = more.iter().map(|&o| o.to_owned()).collect();
-            Disk::new("TEST", Path::new("/r"), &more).options.join(" ")
+            Disk::for_tests(attach, Path::new("/r"), &more)
         };
+        let options = |more: &[&str]| disks(Attach::Generic, more)[0].options.join(" ");
         let wrapped = "--serial TEST --key-types raw,wrapped --wrapping-key-file /r/test.wrapping-key";
         assert_eq!(options(&["--keyslots", "2"]), format!("{wrapped} --keyslots 2"));
         assert_eq!(options(&[]), wrapped);
         assert_eq!(options(&["--key-types=raw"]), "--serial TEST --key-types=raw");
+        assert_eq!(disks(Attach::Generic, &[])[1].images, [Path::new("/r/scratch.img")]);
+
+        let ufs = disks(Attach::Ufs, &["--keyslots", "2"]);
+        assert_eq!(ufs.len(), 1);
+        assert_eq!(ufs[0].images, [Path::new("/r/test.img"), Path::new("/r/scratch.img")]);
+        assert_eq!(ufs[0].options.join(" "), "--serial TEST --ufs --blk-file /r/scratch.img --keyslots 2");
     }
 }

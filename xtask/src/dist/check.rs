@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Installs each package in a clean Debian, where the program then serves a disk to a guest that has the driver's package.
 
-use super::{CPUS, Cpu, copy, module_package, tree};
+use super::{CPUS, Cpu, copy, module_package, tree, units};
 use crate::cache;
 use crate::case::Case;
 use crate::cli::{DistArgs, GuestArgs};
@@ -89,6 +89,10 @@ pub fn run(paths: &Paths, args: &DistArgs, mirror: Option<&Mirror>, out: &Path) 
             let name = format!("{} serves a disk to that module", cpu.package());
             record(&mut report, &name, || serve(paths, &prepared));
         }
+    }
+    if let Some(own) = CPUS.iter().find(|cpu| cpu.rust == std::env::consts::ARCH) {
+        let name = format!("the units of {} serve a disk under systemd", own.package());
+        record(&mut report, &name, || units::run(paths, &prepared.machine, mirror, own, out, &work.join("units")));
     }
     Ok(report.finish())
 }

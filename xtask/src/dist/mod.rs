@@ -3,6 +3,7 @@
 //! driver, and their SHA-256 sums.
 
 mod check;
+mod units;
 
 use crate::cli::DistArgs;
 use crate::debian::{self, SUITE};
