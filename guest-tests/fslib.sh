@@ -74,6 +74,13 @@ has_inline_encryption() {
 	[ -d "$BLOCK/queue/crypto" ]
 }
 
+# has_fscrypt DIRECTORY: true when the file system takes keys. /tmp/added has what it says.
+has_fscrypt() {
+	unhex "$(key_hex one)" | xfs_io -c add_enckey "$1" > /tmp/added 2>&1 && return
+	grep -Eq 'Inappropriate ioctl|Operation not supported' /tmp/added || fail "cannot add a key: $(cat /tmp/added)"
+	return 1
+}
+
 # expect_engine KEYSLOTS DUN_BITS KEYS DATA_UNITS: the kernel sees exactly this engine. KEYS: raw, wrapped or both with a
 # comma between; DATA_UNITS: the mask of sizes for AES-256-XTS, which must be the only mode.
 expect_engine() {

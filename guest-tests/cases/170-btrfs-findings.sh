@@ -11,7 +11,7 @@ fresh() {
 	local identifier
 	mkfs.btrfs -q -f "$DISK"
 	mount -t btrfs -o "${1:-rw}" "$DISK" "$MNT"
-	unhex "$(key_hex one)" | xfs_io -c add_enckey "$MNT" > /tmp/added 2>&1 || skip "no fscrypt on this kernel's btrfs: $(cat /tmp/added)"
+	has_fscrypt "$MNT" || skip "no fscrypt on this kernel's btrfs: $(cat /tmp/added)"
 	identifier=$(add_key one "$MNT")
 	mkdir "$MNT/secret"
 	[ -z "${2:-}" ] || chattr "$2" "$MNT/secret"

@@ -41,7 +41,7 @@ for algorithm in crc32c xxhash sha256 blake2; do
 	mkdir "$MNT/sums" "$MNT/no-sums"
 	chattr +C "$MNT/no-sums"
 	encrypted=false
-	if unhex "$(key_hex one)" | xfs_io -c add_enckey "$MNT" > /tmp/added 2>&1; then
+	if has_fscrypt "$MNT"; then
 		encrypted=true
 		for directory in sums no-sums; do
 			encrypted_dir "$MNT/$directory" one

@@ -11,7 +11,7 @@ truncate -s 256M /tmp/second
 second=$(losetup -f --show /tmp/second)
 mkfs.btrfs -q -f "$DISK"
 mount -t btrfs "$DISK" "$MNT"
-unhex "$(key_hex one)" | xfs_io -c add_enckey "$MNT" > /tmp/added 2>&1 || skip "no fscrypt on this kernel's btrfs: $(cat /tmp/added)"
+has_fscrypt "$MNT" || skip "no fscrypt on this kernel's btrfs: $(cat /tmp/added)"
 identifier=$(add_key one "$MNT")
 set_policy "$MNT/secret" "$identifier"
 make_files tree 0 4096 65536 1048577

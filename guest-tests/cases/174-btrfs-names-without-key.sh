@@ -17,7 +17,7 @@ listed() {
 
 mkfs.btrfs -q -f "$DISK"
 mount -t btrfs "$DISK" "$MNT"
-unhex "$(key_hex one)" | xfs_io -c add_enckey "$MNT" > /tmp/added 2>&1 || skip "no fscrypt on this kernel's btrfs: $(cat /tmp/added)"
+has_fscrypt "$MNT" || skip "no fscrypt on this kernel's btrfs: $(cat /tmp/added)"
 identifier=$(add_key one "$MNT")
 set_policy "$MNT/secret" "$identifier"
 # btrfs lists by way of a buffer of 4096 bytes, in the order in which the files were made. Without the key the first 24 names need
