@@ -18,12 +18,11 @@ const LINTS_OF: u32 = 95;
 /// Runs those that the plan has.
 pub fn run(paths: &Paths, report: &mut Report, plan: &Plan) {
     if plan.lints {
-        let mut clippy = vec!["clippy", "--workspace", "--all-targets"];
+        let mut clippy = vec!["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         let version = process::output(cargo(paths).arg("--version")).unwrap_or_default();
-        if minor(&version).is_none_or(|minor| minor <= LINTS_OF) {
-            clippy.extend(["--", "-D", "warnings"]);
-        } else {
-            eprintln!("{}: warnings of clippy fail nothing, because it is newer than 1.{LINTS_OF}", version.trim());
+        if minor(&version).is_some_and(|minor| minor > LINTS_OF) {
+            eprintln!("{}: some lints fail nothing, because they are newer than 1.{LINTS_OF}", version.trim());
+            clippy.extend(["--force-warn", "clippy::all", "--force-warn", "deprecated"]);
         }
         check(paths, report, "cargo fmt", cargo(paths).args(["fmt", "--all", "--check", "--", "-l"]));
         check(paths, report, "cargo clippy", cargo(paths).args(clippy));
