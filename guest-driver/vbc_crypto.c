@@ -18,14 +18,6 @@ module_param_named(in_band, vbc_in_band, bool, 0644);
 MODULE_PARM_DESC(in_band,
 		 "Ask devices without a control virtqueue for inline encryption by commands on their request queues (default: no)");
 
-/* One or both, by their bits */
-static const char *const vbc_key_type_names[] = {
-	[BLK_CRYPTO_KEY_TYPE_RAW] = "raw",
-	[BLK_CRYPTO_KEY_TYPE_HW_WRAPPED] = "hardware-wrapped",
-	[BLK_CRYPTO_KEY_TYPE_RAW | BLK_CRYPTO_KEY_TYPE_HW_WRAPPED] =
-		"raw and hardware-wrapped",
-};
-
 struct vbc_crypto *vbc_crypto_from_profile(struct blk_crypto_profile *profile)
 {
 	return container_of(profile, struct vbc_crypto, profile);
@@ -49,12 +41,7 @@ static const struct blk_crypto_ll_ops vbc_crypto_ops = {
 	/* Only for devices with keyslots: see vbc_init_profile() */
 	.keyslot_program	= vbc_keyslot_program,
 	.keyslot_evict		= vbc_keyslot_evict,
-
-	/* Called only if the profile has hardware-wrapped keys: vbc_wrapped.c */
-	.derive_sw_secret	= vbc_derive_sw_secret,
-	.import_key		= vbc_import_key,
-	.generate_key		= vbc_generate_key,
-	.prepare_key		= vbc_prepare_key,
+	/* Those of hardware-wrapped keys: see vbc_set_key_types() */
 };
 
 /* Setup, suspend and removal */
@@ -181,8 +168,7 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 	struct virtio_device *vdev = vc->vdev;
 	struct vbc_crypto_extensions extensions = { };
 	struct vbc_characteristics found;
-	unsigned int supported = 0;
-	u8 dun_bytes, key_types;
+	u8 dun_bytes;
 	u16 slots;
 	int err;
 
@@ -191,7 +177,6 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 		return err;
 	slots = le16_to_cpu(found.max_slots);
 	dun_bytes = found.max_dun_bytes;
-	key_types = found.key_types;
 	if (!dun_bytes || dun_bytes > VBC_MAX_DUN_BYTES) {
 		dev_warn(&vdev->dev, "%u keyslots with %u bytes of DUN make no sense\n",
 			 slots, dun_bytes);
@@ -207,16 +192,6 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 			VBC_EXT_KEYS_IN_REQUESTS)) {
 		dev_warn(&vdev->dev,
 			 "device has no keyslots and takes no keys in requests\n");
-		return -EOPNOTSUPP;
-	}
-	if (key_types & VBC_CONFIG_KEY_RAW)
-		supported |= BLK_CRYPTO_KEY_TYPE_RAW;
-	if (key_types & VBC_CONFIG_KEY_HW_WRAPPED)
-		supported |= BLK_CRYPTO_KEY_TYPE_HW_WRAPPED;
-	if (!supported) {
-		dev_warn(&vdev->dev,
-			 "device takes neither raw nor hardware-wrapped keys (%#x)\n",
-			 key_types);
 		return -EOPNOTSUPP;
 	}
 
@@ -239,7 +214,12 @@ static int vbc_init_profile(struct vbc_crypto *vc)
 		vc->profile.ll_ops.keyslot_evict = NULL;
 	}
 	vc->profile.max_dun_bytes_supported = dun_bytes;
-	vc->profile.key_types_supported = supported;
+	if (!vbc_set_key_types(vc, found.key_types)) {
+		dev_warn(&vdev->dev,
+			 "device takes no type of key that the kernel knows (%#x)\n",
+			 found.key_types);
+		return -EOPNOTSUPP;
+	}
 	vbc_digests_init(vc, le32_to_cpu(extensions.digests));
 
 	return vbc_get_modes(vc);
@@ -330,7 +310,7 @@ void vbc_crypto_register(struct vbc_dev *vbc)
 		dev_info(&vbc->vdev->dev,
 			 "inline encryption: %u keyslots, %s keys%s, %u-byte DUNs, AES-256-XTS data unit sizes %#x\n",
 			 profile->num_slots,
-			 vbc_key_type_names[profile->key_types_supported],
+			 vbc_key_types(vc),
 			 profile->num_slots ? "" : " in requests",
 			 profile->max_dun_bytes_supported, xts);
 }

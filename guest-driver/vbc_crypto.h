@@ -181,17 +181,9 @@ static inline void vbc_digests_unprep_rq(struct request *rq) { }
 
 #endif /* VBC_DIGESTS */
 
-/* vbc_wrapped.c: for struct blk_crypto_ll_ops */
-int vbc_derive_sw_secret(struct blk_crypto_profile *profile,
-			 const u8 *eph_key, size_t eph_key_size,
-			 u8 sw_secret[BLK_CRYPTO_SW_SECRET_SIZE]);
-int vbc_import_key(struct blk_crypto_profile *profile, const u8 *raw_key,
-		   size_t raw_key_size,
-		   u8 lt_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE]);
-int vbc_generate_key(struct blk_crypto_profile *profile,
-		     u8 lt_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE]);
-int vbc_prepare_key(struct blk_crypto_profile *profile, const u8 *lt_key,
-		    size_t lt_key_size,
-		    u8 eph_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE]);
+/* vbc_wrapped.c */
+bool vbc_is_wrapped(const struct blk_crypto_key *key);
+bool vbc_set_key_types(struct vbc_crypto *vc, u8 offered);
+const char *vbc_key_types(const struct vbc_crypto *vc);
 
 #endif /* VBC_CRYPTO_H */

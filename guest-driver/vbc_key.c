@@ -28,18 +28,13 @@ const struct vbc_mode vbc_modes[BLK_ENCRYPTION_MODE_MAX] = {
 	},
 };
 
-static bool vbc_is_wrapped(const struct blk_crypto_key *key)
-{
-	return key->crypto_cfg.key_type == BLK_CRYPTO_KEY_TYPE_HW_WRAPPED;
-}
-
 /* A wrapped key goes to the device unchanged: ephemerally wrapped. */
 static bool vbc_key_size_ok(const struct blk_crypto_key *key)
 {
-	static_assert(BLK_CRYPTO_MAX_ANY_KEY_SIZE <= VBC_KEY_BYTES);
+	static_assert(sizeof(key->bytes) <= VBC_KEY_BYTES);
 
 	if (vbc_is_wrapped(key))
-		return key->size && key->size <= BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE;
+		return key->size && key->size <= sizeof(key->bytes);
 	return key->size == vbc_modes[key->crypto_cfg.crypto_mode].key_size;
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Hardware-wrapped keys: generate, import, prepare, derive the software secret.
+ * Hardware-wrapped keys: generate, import, prepare, derive the software secret;
+ * and which types of keys the disk takes.
  *
  * The device does all of it; the kernel passes blobs on without looking into
- * them.  vbc_crypto.c programs wrapped keys into keyslots, as it does other
- * keys.
+ * them.  vbc_key.c programs wrapped keys into keyslots, as it does other keys.
  *
  * User space waits for these commands (ioctls of the disk, adding a key to a
  * file system), and blk-crypto holds the profile's lock, which I/O may need to
@@ -50,9 +50,9 @@ static int vbc_wrapped_key_error(const struct vbc_ctrl_cmd *cmd, int err)
 	return err;
 }
 
-int vbc_derive_sw_secret(struct blk_crypto_profile *profile,
-			 const u8 *eph_key, size_t eph_key_size,
-			 u8 sw_secret[BLK_CRYPTO_SW_SECRET_SIZE])
+static int vbc_derive_sw_secret(struct blk_crypto_profile *profile,
+				const u8 *eph_key, size_t eph_key_size,
+				u8 sw_secret[BLK_CRYPTO_SW_SECRET_SIZE])
 {
 	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
 	struct vbc_ctrl_cmd *cmd;
@@ -83,9 +83,9 @@ int vbc_derive_sw_secret(struct blk_crypto_profile *profile,
 	return err;
 }
 
-int vbc_import_key(struct blk_crypto_profile *profile, const u8 *raw_key,
-		   size_t raw_key_size,
-		   u8 lt_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
+static int vbc_import_key(struct blk_crypto_profile *profile,
+			  const u8 *raw_key, size_t raw_key_size,
+			  u8 lt_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
 {
 	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
 	struct vbc_ctrl_cmd *cmd;
@@ -108,8 +108,8 @@ int vbc_import_key(struct blk_crypto_profile *profile, const u8 *raw_key,
 	return ret;
 }
 
-int vbc_generate_key(struct blk_crypto_profile *profile,
-		     u8 lt_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
+static int vbc_generate_key(struct blk_crypto_profile *profile,
+			    u8 lt_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
 {
 	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
 	struct vbc_ctrl_cmd *cmd;
@@ -127,9 +127,9 @@ int vbc_generate_key(struct blk_crypto_profile *profile,
 	return ret;
 }
 
-int vbc_prepare_key(struct blk_crypto_profile *profile, const u8 *lt_key,
-		    size_t lt_key_size,
-		    u8 eph_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
+static int vbc_prepare_key(struct blk_crypto_profile *profile,
+			   const u8 *lt_key, size_t lt_key_size,
+			   u8 eph_key[BLK_CRYPTO_MAX_HW_WRAPPED_KEY_SIZE])
 {
 	struct vbc_crypto *vc = vbc_crypto_from_profile(profile);
 	struct vbc_ctrl_cmd *cmd;
@@ -152,4 +152,45 @@ int vbc_prepare_key(struct blk_crypto_profile *profile, const u8 *lt_key,
 
 	vbc_ctrl_end(vc);
 	return ret;
+}
+
+/* One or both, by their bits */
+static const char *const vbc_key_type_names[] = {
+	[BLK_CRYPTO_KEY_TYPE_RAW] = "raw",
+	[BLK_CRYPTO_KEY_TYPE_HW_WRAPPED] = "hardware-wrapped",
+	[BLK_CRYPTO_KEY_TYPE_RAW | BLK_CRYPTO_KEY_TYPE_HW_WRAPPED] =
+		"raw and hardware-wrapped",
+};
+
+/* For the log */
+const char *vbc_key_types(const struct vbc_crypto *vc)
+{
+	return vbc_key_type_names[vc->profile.key_types_supported];
+}
+
+bool vbc_is_wrapped(const struct blk_crypto_key *key)
+{
+	return key->crypto_cfg.key_type == BLK_CRYPTO_KEY_TYPE_HW_WRAPPED;
+}
+
+/*
+ * Take keys of the types that the device offers, by their bits in config space.
+ * Return whether there is any.
+ */
+bool vbc_set_key_types(struct vbc_crypto *vc, u8 offered)
+{
+	struct blk_crypto_ll_ops *ops = &vc->profile.ll_ops;
+	unsigned int types = 0;
+
+	if (offered & VBC_CONFIG_KEY_RAW)
+		types |= BLK_CRYPTO_KEY_TYPE_RAW;
+	if (offered & VBC_CONFIG_KEY_HW_WRAPPED) {
+		types |= BLK_CRYPTO_KEY_TYPE_HW_WRAPPED;
+		ops->derive_sw_secret = vbc_derive_sw_secret;
+		ops->import_key = vbc_import_key;
+		ops->generate_key = vbc_generate_key;
+		ops->prepare_key = vbc_prepare_key;
+	}
+	vc->profile.key_types_supported = types;
+	return types;
 }

@@ -314,6 +314,7 @@ refused_key_case() {
 # function_reset_case: the device is reset through PCI, five times, while files are written and verified.
 function_reset_case() {
 	local round
+	kernel_has virtio_device_reset_prepare || skip "the guest's kernel tells no driver of a function reset"
 	secret_tree
 	encrypted_dir "$MNT/busy" two per-file 512
 	begin_busy

@@ -19,6 +19,11 @@ note() {
 	echo "== $*"
 }
 
+# kernel_has FUNCTION: true when the kernel has this function, or does not say.
+kernel_has() {
+	[ ! -e /proc/kallsyms ] || grep -q " $1\$" /proc/kallsyms
+}
+
 # find_port NAME: prints the device of a virtio port.
 find_port() {
 	for _p in /sys/class/virtio-ports/*; do

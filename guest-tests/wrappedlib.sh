@@ -6,6 +6,7 @@
 # raw_and_wrapped_case: raw and hardware-wrapped keys side by side, even of the same bytes, under every policy.
 raw_and_wrapped_case() {
 	local hex added wrapped directories directory round
+	needs_wrapped_keys
 	make_files tree 0 100 4096 70001 524288
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
@@ -51,6 +52,7 @@ contains() {
 # error.
 wrapped_key_ioctls_case() {
 	local name file count room at byte
+	needs_wrapped_keys
 	[ "$(crypto_attr hw_wrapped_keys)" = supported ] || fail "wrapped keys: $(crypto_attr hw_wrapped_keys)"
 	[ "$(crypto_attr raw_keys)" = supported ] || fail "raw keys: $(crypto_attr raw_keys)"
 	mkdir /tmp/keys
@@ -128,6 +130,7 @@ wrapped_key_ioctls_case() {
 # wrapped_key_removal_case: adding and removing hardware-wrapped master keys locks and unlocks files; every documented error.
 wrapped_key_removal_case() {
 	local identifier directories directory byte count locked
+	needs_wrapped_keys
 	make_files tree 0
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"

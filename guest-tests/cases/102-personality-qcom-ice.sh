@@ -7,6 +7,7 @@
 # stat: keyslots.program_failed == 0
 # stat: keyslots.nokey == 0
 
+needs_wrapped_keys
 expect_engine 32 64 wrapped 0x1fe00
 expect_rings 1 32 qcom-ice
 make_files tree 0

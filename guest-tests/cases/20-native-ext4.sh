@@ -13,7 +13,7 @@
 has_inline_encryption || fail "$BLOCK/queue/crypto is missing"
 [ "$(crypto_attr num_keyslots)" = 32 ] || fail "keyslots: $(crypto_attr num_keyslots)"
 [ "$(crypto_attr max_dun_bits)" = 64 ] || fail "bits of a data unit number: $(crypto_attr max_dun_bits)"
-[ "$(crypto_attr raw_keys)" = supported ] || fail "raw keys: $(crypto_attr raw_keys)"
+[ "$(engine_keys)" = raw ] || fail "keys: $(engine_keys)"
 [ "$(($(crypto_attr modes/AES-256-XTS)))" = $((0x1fe00)) ] || fail "data unit sizes: $(crypto_attr modes/AES-256-XTS)"
 [ "$(ls "$BLOCK/queue/crypto/modes")" = AES-256-XTS ] || fail "modes: $(ls "$BLOCK/queue/crypto/modes")"
 

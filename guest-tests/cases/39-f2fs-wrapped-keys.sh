@@ -8,5 +8,6 @@
 # stat: wrapped_keys.derive_sw_secret > 0
 # stat: keyslots.nokey == 0
 
+needs_wrapped_keys
 FS=f2fs
 policies_case wrapped_dir ino-lblk-64 ino-lblk-32

@@ -7,6 +7,7 @@
 # stat: keyslots.nokey == 0
 # check: fscrypt
 
+needs_wrapped_keys
 head -c 32 /dev/urandom > /tmp/raw
 head -c 90 /dev/urandom > /tmp/blob
 make_files tree 0

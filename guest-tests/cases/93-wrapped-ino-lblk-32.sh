@@ -7,5 +7,6 @@
 # stat: wrapped_keys.derive_sw_secret > 0
 # stat: keyslots.nokey == 0
 
+needs_wrapped_keys
 ciphertext_case ino-lblk-32 4096 wrapped
 expect_native

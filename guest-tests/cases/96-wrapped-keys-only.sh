@@ -6,6 +6,7 @@
 # stat: keyslots.program_failed == 0
 # stat: keyslots.nokey == 0
 
+needs_wrapped_keys
 [ "$(crypto_attr hw_wrapped_keys)" = supported ] || fail "wrapped keys: $(crypto_attr hw_wrapped_keys)"
 [ ! -e "$BLOCK/queue/crypto/raw_keys" ] || fail 'the disk claims to support raw keys'
 make_files tree 0

@@ -5,6 +5,7 @@
 # stat: keyslots.replace >= 24
 # stat: keyslots.nokey == 0
 
+needs_wrapped_keys
 [ "$(crypto_attr num_keyslots)" = 1 ] || fail "keyslots: $(crypto_attr num_keyslots)"
 make_files tree 0 512 4096 65536 65536 300000
 make_fs "$DISK"

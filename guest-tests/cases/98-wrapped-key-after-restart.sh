@@ -11,6 +11,7 @@
 # stat: keyslots.program == 0
 # stat: keyslots.nokey == 0
 
+needs_wrapped_keys
 case $BOOT in
 1)
 	make_files tree 0

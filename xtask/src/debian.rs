@@ -13,11 +13,15 @@ use tempfile::TempDir;
 pub const SUITE: &str = "trixie";
 /// The suite with the recent kernel and QEMU.
 pub const BACKPORTS: &str = "trixie-backports";
+/// What the next releases are made from.
+pub const SID: &str = "sid";
+/// What is too new even for that.
+pub const EXPERIMENTAL: &str = "experimental";
 
-/// With mmdebstrap's own default mirror: adds the backports of whatever it chose.
-const ADD_BACKPORTS: &str = r#"cd "$1/etc/apt" && { cat sources.list sources.list.d/*.list 2>/dev/null |
-    sed -n 's/^\(deb .*\) trixie main.*/\1 trixie-backports main/p' | head -n 1 > backports && test -s backports; } &&
-    mv backports sources.list.d/backports.list"#;
+/// With mmdebstrap's own default mirror: adds the suite MORE to the suite BASE of whatever it chose.
+const ADD_SUITE: &str = r#"cd "$1/etc/apt" && { cat sources.list sources.list.d/*.list 2>/dev/null |
+    sed -n 's/^\(deb .*\) BASE main.*/\1 MORE main/p' | head -n 1 > more && test -s more; } &&
+    mv more sources.list.d/more.list"#;
 
 /// Makes a tree of packages of `suite`, and of the backports when it is [`SUITE`].
 pub fn make_tree(mirror: Option<&Mirror>, suite: &str, args: &[String], tree: &Path, log: &Path) -> Result<()> {
@@ -39,10 +43,18 @@ pub fn small(packages: &str) -> Vec<String> {
 }
 
 fn mmdebstrap(mirror: Option<&Mirror>, suite: &str, args: &[String], tar: &Path, log: &Path) -> Result<()> {
-    let suites: &[&str] = if suite == SUITE { &[SUITE, BACKPORTS] } else { &[suite] };
+    let suites: &[&str] = match suite {
+        SUITE => &[SUITE, BACKPORTS],
+        EXPERIMENTAL => &[SID, EXPERIMENTAL],
+        other => &[other],
+    };
     let mut mm = command("mmdebstrap");
     mm.arg(if is_root() { "--mode=root" } else { "--mode=unshare" });
     mm.arg("--aptopt=Acquire::Languages \"none\"").arg("--architectures=amd64").args(args);
+    if suites[0] == SID {
+        // A mirror may keep a copy of these that it does not update. What is old there will do.
+        mm.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
+    }
     // In user-namespace mode another uid works in the temporary directory and starts in the current one.
     mm.current_dir("/");
     if std::env::var_os("TMPDIR").is_none() && Path::new("/var/tmp").is_dir() {
@@ -51,16 +63,16 @@ fn mmdebstrap(mirror: Option<&Mirror>, suite: &str, args: &[String], tar: &Path,
     match mirror {
         Some(mirror) => {
             let signed = mirror.keyring.as_ref().map(|k| format!("[signed-by={}] ", k.display())).unwrap_or_default();
-            mm.args([suite, "-"]);
+            mm.args([suites[0], "-"]);
             for suite in suites {
                 mm.arg(format!("deb {signed}{} {suite} main", mirror.uri));
             }
         }
         None => {
-            if suites.contains(&BACKPORTS) {
-                mm.arg(format!("--setup-hook={ADD_BACKPORTS}"));
+            if let [base, more] = suites {
+                mm.arg(format!("--setup-hook={}", ADD_SUITE.replace("BASE", base).replace("MORE", more)));
             }
-            mm.args([suite, "-"]);
+            mm.args([suites[0], "-"]);
         }
     }
     run_to_file(&mut mm, tar, log)

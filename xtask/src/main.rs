@@ -20,6 +20,7 @@ mod demo;
 mod device;
 mod dist;
 mod driver;
+mod driver_builds;
 mod fstests;
 mod fstests_build;
 mod fstests_guest;

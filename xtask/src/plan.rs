@@ -6,6 +6,7 @@ use crate::changed::{self, Part};
 use crate::cli::{Half, TestArgs};
 use crate::compare;
 use crate::device;
+use crate::driver_builds;
 use crate::paths::Paths;
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
@@ -31,6 +32,8 @@ pub struct Plan {
     pub compare: bool,
     /// The guest's module is built, even without cases.
     pub module: bool,
+    /// The module is built for other kernels, too.
+    pub builds: bool,
     /// What `cargo xtask test` does not test.
     pub notes: BTreeSet<&'static str>,
 }
@@ -57,6 +60,7 @@ impl Plan {
             cases: if guest { all.cases } else { Vec::new() },
             compare: guest && has(compare::SMOKE_TEST),
             module: guest && unfiltered,
+            builds: guest && has(driver_builds::NAME),
             notes: all.notes,
         };
         ensure!(plan.has_rust() || plan.has_guest(), "no guest case is selected");
@@ -73,6 +77,7 @@ impl Plan {
             cases,
             compare: true,
             module: true,
+            builds: true,
             notes: BTreeSet::new(),
         }
     }
@@ -102,7 +107,7 @@ impl Plan {
                 Part::Optimised => plan.optimised = true,
                 Part::Fuzz => plan.fuzz = true,
                 Part::Compare => plan.compare = true,
-                Part::Cases => plan.module = true,
+                Part::Cases => (plan.module, plan.builds) = (true, true),
                 Part::Note(note) => drop(plan.notes.insert(note)),
                 Part::Package(package) if !parts.contains(&Part::Everything) => {
                     plan.tests.push(vec!["--package".to_owned(), (*package).to_owned()]);
@@ -118,7 +123,7 @@ impl Plan {
 
     /// Whether a guest boots or the module is built.
     pub fn has_guest(&self) -> bool {
-        self.module || self.compare || !self.cases.is_empty()
+        self.module || self.builds || self.compare || !self.cases.is_empty()
     }
 
     /// Whether there is something for cargo.
@@ -139,7 +144,9 @@ impl Plan {
         if self.has_guest() {
             words.push(format!("the module, {} guest cases", self.cases.len()));
         }
-        words.extend(self.compare.then(|| compare::SMOKE_TEST.to_owned()));
+        for (wanted, name) in [(self.builds, driver_builds::NAME), (self.compare, compare::SMOKE_TEST)] {
+            words.extend(wanted.then(|| name.to_owned()));
+        }
         if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
     }
 }

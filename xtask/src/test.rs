@@ -9,13 +9,16 @@ use crate::progress::timed;
 use crate::report::Report;
 use crate::run_case::{self, Outcome};
 use crate::setup::{self, Prepared};
-use crate::{compare, driver, guest_root, packages};
+use crate::{compare, driver, driver_builds, guest_root, packages};
 use anyhow::{Result, anyhow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Why something is skipped.
+const TAKES_MINUTES: &str = "takes minutes: give --long";
 
 /// Runs the checks and prints the summary; true when nothing failed.
 pub fn run(paths: &Paths, args: &TestArgs) -> Result<bool> {
@@ -50,6 +53,11 @@ fn guest(paths: &Paths, args: &TestArgs, plan: &Plan, report: &mut Report) -> Re
                 prepared.machine.qemu.version,
                 prepared.machine.accel.name()
             );
+            if plan.builds && args.long {
+                driver_builds::run(paths, prepared.machine.mirror.as_ref(), report);
+            } else if plan.builds {
+                report.skip(driver_builds::NAME, Duration::ZERO, TAKES_MINUTES);
+            }
             cases(paths, &prepared, scripts, args, report);
             if compare {
                 smoke_test(paths, &prepared, report);
@@ -76,8 +84,7 @@ fn prepare(paths: &Paths, args: &TestArgs, report: &mut Report) -> Result<Prepar
     let module = module?;
     match &module {
         None => report.skip("module build", took, "not run: the driver is built into the kernel"),
-        Some(m) if m.warnings.is_empty() => report.pass("module build", took),
-        Some(m) => report.fail("module build", took, &format!("the compiler warns:\n{}", m.warnings.join("\n"))),
+        Some(module) => module.judge(report, "module build", took),
     }
     Ok(Prepared { machine, programs, module })
 }
@@ -122,7 +129,7 @@ fn one(paths: &Paths, prepared: &Prepared, script: &Path, args: &TestArgs, repor
     let report = || report.lock().unwrap_or_else(PoisonError::into_inner);
     let case = match Case::read(script) {
         Ok(case) if case.long && !args.long => {
-            return report().skip(&name, Duration::ZERO, "takes minutes: give --long");
+            return report().skip(&name, Duration::ZERO, TAKES_MINUTES);
         }
         case => case,
     };
