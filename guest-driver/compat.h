@@ -11,7 +11,7 @@
 #include <linux/slab.h>
 
 #ifdef VBC_LACKS_UPDATE_FROZEN
-#error "virtio_blk_crypto needs Linux 6.12.46 or later"
+#error "virtio_blk_crypto needs Linux 6.12 (a late stable release) or 6.14 and later"
 #endif
 
 #ifndef kzalloc_obj

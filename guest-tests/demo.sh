@@ -26,9 +26,7 @@ report modes "$(ls "$BLOCK/queue/crypto/modes")"
 report data_unit_sizes "$(bits_to_sizes "$(crypto_attr modes/AES-256-XTS)")"
 report keyslots "$(crypto_attr num_keyslots)"
 report max_dun_bits "$(crypto_attr max_dun_bits)"
-report raw_keys "$([ -e "$BLOCK/queue/crypto/raw_keys" ] && crypto_attr raw_keys || echo 'not supported')"
-report hw_wrapped_keys \
-	"$([ -e "$BLOCK/queue/crypto/hw_wrapped_keys" ] && crypto_attr hw_wrapped_keys || echo 'not supported')"
+report keys "$(engine_keys)"
 
 note 'an ext4, mounted with -o inlinecrypt, and three directories with three kinds of encryption policy'
 make_fs "$DISK"

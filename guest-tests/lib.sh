@@ -21,7 +21,7 @@ note() {
 
 # kernel_has FUNCTION: true when the kernel has this function, or does not say.
 kernel_has() {
-	[ ! -e /proc/kallsyms ] || grep -q " $1\$" /proc/kallsyms
+	[ ! -e /proc/kallsyms ] || grep -Eq " $1([.[:space:]]|\$)" /proc/kallsyms
 }
 
 # find_port NAME: prints the device of a virtio port.

@@ -23,7 +23,7 @@ const ADD_SUITE: &str = r#"cd "$1/etc/apt" && { cat sources.list sources.list.d/
     sed -n 's/^\(deb .*\) BASE main.*/\1 MORE main/p' | head -n 1 > more && test -s more; } &&
     mv more sources.list.d/more.list"#;
 
-/// Makes a tree of packages of `suite`, and of the backports when it is [`SUITE`].
+/// Makes a tree of packages of `suite`, with the backports when it is [`SUITE`], with sid when it is [`EXPERIMENTAL`].
 pub fn make_tree(mirror: Option<&Mirror>, suite: &str, args: &[String], tree: &Path, log: &Path) -> Result<()> {
     let tar = tree.with_extension("tar");
     mmdebstrap(mirror, suite, args, &tar, log)?;

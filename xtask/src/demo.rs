@@ -81,8 +81,8 @@ fn capabilities(text: &str) -> String {
     if let Some(n) = get("max_dun_bits") {
         parts.push(format!("{n}-bit data unit numbers"));
     }
-    for (file, what) in [("raw_keys", "raw keys"), ("hw_wrapped_keys", "hardware-wrapped keys")] {
-        if get(file).is_some() {
+    for (word, what) in [("raw", "raw keys"), ("wrapped", "hardware-wrapped keys")] {
+        if get("keys").is_some_and(|keys| keys.split(',').any(|key| key == word)) {
             parts.push(what.to_owned());
         }
     }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn capabilities_in_words() {
-        let text = "max_dun_bits=256\nnum_keyslots=32\nraw_keys=supported\nmodes/AES-256-XTS=0x1fe00\n";
+        let text = "max_dun_bits=256\nnum_keyslots=32\nkeys=raw\nmodes/AES-256-XTS=0x1fe00\n";
         let words = "32 keyslots, 256-bit data unit numbers, raw keys, AES-256-XTS with data units of 512 to 65536";
         assert_eq!(capabilities(text), words);
         assert!(capabilities("").starts_with("no inline encryption"));

@@ -48,13 +48,13 @@ pub fn build(paths: &Paths, root: &GuestRoot, kernel: &Kernel) -> Result<Option<
             build_against(&sources(paths)?, kdir, &out, &out.join("build.log"))?;
             Ok(Some(Module::built(&out)))
         }
-        Origin::Debian => for_debian(paths, &root.build_tree(), &root.release, &out).map(Some),
+        Origin::Debian => for_debian(paths, &root.build_tree(), &root.release, "", &out).map(Some),
     }
 }
 
-/// Builds the module in a tree of Debian packages, for the kernel whose headers are there.
-pub fn for_debian(paths: &Paths, tree: &Path, release: &str, out: &Path) -> Result<Module> {
-    let script = format!("make -C /lib/modules/{release}/build M=\"$PWD\" modules");
+/// Builds the module in a tree of Debian packages, for the kernel whose headers are there, with these variables of make.
+pub fn for_debian(paths: &Paths, tree: &Path, release: &str, variables: &str, out: &Path) -> Result<Module> {
+    let script = format!("make -C /lib/modules/{release}/build M=\"$PWD\" {variables} modules");
     tools::build_in_tree(tree, &sources(paths)?, &script, &[format!("{MODULE}.ko")], out)
         .context("the module did not build")?;
     Ok(Module::built(out))
