@@ -61,6 +61,16 @@ static inline int vbc_rq_map_kern(struct request *rq, void *buf,
 #define blk_rq_map_kern	vbc_rq_map_kern
 #endif
 
+/* Until 6.13 virtio's bus did not tell which CPUs a vector is for. */
+#if __has_include(<linux/blk-mq-virtio.h>)
+#include <linux/blk-mq.h>
+#include <linux/blk-mq-virtio.h>
+#include <linux/virtio.h>
+
+#define blk_mq_map_hw_queues(map, dev, offset)	\
+	blk_mq_virtio_map_queues(map, dev_to_virtio(dev), offset)
+#endif
+
 /* The caller saved the flags. */
 #ifdef VBC_LACKS_FREEZE_WITH_MEMFLAGS
 #include <linux/blk-mq.h>
