@@ -81,10 +81,13 @@ fn capabilities(text: &str) -> String {
     if let Some(n) = get("max_dun_bits") {
         parts.push(format!("{n}-bit data unit numbers"));
     }
-    for (word, what) in [("raw", "raw keys"), ("wrapped", "hardware-wrapped keys")] {
-        if get("keys").is_some_and(|keys| keys.split(',').any(|key| key == word)) {
-            parts.push(what.to_owned());
-        }
+    let wrapped = get("hw_wrapped_keys").is_some();
+    // Kernels before 6.15 know raw keys only, and tell no types of keys.
+    if get("raw_keys").is_some() || !wrapped {
+        parts.push("raw keys".to_owned());
+    }
+    if wrapped {
+        parts.push("hardware-wrapped keys".to_owned());
     }
     for line in text.lines() {
         if let Some((mode, sizes)) = line.strip_prefix("modes/").and_then(|l| l.split_once('=')) {
@@ -110,9 +113,12 @@ mod tests {
 
     #[test]
     fn capabilities_in_words() {
-        let text = "max_dun_bits=256\nnum_keyslots=32\nkeys=raw\nmodes/AES-256-XTS=0x1fe00\n";
+        let text = "max_dun_bits=256\nnum_keyslots=32\nraw_keys=supported\nmodes/AES-256-XTS=0x1fe00\n";
         let words = "32 keyslots, 256-bit data unit numbers, raw keys, AES-256-XTS with data units of 512 to 65536";
         assert_eq!(capabilities(text), words);
+        assert_eq!(capabilities(&text.replace("raw_keys=supported\n", "")), words);
+        let words = words.replace("raw keys", "hardware-wrapped keys");
+        assert_eq!(capabilities(&text.replace("raw_keys", "hw_wrapped_keys")), words);
         assert!(capabilities("").starts_with("no inline encryption"));
     }
 }
