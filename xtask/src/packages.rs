@@ -24,6 +24,7 @@ const GUEST_SIDE: &[Package] = &[
     Package { name: "mmdebstrap", present: || find_program("mmdebstrap").is_some() },
     Package { name: "debian-archive-keyring", present: || crate::mirror::default_keyring().is_some() },
     Package { name: "e2fsprogs", present: || find_program("mke2fs").is_some() },
+    Package { name: "xz-utils", present: || find_program("xz").is_some() },
     Package { name: "uidmap", present: || is_root() || find_program("newuidmap").is_some() },
 ];
 
