@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MOST_MESSAGES: usize = 64;
 
 /// What [`Stretch::step`] has found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Found {
     /// Nothing to do.
     Nothing,
@@ -172,14 +172,14 @@ where
 
     /// Serves the client's messages, and polls requests that can continue.
     pub fn step(&mut self) -> Found {
-        let (mut served, mut progress) = (false, false);
+        let mut found = Found::Nothing;
         for _ in 0..MOST_MESSAGES {
             if self.is_blocked() {
                 break;
             }
             match self.client.receive() {
                 Ok(Next::Nothing) => {
-                    progress = false;
+                    found = found.min(Found::Work);
                     break;
                 }
                 Ok(Next::Served) => self.view = self.view.newest(),
@@ -191,9 +191,9 @@ where
                 Ok(Next::End) => self.end(Ok(())),
                 Err(error) => self.end(Err(broken(error))),
             }
-            (served, progress) = (true, true);
+            found = Found::More;
         }
-        progress |= self.begin_transfers();
+        let mut progress = self.begin_transfers();
         self.worker.submit();
         if !self.tasks.is_empty() {
             // Requests that a fault holds back.
@@ -207,11 +207,7 @@ where
         }
         self.worker.before_completion();
         self.client.line().set(self.controller.interrupts());
-        match (progress, served) {
-            (true, _) => Found::More,
-            (false, true) => Found::Work,
-            (false, false) => Found::Nothing,
-        }
+        if progress { Found::More } else { found }
     }
 
     fn access(&mut self, access: Access) -> io::Result<()> {
