@@ -34,7 +34,6 @@ const KERNEL_BUILD: &[Package] = &[
     Package { name: "bison", present: || find_program("bison").is_some() },
     Package { name: "bc", present: || find_program("bc").is_some() },
     Package { name: "libelf-dev", present: || header("libelf.h") },
-    Package { name: "xz-utils", present: || find_program("xz").is_some() },
 ];
 
 fn header(name: &str) -> bool {
