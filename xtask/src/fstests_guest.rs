@@ -31,7 +31,6 @@ pub struct Disk {
     pub images: Vec<PathBuf>,
     stats: PathBuf,
     log: PathBuf,
-    attach: Attach,
     options: Vec<String>,
 }
 
@@ -72,16 +71,16 @@ impl Disk {
             options.extend(["--blk-file".to_owned(), more.display().to_string()]);
         }
         let file = |end: &str| dir.join(format!("{}{end}", serial.to_lowercase()));
-        Self { serial, images, stats: file(".stats.json"), log: file(".device.log"), attach, options }
+        Self { serial, images, stats: file(".stats.json"), log: file(".device.log"), options }
     }
 
-    fn start(&self, program: &Path, scratch: &Path) -> Result<Device> {
+    fn start(&self, run: &Run, scratch: &Path) -> Result<Device> {
         let socket_dir = scratch.join(self.serial);
         fs::create_dir(&socket_dir)?;
         Device::start(&device::Options {
-            program,
+            program: run.program,
             image: self.images.first().context("a disk without an image")?,
-            queues: (self.attach != Attach::Ufs).then_some(QUEUES),
+            queues: (run.attach != Attach::Ufs).then_some(QUEUES),
             extra: &self.options,
             stats: &self.stats,
             log: &self.log,
@@ -153,7 +152,7 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str) -> Option<String>) -> Resul
     }
     let files = Disk::files(run.files, run.attach, run.dir);
     let disks = || run.disks.iter().chain([&files]);
-    let devices = disks().map(|d| d.start(run.program, scratch.path())).collect::<Result<Vec<_>>>()?;
+    let devices = disks().map(|d| d.start(run, scratch.path())).collect::<Result<Vec<_>>>()?;
     let sockets: Vec<&Path> = devices.iter().map(|d| d.socket.as_path()).collect();
     let output = run.dir.join("check.out");
     let vm = Vm { attach: run.attach, progress: Some(&output), ..Vm::new(run.machine, &sockets, &scratch) };
