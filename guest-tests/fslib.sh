@@ -94,7 +94,7 @@ needs_wrapped_keys() {
 # engine_keys: the types of keys that the disk takes: raw, wrapped or both with a comma between.
 engine_keys() {
 	local keys=''
-	if ! kernel_has_wrapped_keys || [ -e "$BLOCK/queue/crypto/raw_keys" ]; then
+	if [ -e "$BLOCK/queue/crypto/raw_keys" ] || ! kernel_has_wrapped_keys; then
 		keys=raw
 	fi
 	[ ! -e "$BLOCK/queue/crypto/hw_wrapped_keys" ] || keys=${keys:+$keys,}wrapped
