@@ -2,19 +2,20 @@
 
 //! The CRC-32C of each data unit of ciphertext, computed beside the cipher.
 //!
-//! AES leaves the integer units of a CPU idle. A kernel that computes CRCs keeps a copy of the last groups of ciphertext. Between
-//! the AES rounds of one group, it computes the CRC of an earlier group. The copy is in private memory, because others may change
-//! the source and the target at any moment.
+//! AES leaves the integer units of a CPU idle. A kernel that computes CRCs keeps the last groups of ciphertext in private memory,
+//! because others may change the source and the target at any moment. Between the AES rounds of one group, it computes the CRC of
+//! the group before, and moves it to the target if it was encrypted.
 
 #![cfg_attr(any(not(target_arch = "x86_64"), miri), allow(dead_code, reason = "no kernel computes CRCs"))]
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ptr::null_mut;
 
 /// Bytes of a group.
 pub(super) const GROUP_BYTES: usize = 256;
-/// Groups that are kept.
-const KEPT: usize = 4;
+/// Groups that are kept: one that is being digested, while the next one is stored.
+const KEPT: usize = 2;
 
 /// The last groups of ciphertext. They stay in the CPU's first cache.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ impl LastGroups {
 pub(super) struct Pending {
     /// [`GROUP_BYTES`] bytes of [`LastGroups`].
     pub at: *const u8,
+    /// Where they go, too. Null: nowhere.
+    pub to: *mut u8,
     /// The CRC before them.
     pub state: u32,
 }
@@ -42,9 +45,11 @@ pub(super) struct Pending {
 pub(super) struct Crc32c<'t> {
     /// The beginning of [`LastGroups`].
     start: *mut u8,
-    /// Groups that were stored, and those of them that are digested.
+    /// Groups that were stored, and those of them that are digested: all, or all but the last one.
     stored: usize,
     digested: usize,
+    /// The target of the last group.
+    to: *mut u8,
     state: u32,
     unit: usize,
     /// Bytes of the current data unit that are not digested.
@@ -58,30 +63,31 @@ impl<'t> Crc32c<'t> {
     pub(super) fn new(unit_bits: u8, groups: &'t mut LastGroups, crcs: &'t mut [[u8; 4]]) -> Self {
         let unit = 1usize.checked_shl(unit_bits.max(4).into()).unwrap_or(0);
         let (start, state, crcs) = (groups.0.as_mut_ptr().cast(), u32::MAX, crcs.iter_mut());
-        Self { start, stored: 0, digested: 0, state, unit, left: unit, crcs, groups: PhantomData }
+        Self { start, stored: 0, digested: 0, to: null_mut(), state, unit, left: unit, crcs, groups: PhantomData }
     }
 
     fn group(&self, number: usize) -> *mut u8 {
         self.start.wrapping_add(number % KEPT * GROUP_BYTES)
     }
 
-    /// Where the copy of the next group goes. The last three groups stay where they are.
+    /// Where the next group is stored. The last group stays where it is.
     #[inline(always)]
     pub(super) fn place(&self) -> *mut u8 {
         self.group(self.stored)
     }
 
-    /// A group is in the place that [`place`](Self::place) returned.
+    /// A group is in the place that [`place`](Self::place) returned. The one before is digested. `to`: see [`Pending::to`].
     #[inline(always)]
-    pub(super) fn group_stored(&mut self) {
+    pub(super) fn group_stored(&mut self, to: *mut u8) {
         self.stored += 1;
+        self.to = to;
     }
 
-    /// The next group to digest, if at least `lag` groups are stored and not digested.
+    /// The group that is stored and not digested, if there is one.
     #[inline(always)]
-    pub(super) fn pending(&self, lag: usize) -> Option<Pending> {
-        let pending = Pending { at: self.group(self.digested), state: self.state };
-        (self.digested + lag <= self.stored).then_some(pending)
+    pub(super) fn pending(&self) -> Option<Pending> {
+        let pending = Pending { at: self.group(self.digested), to: self.to, state: self.state };
+        (self.digested < self.stored).then_some(pending)
     }
 
     /// The CRC after the group that was pending.

@@ -64,10 +64,11 @@ impl Drop for Schedule {
 ///
 /// Every byte of the source is loaded once, and only results are stored, both by instructions that are opaque to the
 /// compiler: the memory may be a guest's, which accesses it meanwhile. Other CPUs see results of non-temporal stores
-/// only after [`crate::store_fence`].
+/// only after [`crate::store_fence`]. With CRCs, the last blocks may reach the target only by the next call or
+/// [`Kernel::finish_crc`].
 ///
 /// # Safety
-/// The CPU can run the kernel; both places have that length; `blocks` is not 0.
+/// The CPU can run the kernel; both places have that length; `blocks` is not 0. With CRCs, the targets of earlier calls still exist.
 pub(super) type Crypt =
     unsafe fn(&Schedule, tweaks: &[u128], blocks: usize, from: *const u8, to: *mut u8, hints: &mut Hints<'_>);
 
@@ -85,10 +86,10 @@ pub(super) struct Kernel {
     /// # Safety
     /// The CPU can run the kernel.
     pub start_tweaks: unsafe fn(&Schedule, number: u128, &mut StartTweaks, count: usize),
-    /// Digests the groups that are left. `None`: the kernel computes no CRCs.
+    /// Digests the group that is left, and moves it to its target. `None`: the kernel computes no CRCs.
     ///
     /// # Safety
-    /// The CPU can run the kernel.
+    /// The CPU can run the kernel. The targets still exist.
     pub finish_crc: Option<unsafe fn(&mut Crc32c<'_>)>,
     /// See [`Crypt`].
     pub encrypt: Crypt,
@@ -139,7 +140,7 @@ impl Native {
 impl Cipher for Native {
     fn finish_crc(&self, crc: &mut Crc32c<'_>) {
         if let Some(finish) = self.kernel.finish_crc {
-            // SAFETY: as in `set`.
+            // SAFETY: as in `set`. `pieces::run` borrows all targets until it has called this.
             unsafe { finish(crc) };
         }
     }

@@ -36,7 +36,7 @@ pub(super) trait Cipher {
         hints: &mut Hints<'_>,
     );
 
-    /// Completes the CRCs of [`Hints::crc`].
+    /// Completes the CRCs of [`Hints::crc`], and what [`crypt`](Self::crypt) has not moved to its target.
     fn finish_crc(&self, _: &mut Crc32c<'_>) {}
 }
 

@@ -80,6 +80,37 @@ fn crcs_of_large_data_units() {
             let made = key.encrypt_with_crc32c(Dun::new([1, 0, 0, 0]), unit_bits, &from, &to, false, &mut crcs);
             assert_eq!(made, key.has_crc32c());
             assert!(!made || crcs == crcs_of(&output, 1 << unit_bits), "{implementation} {unit_bits}");
+            let mut expected = plain.clone();
+            xts_mode(&std::array::from_fn(|i| i as u8), 1, 1 << unit_bits, &mut expected);
+            assert!(!made || output == expected, "{implementation} {unit_bits}");
+        }
+    }
+}
+
+/// Not all pieces of a write lie where non-temporal stores can go.
+#[test]
+#[cfg_attr(miri, ignore)] // slow
+fn crcs_of_pieces_on_and_off_boundaries() {
+    const PIECES: usize = 8;
+    let mut plain: Vec<u8> = (0u32..1 << 12).map(|i| (i.wrapping_mul(i) >> 9) as u8).collect();
+    let (key, piece) = ([3; KEY_BYTES], plain.len() / PIECES);
+    let mut expected = plain.clone();
+    xts_mode(&key, 1, 1 << 12, &mut expected);
+    for implementation in Implementation::available() {
+        let key = XtsKey::new(implementation, &key);
+        for nontemporal in [false, true] {
+            for odd in 0..1 << PIECES {
+                let (mut output, mut crcs) = (vec![0; 2 * plain.len() + 32], [[0; 4]]);
+                let skew = output.as_ptr().align_offset(32);
+                let places = output[skew..].chunks_mut(2 * piece).take(PIECES).enumerate();
+                let mut places: Vec<_> = places.map(|(i, place)| &mut place[(odd >> i & 1) * 16..][..piece]).collect();
+                let to: Vec<_> = places.iter_mut().map(|place| VolatileSlice::from(&mut place[..])).collect();
+                let from = [VolatileSlice::from(&mut plain[..])];
+                let made = key.encrypt_with_crc32c(Dun::new([1, 0, 0, 0]), 12, &from, &to, nontemporal, &mut crcs);
+                store_fence();
+                assert!(!made || crcs == crcs_of(&expected, 1 << 12)[..], "{implementation} {odd:b}");
+                assert!(!made || places.concat() == expected, "{implementation} {odd:b}");
+            }
         }
     }
 }

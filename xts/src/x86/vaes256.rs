@@ -7,6 +7,7 @@ mod tweaks;
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ptr::null_mut;
 
 use super::expand::expand_avx2;
 use super::opaque;
@@ -14,7 +15,7 @@ use crate::key::BLOCK_BYTES;
 use crate::native::{Kernel, RoundKeys, Schedule};
 use crate::pieces::Hints;
 use crate::tweak::StartTweaks;
-use crc::{Beside, Halves, digest_rest, finish_groups};
+use crc::{Beside, Halves, digest_rest, finish_group};
 use tweaks::{spread, times_alpha_bits, times_alpha_bytes};
 
 const GROUP: usize = 8;
@@ -24,7 +25,7 @@ static KERNEL: Kernel = Kernel {
     one_lane: true,
     expand: expand_avx2,
     start_tweaks,
-    finish_crc: Some(finish_groups),
+    finish_crc: Some(finish_group),
     encrypt: crypt::<true>,
     decrypt: crypt::<false>,
 };
@@ -91,18 +92,24 @@ macro_rules! store {
     };
 }
 
-/// `N` registers. `NONTEMPORAL`: with non-temporal stores. `COPY`: the ciphertext goes to `copy`, too. `beside`: see [`Beside`].
+/// Whether ciphertext goes to the target only after it is digested. Non-temporal stores measured slower so.
+const fn moves(encrypts: bool, nontemporal: bool) -> bool {
+    encrypts && !nontemporal
+}
+
+/// `N` registers. `NONTEMPORAL`: with non-temporal stores. `CRC`: the ciphertext goes to `keep`, too; only there if it is to
+/// be [moved](moves). `beside`: see [`Beside`].
 ///
 /// # Safety
 /// As for [`round_key`]; the blocks can be read and written. With `NONTEMPORAL`, `to` is a multiple of 32.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const COPY: bool, const N: usize>(
+unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool, const N: usize>(
     keys: *const RoundKeys,
     tweaks: &[__m256i; N],
     from: *const u8,
     to: *mut u8,
-    copy: *mut u8,
+    keep: *mut u8,
     beside: &mut impl Beside,
 ) {
     let keys = opaque(keys);
@@ -119,38 +126,39 @@ unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const COPY: bool, 
             );
         }
         *block = _mm256_xor_si256(*block, loaded);
-        if COPY && !ENCRYPT {
+        if CRC && !ENCRYPT {
             // SAFETY: the blocks can be written.
-            unsafe { store!("vmovdqu", copy, at, loaded) }
+            unsafe { store!("vmovdqu", keep, at, loaded) }
         }
     }
     // SAFETY: as for this function.
     unsafe { rounds!(ENCRYPT, keys, blocks, tweaks, beside) };
+    let to = if CRC && moves(ENCRYPT, NONTEMPORAL) { keep } else { to };
     for (at, block) in blocks.iter().enumerate() {
         // SAFETY: the blocks can be written, and lie on a boundary of 32 bytes for non-temporal stores.
         unsafe { if NONTEMPORAL { store!("vmovntdq", to, at, *block) } else { store!("vmovdqu", to, at, *block) } }
     }
-    if COPY && ENCRYPT {
+    if CRC && ENCRYPT && NONTEMPORAL {
         // After all others: a CPU combines non-temporal stores only if nothing comes between them.
         for (at, block) in blocks.iter().enumerate() {
             // SAFETY: the blocks can be written.
-            unsafe { store!("vmovdqu", copy, at, *block) }
+            unsafe { store!("vmovdqu", keep, at, *block) }
         }
     }
 }
 
-/// One block. The upper lane is computed in vain.
+/// One block. The upper lane is computed in vain. `CRC`: see [`group`].
 ///
 /// # Safety
 /// As for [`round_key`]; a block can be read and written.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
-unsafe fn single<const ENCRYPT: bool, const COPY: bool>(
+unsafe fn single<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool>(
     keys: *const RoundKeys,
     tweak: __m256i,
     from: *const u8,
     to: *mut u8,
-    copy: *mut u8,
+    keep: *mut u8,
 ) {
     let keys = opaque(keys);
     let loaded: __m128i;
@@ -178,9 +186,11 @@ unsafe fn single<const ENCRYPT: bool, const COPY: bool>(
             );
         }
     };
-    store(to, done);
-    if COPY {
-        store(copy, if ENCRYPT { done } else { loaded });
+    if !CRC || !moves(ENCRYPT, NONTEMPORAL) {
+        store(to, done);
+    }
+    if CRC {
+        store(keep, if ENCRYPT { done } else { loaded });
     }
 }
 
@@ -230,26 +240,30 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool
         };
     }
     let keys = if ENCRYPT { &raw const schedule.encrypt } else { &raw const schedule.decrypt };
-    let mut copy = to;
+    let mut keep = to;
     for first in tweaks {
         let mut tweaks = spread(first);
         let mut left = blocks;
+        macro_rules! beside {
+            ($crc:ident, $halves:expr) => {{
+                let mut halves = $halves;
+                group::<ENCRYPT, NONTEMPORAL, true, GROUP>(keys, &tweaks, from, to, keep, &mut halves);
+                $crc.group_done(halves.finish());
+            }};
+        }
         while left >= GROUP_BLOCKS {
             prefetch.advance(GROUP_BLOCKS * BLOCK_BYTES);
-            // SAFETY: the caller guarantees the blocks that are left. A pending group is stored.
+            // SAFETY: the caller guarantees the blocks that are left. A pending group is stored, and its target has room.
             unsafe {
                 if CRC && let Some(crc) = crc.as_deref_mut() {
-                    copy = crc.place();
-                    // Ciphertext that is encrypted is there at the end of a group only: the CRC of the group just before would wait.
-                    match crc.pending(if ENCRYPT { 2 } else { 1 }) {
-                        Some(pending) => {
-                            let mut halves = Halves::new(pending);
-                            group::<ENCRYPT, NONTEMPORAL, true, GROUP>(keys, &tweaks, from, to, copy, &mut halves);
-                            crc.group_done(halves.finish());
-                        }
-                        None => group::<ENCRYPT, NONTEMPORAL, true, GROUP>(keys, &tweaks, from, to, copy, &mut ()),
+                    keep = crc.place();
+                    match crc.pending() {
+                        // The piece before may have had another kind of stores.
+                        Some(pending) if ENCRYPT && !pending.to.is_null() => beside!(crc, Halves::<true>::new(pending)),
+                        Some(pending) => beside!(crc, Halves::<false>::new(pending)),
+                        None => group::<ENCRYPT, NONTEMPORAL, true, GROUP>(keys, &tweaks, from, to, keep, &mut ()),
                     }
-                    crc.group_stored();
+                    crc.group_stored(if moves(ENCRYPT, NONTEMPORAL) { to } else { null_mut() });
                 } else {
                     group::<ENCRYPT, NONTEMPORAL, false, GROUP>(keys, &tweaks, from, to, to, &mut ());
                 }
@@ -269,8 +283,8 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool
             && left > 0
             && let Some(crc) = crc.as_deref_mut()
         {
-            finish_groups(crc);
-            copy = crc.place();
+            finish_group(crc);
+            keep = crc.place();
         }
         macro_rules! rest {
             ($blocks:literal, $action:expr) => {
@@ -278,29 +292,33 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool
                     // SAFETY: as above.
                     unsafe { $action };
                     pass!($blocks);
-                    copy = copy.wrapping_add($blocks * BLOCK_BYTES);
+                    keep = keep.wrapping_add($blocks * BLOCK_BYTES);
                 }
             };
         }
         rest!(8, {
-            group::<ENCRYPT, NONTEMPORAL, CRC, 4>(keys, &[a, b, c, d], from, to, copy, &mut ());
+            group::<ENCRYPT, NONTEMPORAL, CRC, 4>(keys, &[a, b, c, d], from, to, keep, &mut ());
             [a, b] = [e, f];
         });
         rest!(4, {
-            group::<ENCRYPT, NONTEMPORAL, CRC, 2>(keys, &[a, b], from, to, copy, &mut ());
+            group::<ENCRYPT, NONTEMPORAL, CRC, 2>(keys, &[a, b], from, to, keep, &mut ());
             a = times_alpha_bits(a, _mm256_set1_epi64x(4));
         });
         rest!(2, {
-            group::<ENCRYPT, NONTEMPORAL, CRC, 1>(keys, &[a], from, to, copy, &mut ());
+            group::<ENCRYPT, NONTEMPORAL, CRC, 1>(keys, &[a], from, to, keep, &mut ());
             a = times_alpha_bits(a, _mm256_set1_epi64x(2));
         });
-        rest!(1, single::<ENCRYPT, CRC>(keys, a, from, to, copy));
+        rest!(1, single::<ENCRYPT, NONTEMPORAL, CRC>(keys, a, from, to, keep));
         if CRC
             && left > 0
             && let Some(crc) = crc.as_deref_mut()
         {
-            // SAFETY: they were copied there.
-            unsafe { digest_rest(crc, copy.wrapping_sub(left * BLOCK_BYTES), left * BLOCK_BYTES) };
+            // SAFETY: they were stored there, and there is room for them.
+            unsafe {
+                let bytes = left * BLOCK_BYTES;
+                let to = if moves(ENCRYPT, NONTEMPORAL) { to.wrapping_sub(bytes) } else { null_mut() };
+                digest_rest(crc, keep.wrapping_sub(bytes), to, bytes);
+            }
         }
     }
 }

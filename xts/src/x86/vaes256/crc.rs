@@ -28,13 +28,16 @@ impl Beside for () {
 
 /// A group that is being digested, in two chains: one for each half. The CPU can begin a CRC instruction in each cycle, but takes
 /// three for it, so one chain would take longer than the AES rounds.
-pub struct Halves {
+///
+/// `MOVE`: the group goes to its target, too. Spread over the rounds, these stores cost less than at the end of the group.
+pub struct Halves<const MOVE: bool> {
     first: u64,
     second: u64,
     at: *const u8,
+    to: *mut u8,
 }
 
-impl Beside for Halves {
+impl<const MOVE: bool> Beside for Halves<MOVE> {
     #[inline(always)]
     fn round<const ROUND: usize>(&mut self) {
         // Sixteen steps for fifteen rounds.
@@ -45,30 +48,49 @@ impl Beside for Halves {
     }
 }
 
-impl Halves {
+impl<const MOVE: bool> Halves<MOVE> {
     /// # Safety
-    /// The group is stored, and stays until [`finish`](Self::finish).
+    /// The group is stored, and stays until [`finish`](Self::finish). With `MOVE`, there is room for it in the target.
     #[inline(always)]
-    pub unsafe fn new(pending: Pending) -> Self {
-        Self { first: pending.state.into(), second: 0, at: pending.at }
+    pub unsafe fn new(Pending { at, to, state }: Pending) -> Self {
+        Self { first: state.into(), second: 0, at, to }
     }
 
     /// Digests a word of each half.
     #[inline(always)]
     fn step<const WORDS: usize>(&mut self) {
         // In assembly, so that the compiler leaves it in its round.
-        // SAFETY: the group is there.
+        // SAFETY: the group is there, and so is the room.
         unsafe {
-            asm!(
-                "crc32 {first}, qword ptr [{at} + {offset}]",
-                "crc32 {second}, qword ptr [{at} + {offset} + {half}]",
-                first = inout(reg) self.first,
-                second = inout(reg) self.second,
-                at = in(reg) self.at,
-                offset = const WORDS * WORD,
-                half = const HALF,
-                options(readonly, nostack, preserves_flags),
-            );
+            if MOVE {
+                asm!(
+                    "mov {word}, qword ptr [{at} + {offset}]",
+                    "crc32 {first}, {word}",
+                    "mov qword ptr [{to} + {offset}], {word}",
+                    "mov {word}, qword ptr [{at} + {offset} + {half}]",
+                    "crc32 {second}, {word}",
+                    "mov qword ptr [{to} + {offset} + {half}], {word}",
+                    first = inout(reg) self.first,
+                    second = inout(reg) self.second,
+                    at = in(reg) self.at,
+                    to = in(reg) self.to,
+                    word = out(reg) _,
+                    offset = const WORDS * WORD,
+                    half = const HALF,
+                    options(nostack, preserves_flags),
+                );
+            } else {
+                asm!(
+                    "crc32 {first}, qword ptr [{at} + {offset}]",
+                    "crc32 {second}, qword ptr [{at} + {offset} + {half}]",
+                    first = inout(reg) self.first,
+                    second = inout(reg) self.second,
+                    at = in(reg) self.at,
+                    offset = const WORDS * WORD,
+                    half = const HALF,
+                    options(readonly, nostack, preserves_flags),
+                );
+            }
         }
     }
 
@@ -97,31 +119,54 @@ fn joined<const N: usize>(crcs: [u64; N], after: [u32; N]) -> u32 {
     (_mm_crc32_u64(0, _mm_cvtsi128_si64(sum) as u64) ^ crcs[N - 1]) as u32 // a CRC has 32 bits
 }
 
-/// Digests the groups that are pending, in four chains: there is no AES to do meanwhile.
+/// Digests the group that is pending, in four chains, and moves it to its target: there is no AES to do meanwhile.
 #[target_feature(enable = "avx2,pclmulqdq")]
-pub fn finish_groups(crc: &mut Crc32c<'_>) {
-    while let Some(Pending { at, state }) = crc.pending(1) {
-        let mut crcs = [state.into(), 0, 0, 0];
-        for offset in (0..QUARTER).step_by(WORD) {
-            for (part, crc) in crcs.iter_mut().enumerate() {
-                // SAFETY: a pending group is stored.
-                *crc = _mm_crc32_u64(*crc, unsafe { at.add(part * QUARTER + offset).cast::<u64>().read() });
-            }
+pub fn finish_group(crc: &mut Crc32c<'_>) {
+    let Some(Pending { at, to, state }) = crc.pending() else { return };
+    let mut crcs = [state.into(), 0, 0, 0];
+    for offset in (0..QUARTER).step_by(WORD) {
+        for (part, crc) in crcs.iter_mut().enumerate() {
+            let offset = part * QUARTER + offset;
+            // SAFETY: a pending group is stored, and there is room in its target.
+            *crc = unsafe { digest_word(*crc, at.wrapping_add(offset), to, offset) };
         }
-        crc.group_done(joined(crcs, const { [after(3 * QUARTER), after(2 * QUARTER), after(QUARTER), 0] }));
     }
+    crc.group_done(joined(crcs, const { [after(3 * QUARTER), after(2 * QUARTER), after(QUARTER), 0] }));
 }
 
-/// Digests some bytes, a multiple of 16, when no group is pending.
+/// Digests some bytes, a multiple of 16, when no group is pending, and moves them to their target if it is not null.
 ///
 /// # Safety
-/// They are stored.
+/// They are stored, and there is room in the target.
 #[target_feature(enable = "avx2")]
-pub unsafe fn digest_rest(crc: &mut Crc32c<'_>, at: *const u8, bytes: usize) {
+pub unsafe fn digest_rest(crc: &mut Crc32c<'_>, at: *const u8, to: *mut u8, bytes: usize) {
     let mut state = crc.state().into();
     for offset in (0..bytes).step_by(WORD) {
         // SAFETY: as for this function.
-        state = _mm_crc32_u64(state, unsafe { at.add(offset).cast::<u64>().read() });
+        state = unsafe { digest_word(state, at.wrapping_add(offset), to, offset) };
     }
     crc.done(bytes, state as u32); // a CRC has 32 bits
+}
+
+/// Digests a word, and moves it to `offset` bytes behind `to` if that is not null.
+///
+/// # Safety
+/// It is stored, and there is room in the target.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn digest_word(crc: u64, at: *const u8, to: *mut u8, offset: usize) -> u64 {
+    // SAFETY: as for this function.
+    let word = unsafe { at.cast::<u64>().read() };
+    if !to.is_null() {
+        // SAFETY: as for this function. In assembly, because others may access the target meanwhile.
+        unsafe {
+            asm!(
+                "mov qword ptr [{to}], {word}",
+                to = in(reg) to.wrapping_add(offset),
+                word = in(reg) word,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+    _mm_crc32_u64(crc, word)
 }
