@@ -121,12 +121,10 @@ impl Digests {
     /// were there before are dropped: the engine repeats a part if it could not use the image in place after all.
     #[inline]
     pub fn add(&mut self, offset: u64, ciphertext: &[u8]) {
+        self.drop_from(offset);
         let unit = usize::try_from(self.unit()).unwrap_or(usize::MAX);
-        let Self { algorithm, unit_bits, bytes } = self;
-        let before = usize::try_from(offset >> *unit_bits).unwrap_or(usize::MAX);
-        bytes.truncate(before.saturating_mul(algorithm.size()));
         for unit in ciphertext.chunks_exact(unit) {
-            algorithm.append(unit, |digest| bytes.extend_from_slice(digest));
+            self.algorithm.append(unit, |digest| self.bytes.extend_from_slice(digest));
         }
     }
 
@@ -137,10 +135,16 @@ impl Digests {
         if self.algorithm != DigestAlgorithm::Crc32c {
             return None;
         }
-        self.add(offset, &[]);
+        self.drop_from(offset);
         let before = self.bytes.len();
         self.bytes.resize(before + 4 * (len >> self.unit_bits.min(31)), 0);
         Some(self.bytes.get_mut(before..)?.as_chunks_mut().0)
+    }
+
+    #[inline]
+    fn drop_from(&mut self, offset: u64) {
+        let before = usize::try_from(offset >> self.unit_bits.min(63)).unwrap_or(usize::MAX);
+        self.bytes.truncate(before.saturating_mul(self.algorithm.size()));
     }
 
     /// The digests.

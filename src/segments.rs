@@ -64,15 +64,16 @@ impl<'m> Segments<'m> {
         if self.is_empty() {
             return None;
         }
-        while let Some(slice) = self.slices.pop() {
-            if let Some(rest) = slice.len().checked_sub(1) {
-                let (front, last) = slice.split_at(rest).ok()?;
-                if !front.is_empty() {
-                    self.slices.push(front);
-                }
-                self.len -= 1;
-                return Some(last);
-            }
+        while let Some(slice) = self.slices.last_mut() {
+            let Some(rest) = slice.len().checked_sub(1) else {
+                self.slices.pop();
+                continue;
+            };
+            let (front, last) = slice.split_at(rest).ok()?;
+            // An empty slice stays: nobody minds, and it need not be looked for again.
+            *slice = front;
+            self.len -= 1;
+            return Some(last);
         }
         None
     }

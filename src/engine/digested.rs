@@ -64,7 +64,8 @@ impl Engine {
             IoDirection::Write => (0, extent.len == len),
         };
         let end = extent.offset.checked_add(len).ok_or(Failure::Malformed)?;
-        if !fits || end > io.disk().image().len() || len % u64::from(self.config.logical_block_size) != 0 {
+        let in_block = u64::from(self.config.logical_block_size).wrapping_sub(1); // a power of two
+        if !fits || end > io.disk().image().len() || len & in_block != 0 {
             return Err(Failure::Malformed);
         }
         let bytes = (whole >> unit_bits).checked_mul(algorithm.size() as u64); // at most 32
@@ -212,11 +213,19 @@ pub(super) fn digested_len(
     unit_bits: u8,
 ) -> Option<u64> {
     let (unit, digest) = (1u64.checked_shl(unit_bits.into())?, algorithm.size() as u64);
-    let each = match direction {
-        IoDirection::Read => unit.checked_add(digest)?,
-        IoDirection::Write => digest,
+    let units = match direction {
+        IoDirection::Read => {
+            let each = unit.checked_add(digest)?;
+            if !room.is_multiple_of(each) {
+                return None;
+            }
+            room / each
+        }
+        // Sizes of digests are powers of two. A division takes longer than the rest of this function.
+        IoDirection::Write if room & (digest - 1) != 0 => return None,
+        IoDirection::Write => room >> digest.trailing_zeros(),
     };
-    if room.is_multiple_of(each) { (room / each).checked_mul(unit) } else { None }
+    units.checked_mul(unit)
 }
 
 #[cfg(test)]
