@@ -143,7 +143,7 @@ impl Digests {
 
     #[inline]
     fn drop_from(&mut self, offset: u64) {
-        let before = usize::try_from(offset >> self.unit_bits.min(63)).unwrap_or(usize::MAX);
+        let before = usize::try_from(offset >> self.unit_bits.min(31)).unwrap_or(usize::MAX);
         self.bytes.truncate(before.saturating_mul(self.algorithm.size()));
     }
 

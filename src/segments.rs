@@ -70,7 +70,7 @@ impl<'m> Segments<'m> {
                 continue;
             };
             let (front, last) = slice.split_at(rest).ok()?;
-            // An empty slice stays: nobody minds, and it need not be looked for again.
+            // An empty slice may stay: all readers pass over it, and removing it takes longer.
             *slice = front;
             self.len -= 1;
             return Some(last);

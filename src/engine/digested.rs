@@ -221,7 +221,7 @@ pub(super) fn digested_len(
             }
             room / each
         }
-        // Sizes of digests are powers of two. A division takes longer than the rest of this function.
+        // Sizes of digests are powers of two. A division would take longer than the rest.
         IoDirection::Write if room & (digest - 1) != 0 => return None,
         IoDirection::Write => room >> digest.trailing_zeros(),
     };

@@ -70,7 +70,7 @@ pub struct EngineConfig {
     pub max_dun_bytes: u8,
     /// Digests of the ciphertext that requests may ask for.
     pub digests: Vec<DigestAlgorithm>,
-    /// Bytes of a logical block.
+    /// Bytes of a logical block, a power of two.
     pub logical_block_size: u32,
     /// Serial number, at most [`SERIAL_BYTES`].
     pub serial: String,

@@ -4,7 +4,7 @@
 //!
 //! AES leaves the integer units of a CPU idle. A kernel that computes CRCs keeps the last groups of ciphertext in private memory,
 //! because others may change the source and the target at any moment. Between the AES rounds of one group, it computes the CRC of
-//! the group before, and moves it to the target if it was encrypted.
+//! the group before, and moves it to the target if it is not there yet.
 
 #![cfg_attr(any(not(target_arch = "x86_64"), miri), allow(dead_code, reason = "no kernel computes CRCs"))]
 
@@ -34,7 +34,7 @@ impl LastGroups {
 pub(super) struct Pending {
     /// [`GROUP_BYTES`] bytes of [`LastGroups`].
     pub at: *const u8,
-    /// Where they go, too. Null: nowhere.
+    /// Their target, if they are not there yet; otherwise null.
     pub to: *mut u8,
     /// The CRC before them.
     pub state: u32,
@@ -79,6 +79,7 @@ impl<'t> Crc32c<'t> {
     /// A group is in the place that [`place`](Self::place) returned. The one before is digested. `to`: see [`Pending::to`].
     #[inline(always)]
     pub(super) fn group_stored(&mut self, to: *mut u8) {
+        debug_assert_eq!(self.digested, self.stored);
         self.stored += 1;
         self.to = to;
     }

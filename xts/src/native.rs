@@ -64,11 +64,12 @@ impl Drop for Schedule {
 ///
 /// Every byte of the source is loaded once, and only results are stored, both by instructions that are opaque to the
 /// compiler: the memory may be a guest's, which accesses it meanwhile. Other CPUs see results of non-temporal stores
-/// only after [`crate::store_fence`]. With CRCs, the last blocks may reach the target only by the next call or
-/// [`Kernel::finish_crc`].
+/// only after [`crate::store_fence`]. With CRCs, the last 16 blocks of a call may reach the target only by the next call or
+/// [`Kernel::finish_crc`]. A call with fewer blocks leaves none behind.
 ///
 /// # Safety
-/// The CPU can run the kernel; both places have that length; `blocks` is not 0. With CRCs, the targets of earlier calls still exist.
+/// The CPU can run the kernel; both places have that length; `blocks` is not 0. With CRCs, the targets of earlier calls with 16
+/// blocks or more still exist.
 pub(super) type Crypt =
     unsafe fn(&Schedule, tweaks: &[u128], blocks: usize, from: *const u8, to: *mut u8, hints: &mut Hints<'_>);
 
@@ -140,7 +141,7 @@ impl Native {
 impl Cipher for Native {
     fn finish_crc(&self, crc: &mut Crc32c<'_>) {
         if let Some(finish) = self.kernel.finish_crc {
-            // SAFETY: as in `set`. `pieces::run` borrows all targets until it has called this.
+            // SAFETY: as in `set`. `pieces::run` borrows all targets until it has called this, but for those of single blocks.
             unsafe { finish(crc) };
         }
     }
@@ -171,7 +172,8 @@ impl Cipher for Native {
         };
         let (from, to) = (from.ptr_guard(), to.ptr_guard_mut());
         // SAFETY: the CPU can run the kernel, as in `set`. Both slices stand for memory that may be read and written
-        // for their lengths, which were checked.
+        // for their lengths, which were checked. The last blocks may be stored later, without the guard: it holds nothing, unless
+        // vm-memory has its feature `xen`.
         unsafe { crypt(&self.schedule, tweaks, blocks, from.as_ptr(), to.as_ptr(), hints) }
     }
 }

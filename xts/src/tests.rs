@@ -174,9 +174,18 @@ proptest! {
             prop_assert!(!made || output == plain && crcs == right);
             prop_assert!(source == expected);
             // In place.
-            let place = slices(&mut source, &[0, 3, plain.len() - 3]);
-            let made = key.decrypt_with_crc32c(dun, unit_bits, &place, &place, Prefetch::default(), &mut crcs);
-            prop_assert!(!made || source == plain && crcs == right);
+            for place in [[0, 3, plain.len() - 3], [plain.len(), 0, 0]] {
+                let place = slices(&mut source, &place);
+                let made = key.decrypt_with_crc32c(dun, unit_bits, &place, &place, Prefetch::default(), &mut crcs);
+                prop_assert!(!made || source == plain && crcs == right);
+                for nontemporal in [false, true] {
+                    source.copy_from_slice(&plain);
+                    let place = slices(&mut source, &[0, 3, plain.len() - 3]);
+                    let made = key.encrypt_with_crc32c(dun, unit_bits, &place, &place, nontemporal, &mut crcs);
+                    store_fence();
+                    prop_assert!(!made || source == expected && crcs == right);
+                }
+            }
         }
     }
 

@@ -101,7 +101,7 @@ const fn moves(encrypts: bool, nontemporal: bool) -> bool {
 /// be [moved](moves). `beside`: see [`Beside`].
 ///
 /// # Safety
-/// As for [`round_key`]; the blocks can be read and written. With `NONTEMPORAL`, `to` is a multiple of 32.
+/// As for [`round_key`]; the blocks can be read and written, with `CRC` in `keep`, too. With `NONTEMPORAL`, `to` is a multiple of 32.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
 unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool, const N: usize>(
@@ -150,7 +150,7 @@ unsafe fn group<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool, c
 /// One block. The upper lane is computed in vain. `CRC`: see [`group`].
 ///
 /// # Safety
-/// As for [`round_key`]; a block can be read and written.
+/// As for [`round_key`]; a block can be read and written, with `CRC` in `keep`, too.
 #[inline]
 #[target_feature(enable = "avx2,vaes")]
 unsafe fn single<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool>(
@@ -283,7 +283,8 @@ unsafe fn crypt_to<const ENCRYPT: bool, const NONTEMPORAL: bool, const CRC: bool
             && left > 0
             && let Some(crc) = crc.as_deref_mut()
         {
-            finish_group(crc);
+            // SAFETY: the caller guarantees the target.
+            unsafe { finish_group(crc) };
             keep = crc.place();
         }
         macro_rules! rest {

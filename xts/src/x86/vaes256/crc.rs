@@ -120,8 +120,11 @@ fn joined<const N: usize>(crcs: [u64; N], after: [u32; N]) -> u32 {
 }
 
 /// Digests the group that is pending, in four chains, and moves it to its target: there is no AES to do meanwhile.
+///
+/// # Safety
+/// The target still exists.
 #[target_feature(enable = "avx2,pclmulqdq")]
-pub fn finish_group(crc: &mut Crc32c<'_>) {
+pub unsafe fn finish_group(crc: &mut Crc32c<'_>) {
     let Some(Pending { at, to, state }) = crc.pending() else { return };
     let mut crcs = [state.into(), 0, 0, 0];
     for offset in (0..QUARTER).step_by(WORD) {
