@@ -579,6 +579,8 @@ replug_case() {
 			[ $tries -lt 600 ] || fail "the disk does not come back, round $round"
 			sleep 0.1
 		done
+		# A kernel with virtio_blk built in has given it to that.
+		load_driver virtio_blk_crypto
 	done
 	mount_fs "$DISK" "$MNT"
 	unlock one "$MNT"
