@@ -375,6 +375,13 @@ bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc)
 	return vc && vc->profile_valid && !vc->profile.num_slots;
 }
 
+/* In-band this is the first request queue once more. */
+void vbc_crypto_detach_bufs(struct vbc_dev *vbc)
+{
+	if (vbc->crypto)
+		vbc_detach_bufs(vbc->crypto->vq);
+}
+
 bool vbc_crypto_is_broken(struct vbc_dev *vbc)
 {
 	return vbc->crypto && virtqueue_is_broken(vbc->crypto->vq->vq);

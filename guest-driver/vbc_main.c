@@ -60,16 +60,19 @@ bool vbc_is_gone(struct vbc_dev *vbc)
 	return vbc->vdev->config->get_status(vbc->vdev) == 0xff;
 }
 
-/* virtio_reset_device() waits until the device confirms the reset. */
+/*
+ * After this all buffers belong to the guest: virtio_reset_device() waits until
+ * the device confirms the reset.
+ */
 void vbc_reset_device(struct vbc_dev *vbc)
 {
-	if (!vbc_is_gone(vbc)) {
+	if (vbc_is_gone(vbc)) {
+		virtio_break_device(vbc->vdev);
+		virtio_synchronize_cbs(vbc->vdev);
+	} else {
 		virtio_reset_device(vbc->vdev);
-		return;
 	}
-
-	virtio_break_device(vbc->vdev);
-	virtio_synchronize_cbs(vbc->vdev);
+	vbc_detach_all_bufs(vbc);
 }
 
 /* All requests and commands have ended or have been given up. */

@@ -486,7 +486,35 @@ out:
 	return err;
 }
 
-/* The device has been reset. */
+/*
+ * The device has been reset or is gone.  Take back what it has not returned, so
+ * that the core unmaps it and frees the indirect tables: deleting a virtqueue
+ * does neither.  The buffers must still exist, because unmapping may copy from
+ * a bounce buffer.
+ */
+void vbc_detach_bufs(struct vbc_vq *vq)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&vq->lock, flags);
+	while (virtqueue_detach_unused_buf(vq->vq))
+		;
+	spin_unlock_irqrestore(&vq->lock, flags);
+}
+
+void vbc_detach_all_bufs(struct vbc_dev *vbc)
+{
+	unsigned int i;
+
+	if (!vbc->vqs)
+		return;
+
+	for (i = 0; i < vbc->nr_queues; i++)
+		vbc_detach_bufs(&vbc->vqs[i]);
+	vbc_crypto_detach_bufs(vbc);
+}
+
+/* vbc_reset_device() comes first. */
 void vbc_del_vqs(struct vbc_dev *vbc)
 {
 	vbc->vdev->config->del_vqs(vbc->vdev);

@@ -103,6 +103,8 @@ static_assert(offsetof(struct vbc_req, key) ==
 /* vbc_queue.c */
 extern const struct blk_mq_ops vbc_mq_ops;
 int vbc_init_vqs(struct vbc_dev *vbc);
+void vbc_detach_bufs(struct vbc_vq *vq);
+void vbc_detach_all_bufs(struct vbc_dev *vbc);
 void vbc_del_vqs(struct vbc_dev *vbc);
 unsigned int vbc_queue_depth(struct vbc_dev *vbc);
 bool vbc_is_broken(struct vbc_dev *vbc);
@@ -145,6 +147,7 @@ void vbc_crypto_suspend(struct vbc_dev *vbc);
 void vbc_crypto_wipe(struct vbc_dev *vbc);
 void vbc_crypto_resume(struct vbc_dev *vbc);
 void vbc_crypto_begin_removal(struct vbc_dev *vbc);
+void vbc_crypto_detach_bufs(struct vbc_dev *vbc);
 bool vbc_crypto_is_broken(struct vbc_dev *vbc);
 bool vbc_crypto_keys_in_rqs(struct vbc_dev *vbc);
 blk_status_t vbc_crypto_prep_rq(struct vbc_dev *vbc, struct request *rq);
@@ -209,6 +212,8 @@ static inline void vbc_crypto_wipe(struct vbc_dev *vbc) { }
 static inline void vbc_crypto_resume(struct vbc_dev *vbc) { }
 
 static inline void vbc_crypto_begin_removal(struct vbc_dev *vbc) { }
+
+static inline void vbc_crypto_detach_bufs(struct vbc_dev *vbc) { }
 
 static inline bool vbc_crypto_is_broken(struct vbc_dev *vbc)
 {
