@@ -121,8 +121,10 @@ impl<'a> Vm<'a> {
         qemu.args(["-machine", "q35,memory-backend=mem", "-m", &format!("{memory}M{room}"), "-smp", "2"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(self.kernel);
-        // On a loaded host, an emulated timer may be late when the kernel tests it, which then panics.
-        let append = "console=ttyS0 panic=-1 loglevel=5 no_timer_check root=/dev/nvme0n1 rootwait rw init=/guest-init";
+        // On a loaded host, an emulated timer may be late when the kernel tests it, which then panics. With five levels of page
+        // tables, KASAN finds fault with any interrupt that comes while the kernel forgets for a moment what its CPU can do.
+        let append =
+            "console=ttyS0 panic=-1 loglevel=5 no_timer_check no5lvl root=/dev/nvme0n1 rootwait rw init=/guest-init";
         // After an oops the guest may never answer, and the host would wait for it.
         let oops = if self.dialog.is_some() { " oops=panic" } else { "" };
         qemu.args(["-append", &format!("{append}{oops}")]);
