@@ -3,7 +3,8 @@
  * What the files of the driver share.
  *
  *   vbc_main.c    negotiation, probe, removal, suspend
- *   vbc_queue.c   virtqueues and block requests
+ *   vbc_vq.c      virtqueues: setup, what a reset leaves, deletion
+ *   vbc_queue.c   block requests
  *   vbc_disk.c    config space: limits, capacity, name, sysfs
  *   vbc_crypto.c  inline encryption: a blk_crypto_profile
  *   vbc_key.c     how keys get to the device
@@ -100,14 +101,17 @@ static_assert(offsetof(struct vbc_req, msg) ==
 static_assert(offsetof(struct vbc_req, key) ==
 	      offsetof(struct vbc_req, msg) + sizeof(struct vbc_crypto_msg));
 
-/* vbc_queue.c */
-extern const struct blk_mq_ops vbc_mq_ops;
+/* vbc_vq.c */
 int vbc_init_vqs(struct vbc_dev *vbc);
 void vbc_detach_bufs(struct vbc_vq *vq);
 void vbc_detach_all_bufs(struct vbc_dev *vbc);
 void vbc_del_vqs(struct vbc_dev *vbc);
-unsigned int vbc_queue_depth(struct vbc_dev *vbc);
 bool vbc_is_broken(struct vbc_dev *vbc);
+
+/* vbc_queue.c */
+extern const struct blk_mq_ops vbc_mq_ops;
+void vbc_vq_done(struct virtqueue *vq);
+unsigned int vbc_queue_depth(struct vbc_dev *vbc);
 void vbc_abort_requests(struct vbc_dev *vbc);
 int vbc_get_id(struct vbc_dev *vbc, char *id);
 
