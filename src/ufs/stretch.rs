@@ -165,8 +165,9 @@ where
     }
 
     /// The maximum time to sleep.
-    pub fn timeout(&self) -> Option<Timespec> {
-        let waits = self.key_changes > 0 || self.wait.is_some() || self.controller.unwanted() != 0;
+    pub fn timeout(&mut self) -> Option<Timespec> {
+        let held = self.client.line().is_held();
+        let waits = held || self.key_changes > 0 || self.wait.is_some() || self.controller.unwanted() != 0;
         waits.then_some(Timespec { tv_sec: 0, tv_nsec: 20_000_000 })
     }
 

@@ -4,16 +4,21 @@
 //! unmasks it, it signals again.
 //!
 //! QEMU unmasks the line at any access to a register. The first access of a driver's interrupt handler reads why the line is up, and
-//! the next ones lower it. The line is held in between: a signal there would interrupt the guest for nothing.
+//! the next ones lower it. The line is held in between: a signal there would interrupt the guest for nothing. But a handler may look
+//! for the last time, and leave the line up (Linux gives up after some rounds). So the line is not held for long.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use super::protocol::{IrqSet, irq};
 use crate::queue::Event;
+
+/// How long the line is held at most. A handler at work takes less, unless its CPU has other things to do.
+const LONGEST_HOLD: Duration = Duration::from_millis(200);
 
 /// The interrupt line.
 #[derive(Debug, Default)]
@@ -21,7 +26,8 @@ pub struct Line {
     event: Option<Arc<Event>>,
     up: bool,
     masked: bool,
-    held: bool,
+    /// Held since then.
+    held: Option<Instant>,
 }
 
 impl Line {
@@ -29,27 +35,33 @@ impl Line {
     pub fn set(&mut self, up: bool) {
         self.up = up;
         // The next rise is a new event.
-        self.held &= up;
+        self.held = self.held.filter(|_| up);
         self.signal();
     }
 
-    /// The driver has read why the line is up. No signal from now on, until the line is down or [`release`](Self::release) is called.
+    /// The driver has read why the line is up. No signal from now on, until the line is down, [`release`](Self::release) is called, or
+    /// [`set`](Self::set) is called after [`LONGEST_HOLD`].
     pub fn hold(&mut self) {
-        self.held = self.up;
+        self.held = self.up.then(Instant::now);
+    }
+
+    /// Whether only the hold keeps the line from a signal: then [`set`](Self::set) must be called again, though nothing else happens.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some() && !self.masked
     }
 
     /// The driver has accessed another register.
     pub fn release(&mut self) {
-        self.held = false;
+        self.held = None;
     }
 
     fn signal(&mut self) {
         if self.up
             && !self.masked
-            && !self.held
+            && self.held.is_none_or(|since| since.elapsed() >= LONGEST_HOLD)
             && let Some(event) = &self.event
         {
-            self.masked = true;
+            (self.masked, self.held) = (true, None);
             event.signal();
         }
     }
