@@ -326,6 +326,35 @@ fn nothing_is_lost_while_a_keyslot_changes() {
     }
 }
 
+/// Accesses to registers wait for keyslots for a second, however many of these are stuck.
+#[test]
+fn the_wait_for_keyslots_is_one_wait() {
+    let mut ufs = Ufs::new();
+    ufs.device.faults().insert("stuck,op=program".parse().expect("a fault")).expect("a fault");
+    let begun = Instant::now();
+    for slot in 0..3 {
+        ufs.program(slot, &[7; 64], ENABLE | 8);
+    }
+    assert_eq!(ufs.get(0x08), 0x310, "the version");
+    let waited = begun.elapsed();
+    assert!(waited > Duration::from_millis(900) && waited < Duration::from_millis(2500), "{waited:?}");
+}
+
+/// One keyslot that is stuck for good does not keep accesses from waiting for another one.
+#[test]
+fn a_keyslot_that_is_stuck_is_alone() {
+    let mut options = ufs_options();
+    options.config.engine.timing.program = Duration::from_millis(100);
+    let mut ufs = Ufs::with(options);
+    ufs.enable();
+    ufs.device.faults().insert("stuck,op=program,count=1".parse().expect("a fault")).expect("a fault");
+    ufs.program(0, &[7; 64], ENABLE | 8);
+    assert_eq!(ufs.get(0x08), 0x310, "the version, after a second");
+    let key: Vec<u8> = (0..64).collect();
+    ufs.program(1, key[..].try_into().expect("64 bytes"), ENABLE | 8);
+    assert_eq!(ufs.write(0, &[1; 4096], Some((1, 0))).ocs, 0, "the key is there at the doorbell");
+}
+
 /// An invalid header, or too many descriptors: only the session ends.
 #[test]
 fn a_stream_that_makes_no_sense_ends_the_session() {

@@ -14,7 +14,7 @@ use scattered_xts::Implementation;
 use vhost_user_blk_crypto::device::{DeviceConfig, seg_max};
 use vhost_user_blk_crypto::engine::EngineConfig;
 use vhost_user_blk_crypto::personality::{KeyType, KeysOnReset, Personality, limits};
-use vhost_user_blk_crypto::ufs::{DUN_BYTES, MOST_LUNS, MOST_SLOTS};
+use vhost_user_blk_crypto::ufs::{DUN_BYTES, MOST_LUNS, MOST_SLOTS, PATIENCE};
 use vhost_user_blk_crypto::vhost::WorkerConfig;
 
 use super::access::{parse_group, parse_mode};
@@ -241,6 +241,12 @@ fn check_ufs(engine: &Personality) -> Result<()> {
         engine.keys_on_reset != KeysOnReset::Kept,
         "--ufs loses its keys in a reset, as the standard says; use --keys-on-reset lost"
     );
+    let timing = engine.timing();
+    ensure!(
+        timing.program.max(timing.evict) < PATIENCE,
+        "--ufs holds up accesses to registers while a keyslot changes, for {PATIENCE:?} at most: use a shorter --program-latency-us \
+         and --evict-latency-us"
+    );
     Ok(())
 }
 
@@ -288,6 +294,8 @@ mod tests {
         assert!(error(&["--ufs", "--keyslots", "0"]).contains("from 1 to 256"));
         assert!(error(&["--ufs", "--personality", "emmc-cqhci"]).contains("--max-dun-bytes 8"));
         assert!(error(&["--ufs", "--key-types", "raw,wrapped"]).contains("--key-types raw"));
+        assert!(error(&["--ufs", "--program-latency-us", "1000000"]).contains("1s at most"));
+        assert!(error(&["--ufs", "--num-queues", "2"]).contains("cannot be used with"));
         assert!(error(&["--blk-file", "c"]).contains("use --ufs"));
         assert!(config(&["--ufs", "--blk-file", "c"]).is_ok());
         assert!(error(&[["--ufs"].as_slice(), &["--blk-file", "c"].repeat(8)].concat()).contains("8 logical units"));

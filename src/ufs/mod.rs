@@ -31,3 +31,4 @@ pub use crypto::{CryptoRegisters, DUN_BYTES, MOST_SLOTS};
 pub use lu::MOST_LUNS;
 pub use pci::CONFIG_BYTES;
 pub use serve::Server;
+pub use stretch::PATIENCE;

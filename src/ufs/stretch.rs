@@ -26,9 +26,12 @@ use crate::vfio_user::protocol::region;
 use crate::vfio_user::{Access, Client, Next};
 use crate::vhost::{ServeError, View, VirtioDevice};
 
-/// How long accesses to registers wait for a keyslot. Only a fault or a hanging disk takes longer; then the slot cannot be used
+/// How long accesses to registers wait for keyslots. Only a fault or a hanging disk takes longer; then the slot cannot be used
 /// until the change is done.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the change of a keyslot takes beside the latency that it was given.
+const A_MOMENT: Duration = Duration::from_millis(5);
 
 /// The maximum number of messages before other work gets its turn: a client may never stop sending.
 const MOST_MESSAGES: usize = 64;
@@ -80,9 +83,9 @@ pub struct Stretch<'m, 'c, S, F> {
     serve: S,
     /// Transfer requests that wait until the engine has room, one bit each.
     transfers: u32,
-    /// The number of keyslots that change, and when the last change began.
+    /// The number of keyslots that change, and until when accesses wait for them.
     key_changes: usize,
-    key_since: Instant,
+    key_deadline: Instant,
     wait: Option<Wait>,
     tokens: Vec<Token>,
     /// The engine's token of each transfer request that it executes.
@@ -111,7 +114,7 @@ where
             serve,
             transfers: 0,
             key_changes: 0,
-            key_since: Instant::now(),
+            key_deadline: Instant::now(),
             wait: None,
             tokens: Vec::new(),
             of_transfers: [0; MOST_TRANSFERS as usize],
@@ -161,7 +164,7 @@ where
 
     /// Whether accesses to registers must wait.
     fn is_blocked(&self) -> bool {
-        self.wait.is_some() || self.transfers != 0 || self.key_changes > 0 && self.key_since.elapsed() < PATIENCE
+        self.wait.is_some() || self.transfers != 0 || self.key_changes > 0 && Instant::now() < self.key_deadline
     }
 
     /// The maximum time to sleep.
@@ -317,8 +320,15 @@ where
         let Some(change) = self.controller.crypto.take(slot) else { return };
         let programs = change.programs();
         let io = Io::new(self.worker, 0, slot as u16, false, Room::default()); // at most 255
+        let now = Instant::now();
+        if self.key_changes == 0 {
+            self.key_deadline = now + PATIENCE;
+        } else if self.key_deadline <= now {
+            // Others are stuck. This one may be, too, so it gets no more than it needs: the driver would wait for the sum.
+            let timing = &self.device.settings().engine.timing;
+            self.key_deadline = now + timing.program.max(timing.evict) + A_MOMENT;
+        }
         self.key_changes += 1;
-        self.key_since = Instant::now();
         self.start(Job {
             io,
             request: Request::Control(change.into_command(slot)),
