@@ -3,14 +3,15 @@
 //! The crypto registers: CCAP, CRYPTOCAP and the array of crypto configurations, by which a driver programs keyslots.
 //!
 //! Dwords 0 to 15 of a configuration are a key. A driver can write them and never read them. A write of dword 16 with the enable
-//! bit programs the slot with that key and wipes the dwords. A driver writes dword 16 without the bit before it programs a slot, and
-//! to clear one. So the first such write only keeps requests away from the slot; a second one empties it.
+//! bit programs the slot with that key. A driver writes dword 16 without the bit before it programs a slot, and to clear one. So the
+//! first such write only keeps requests away from the slot; a second one empties it. Each write of dword 16 wipes the others.
 #![forbid(unsafe_code)]
 
 use std::io;
 
 use zeroize::Zeroize;
 
+use crate::ratelimit::RateLimit;
 use crate::request::{ControlCommand, KeyDescription, KeyRegisters, KeyType, Programming};
 use crate::secret::SecretBox;
 use scattered_xts::KEY_BYTES;
@@ -25,6 +26,9 @@ const CONFIG_DWORD: u64 = 16;
 /// Of dword 16.
 const ENABLE: u32 = 1 << 31;
 const ALL_WRITTEN: u16 = u16::MAX;
+
+/// A driver can program keys as often as it likes.
+static NO_MEMORY: RateLimit = RateLimit::new();
 
 /// A change of a keyslot that a driver has asked for.
 #[derive(Debug)]
@@ -125,14 +129,17 @@ impl CryptoRegisters {
         }
         let was_enabled = std::mem::replace(&mut slot.enabled, false);
         slot.config = value;
+        let written = std::mem::take(&mut slot.written);
         if value & ENABLE == 0 {
+            key.zeroize();
             if was_enabled || !(slot.holds_key || slot.busy) {
                 return false;
             }
             slot.next = Some(Change::Evict);
         } else {
             let [data_unit, capability, ..] = value.to_le_bytes();
-            let fits = data_unit.is_power_of_two() && capability == 0 && slot.written == ALL_WRITTEN;
+            let is_on_offer = data_unit.is_power_of_two() && data_unit & self.data_units != 0;
+            let fits = is_on_offer && capability == 0 && written == ALL_WRITTEN;
             slot.next = Some(match fits.then(|| SecretBox::new([0; KEY_BYTES])) {
                 Some(Ok(mut registers)) => {
                     registers.iter_mut().zip(key.iter()).for_each(|(to, from)| *to = *from);
@@ -145,12 +152,21 @@ impl CryptoRegisters {
                     };
                     Change::Program(description, KeyRegisters::new(registers))
                 }
-                // An invalid configuration, or no memory: an empty slot is better than a wrong key.
-                _ => Change::Evict,
+                // An empty slot is better than a wrong key.
+                Some(Err(error)) => {
+                    if NO_MEMORY.allow().is_some() {
+                        log::warn!(
+                            "a keyslot stays empty, because no memory can be locked for its key: {error}; raise the limit \
+                             (ulimit -l, LimitMEMLOCK=)"
+                        );
+                    }
+                    Change::Evict
+                }
+                // An invalid configuration.
+                None => Change::Evict,
             });
+            key.zeroize();
         }
-        key.zeroize();
-        slot.written = 0;
         !slot.busy
     }
 
@@ -219,8 +235,9 @@ mod tests {
     /// A key of which a part is missing, a size or capability that there is not.
     #[test]
     fn no_key_is_better_than_a_wrong_one() {
-        let mut registers = CryptoRegisters::new(1, 0x1fe00).expect("locked memory");
-        for config in [ENABLE, ENABLE | 3, ENABLE | 8 | 1 << 8] {
+        // Data units of 512 and 4096 bytes.
+        let mut registers = CryptoRegisters::new(1, 0x1200).expect("locked memory");
+        for config in [ENABLE, ENABLE | 3, ENABLE | 9, ENABLE | 2, ENABLE | 8 | 1 << 8] {
             write_key(&mut registers, 0);
             assert!(registers.write(0, 16, config));
             assert!(matches!(registers.take(0), Some(Change::Evict)), "{config:#x}");
@@ -231,6 +248,12 @@ mod tests {
         assert!(registers.take(0).is_some() && registers.take(0).is_none());
         registers.finished(0, true, true);
         // The registers were wiped; there is no second key in them.
+        assert!(registers.write(0, 16, ENABLE | 8));
+        assert!(matches!(registers.take(0), Some(Change::Evict)));
+        registers.finished(0, false, true);
+        // The same after a slot was cleared that held no key.
+        write_key(&mut registers, 0);
+        assert!(!registers.write(0, 16, 0) && registers.keys.iter().flatten().all(|byte| *byte == 0));
         assert!(registers.write(0, 16, ENABLE | 8));
         assert!(matches!(registers.take(0), Some(Change::Evict)));
     }
