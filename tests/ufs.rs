@@ -167,6 +167,7 @@ fn a_request_without_a_key_is_an_invalid_crypto_configuration() {
     // Crypto is switched off as a whole.
     ufs.set(0x34, 1);
     assert_eq!(ufs.write(1, &data, Some((2, 0))).ocs, INVALID_CRYPTO);
+    assert_eq!((ufs.stat("keyslots.nokey"), ufs.stat("requests.refused")), (7, 0));
     assert!(ufs.image_bytes(0, 4096) != before && ufs.image_bytes(8192, 4096) == before);
 }
 
@@ -263,6 +264,10 @@ fn descriptors_that_lie() {
         ufs.prepare(0, &upiu, &transfer);
         assert_eq!(ufs.ring(0).ocs, ocs);
     }
+    // Those of them that are reads, and of which the controller sees that.
+    assert_eq!(ufs.stat("requests.refused"), 8);
+    assert_eq!(ufs.read(u32::MAX, 1, None).0.status(), (2, 5, 0x21), "out of range");
+    assert_eq!(ufs.stat("requests.refused"), 9);
     // All slots at once, and those that are there already.
     for slot in 0..32 {
         ufs.prepare(slot, &Ufs::command_upiu(slot, &transfer), &transfer);

@@ -66,7 +66,7 @@ fn check(request: &Body<'_>, bytes: &[u8], room: u32, limits: &Limits, role: Que
             assert!(if crypto.is_some() { [27, CRYPTO_OUT_EXT].contains(&request_type) } else { request_type == 1 });
             let header = match crypto {
                 None => 16,
-                Some(CryptoTag { key: KeySource::Slot(_), .. }) => 56,
+                Some(CryptoTag { key: KeySource::Slot(_) | KeySource::Disabled(_), .. }) => 56,
                 Some(CryptoTag { key: KeySource::Request(_), .. }) => 56 + 152,
             };
             assert_eq!(extent.len, (bytes.len() - header) as u64);
@@ -113,6 +113,7 @@ fn check(request: &Body<'_>, bytes: &[u8], room: u32, limits: &Limits, role: Que
                 assert_eq!(Some(slot), word(16));
                 assert!(!is_extended || bytes[21..24] == [0; 3]);
             }
+            KeySource::Disabled(slot) => panic!("virtio cannot disable slot {slot}"),
             KeySource::Request(key) => {
                 assert_eq!((word(16), word(56), &bytes[21..24]), (Some(NO_SLOT), Some(NO_SLOT), &[1, 0, 0][..]));
                 assert_eq!(Some(key.key_size), word(56 + 132));

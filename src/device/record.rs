@@ -44,7 +44,7 @@ impl Record {
     }
 
     /// Fills in the type of a refused chain.
-    pub(super) fn describe_refusal(&mut self, refusal: &Refusal) {
+    pub(crate) fn describe_refusal(&mut self, refusal: &Refusal) {
         self.request_type = refusal.request_type;
         self.status = refusal.status;
         self.refused = true;

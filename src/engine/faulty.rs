@@ -166,6 +166,7 @@ impl Engine {
     fn unit_bits(&self, tag: &CryptoTag) -> Option<u8> {
         match tag.key {
             KeySource::Slot(slot) => Some(self.keyslots.acquire(slot).ok().flatten()?.key().config.data_unit_bits),
+            KeySource::Disabled(_) => None,
             KeySource::Request(key) => Some(key.data_unit_bits.min(31) as u8), // fits
         }
     }

@@ -49,6 +49,7 @@ impl Engine {
         }
         let (key, broken) = match tag.key {
             KeySource::Slot(slot) => self.key_of_slot(io, slot, fate)?,
+            KeySource::Disabled(_) => return Err(Failure::NoKey),
             KeySource::Request(key) => self.key_of_request(io, &key, payload, fate).await?,
         };
         let first = Dun::new(tag.dun);

@@ -46,6 +46,8 @@ pub enum QueueRole {
 pub enum KeySource {
     /// From a keyslot, which may not exist.
     Slot(u32),
+    /// From a keyslot that the driver has not enabled, so there is none.
+    Disabled(u32),
     /// From the request itself. Not checked yet.
     Request(KeyDescription),
 }
@@ -70,7 +72,7 @@ impl CryptoTag {
     /// The keyslot, if it is one.
     pub fn slot(&self) -> Option<u32> {
         match self.key {
-            KeySource::Slot(slot) => Some(slot),
+            KeySource::Slot(slot) | KeySource::Disabled(slot) => Some(slot),
             KeySource::Request(_) => None,
         }
     }

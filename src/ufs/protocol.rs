@@ -183,6 +183,13 @@ pub struct TransferDescriptor {
     pub prdt_offset: le::U16,
 }
 
+impl TransferDescriptor {
+    /// Whether the request wants encryption.
+    pub fn is_encrypted(&self) -> bool {
+        self.crypto & 0x80 != 0
+    }
+}
+
 /// Where the overall command status is in a descriptor.
 pub const OCS_OFFSET: u64 = std::mem::offset_of!(TransferDescriptor, ocs) as u64;
 /// Data directions.

@@ -18,7 +18,8 @@ use super::query::Query;
 use super::scsi::{Command, Sense, parse, ranges};
 use crate::engine::{Failure, Io, Worker, check_guest_memory};
 use crate::faults::ControllerFault;
-use crate::request::{CryptoTag, Extent, KeySource, Payload, Request};
+use crate::protocol::{Status, request_type};
+use crate::request::{CryptoTag, Extent, KeySource, Payload, Refusal, Request};
 use crate::segments::{Room, Segments};
 
 /// The maximum number of entries in a physical region description table. Linux uses at most 128.
@@ -83,6 +84,7 @@ pub struct Reply {
 }
 
 /// The answer to a transfer request.
+#[derive(Debug)]
 enum Answer {
     Ocs(Ocs),
     Upiu(Vec<u8>),
@@ -129,20 +131,58 @@ pub fn begin<'m>(
     };
     let table = part(descriptor.prdt_offset.get());
     let upiu = read::<RequestUpiu>(memory, GuestAddress(command)).filter(|_| descriptor.control >> 4 == 1);
-    let prepared = match (upiu, table) {
+    let prepared = match (&upiu, table) {
         (Some(upiu), Some(table)) => {
             reply.header = upiu.header;
             let data = Data { memory, descriptor: &descriptor, table };
-            prepare(context, &upiu, &data, &mut reply, worker)
+            prepare(context, upiu, &data, &mut reply, worker)
         }
         _ => Err(Answer::Ocs(Ocs::InvalidCommandTable)),
     };
     let (io, request) = match prepared {
         Ok(prepared) => prepared,
-        Err(answer) => return reply.answer(memory, answer).map(|()| None),
+        Err(answer) => {
+            if let Some(refusal) = upiu.and_then(|upiu| answer.refusal(&upiu, &descriptor)) {
+                count(refusal, slot, worker);
+            }
+            return reply.answer(memory, answer).map(|()| None);
+        }
     };
     let unit = reply.header.lun;
     Ok(Some((Job { io, request, purpose: Purpose::Transfer(reply) }, unit)))
+}
+
+impl Answer {
+    /// What to count, if this refuses to move data, before the engine has seen the request.
+    fn refusal(&self, upiu: &RequestUpiu, descriptor: &TransferDescriptor) -> Option<Refusal> {
+        match self {
+            // The driver asks again.
+            Self::Sense(Sense::CAPACITY_CHANGED) | Self::Upiu(_) | Self::Good => return None,
+            Self::Sense(_) | Self::Ocs(_) => {}
+        }
+        if upiu.header.transaction != transaction::COMMAND {
+            return None;
+        }
+        log::debug!("a request is refused: {self:?}");
+        let encrypted = descriptor.is_encrypted();
+        let request_type = match *upiu.cdb.first()? {
+            scsi::READ_10 | scsi::READ_16 if encrypted => request_type::CRYPTO_IN,
+            scsi::READ_10 | scsi::READ_16 => request_type::IN,
+            scsi::WRITE_10 | scsi::WRITE_16 if encrypted => request_type::CRYPTO_OUT,
+            scsi::WRITE_10 | scsi::WRITE_16 => request_type::OUT,
+            scsi::SYNCHRONIZE_CACHE_10 | scsi::SYNCHRONIZE_CACHE_16 => request_type::FLUSH,
+            scsi::UNMAP => request_type::DISCARD,
+            _ => return None,
+        };
+        Some(Refusal { request_type: Some(request_type), status: Status::IoErr, malformed: false })
+    }
+}
+
+/// Counts a refused request, as virtio's.
+fn count(refusal: Refusal, slot: u8, worker: &Worker) {
+    let mut io = Io::new(worker, 0, slot.into(), false, Room::default());
+    io.record.describe_refusal(&refusal);
+    io.finished();
 }
 
 fn prepare<'m>(
@@ -178,13 +218,13 @@ fn prepare<'m>(
         Command::Good => Err(Answer::Good),
         Command::Read(Extent { len: 0, .. }) | Command::Write(Extent { len: 0, .. }, _) => Err(Answer::Good),
         Command::Read(extent) => {
-            let crypto = tag(&context, data.descriptor)?;
+            let crypto = tag(&context, data.descriptor);
             let room = Room::new(data.gather(TO_HOST, extent.len, reply)?);
             let payload = Payload::data_alone(Segments::default());
             Ok((io(false, room)?, Request::Read { extent, crypto, payload }))
         }
         Command::Write(extent, at_once) => {
-            let crypto = tag(&context, data.descriptor)?;
+            let crypto = tag(&context, data.descriptor);
             let payload = Payload::data_alone(data.gather(TO_DEVICE, extent.len, reply)?);
             reply.writes = true;
             Ok((io(durable || at_once, Room::default())?, Request::Write { extent, crypto, payload }))
@@ -224,16 +264,15 @@ fn prepare<'m>(
 }
 
 /// The key and the data unit number of a request that wants encryption.
-fn tag(context: &Context<'_>, descriptor: &TransferDescriptor) -> Result<Option<CryptoTag>, Ocs> {
-    if descriptor.crypto & 0x80 == 0 {
-        return Ok(None);
+fn tag(context: &Context<'_>, descriptor: &TransferDescriptor) -> Option<CryptoTag> {
+    if !descriptor.is_encrypted() {
+        return None;
     }
     let slot = descriptor.cci.into();
-    if !context.crypto_enabled || !context.crypto.is_enabled(slot) {
-        return Err(Ocs::InvalidCryptoConfiguration);
-    }
+    let is_enabled = context.crypto_enabled && context.crypto.is_enabled(slot);
+    let key = if is_enabled { KeySource::Slot(slot) } else { KeySource::Disabled(slot) };
     let dun = u64::from(descriptor.dun_upper.get()) << 32 | u64::from(descriptor.dun_lower.get());
-    Ok(Some(CryptoTag { key: KeySource::Slot(slot), dun: [dun, 0, 0, 0], digest: None }))
+    Some(CryptoTag { key, dun: [dun, 0, 0, 0], digest: None })
 }
 
 /// The data of a transfer request.
