@@ -15,7 +15,7 @@ mod memory;
 mod messages;
 mod poller;
 mod polling;
-mod refusal;
+pub(crate) mod refusal;
 mod serve;
 mod session;
 mod worker;

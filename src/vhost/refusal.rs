@@ -10,8 +10,9 @@ use vhost::vhost_user::{Error, Result};
 
 use super::backend_channel::Header;
 
-const SHARE: &str = "share all of the guest's memory (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on with -machine \
-                     ...,memory-backend=mem)";
+/// What to do when guest memory is missing.
+pub const SHARE: &str = "share all of the guest's memory (QEMU: -object memory-backend-memfd,id=mem,size=...,share=on with \
+                         -machine ...,memory-backend=mem)";
 
 /// An error with a text.
 pub fn refused(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
