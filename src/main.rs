@@ -165,7 +165,7 @@ fn run(args: &Args) -> Result<()> {
         }
     };
     let served = if args.ufs {
-        ufs::Server::new(Arc::clone(&device), workers.poll, stop, args.exit_on_disconnect).run(&listen, disconnected)
+        ufs::Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, disconnected)
     } else {
         Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, disconnected)
     };

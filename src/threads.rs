@@ -2,7 +2,11 @@
 
 //! Threads that use little memory.
 
+use std::io;
 use std::thread::Builder;
+
+use rustix::process::getpid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Bytes of a thread's stack. Commands use most: the 64 KiB that are wiped after them. The bound on memory counts the
 /// stacks of 16 helper threads in full, because nothing bounds how much of them is touched.
@@ -11,6 +15,29 @@ const STACK_BYTES: usize = 256 << 10;
 /// A builder for a thread with a name and a small stack.
 pub fn named(name: impl Into<String>) -> Builder {
     Builder::new().name(name.into()).stack_size(STACK_BYTES)
+}
+
+/// Binds the calling thread to a CPU. A CPU that does not exist is not fatal.
+pub fn bind(cpu: usize) {
+    let mut set = CpuSet::new();
+    if cpu < CpuSet::MAX_CPU {
+        set.set(cpu);
+    }
+    if let Err(error) = sched_setaffinity(None, &set) {
+        log::warn!("cannot bind a worker to CPU {cpu}: {}", io::Error::from(error));
+    }
+}
+
+/// Lets the calling thread run where the process may. A new thread is bound as the one that started it.
+pub fn unbind() {
+    let unbound = sched_getaffinity(None).and_then(|of_thread| {
+        let of_process = sched_getaffinity(Some(getpid()))?;
+        // Only then: systemd's @system-service does not include the call.
+        if of_thread == of_process { Ok(()) } else { sched_setaffinity(None, &of_process) }
+    });
+    if let Err(error) = unbound {
+        log::warn!("cannot let a helper thread run on all CPUs: {}", io::Error::from(error));
+    }
 }
 
 /// Signals that a thread's own instructions raise. If they were blocked, they would end the process.

@@ -410,3 +410,29 @@ fn completions() {
         }
     }
 }
+
+/// Workers run on the CPUs that the user names, and so does the one thread of a UFS host controller.
+#[test]
+fn workers_are_bound_to_cpus() {
+    let may = rustix::thread::sched_getaffinity(None).expect("CPUs");
+    let cpu = (0..rustix::thread::CpuSet::MAX_CPU).rfind(|cpu| may.is_set(*cpu)).expect("a CPU").to_string();
+    let files = [Files::new(), Files::new()];
+    let start = |files, options: &[&str]| Running::start(files, &[options, &["--cpus", &cpu]].concat());
+    let on_the_cpu = |device: &Running, worker: &str| wait_for(|| cpus_of(device, worker).as_ref() == Some(&cpu));
+    let device = start(&files[0], &["--num-queues", "2", "--workers", "2"]);
+    let _frontend = talk(files[0].connect());
+    on_the_cpu(&device, "worker 0");
+    on_the_cpu(&device, "worker 1");
+    let device = start(&files[1], &["--ufs"]);
+    let _client = files[1].connect();
+    on_the_cpu(&device, "ufs");
+}
+
+/// The CPUs on which the thread with this name may run.
+fn cpus_of(device: &Running, name: &str) -> Option<String> {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", device.0.id())).ok()?;
+    let read = |thread: &Path, file: &str| std::fs::read_to_string(thread.join(file)).unwrap_or_default();
+    let mut threads = threads.filter_map(|entry| Some(entry.ok()?.path()));
+    let status = read(&threads.find(|thread| read(thread, "comm").trim_end() == name)?, "status");
+    status.lines().find_map(|line| Some(line.strip_prefix("Cpus_allowed_list:")?.trim().to_owned()))
+}

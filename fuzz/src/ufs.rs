@@ -21,7 +21,7 @@ use vhost_user_blk_crypto::device::{Device, DeviceConfig};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::engine::{EngineConfig, Timing};
 use vhost_user_blk_crypto::ufs::Server;
-use vhost_user_blk_crypto::vhost::{Listen, Stop};
+use vhost_user_blk_crypto::vhost::{Listen, Stop, WorkerConfig};
 
 use crate::patience::Patience;
 
@@ -124,7 +124,8 @@ impl Ufs {
         stream.set_read_timeout(Some(Duration::from_secs(100))).expect("socket");
         let stop = Arc::new(Stop::new().expect("eventfd"));
         thread::spawn(move || {
-            let served = Server::new(device, Duration::ZERO, stop, true).run(&Listen::Connected(theirs), || ());
+            let served =
+                Server::new(device, WorkerConfig::default(), stop, true).run(&Listen::Connected(theirs), || ());
             served.expect("nothing that a guest does ends the session");
         });
         let mut ufs = Self { stream, memory, image };

@@ -76,7 +76,7 @@ pub struct Args {
 
     /// Be a UFS host controller (UFSHCI 3.1) behind vfio-user, in place of a vhost-user-blk device: for the kernel's own
     /// driver, ufshcd. QEMU attaches it with vfio-user-pci
-    #[arg(long, conflicts_with_all = ["in_band", "workers", "wrapping_key_file"])]
+    #[arg(long, conflicts_with_all = ["in_band", "workers", "queues", "wrapping_key_file"])]
     pub ufs: bool,
 
     /// Let the driver use keyslots by commands on its request queues, for frontends that do not pass inline encryption
@@ -96,7 +96,7 @@ pub struct Args {
     #[arg(long, value_name = "BYTES")]
     pub physical_block_size: Option<u32>,
 
-    /// CPUs for the worker threads, one each: a list such as 0,2-3 [default: any]
+    /// CPUs for the worker threads, one each: a list such as 0,2-3 [default: any]. With --ufs there is one worker
     #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
     pub cpus: Option<Cpus>,
 

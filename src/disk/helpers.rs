@@ -16,7 +16,7 @@ use super::io_channel::{IoCompletion, Transfer};
 use super::{Buffer, Image};
 use crate::eventfd;
 use crate::lock::lock;
-use crate::threads::named;
+use crate::threads;
 
 /// The maximum number of threads. They are started on demand and stay.
 const MOST_THREADS: usize = 16;
@@ -132,14 +132,19 @@ impl Helpers {
     }
 
     fn add_thread(&self) {
-        let mut threads = lock(&self.threads);
-        if threads.len() == MOST_THREADS {
+        let mut helpers = lock(&self.threads);
+        if helpers.len() == MOST_THREADS {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        match named(format!("helper {}", threads.len())).spawn(move || shared.run()) {
-            Ok(thread) => threads.push(thread),
-            Err(error) if threads.is_empty() => {
+        let run = move || {
+            // --cpus is for workers, one of which starts this thread. It serves all of them.
+            threads::unbind();
+            shared.run();
+        };
+        match threads::named(format!("helper {}", helpers.len())).spawn(run) {
+            Ok(thread) => helpers.push(thread),
+            Err(error) if helpers.is_empty() => {
                 log::error!("cannot start a helper thread, so a worker does its work: {error}");
                 self.shared.run_what_is_there();
             }

@@ -7,8 +7,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+use super::helpers::{CompletionQueue, Helpers, Task};
 use super::*;
+use crate::threads;
 
 fn open(path: &Path) -> Image {
     OpenOptions { read_only: false, discard: true, direct: false, logical_block_size: 512 }.open(path).expect("image")
@@ -252,4 +258,24 @@ fn changes_that_take_long_leave_threads_for_data() {
     }
     GO_ON.store(1, Ordering::SeqCst);
     assert_eq!(wait_for(&mut channel, 64), (0..64).map(|token| (token, true)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_worker_on_a_cpu_does_not_bind_its_helpers() {
+    let cpus = sched_getaffinity(None).expect("CPUs");
+    let first = (0..CpuSet::MAX_CPU).find(|cpu| cpus.is_set(*cpu)).expect("a CPU");
+    let (_file, image) = image(1 << 20);
+    let (found, finds) = mpsc::channel();
+    let worker = std::thread::spawn(move || {
+        threads::bind(first);
+        assert_eq!(sched_getaffinity(None).expect("CPUs").count(), 1);
+        let action = move |_: &Image| {
+            let _ = found.send(sched_getaffinity(None).expect("CPUs"));
+            Ok(())
+        };
+        let completions = Arc::new(CompletionQueue::new().expect("eventfd"));
+        Helpers::new(Arc::new(image)).submit(Task::Action(Box::new(action)), 0, &completions);
+    });
+    assert_eq!(finds.recv_timeout(Duration::from_secs(30)).expect("a helper"), cpus);
+    worker.join().expect("worker");
 }

@@ -8,7 +8,6 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -16,7 +15,7 @@ use super::session::Session;
 use crate::device::Device;
 use crate::queue::Event;
 use crate::vfio_user::Listener;
-use crate::vhost::{Listen, ServeError, Stop, VirtioDevice};
+use crate::vhost::{Listen, ServeError, Stop, VirtioDevice, WorkerConfig};
 use crate::{eventfd, threads};
 
 /// A session that should end and has not ended after this time may hang.
@@ -25,16 +24,16 @@ const STUCK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Serves a device to clients as a UFS host controller.
 pub struct Server {
     device: Arc<Device>,
-    poll: Duration,
+    config: WorkerConfig,
     stop: Arc<Stop>,
     exit_on_disconnect: bool,
 }
 
 impl Server {
-    /// Serves `device`, looking for more work for up to `poll` before sleeping; with `exit_on_disconnect` for the first client
-    /// only.
-    pub fn new(device: Arc<Device>, poll: Duration, stop: Arc<Stop>, exit_on_disconnect: bool) -> Self {
-        Self { device, poll, stop, exit_on_disconnect }
+    /// Serves `device`, with `exit_on_disconnect` for the first client only. There is one worker, whatever `config` says: the
+    /// session's thread.
+    pub fn new(device: Arc<Device>, config: WorkerConfig, stop: Arc<Stop>, exit_on_disconnect: bool) -> Self {
+        Self { device, config, stop, exit_on_disconnect }
     }
 
     /// Serves clients one after the other. After each, with its requests drained and the device reset, calls `disconnected`.
@@ -74,6 +73,9 @@ impl Server {
         };
         thread::scope(|scope| {
             let serve = || {
+                if let Some(&cpu) = self.config.cpus.first() {
+                    threads::bind(cpu);
+                }
                 let result = self.serve(client, listener);
                 eventfd::signal(&done);
                 result
@@ -107,7 +109,7 @@ impl Server {
     }
 
     fn serve(&self, client: UnixStream, listener: &mut Listener<'_>) -> (Result<(), ServeError>, bool) {
-        let mut session = match Session::new(&self.device, client, self.poll) {
+        let mut session = match Session::new(&self.device, client, self.config.poll) {
             Ok(session) => session,
             Err(error) => return (Err(ServeError::Session(error)), true),
         };

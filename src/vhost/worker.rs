@@ -92,7 +92,7 @@ impl WorkerThread {
             let shared = Arc::clone(&shared);
             move || {
                 if let Some(cpu) = options.cpu {
-                    bind(cpu);
+                    threads::bind(cpu);
                 }
                 shared.run(&*device, &memory, &part, Polling::new(options.poll));
             }
@@ -147,17 +147,6 @@ impl Drop for WorkerThread {
         if thread.join().is_err() {
             log::error!("a worker thread has panicked; please report this");
         }
-    }
-}
-
-/// Binds the calling thread to a CPU. A CPU that does not exist is not fatal.
-fn bind(cpu: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    if cpu < rustix::thread::CpuSet::MAX_CPU {
-        set.set(cpu);
-    }
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        log::warn!("cannot bind a worker to CPU {cpu}: {}", io::Error::from(error));
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use vhost_user_blk_crypto::device::Device;
 use vhost_user_blk_crypto::disk::{Disk, OpenOptions};
 use vhost_user_blk_crypto::ufs::Server;
-use vhost_user_blk_crypto::vhost::{Listen, Stop};
+use vhost_user_blk_crypto::vhost::{Listen, Stop, WorkerConfig};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::vfio::Vfio;
@@ -99,7 +99,7 @@ impl Ufs {
         let device = Arc::new(device);
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         let stop = Arc::new(Stop::new().expect("eventfd"));
-        let server = Server::new(Arc::clone(&device), Duration::ZERO, Arc::clone(&stop), true);
+        let server = Server::new(Arc::clone(&device), WorkerConfig::default(), Arc::clone(&stop), true);
         let server = std::thread::spawn(move || {
             if let Err(error) = server.run(&Listen::Connected(theirs), || {}) {
                 eprintln!("session: {error}");
