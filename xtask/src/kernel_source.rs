@@ -20,7 +20,7 @@ pub fn unpack<'a>(
     let version: Vec<&str> = release.split('.').take(2).collect();
     let package = format!("linux-source-{}", version.join("."));
     let packages = source.with_extension("packages");
-    let args = ["--variant=extract".to_owned(), format!("--include={package}/{BACKPORTS},xz-utils")];
+    let args = ["--variant=extract".to_owned(), format!("--include={package}/{BACKPORTS}")];
     debian::make_tree(mirror, SUITE, &args, &packages, log)?;
     fs::create_dir(source)?;
     let archive = packages.join(format!("usr/src/{package}.tar.xz"));
