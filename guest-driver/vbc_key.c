@@ -76,6 +76,12 @@ static int vbc_set_keyslot(struct vbc_crypto *vc,
 		desc->slot = cpu_to_le32(slot);
 	err = vbc_ctrl_exec(vc, key ? VBC_T_KEYSLOT_PROGRAM :
 			    VBC_T_KEYSLOT_EVICT, sizeof(*desc), 0);
+	/*
+	 * Without an answer nobody knows which key the slot has.  blk-crypto
+	 * believes that it is the previous one, so requests must not use it.
+	 */
+	if (err && vc->state == VBC_CTRL_DEAD)
+		set_bit(slot, vc->refused_slots);
 
 	vbc_ctrl_end(vc);
 	return err;

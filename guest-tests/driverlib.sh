@@ -380,6 +380,38 @@ broken_ring_case() {
 	secret_tree_is_right
 }
 
+# unknown_key_case QUEUE: the used ring of this control virtqueue gets invalid elements, and then a command: the device puts a key into
+# its only keyslot, and the driver sees no answer. So nobody knows whose key is in there. No request must use it. Host: break-ring.
+unknown_key_case() {
+	local file
+	mount_fs "$DISK" "$MNT"
+	encrypted_dir "$MNT/two-keys" two
+	for file in old new; do
+		head -c 4096 /dev/zero > "$MNT/two-keys/$file"
+		sync "$MNT/two-keys/$file"
+	done
+	dd if=/dev/zero of="$MNT/two-keys/old" bs=4096 count=1 oflag=direct conv=notrunc status=none
+	dmesg_clear
+	# shellcheck disable=SC2046 # two numbers
+	host_step $(used-ring "$FUNCTION" "$1")
+	sleep 1
+	for file in new old; do
+		if dd if=/dev/zero of="$MNT/two-keys/$file" bs=4096 count=1 oflag=direct conv=notrunc; then
+			fail "$file was encrypted with an unknown key"
+		fi
+	done
+	dmesg_has 'command 30 was not answered' || fail 'the driver saw an answer'
+	sleep 4
+	unbind_disk
+	umount "$MNT"
+	bind_disk
+	mount_fs "$DISK" "$MNT"
+	unlock two "$MNT"
+	cmp -n 4096 /dev/zero "$MNT/two-keys/old"
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
 # unanswered_command_case: the device never answers a program command, and the driver is unbound. Host: `fault add` of
 # that, `fault clear`.
 unanswered_command_case() {
