@@ -254,8 +254,9 @@ static void vbc_remove(struct virtio_device *vdev)
 	if (vbc_is_broken(vbc) || vbc_is_gone(vbc)) {
 		/* First: from now on evictions must not wait for an answer. */
 		virtio_break_device(vdev);
-		blk_mark_disk_dead(vbc->disk);
 		vbc_abort_requests(vbc);
+		/* This waits for write-back of the file system. */
+		blk_mark_disk_dead(vbc->disk);
 	}
 
 	/* Waits for all requests, including those to be retried. */

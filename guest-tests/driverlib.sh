@@ -459,7 +459,10 @@ surprise_removal_case() {
 	begin_busy
 	# After a removal virtio's own code warns of a status that is not 0, whatever the driver does. No other code may warn.
 	dmesg -n 1
+	# Its write-back begins when there is no disk any more, and nobody has it open.
+	head -c 4M /dev/zero > "$MNT/secret/never-written"
 	registers_read_as ones
+	echo 10 | tee /proc/sys/vm/dirty_expire_centisecs /proc/sys/vm/dirty_writeback_centisecs > /dev/null
 	sleep 2
 	begun=$(date +%s)
 	echo 1 > "$FUNCTION/remove"
