@@ -75,9 +75,13 @@ void vbc_reset_device(struct vbc_dev *vbc)
 	vbc_detach_all_bufs(vbc);
 }
 
-/* All requests and commands have ended or have been given up. */
+/*
+ * All requests and commands have ended or have been given up.  But whoever sent
+ * the last ones may be about to notify the device.
+ */
 static void vbc_stop(struct vbc_dev *vbc)
 {
+	blk_mq_wait_quiesce_done(&vbc->tag_set);
 	vbc_crypto_suspend(vbc);
 	vbc_reset_device(vbc);
 	vbc_crypto_wipe(vbc);

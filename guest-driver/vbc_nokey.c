@@ -69,9 +69,10 @@ bool vbc_crypto_retry_rq(struct vbc_dev *vbc, struct request *rq)
 
 	spin_lock_irqsave(&vc->nokey_lock, flags);
 	list_add_tail(&rq->queuelist, &vc->nokey_list);
+	/* Under the lock: once the request has ended, @vc may go at any time. */
+	queue_work(vbc_nokey_wq, &vc->nokey_work);
 	spin_unlock_irqrestore(&vc->nokey_lock, flags);
 
-	queue_work(vbc_nokey_wq, &vc->nokey_work);
 	return true;
 }
 
