@@ -360,6 +360,27 @@ static ssize_t cache_type_store(struct device *dev,
 }
 static DEVICE_ATTR_RW(cache_type);
 
+/*
+ * The device has been reset and knows nothing of what was written to cache_type.
+ * The block layer sends no flushes if that was "write through".
+ */
+void vbc_restore_cache_type(struct vbc_dev *vbc)
+{
+	struct virtio_device *vdev = vbc->vdev;
+	unsigned int wce = offsetof(struct virtio_blk_config, wce);
+
+	if (!virtio_has_feature(vdev, VIRTIO_BLK_F_CONFIG_WCE) ||
+	    vbc->disk->queue->limits.features & BLK_FEAT_WRITE_CACHE)
+		return;
+
+	/* QEMU passes on changes only, and sees none in a reset. */
+	virtio_cwrite8(vdev, wce, 1);
+	virtio_cwrite8(vdev, wce, 0);
+	if (vbc_writes_back(vdev))
+		dev_err(&vdev->dev,
+			"the device does not write through any more: data may be lost\n");
+}
+
 static struct attribute *vbc_attrs[] = {
 	&dev_attr_serial.attr,
 	&dev_attr_cache_type.attr,

@@ -311,6 +311,7 @@ static int vbc_restore(struct virtio_device *vdev)
 	err = vbc_init_vqs(vbc);
 	if (!err) {
 		virtio_device_ready(vdev);
+		vbc_restore_cache_type(vbc);
 		/* Keys first: waiting requests may need them. */
 		vbc_crypto_resume(vbc);
 	}

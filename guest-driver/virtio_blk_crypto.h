@@ -124,6 +124,7 @@ void vbc_release_name(struct vbc_dev *vbc);
 int vbc_read_limits(struct vbc_dev *vbc, struct queue_limits *lim);
 void vbc_read_geometry(struct vbc_dev *vbc);
 void vbc_update_capacity(struct vbc_dev *vbc, bool resize);
+void vbc_restore_cache_type(struct vbc_dev *vbc);
 
 /* vbc_main.c */
 void vbc_free(struct vbc_dev *vbc);

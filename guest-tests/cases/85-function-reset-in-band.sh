@@ -5,8 +5,15 @@
 # device: --in-band
 # root-port: yes
 # needs: fio
+# host: ctl --json status => "writeback": false
 # check: fscrypt
 # stat: keyslots.lost > 0
 # stat: keyslots.nokey == 0
 
 function_reset_case
+
+# A reset makes the device forget that, and QEMU does not tell it again. The kernel sends no flushes.
+echo 'write through' > "$BLOCK/cache_type"
+echo 1 > "$FUNCTION/reset"
+host_step_done
+[ "$(cat "$BLOCK/queue/write_cache")" = 'write through' ] || fail 'a function reset switches the cache'
