@@ -247,6 +247,18 @@ free:
 	return err;
 }
 
+/*
+ * Let requests go on.  If the core cannot restore the device, it does not call
+ * vbc_restore(): then they fail, rather than wait for ever.
+ */
+static void vbc_thaw(struct vbc_dev *vbc)
+{
+	if (!vbc->frozen)
+		return;
+	blk_mq_unquiesce_queue(vbc->disk->queue);
+	vbc->frozen = false;
+}
+
 static void vbc_remove(struct virtio_device *vdev)
 {
 	struct vbc_dev *vbc = vdev->priv;
@@ -254,6 +266,7 @@ static void vbc_remove(struct virtio_device *vdev)
 	/* The core sends no more config changes. */
 	cancel_work_sync(&vbc->config_work);
 
+	vbc_thaw(vbc);
 	vbc_crypto_begin_removal(vbc);
 	if (vbc_is_broken(vbc) || vbc_is_gone(vbc)) {
 		/* First: from now on evictions must not wait for an answer. */
@@ -286,15 +299,22 @@ static int vbc_freeze(struct virtio_device *vdev)
 	struct request_queue *q = vbc->disk->queue;
 	unsigned int memflags;
 
+	vbc_thaw(vbc);
 	if (vbc_is_broken(vbc) || vbc_is_gone(vbc))
 		vbc_abort_requests(vbc);
 
+	/*
+	 * The core sends no more config changes.  This one may need memory, and
+	 * so requests that are held back below.
+	 */
+	flush_work(&vbc->config_work);
+
 	memflags = blk_mq_freeze_queue(q);
 	blk_mq_quiesce_queue_nowait(q);
+	vbc->frozen = true;
 	blk_mq_unfreeze_queue(q, memflags);
 
 	vbc_stop(vbc);
-	flush_work(&vbc->config_work);
 	vbc_del_vqs(vbc);
 	return 0;
 }
@@ -316,8 +336,8 @@ static int vbc_restore(struct virtio_device *vdev)
 		vbc_crypto_resume(vbc);
 	}
 
-	/* On failure too: the requests fail rather than wait for ever. */
-	blk_mq_unquiesce_queue(vbc->disk->queue);
+	/* On failure too. */
+	vbc_thaw(vbc);
 	memalloc_noio_restore(memflags);
 	return err;
 }

@@ -56,6 +56,7 @@ struct vbc_dev {
 	/* NULL while suspended, and after a failed resume */
 	struct vbc_vq *vqs;
 	unsigned int nr_queues;		/* request queues in use */
+	bool frozen;			/* the block queue is quiesced */
 
 	/* NULL if the disk can only be plain */
 	struct vbc_crypto *crypto;
