@@ -10,6 +10,7 @@
 #include <linux/string_helpers.h>
 #include <linux/sysfs.h>
 #include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
 
 #include "virtio_blk_crypto.h"
 
@@ -117,14 +118,36 @@ static bool vbc_writes_back(struct virtio_device *vdev)
 	return virtio_has_feature(vdev, VIRTIO_BLK_F_FLUSH);
 }
 
-static int vbc_read_segment_limits(struct virtio_device *vdev,
+/* Data segments that fit in a ring, of any queue, together with the rest. */
+static unsigned int vbc_segments_of_ring(struct vbc_dev *vbc)
+{
+	unsigned int ring, segments = VBC_MAX_SEGMENTS, i;
+
+	if (virtio_has_feature(vbc->vdev, VIRTIO_RING_F_INDIRECT_DESC))
+		return segments;
+
+	for (i = 0; i < vbc->nr_queues; i++) {
+		ring = virtqueue_get_vring_size(vbc->vqs[i].vq);
+		segments = min(segments, ring - min(ring, VBC_RQ_DESCS));
+	}
+	return segments;
+}
+
+static int vbc_read_segment_limits(struct vbc_dev *vbc,
 				   struct queue_limits *lim)
 {
+	unsigned int most = vbc_segments_of_ring(vbc);
+	struct virtio_device *vdev = vbc->vdev;
 	u32 seg_max = 1, size_max;
+
+	if (!most) {
+		dev_err(&vdev->dev, "a ring has no room for a request\n");
+		return -EINVAL;
+	}
 
 	virtio_cread_feature(vdev, VIRTIO_BLK_F_SEG_MAX,
 			     struct virtio_blk_config, seg_max, &seg_max);
-	lim->max_segments = clamp(seg_max, 1u, VBC_MAX_SEGMENTS);
+	lim->max_segments = clamp(seg_max, 1u, most);
 	lim->max_hw_sectors = UINT_MAX;
 	lim->max_segment_size = min_t(size_t, virtio_max_dma_size(vdev),
 				      U32_MAX);
@@ -229,7 +252,7 @@ int vbc_read_limits(struct vbc_dev *vbc, struct queue_limits *lim)
 	if (vbc_writes_back(vdev))
 		lim->features |= BLK_FEAT_WRITE_CACHE;
 
-	err = vbc_read_segment_limits(vdev, lim);
+	err = vbc_read_segment_limits(vbc, lim);
 	if (err)
 		return err;
 	vbc_read_topology(vdev, lim);

@@ -409,9 +409,9 @@ unsigned int vbc_queue_depth(struct vbc_dev *vbc)
 
 	depth -= min(depth, reserved);
 
-	/* Without indirect descriptors each request takes at least two. */
+	/* Without indirect descriptors each request takes at least these. */
 	if (!virtio_has_feature(vbc->vdev, VIRTIO_RING_F_INDIRECT_DESC))
-		depth /= 2;
+		depth /= VBC_RQ_DESCS;
 
 	return max(depth, 1u);
 }

@@ -38,6 +38,9 @@
 /* No device writes this: a chain that comes back with it was not served. */
 #define VBC_STATUS_UNWRITTEN	0xff
 
+/* Of a request beside its data: for header and status */
+#define VBC_RQ_DESCS		2u
+
 struct vbc_crypto;
 
 struct vbc_vq {
