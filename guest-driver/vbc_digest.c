@@ -18,6 +18,8 @@
 #include <linux/mempool.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
 #include <linux/string.h>
 
 #include "virtio_blk_crypto.h"
@@ -71,15 +73,20 @@ void vbc_digests_adjust_limits(struct vbc_crypto *vc, struct queue_limits *lim,
 			    lim->max_segment_size) / BLK_CRYPTO_MAX_DIGEST_SIZE;
 	max_sectors = (u64)max_digests << __ffs(units) >> SECTOR_SHIFT;
 
-	/* The smallest limit that the block layer accepts */
-	if (max_sectors < PAGE_SECTORS) {
+	/* The smallest limit that the block layer accepts, and a data unit */
+	if (max_sectors < max_t(unsigned int, PAGE_SECTORS,
+				rounddown_pow_of_two(units) >> SECTOR_SHIFT)) {
+		vc->profile.digests_supported = 0;
+		return;
+	}
+	/* The digests need a descriptor, too, which a ring may not have. */
+	if (lim->max_segments > 1) {
+		lim->max_segments--;
+	} else if (!virtio_has_feature(vc->vdev, VIRTIO_RING_F_INDIRECT_DESC)) {
 		vc->profile.digests_supported = 0;
 		return;
 	}
 	lim->max_hw_sectors = min_t(u64, lim->max_hw_sectors, max_sectors);
-	/* The digests need a descriptor, too. */
-	if (lim->max_segments > 1)
-		lim->max_segments--;
 }
 
 /* Called last, when the rest of the request is prepared. */
