@@ -118,6 +118,25 @@ static bool vbc_writes_back(struct virtio_device *vdev)
 	return virtio_has_feature(vdev, VIRTIO_BLK_F_FLUSH);
 }
 
+/*
+ * Make sure that the device writes through, as its config space may say only
+ * because QEMU remembers what an earlier driver wrote, while the reset made the
+ * device behind QEMU forget it.  QEMU passes on changes only, so make one.
+ */
+static void vbc_write_through(struct virtio_device *vdev)
+{
+	unsigned int wce = offsetof(struct virtio_blk_config, wce);
+
+	if (!virtio_has_feature(vdev, VIRTIO_BLK_F_CONFIG_WCE))
+		return;
+
+	virtio_cwrite8(vdev, wce, 1);
+	virtio_cwrite8(vdev, wce, 0);
+	if (vbc_writes_back(vdev))
+		dev_err(&vdev->dev,
+			"the device does not write through: data may be lost\n");
+}
+
 /* Data segments that fit in a ring, of any queue, together with the rest. */
 static unsigned int vbc_segments_of_ring(struct vbc_dev *vbc)
 {
@@ -249,6 +268,8 @@ int vbc_read_limits(struct vbc_dev *vbc, struct queue_limits *lim)
 	int err;
 
 	lim->logical_block_size = SECTOR_SIZE;
+	if (!vbc_writes_back(vdev))
+		vbc_write_through(vdev);
 	if (vbc_writes_back(vdev))
 		lim->features |= BLK_FEAT_WRITE_CACHE;
 
@@ -384,24 +405,13 @@ static ssize_t cache_type_store(struct device *dev,
 static DEVICE_ATTR_RW(cache_type);
 
 /*
- * The device has been reset and knows nothing of what was written to cache_type.
- * The block layer sends no flushes if that was "write through".
+ * The device has been reset.  The block layer sends no flushes if cache_type was
+ * "write through", whatever the device does now.
  */
 void vbc_restore_cache_type(struct vbc_dev *vbc)
 {
-	struct virtio_device *vdev = vbc->vdev;
-	unsigned int wce = offsetof(struct virtio_blk_config, wce);
-
-	if (!virtio_has_feature(vdev, VIRTIO_BLK_F_CONFIG_WCE) ||
-	    vbc->disk->queue->limits.features & BLK_FEAT_WRITE_CACHE)
-		return;
-
-	/* QEMU passes on changes only, and sees none in a reset. */
-	virtio_cwrite8(vdev, wce, 1);
-	virtio_cwrite8(vdev, wce, 0);
-	if (vbc_writes_back(vdev))
-		dev_err(&vdev->dev,
-			"the device does not write through any more: data may be lost\n");
+	if (!(vbc->disk->queue->limits.features & BLK_FEAT_WRITE_CACHE))
+		vbc_write_through(vbc->vdev);
 }
 
 static struct attribute *vbc_attrs[] = {
