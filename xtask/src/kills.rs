@@ -29,14 +29,16 @@ pub struct Kills<'a> {
     /// What the guest writes to its port.
     signal: &'a Path,
     wanted: u32,
+    /// How many times as long the guest takes for the same as an ordinary one.
+    slowness: u32,
     done: u32,
     next: Option<Instant>,
 }
 
 impl<'a> Kills<'a> {
     /// `others`: the device's options without the serial number.
-    pub fn new(wanted: u32, options: Options<'a>, others: &'a [String], signal: &'a Path) -> Self {
-        Self { options, others, signal, wanted, done: 0, next: None }
+    pub fn new(wanted: u32, options: Options<'a>, others: &'a [String], signal: &'a Path, slowness: u32) -> Self {
+        Self { options, others, signal, wanted, slowness, done: 0, next: None }
     }
 
     /// Kills the device when the next kill is due. Call it often.
@@ -45,16 +47,21 @@ impl<'a> Kills<'a> {
             return Ok(());
         }
         match self.next {
-            None if fs::metadata(self.signal).is_ok_and(|found| found.len() > 0) => self.next = Some(next_kill()),
+            None if fs::metadata(self.signal).is_ok_and(|found| found.len() > 0) => self.next = Some(self.next_kill()),
             Some(moment) if Instant::now() >= moment => {
                 self.done += 1;
                 let extra = options_after(self.done, self.others);
                 device.kill_and_start(&Options { extra: &extra, ..self.options })?;
-                self.next = Some(next_kill());
+                self.next = Some(self.next_kill());
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// When the next kill is due.
+    fn next_kill(&self) -> Instant {
+        Instant::now() + (PAUSE[0] + (PAUSE[1] - PAUSE[0]).mul_f64(fastrand::f64())) * self.slowness
     }
 
     /// Fails unless all kills happened before the guest ended.
@@ -62,9 +69,4 @@ impl<'a> Kills<'a> {
         ensure!(self.done == self.wanted, "the guest ended after {} of {} kills", self.done, self.wanted);
         Ok(())
     }
-}
-
-/// When the next kill is due.
-fn next_kill() -> Instant {
-    Instant::now() + PAUSE[0] + (PAUSE[1] - PAUSE[0]).mul_f64(fastrand::f64())
 }

@@ -217,7 +217,7 @@ fn boot(
         monitor: case.host.iter().any(Step::needs_monitor).then_some(monitor.as_path()),
         ..Vm::new(machine, &disks, &scratch)
     };
-    let mut kills = Kills::new(case.kills, options, &others, &progress);
+    let mut kills = Kills::new(case.kills, options, &others, &progress, machine.kernel.slowness());
     let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
     let mut watch = Watch::new(&case.bounds, &progress);
     let mut disturbed = Ok(());
