@@ -551,7 +551,7 @@ pause_case() {
 # replug_case TIMES: in the first step on the host another frontend connects, under I/O. The other steps unplug the disk and
 # plug it in again. Earlier files must be right: each time the newest ones, in the end all.
 replug_case() {
-	local round tries number before=
+	local round tries number now before=
 	make_fs "$DISK"
 	mount_fs "$DISK" "$MNT"
 	encrypted_dir "$MNT/secret" one
@@ -574,7 +574,8 @@ replug_case() {
 		number=$(cat "$BLOCK/diskseq")
 		host_step
 		tries=0
-		while [ ! -b "$DISK" ] || [ "$(cat "$BLOCK/diskseq")" = "$number" ]; do
+		# The old one may go at any moment.
+		while now=$(cat "$BLOCK/diskseq" 2> /dev/null || echo "$number") && [ "$now" = "$number" ] || [ ! -b "$DISK" ]; do
 			tries=$((tries + 1))
 			[ $tries -lt 600 ] || fail "the disk does not come back, round $round"
 			sleep 0.1
