@@ -8,5 +8,5 @@
 # stat: keyslots.nokey == 0
 
 surprise_removal_case
-found=$(keys-in-requests)
+found=$(keys-in-requests freed)
 [ "${found#* }" = 0 ] || fail "${found#* } of ${found% *} requests hold a key"
