@@ -20,6 +20,8 @@ free_high() {
 	awk '$4 == "Normal" { high = 1 } high && /pages free/ { print $3 * 4; exit }' /proc/zoneinfo
 }
 
+# Some kernels leave that to udev.
+echo online > /sys/devices/system/memory/auto_online_blocks
 make_files tree 0
 make_fs "$DISK" 128M
 mount_fs "$DISK" "$MNT"
