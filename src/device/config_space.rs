@@ -98,9 +98,9 @@ impl Device {
             self.chosen_early.store(self.awaits_driver(), Ordering::Release);
             let writeback = value != 0;
             let before = self.writeback.swap(writeback, Ordering::AcqRel);
-            if before && !writeback && self.flush().is_err() {
-                // `flush` has logged it. Later flushes fail, too.
-                self.writeback.store(before, Ordering::Release);
+            if before && !writeback {
+                // `flush` logs a failure. Later flushes fail, too, and so do writes: the frontend may not ask again which mode it is.
+                let _ = self.flush();
             }
         }
     }
