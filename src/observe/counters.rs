@@ -17,7 +17,7 @@ pub struct QueueCounters {
     pub kinds: [KindCounters; Kind::COUNT],
     /// Refused with UNSUPP.
     pub unsupported: Tally,
-    /// Encrypted requests whose slot was empty.
+    /// Encrypted requests whose slot had no key.
     pub nokey: Tally,
     pub encrypted: Tally,
     pub decrypted: Tally,

@@ -125,7 +125,7 @@ counters! {
         lost,
         /// Encrypted requests that found a key in their slot.
         hits,
-        /// Encrypted requests whose slot was empty.
+        /// Encrypted requests whose slot had no key.
         nokey,
         /// Programmed AES-XTS keys with two equal halves.
         equal_halves,
@@ -190,7 +190,7 @@ counters! {
     QueueTotals {
         /// Requests refused with UNSUPP: the type is unknown or was not negotiated.
         unsupported,
-        /// Encrypted requests whose slot was empty.
+        /// Encrypted requests whose slot had no key.
         nokey,
         /// Data units of successful CRYPTO_OUT.
         encrypted,
