@@ -32,7 +32,7 @@ pub fn bind(cpu: usize) {
 pub fn unbind() {
     let unbound = sched_getaffinity(None).and_then(|of_thread| {
         let of_process = sched_getaffinity(Some(getpid()))?;
-        // Only then: systemd's @system-service does not include the call.
+        // Only then: a unit's stricter SystemCallFilter, such as `~@resources`, may kill whoever makes the call.
         if of_thread == of_process { Ok(()) } else { sched_setaffinity(None, &of_process) }
     });
     if let Err(error) = unbound {
