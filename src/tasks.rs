@@ -28,7 +28,12 @@ impl<F> Default for Tasks<F> {
 impl<F: Future> Tasks<F> {
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        self.free.len() == self.places.len()
+        self.len() == 0
+    }
+
+    /// How many requests are in flight.
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.len()
     }
 
     /// Adds a request; `make` gets its token. The request does nothing before its first poll.
@@ -89,7 +94,7 @@ mod tests {
         assert_eq!(polls.get(), 2);
         assert_eq!(tasks.insert(|token| request(token as u32 + 10)), first);
         assert_eq!(tasks.poll(first, &mut context), Poll::Ready(10));
-        assert!(!tasks.is_empty());
+        assert_eq!(tasks.len(), 1);
         assert_eq!(tasks.poll(second, &mut context), Poll::Ready(2));
         assert!(tasks.is_empty());
     }

@@ -19,6 +19,10 @@ use crate::tasks::{Tasks, Token};
 /// served. This wakes a sleeping driver more often, which pays on idle cores.
 const PORTION: usize = 8;
 
+/// The most requests in flight, whatever they wait for: as many as there are bounce buffers and places with helpers. A long request that
+/// gives way to others needs neither meanwhile.
+const MOST_IN_FLIGHT: usize = 352;
+
 /// How many requests ahead to prefetch.
 const AHEAD: usize = 2;
 
@@ -115,7 +119,7 @@ where
         for place in (self.first..count).chain(0..self.first) {
             if self.pop_chains(place) {
                 progress = true;
-                if self.worker.room() == 0 {
+                if self.room() == 0 {
                     // The remaining queues got no room. They come first when there is room again.
                     self.first = (place + 1) % count;
                 }
@@ -129,7 +133,7 @@ where
 
     /// Asks the drivers to notify. Returns true if one has made something available already.
     pub fn arm(&mut self) -> bool {
-        if self.worker.room() == 0 {
+        if self.room() == 0 {
             return false;
         }
         let memory = self.view.memory();
@@ -137,8 +141,13 @@ where
         self.queues.iter().filter_map(|queue| queue.turn.as_ref()).fold(false, |more, turn| turn.arm(memory) | more)
     }
 
+    /// How many more requests may start.
+    fn room(&self) -> usize {
+        self.worker.room().min(MOST_IN_FLIGHT.saturating_sub(self.tasks.len()))
+    }
+
     fn pop_chains(&mut self, place: usize) -> bool {
-        let room = self.worker.room();
+        let room = self.room();
         if room == 0 {
             return false;
         }

@@ -11,7 +11,7 @@ use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 
 use crate::common::*;
 
-pub const DISK: u64 = 8 << 20;
+pub const DISK: u64 = 16 << 20;
 
 /// A running program with an image, killed when dropped.
 pub struct Device {
@@ -72,12 +72,17 @@ impl Device {
 
     /// A frontend that has started all queues.
     pub fn guest(&self) -> Guest {
+        self.guest_with_rings(256)
+    }
+
+    /// The same, with rings of this size.
+    pub fn guest_with_rings(&self, ring_size: u16) -> Guest {
         Guest::with(Options {
             socket: Some(self.path("socket")),
             block_device: Some(self.path("image")),
             disk: DiskKind::Memory,
             image_bytes: DISK,
-            ring_size: 256,
+            ring_size,
             ..Options::default()
         })
     }

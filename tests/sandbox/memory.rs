@@ -82,6 +82,42 @@ fn under_a_flood(options: &'static [&str]) {
     assert_eq!(counters["bytes"]["in"], sent * PIECES as u64 * (28 << 10));
 }
 
+/// KiB for the program with a worker that uses no buffers and no helper threads: 352 requests of 1024 descriptors, and the rest.
+const WITHOUT_BUFFERS_KIB: u64 = (9 + 8) << 10;
+
+/// Requests of almost 16 MiB with as many descriptors as there may be: each gives way to others after 1 MiB, and new ones come.
+fn under_long_requests() {
+    let device = Device::start(&["--workers", "1", "--aio", "sync"], |_| {});
+    let mut guest = device.guest_with_rings(1024);
+    for ring in &mut guest.rings[..2] {
+        let header = ring.allocate(16);
+        let status = ring.allocate(1);
+        let data = [(ring.allocate(16 << 10), 16 << 10, WRITE); 1022];
+        let table = ring.allocate(16 * 1025).next_multiple_of(16);
+        let pieces = [&[(header, 16, 0)][..], &data, &[(status, 1, WRITE)]].concat();
+        for head in 0..512 {
+            ring.write_indirect(head, table, &pieces);
+            ring.publish(head);
+        }
+        ring.kick();
+    }
+    let (mut left, mut most) = (1024, 0);
+    while left > 0 {
+        for ring in &mut guest.rings[..2] {
+            while ring.take_used().is_some() {
+                left -= 1;
+            }
+        }
+        most = most.max(private(&device));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let bound = WITHOUT_BUFFERS_KIB;
+    println!("{most} KiB of private memory at the most, the bound is {bound} KiB");
+    assert!(most < bound, "{most} KiB of private memory, the bound is {bound} KiB");
+    drop(guest);
+    assert_eq!(device.finish()["bytes"]["in"], 1024 * 1022 * (16u64 << 10));
+}
+
 pub fn trials() -> Vec<Trial> {
     let ways: [(&str, &[&str]); 5] = [
         ("sync", &["--aio", "sync"]),
@@ -90,9 +126,10 @@ pub fn trials() -> Vec<Trial> {
         ("io_uring_keys_in_requests", &["--aio", "io_uring", "--keyslots", "0"]),
         ("threads_keys_in_requests", &["--aio", "threads", "--keyslots", "0"]),
     ];
-    ways.map(|(name, options)| {
+    let floods = ways.map(|(name, options)| {
         let obstacle = crate::device::obstacle(options);
         super::trial(format!("memory::{name}"), obstacle, || under_a_flood(options))
-    })
-    .into()
+    });
+    let long = super::trial("memory::long_requests".to_owned(), crate::device::obstacle(&[]), under_long_requests);
+    floods.into_iter().chain([long]).collect()
 }
