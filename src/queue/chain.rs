@@ -34,6 +34,20 @@ pub enum ChainError {
     Address,
 }
 
+impl ChainError {
+    /// Why the queue stops, and what a user can do about it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Unending => {
+                "a descriptor chain does not end (loop, index or address out of range, or too many bytes)"
+            }
+            Self::TooLong => "a descriptor chain is longer than the queue (--queue-size)",
+            Self::Order => "in a descriptor chain, a device-readable descriptor follows a device-writable one",
+            Self::Address => "a descriptor points outside guest memory (is all of it shared?)",
+        }
+    }
+}
+
 impl<'m> Chain<'m> {
     /// Walks a chain of at most `max_descriptors` descriptors. Each descriptor is read once.
     ///

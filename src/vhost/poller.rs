@@ -198,7 +198,7 @@ where
                 }
                 Err(error) => {
                     log::debug!("queue {index}: head {head}: {error}");
-                    queue.vring.retire("a descriptor chain is broken");
+                    queue.vring.retire(error.reason());
                     queue.in_flight -= 1;
                     queue.done.push(Completion { head, written: 0 });
                 }
