@@ -3,14 +3,12 @@
 //! One worker's access to one disk, and its bounce buffers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
 
 use vm_memory::VolatileSlice;
 
+use super::wait_queue::WaitQueue;
 use crate::disk::{self, Disk, IoChannel};
 use crate::tasks::Token;
 
@@ -23,7 +21,7 @@ pub(super) struct Channel {
     /// Bounce buffers in use.
     bounce_buffers: Cell<usize>,
     /// Requests that wait for a bounce buffer.
-    buffer_waiters: RefCell<VecDeque<Token>>,
+    buffer_waiters: WaitQueue,
 }
 
 impl Channel {
@@ -33,7 +31,7 @@ impl Channel {
             disk: Arc::clone(disk),
             number,
             bounce_buffers: Cell::new(0),
-            buffer_waiters: RefCell::default(),
+            buffer_waiters: WaitQueue::default(),
         })
     }
 
@@ -45,19 +43,24 @@ impl Channel {
         token: Token,
         len: u64,
     ) -> Option<BounceBuffer<'w>> {
-        let buffer = poll_fn(|_| match self.io.borrow_mut().get_buffer(len) {
-            // Otherwise nobody would return one.
-            None if self.bounce_buffers.get() > 0 => {
-                self.buffer_waiters.borrow_mut().push_back(token);
-                Poll::Pending
-            }
-            buffer => Poll::Ready(buffer),
-        });
-        Some(self.bounce_buffer(ready, buffer.await?))
+        let take = || match self.io.borrow_mut().get_buffer(len) {
+            // Somebody returns one.
+            None if self.bounce_buffers.get() > 0 => None,
+            buffer => Some(buffer.map(|buffer| self.bounce_buffer(ready, buffer))),
+        };
+        self.buffer_waiters.take(token, ready, take).await
     }
 
-    /// As [`buffer`](Self::buffer), if there is one now.
+    /// How many requests may start.
+    pub(super) fn room(&self) -> usize {
+        self.io.borrow().room().saturating_sub(self.buffer_waiters.len())
+    }
+
+    /// As [`buffer`](Self::buffer), if there is one now for which nobody waits.
     pub(super) fn buffer_now<'w>(&'w self, ready: &'w RefCell<Vec<Token>>, len: u64) -> Option<BounceBuffer<'w>> {
+        if self.buffer_waiters.len() > 0 {
+            return None;
+        }
         let buffer = self.io.borrow_mut().get_buffer(len)?;
         Some(self.bounce_buffer(ready, buffer))
     }
@@ -104,6 +107,41 @@ impl Drop for BounceBuffer<'_> {
             channel.io.borrow_mut().put_buffer(buffer);
         }
         channel.bounce_buffers.set(channel.bounce_buffers.get() - 1);
-        self.ready.borrow_mut().extend(channel.buffer_waiters.borrow_mut().pop_front());
+        channel.buffer_waiters.announce(self.ready);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::disk::{Aio, OpenOptions};
+
+    /// A request that has waited gets the buffer that is returned, not one that comes later.
+    #[test]
+    fn buffers_go_to_whom_has_waited() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(1 << 20).expect("size");
+        let options = OpenOptions { read_only: false, discard: true, direct: false, logical_block_size: 512 };
+        let disk = Arc::new(Disk::new(options.open(file.path()).expect("image"), Some(Aio::Threads)).expect("disk"));
+        let channel = Channel::new((0, &disk)).expect("channel");
+        let ready = RefCell::default();
+        let mut taken: Vec<_> = std::iter::from_fn(|| channel.buffer_now(&ready, 4096)).collect();
+        assert!(taken.len() > 1 && channel.room() == 0);
+
+        let mut context = Context::from_waker(Waker::noop());
+        let mut first = pin!(channel.buffer(&ready, 1, 4096));
+        let mut second = pin!(channel.buffer(&ready, 2, 4096));
+        assert!(first.as_mut().poll(&mut context).is_pending() && second.as_mut().poll(&mut context).is_pending());
+        taken.pop();
+        assert_eq!(ready.take(), [1]);
+        assert_eq!(channel.room(), 0, "nothing new starts");
+        assert!(channel.buffer_now(&ready, 4096).is_none() && second.as_mut().poll(&mut context).is_pending());
+        let Poll::Ready(Some(buffer)) = first.as_mut().poll(&mut context) else { panic!("no buffer") };
+        drop(buffer);
+        assert_eq!(ready.take(), [2]);
+        assert!(matches!(second.as_mut().poll(&mut context), Poll::Ready(Some(_))));
     }
 }

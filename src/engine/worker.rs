@@ -266,7 +266,7 @@ impl Reactor for Worker {
             + self.digest_waiters.len();
         let waiters = MOST_WAITERS.saturating_sub(waiters);
         let others = self.timers.borrow().room().min(waiters);
-        self.channels().map(|channel| channel.io.borrow().room()).fold(others, usize::min)
+        self.channels().map(Channel::room).fold(others, usize::min)
     }
 
     fn submit(&self) {
