@@ -19,10 +19,9 @@ pub trait Reactor: Send {
     /// Called before requests complete and before the worker rests: releases keys that were kept for later requests,
     /// and makes stores visible to other CPUs.
     fn before_completion(&self);
-    /// Whether faults hold requests back, which [`Reactor::drain`] would release.
+    /// Whether faults hold requests back, or the emulated engine's time, which [`Reactor::drain`] would end.
     fn has_held_requests(&self) -> bool;
-    /// Releases requests of a queue that faults hold back, because somebody waits for all its requests. Returns whether
-    /// there were any.
+    /// Releases requests of a queue that are held back, because somebody waits for all its requests. Returns whether there were any.
     fn drain(&self, queue: usize) -> bool;
     /// Passes the descriptors to `action` that become readable when there are completions.
     ///

@@ -38,6 +38,27 @@ impl Timers {
         MOST.saturating_sub(self.due.len())
     }
 
+    /// Whether requests wait.
+    pub(super) fn has_requests(&self) -> bool {
+        self.due.iter().any(|Reverse((_, token))| *token != NOBODY)
+    }
+
+    /// Lets the time of all requests come now. Returns whether there were any.
+    pub(super) fn hurry(&mut self) -> bool {
+        let now = Instant::now();
+        let mut hurried = false;
+        let due = std::mem::take(&mut self.due).into_iter().map(|Reverse((due, token))| {
+            let wait = token != NOBODY && due > now;
+            hurried |= wait;
+            Reverse((if wait { now } else { due }, token))
+        });
+        self.due = due.collect();
+        if hurried {
+            self.set_alarm();
+        }
+        hurried
+    }
+
     /// Reports `token` at the time `due`.
     pub(super) fn arm(&mut self, token: Token, due: Instant) {
         let before = self.due.len();
@@ -118,5 +139,21 @@ mod tests {
         timers.poll(|token| named.push(token));
         assert!(named.starts_with(&[7]), "{named:?}");
         assert!(named.len() == 2 || is_ready_within(&timers, 200));
+    }
+
+    #[test]
+    fn requests_can_be_hurried() {
+        let mut timers = Timers::new().expect("timer");
+        assert!(!timers.has_requests() && !timers.hurry());
+        let later = Instant::now() + Duration::from_secs(1000);
+        timers.arm(NOBODY, later);
+        assert!(!timers.has_requests() && !timers.hurry());
+        timers.arm(7, later);
+        assert!(timers.has_requests() && !is_ready_within(&timers, 1));
+        assert!(timers.hurry() && is_ready_within(&timers, 200));
+        let mut named = Vec::new();
+        timers.poll(|token| named.push(token));
+        assert_eq!(named, [7]);
+        assert!(!timers.has_requests() && !is_ready_within(&timers, 1), "the other one still has its time");
     }
 }
