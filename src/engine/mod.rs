@@ -46,7 +46,7 @@ use pace::Pace;
 pub use pace::Timing;
 pub use worker::Worker;
 
-/// The maximum number of bytes that a request moves before the worker serves others: a request may have almost 4 GiB. A
+/// The maximum number of bytes that a request moves before the worker serves others: a request may have 1 GiB. A
 /// multiple of every data unit size and of the bounce buffer sizes.
 const TURN: u64 = 1 << 20;
 

@@ -19,6 +19,12 @@ pub struct Limits {
     pub crypto: CryptoAccess,
 }
 
+/// The most bytes of a read or write: a request cannot be stopped, and somebody may wait for all requests. UEFI firmware reads as much at
+/// once (edk2, OvmfPkg/VirtioBlkDxe, `SIZE_1GB`).
+pub const MOST_BYTES: u64 = 1 << 30;
+/// The same of an encrypted one, digests included. Linux has at most 4 MiB in a request, if nobody raises `max_sectors_kb`.
+pub const MOST_ENCRYPTED_BYTES: u64 = 64 << 20;
+
 /// How a driver may use keyslots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CryptoAccess {
@@ -44,6 +50,14 @@ impl Limits {
     /// Whether a feature is negotiated.
     pub(super) fn has(&self, feature: u64) -> bool {
         self.features & feature != 0
+    }
+
+    /// The extent of a read or write.
+    pub(super) fn data(&self, sector: u64, len: u64, encrypted: bool) -> Result<Extent, Status> {
+        if len > if encrypted { MOST_ENCRYPTED_BYTES } else { MOST_BYTES } {
+            return Err(Status::IoErr);
+        }
+        self.transfer(sector, len)
     }
 
     /// The extent of `len` bytes from a sector on, if it consists of whole blocks inside the disk.

@@ -26,7 +26,7 @@ pub use control::{
     Capabilities, ControlCommand, Importing, KeyDescription, KeyRegisters, KeyType, Programming, reply_blob,
     reply_extensions, reply_whole,
 };
-pub use limits::{CryptoAccess, Extent, Limits};
+pub use limits::{CryptoAccess, Extent, Limits, MOST_BYTES, MOST_ENCRYPTED_BYTES};
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::StatusByte;
 
@@ -232,14 +232,15 @@ fn parse_body<'m>(
     match header.request_type.get() {
         request_type::IN | request_type::CRYPTO_IN | request_type::CRYPTO_IN_EXT => {
             let extent = match crypto.and_then(|tag| tag.digest) {
-                None => limits.transfer(header.sector.get(), room.len())?,
+                None => limits.data(header.sector.get(), room.len(), crypto.is_some())?,
+                Some(_) if room.len() > MOST_ENCRYPTED_BYTES => return Err(Status::IoErr.into()),
                 Some(_) => Extent { len: room.len(), ..limits.transfer(header.sector.get(), 0)? },
             };
             Ok(Request::Read { extent, crypto, payload: Payload { segments: data, descriptor } })
         }
         request_type::OUT | request_type::CRYPTO_OUT | request_type::CRYPTO_OUT_EXT => {
             let len = data.len().checked_sub(descriptor).ok_or(Refused::TooShort)?;
-            let extent = limits.transfer(header.sector.get(), len)?;
+            let extent = limits.data(header.sector.get(), len, crypto.is_some())?;
             limits.check_writable()?;
             Ok(Request::Write { extent, crypto, payload: Payload { segments: data, descriptor } })
         }
