@@ -234,6 +234,8 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        // Writes in flight are taken for another cache mode than the one that may come now.
+        let _paused = Self::pause(&self.vrings);
         self.device.write_config(offset, data);
         Ok(())
     }
