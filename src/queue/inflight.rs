@@ -213,7 +213,7 @@ impl QueueLog {
     }
 
     /// Makes the part fresh: what it records belongs to another ring, and a later backend must not use it for this one.
-    fn forget(&self) {
+    pub fn forget(&self) {
         if self.field(VERSION_AT) == 0 {
             return;
         }

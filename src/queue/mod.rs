@@ -242,6 +242,13 @@ impl Vring {
         self.lock().queue.ready()
     }
 
+    /// The driver has reset the device, so nothing that the log has is to be served again.
+    pub fn forget_in_flight(&self) {
+        if let Some(log) = &self.lock().log {
+            log.forget();
+        }
+    }
+
     /// Passes the notification eventfd to `action` if the queue is started and enabled.
     pub fn with_kick<R>(&self, action: impl FnOnce(&File) -> R) -> Option<R> {
         let state = self.lock();

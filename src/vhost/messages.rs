@@ -51,6 +51,8 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn reset_device(&mut self) -> Result<()> {
         self.stop_all();
+        // Frontends may keep the in-flight region.
+        self.vrings.iter().for_each(|vring| vring.forget_in_flight());
         self.device.reset();
         Ok(())
     }
