@@ -216,7 +216,7 @@ impl Drop for IoChannel {
     fn drop(&mut self) {
         let Some(mut ring) = self.ring.take() else { return };
         let mut completions = Vec::new();
-        if ring.drain(&mut completions) {
+        if ring.drain(&mut completions) && !ring.is_broken() {
             completions
                 .into_iter()
                 .filter_map(|(_, completion)| completion.buffer)

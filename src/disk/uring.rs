@@ -187,6 +187,11 @@ impl Uring {
         }
     }
 
+    /// Whether it fails all transfers from now on.
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
     /// Adds completions.
     pub fn poll_completions(&mut self, completions: &mut Vec<(usize, IoCompletion)>) {
         if self.in_flight.is_empty() {
