@@ -71,7 +71,7 @@ impl Failure {
                     log::warn!("an access to the image failed: {error} ({suppressed} such lines suppressed)");
                 }
             }
-            Self::GuestMemory => {
+            Self::GuestMemory | Self::NoMemory | Self::Keep(_) | Self::Wrap(WrapError::Random) => {
                 if let Some(suppressed) = LIMIT.allow() {
                     log::warn!("a request failed: {self} ({suppressed} such lines suppressed)");
                 }
