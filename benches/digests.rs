@@ -130,6 +130,7 @@ fn device(disk: Disk) -> Device {
         writeback: true,
         keep_keys_on_reset: false,
         in_band: true,
+        access_platform: false,
         ufs: false,
     };
     let device = Device::new(config, None, disk).expect("device");

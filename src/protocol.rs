@@ -51,6 +51,8 @@ pub mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     /// `VIRTIO_F_VERSION_1`: no legacy interface.
     pub const VERSION_1: u64 = 1 << 32;
+    /// `VIRTIO_F_ACCESS_PLATFORM`: addresses come from the platform's DMA API. Without an IOMMU they are guest addresses all the same.
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
 }
 
 /// Request and command types, the first field of every header (virtio 1.4, 5.2.6; 27 and up: draft).

@@ -67,6 +67,7 @@ fn no_key_stays_on_the_stack(implementation: Implementation, way: Way) {
         physical_block_size: 512,
         writeback: true,
         keep_keys_on_reset: false,
+        access_platform: false,
         in_band: false,
         ufs: false,
     };

@@ -144,6 +144,7 @@ impl Guest {
             writeback: true,
             keep_keys_on_reset: false,
             in_band: true,
+            access_platform: false,
             ufs: false,
         };
         let wrapping = Wrapping::new(None).expect("wrapping keys");

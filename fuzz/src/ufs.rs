@@ -108,6 +108,7 @@ impl Ufs {
             writeback: true,
             keep_keys_on_reset: false,
             in_band: false,
+            access_platform: false,
             ufs: true,
         };
         let memory_file = |bytes| {

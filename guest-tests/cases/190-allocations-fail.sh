@@ -7,5 +7,5 @@
 # stat: requests.crypto_in > 0
 # stat: keyslots.replace > 0
 
-# Allocations fail only with the driver on the stack. In virtio's code below it, too: indirect tables, DMA mappings.
+# Allocations fail only with the driver on the stack. In virtio's code below it, too: indirect tables.
 allocations_fail_case

@@ -76,13 +76,18 @@ pub struct Args {
 
     /// Be a UFS host controller (UFSHCI 3.1) behind vfio-user, in place of a vhost-user-blk device: for the kernel's own
     /// driver, ufshcd. QEMU attaches it with vfio-user-pci
-    #[arg(long, conflicts_with_all = ["in_band", "workers", "queues", "wrapping_key_file"])]
+    #[arg(long, conflicts_with_all = ["in_band", "access_platform", "workers", "queues", "wrapping_key_file"])]
     pub ufs: bool,
 
     /// Let the driver use keyslots by commands on its request queues, for frontends that do not pass inline encryption
     /// through (QEMU's vhost-user-blk-pci)
     #[arg(long)]
     pub in_band: bool,
+
+    /// Have the driver use its DMA API (VIRTIO_F_ACCESS_PLATFORM), for guests that need bounce buffers, and to test drivers. There must be
+    /// no IOMMU in the guest
+    #[arg(long)]
+    pub access_platform: bool,
 
     /// Threads that serve the request queues [default: one per CPU, at most one per queue]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
@@ -216,6 +221,7 @@ impl Args {
             writeback: args.cache != CacheMode::Writethrough,
             keep_keys_on_reset: engine.keys_on_reset == KeysOnReset::Kept,
             in_band: args.in_band,
+            access_platform: args.access_platform,
             ufs: args.ufs,
         })
     }

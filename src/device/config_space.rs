@@ -38,6 +38,9 @@ impl Device {
             | feature::MQ
             | feature::CTRL_VQ
             | feature::INLINE_ENCRYPTION;
+        if self.config.access_platform {
+            features |= feature::ACCESS_PLATFORM;
+        }
         if self.disk().image().read_only() {
             features |= feature::RO;
         } else {

@@ -58,6 +58,8 @@ pub struct DeviceConfig {
     /// A driver that negotiated neither the control virtqueue nor inline encryption may use keyslots in-band: it sends
     /// the commands on its request queues.
     pub in_band: bool,
+    /// The driver must use its platform's DMA API.
+    pub access_platform: bool,
     /// It is a UFS host controller, and each disk is a logical unit.
     pub ufs: bool,
 }

@@ -32,6 +32,7 @@ const FEATURES: &[(u64, &str)] = &[
     (feature::INDIRECT_DESC, "INDIRECT_DESC"),
     (feature::EVENT_IDX, "EVENT_IDX"),
     (feature::VERSION_1, "VERSION_1"),
+    (feature::ACCESS_PLATFORM, "ACCESS_PLATFORM"),
 ];
 
 /// The device and its state.

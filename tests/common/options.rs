@@ -80,6 +80,7 @@ impl Default for Options {
                 writeback: true,
                 keep_keys_on_reset: false,
                 in_band: false,
+                access_platform: false,
                 ufs: false,
             },
             image_bytes: 8 << 20,
