@@ -216,6 +216,9 @@ pub struct ShellArgs {
     /// Attach the disk as a UFS host controller: the kernel's own driver, ufshcd, encrypts with it
     #[arg(long)]
     pub ufs: bool,
+    /// Also load this, which Debian's kernel lacks; built the first time (may be repeated)
+    #[arg(long, value_name = "PART")]
+    pub with: Vec<KernelPart>,
     /// The disk image, created if missing [default: target/shell.img]
     #[arg(long)]
     pub image: Option<PathBuf>,
@@ -225,6 +228,28 @@ pub struct ShellArgs {
     /// Options for the device, after `--`
     #[arg(last = true)]
     pub device: Vec<String>,
+}
+
+/// What else a shell's kernel can have.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum KernelPart {
+    /// The file system
+    F2fs,
+    /// The device-mapper target that encrypts with the device's keyslots
+    DmInlinecrypt,
+    /// The cipher for file names
+    Hctr2,
+}
+
+impl KernelPart {
+    /// Its name in the kernel's configuration.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::F2fs => "CONFIG_F2FS_FS",
+            Self::DmInlinecrypt => "CONFIG_DM_INLINECRYPT",
+            Self::Hctr2 => "CONFIG_CRYPTO_HCTR2",
+        }
+    }
 }
 
 /// `vng-args`

@@ -9,7 +9,7 @@ use crate::kernel_modules;
 use crate::paths::Paths;
 use crate::setup;
 use crate::vm::{Attach, QUEUES, Vm};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 
 /// Runs it until the guest powers off.
@@ -27,10 +27,17 @@ pub fn run(paths: &Paths, args: &ShellArgs) -> Result<bool> {
         variables.push(("ROWS".into(), size.ws_row.to_string()));
         variables.push(("COLUMNS".into(), size.ws_col.to_string()));
     }
-    let mut job = Job { variables, ..Job::new(&prepared) };
+    let parts: Vec<&str> = args.with.iter().map(|part| part.symbol()).collect();
+    for part in &parts {
+        let kernel = &prepared.machine.kernel;
+        ensure!(kernel_modules::usable(kernel, part), "your kernel lacks {part}; set it to y and build it again");
+    }
+    let kernel_modules = kernel_modules::files(paths, &prepared.machine, parts)?;
+    let mut job = Job { variables, kernel_modules, ..Job::new(&prepared) };
     let mut options = args.device.clone();
     if args.ufs {
-        job = Job { driver: UFS_DRIVER, kernel_modules: kernel_modules::ufs(paths, &prepared.machine)?, ..job };
+        job.driver = UFS_DRIVER;
+        job.kernel_modules.extend(kernel_modules::ufs(paths, &prepared.machine)?);
         options.push("--ufs".to_owned());
     }
     job.write(paths, &scratch)?;
