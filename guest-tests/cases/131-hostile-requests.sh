@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # case: malformed requests and commands: each is completed, no head is lost, nothing is written
 # driver: none
-# needs: CONFIG_HUGETLBFS
+# needs: CONFIG_HUGETLBFS CONFIG_CRYPTO_USER_API_SKCIPHER
 # device: --workers 2 --keyslots 8 --max-dun-bytes 8
 # memory: 44M
 # check: fscrypt

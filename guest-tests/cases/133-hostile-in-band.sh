@@ -2,7 +2,7 @@
 # case: the same attacks behind vhost-user-blk-pci, with commands in-band on the request queues and in-flight tracking
 # attach: vhost-user-blk
 # driver: none
-# needs: CONFIG_HUGETLBFS
+# needs: CONFIG_HUGETLBFS CONFIG_CRYPTO_USER_API_SKCIPHER
 # device: --workers 2 --keyslots 8 --max-dun-bytes 8 --in-band
 # memory: 44M
 # calm: 10

@@ -91,9 +91,13 @@ int main(int argc, char **argv)
 			calm(argv[++i]);
 			continue;
 		}
-		for (unsigned a = 0; a < sizeof(attacks) / sizeof(*attacks); a++)
-			if (!strcmp(argv[i], attacks[a].name))
-				attacks[a].run();
+		unsigned a = 0;
+
+		while (a < sizeof(attacks) / sizeof(*attacks) && strcmp(argv[i], attacks[a].name))
+			a++;
+		if (a == sizeof(attacks) / sizeof(*attacks))
+			fail("there is no attack %s", argv[i]);
+		attacks[a].run();
 		snprintf(what, sizeof(what), "after %s", argv[i]);
 		start_with_key(256);
 		for (unsigned n = 0; n < dev.queues; n++)

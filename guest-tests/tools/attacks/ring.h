@@ -120,15 +120,23 @@ static struct header *crypto_header(struct queue *q, unsigned head, uint32_t typ
 	return h;
 }
 
-/* A good command: a key with data units of 4096, made from the slot's number. */
+enum { XTS_KEY = 64 };
+
+/* The key of a slot, made from its number. */
+static void key_of(uint32_t slot, uint8_t *key)
+{
+	for (int i = 0; i < XTS_KEY; i++)
+		key[i] = 3 * i + 17 * slot;
+}
+
+/* A good command: the slot's key, with data units of 4096. */
 static struct header *program_header(struct queue *q, unsigned head, uint32_t slot)
 {
 	struct header *h = header(q, head, PROGRAM, 0);
 
 	h->key_slot = slot;
-	for (int i = 0; i < 64; i++)
-		h->key[i] = 3 * i + 17 * slot;
-	h->key_size = 64;
+	key_of(slot, h->key);
+	h->key_size = XTS_KEY;
 	h->mode = h->key_type = 1;
 	h->bits = 12;
 	h->dun_bytes = 8;
