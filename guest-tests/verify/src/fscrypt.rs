@@ -360,6 +360,18 @@ mod tests {
         assert_eq!(Numbering::Wrapping32(u32::MAX).dun(1).expect("dun"), 0);
     }
 
+    /// What the guest case of numbers that wrap relies on: they do, in the middle of its file, with the key that it makes from a name.
+    #[test]
+    fn numbers_wrap_in_the_file_of_the_case() {
+        let case = include_str!("../../cases/35-ciphertext-dun-wraps.sh");
+        assert!(case.contains("key=wrap-4604 inode=121\n"));
+        let key: [u8; 64] = openssl::sha::sha512(b"vhost-user-blk-crypto test key wrap-4604");
+        let master = MasterKey::from_raw(&key).expect("master key");
+        let file = FileIdentity { ino: 121, ..file(Method::InoLblk32) };
+        let Numbering::Wrapping32(first) = master.numbering(&file).expect("numbering") else { panic!("not wrapping") };
+        assert_eq!(first.wrapping_neg(), 1284);
+    }
+
     #[test]
     fn methods() {
         assert_eq!(Method::from_flags(0x03).expect("flags"), Method::PerFileKey);
