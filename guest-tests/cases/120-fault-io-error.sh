@@ -4,6 +4,7 @@
 # device: --fault io-error,op=program,count=1 --fault io-error,op=write,slot=0-31,count=1
 # device: --fault io-error,op=read,slot=0-31,count=1
 # check: fscrypt
+# errors: expected
 # stat: events.fault == 6
 # stat: requests.failed == 6
 # stat: keyslots.program_failed == 1

@@ -3,6 +3,7 @@
 # device: --fault short,op=write,slot=0-31,count=1 --fault short=4096,op=read,slot=0-31,count=1
 # device: --fault short=0,op=read,slot=0-31,nth=2,count=1
 # check: fscrypt
+# errors: expected
 # stat: events.fault == 3
 # stat: requests.failed == 3
 # stat: keyslots.nokey == 0

@@ -6,6 +6,7 @@
 # host: ctl fault clear => 1 faults are cleared
 # host: ctl fault add io-error,op=read,count=1
 # check: fscrypt
+# errors: expected
 # stat: requests.failed == 1
 # stat: keyslots.program == 0
 # stat: keyslots.nokey == 0

@@ -3,6 +3,7 @@
 # device: --keyslots 0
 # root-port: yes
 # needs: fio CONFIG_PROC_KCORE
+# errors: expected
 # stat: requests.crypto_out > 0
 # stat: keyslots.program == 0
 # stat: keyslots.nokey == 0

@@ -7,6 +7,7 @@
 # host: ctl stats --format json => "lost": 0,
 # host: ctl stats --format json => "lost": 0,
 # check: fscrypt
+# errors: expected
 # stat: keyslots.program == 0
 # stat: keyslots.nokey == 0
 # stat: requests.failed == 0

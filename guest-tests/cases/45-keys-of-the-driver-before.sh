@@ -4,6 +4,7 @@
 # host: ctl keyslots => generation
 # host: ctl keyslots => no keyslot holds a key
 # check: fscrypt
+# errors: expected
 # stat: keyslots.lost == 0
 # stat: keyslots.nokey == 0
 

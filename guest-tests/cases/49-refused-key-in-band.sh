@@ -11,6 +11,7 @@
 # host: ctl reset-engine => 16 keys are lost
 # host: ctl fault clear => 1 faults are cleared
 # check: fscrypt
+# errors: expected
 # stat: keyslots.program <= 100
 
 refused_key_case

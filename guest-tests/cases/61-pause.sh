@@ -7,6 +7,7 @@
 # host: ctl stats --format json => "lost": 0,
 # host: ctl keyslots => no keyslot holds a key
 # check: fscrypt
+# errors: expected
 # stat: keyslots.replace > 0
 # stat: keyslots.nokey == 0
 # stat: requests.failed == 0

@@ -7,6 +7,7 @@
 # host: ctl fault add stuck,op=read,sector=400000-500000 => fault
 # host: ctl fault clear => 1 faults are cleared
 # check: fscrypt
+# errors: expected
 # stat: events.fault > 0
 
 secret_tree

@@ -2,6 +2,7 @@
 # case: the driver is unbound while encrypted I/O is in flight: no hang, and no synced data is lost
 # needs: fio
 # check: fscrypt
+# errors: expected
 # stat: requests.crypto_out > 0
 # stat: requests.crypto_in > 0
 # stat: keyslots.lost > 0

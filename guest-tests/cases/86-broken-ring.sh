@@ -7,6 +7,7 @@
 # host: break-ring
 # host: break-ring
 # check: fscrypt
+# errors: expected
 # stat: requests.crypto_out > 0
 
 broken_ring_case 0:req.0 2:control

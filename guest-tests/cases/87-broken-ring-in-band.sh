@@ -6,6 +6,7 @@
 # needs: fio
 # host: break-ring
 # check: fscrypt
+# errors: expected
 # stat: requests.crypto_out > 0
 
 broken_ring_case 0:req.0

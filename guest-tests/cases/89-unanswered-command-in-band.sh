@@ -6,6 +6,7 @@
 # host: ctl fault add stuck,op=program => fault
 # host: ctl fault clear => 1 faults are cleared
 # check: fscrypt
+# errors: expected
 # stat: events.fault == 1
 
 unanswered_command_case

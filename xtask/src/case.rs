@@ -64,6 +64,8 @@ pub struct Case {
     pub check_fscrypt: bool,
     /// What the verifier must report: the device is broken on purpose.
     pub wrong: Option<String>,
+    /// Whether requests may fail, by what the kernel says.
+    pub errors: bool,
     /// What must hold for the device's statistics.
     pub stats: Vec<Assertion>,
 }
@@ -86,7 +88,7 @@ impl Case {
             queues: QUEUES,
             ..Self::default()
         };
-        for line in text.lines().take_while(|l| l.starts_with('#') || l.trim().is_empty()) {
+        for line in text.lines().take_while(|l| l.starts_with('#')) {
             let Some((key, value)) = line.strip_prefix("# ").and_then(|l| l.split_once(':')) else { continue };
             case.header(key, value.trim()).with_context(|| format!("in the line `{line}`"))?;
         }
@@ -197,12 +199,19 @@ impl Case {
                 ensure!(!value.is_empty(), "expect-wrong needs the words that the verifier must print");
                 self.wrong = Some(value.to_owned());
             }
+            "errors" => {
+                ensure!(value == "expected", "the only value of errors is expected");
+                self.errors = true;
+            }
             "stat" => self.stats.push(value.parse()?),
-            // Other comments may have colons, too.
+            "SPDX-License-Identifier" => {}
             _ => {
                 if let Some(boot) = key.strip_prefix("device-") {
                     let boot = boot.parse().context("device-N is for boot N: N is a number")?;
                     self.device_in_boot.push((boot, words().collect()));
+                } else {
+                    // Other comments may have colons, too.
+                    ensure!(key.contains(' '), "there is no `{key}`; guest-tests/README.md has what there is");
                 }
             }
         }
@@ -255,6 +264,15 @@ mod tests {
     }
 
     #[test]
+    fn all_cases_have_good_headers() {
+        let scripts = scripts(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tests/cases"))).unwrap();
+        assert!(scripts.len() > 100);
+        for script in scripts {
+            Case::read(&script).unwrap();
+        }
+    }
+
+    #[test]
     fn the_case_that_contributors_copy() {
         let guide = include_str!("../../CONTRIBUTING.md");
         let lines = guide.lines().skip_while(|line| !line.starts_with("    # SPDX"));
@@ -278,6 +296,8 @@ mod tests {
             "queues: -1",
             "rings: 32x",
             "root-port: no",
+            "errors: none",
+            "stats: a > 1",
         ] {
             assert!(parse(&format!("# case: x\n# {line}\n")).is_err(), "{line}");
         }

@@ -39,7 +39,17 @@ const TROUBLE: &[&str] = &[
     "Unable to handle kernel",
     "scheduling while atomic",
     "sleeping function called from invalid",
+    // Checks that turn themselves off: lockdep, kmemleak, the DMA API's. And SLUB's word without a colon.
+    "non-static key",
+    "turning off the locking correctness validator",
+    "kmemleak is off",
+    "DMA-API: debugging out of memory",
+    "dma-debug disabled",
+    "] BUG kmalloc",
 ];
+
+/// What the kernel says when a request has failed, which programs may not notice: the kernel tries a failed readahead again.
+const ERRORS: &[&str] = &["I/O error, dev ", "Buffer I/O error", "EXT4-fs error"];
 
 /// The first line that shows that the kernel is in trouble.
 pub fn trouble(text: &str) -> Option<&str> {
@@ -48,6 +58,11 @@ pub fn trouble(text: &str) -> Option<&str> {
             || (line.contains("INFO: task ") && line.contains(" blocked for more than "))
             || (line.contains("WARNING: ") && (line.contains(" at ") || line.contains("CPU:")))
     })
+}
+
+/// The first line about a request that has failed.
+pub fn error(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).find(|line| ERRORS.iter().any(|sign| line.contains(sign)))
 }
 
 /// How file contents were encrypted, in the words of fscrypt.
@@ -92,6 +107,8 @@ mod tests {
             "DMA-API: ------------[ cut here ]------------",
             "UBSAN: array-index-out-of-bounds in vbc_main.c:1:2",
             "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "INFO: trying to register non-static key.",
+            "kmemleak is off",
         ];
         for line in bad {
             assert_eq!(trouble(&format!("fine\n{line}\r\nfine")), Some(line));
@@ -99,6 +116,13 @@ mod tests {
         for line in ["loading out-of-tree module taints kernel.", "fs-verity: FILE CORRUPTED", "WARNING: nothing"] {
             assert_eq!(trouble(line), None);
         }
+    }
+
+    #[test]
+    fn failed_requests_are_seen() {
+        let line = "[   12.3] I/O error, dev vda, sector 2056 op 0x0:(READ) flags 0x80700 phys_seg 4 prio class 2";
+        assert_eq!(error(&format!("fine\n{line}\r\nfine")), Some(line));
+        assert_eq!(error("EXT4-fs (vda): mounted filesystem"), None);
     }
 
     #[test]

@@ -262,6 +262,10 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
             break;
         }
     }
+    let dmesg = run.result("dmesg");
+    if let Some(line) = console::error(&text).or_else(|| console::error(&dmesg)).filter(|_| !case.errors) {
+        problems.push(format!("a request failed, and the case has no `# errors: expected`: {line}"));
+    }
     match ended {
         Ended::TimedOut => {
             let limit = limit(prepared, case).as_secs();
@@ -279,7 +283,9 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
         }
         Ended::NotStarted | Ended::GivenUp => {}
         Ended::PoweredOff => match run.result("status").trim() {
-            "0" | SKIPPED => {}
+            "0" => {}
+            // Any program may end with this status.
+            SKIPPED if skipped(run).is_some() => {}
             "" => problems.push(format!("the guest brought back no result; its console:\n{}", tail(&console, 15))),
             status => {
                 let log = run.dir.join("out/log");
@@ -292,13 +298,8 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
 
 /// The reason why the script skipped itself.
 fn skipped(run: &CaseRun) -> Option<String> {
-    if run.result("status").trim() != SKIPPED {
-        return None;
-    }
-    let reason = [run.result("skip"), run.result("log")]
-        .into_iter()
-        .find_map(|t| t.lines().rev().map(str::trim).find(|l| !l.is_empty()).map(str::to_owned));
-    Some(reason.unwrap_or_else(|| "the case gave no reason".to_owned()))
+    let reason = run.result("skip");
+    (run.result("status").trim() == SKIPPED && !reason.trim().is_empty()).then(|| reason.trim().to_owned())
 }
 
 /// What the device counted and what is on the image.
