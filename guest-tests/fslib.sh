@@ -40,11 +40,11 @@ drop_caches() {
 # The kernel logs each of these once per boot and mode, so a case checks before it does anything that changes the answer.
 
 native_was_used() {
-	dmesg_has 'fscrypt: AES-256-XTS using blk-crypto (native)'
+	kernel_said 'fscrypt: AES-256-XTS using blk-crypto (native)'
 }
 
 fallback_was_used() {
-	dmesg_has 'fscrypt: AES-256-XTS using blk-crypto-fallback'
+	kernel_said 'fscrypt: AES-256-XTS using blk-crypto-fallback'
 }
 
 # Since boot, the kernel has encrypted file contents natively and never by its fallback.
@@ -426,18 +426,25 @@ bind_ports() {
 	done
 }
 
+# freezes: how many times the machine has looked for swap space.
+freezes() {
+	dmesg | grep -c 'Cannot find swap device' || true
+}
+
 # freeze_and_restore: every driver resets its device and sets it up again. Needs CONFIG_HIBERNATION.
 #
 # Hibernation freezes and resets every device, takes a snapshot and restores the devices. Only then it looks for swap space
 # to write the snapshot to. There is none, so the machine goes on, but all drivers have executed freeze and restore.
 freeze_and_restore() {
+	local before
 	sync
 	[ -z "$(sed 1d /proc/swaps)" ] || skip 'there is swap space: the machine would really hibernate'
 	echo shutdown > /sys/power/disk || skip 'this kernel cannot hibernate'
+	before=$(freezes)
 	if echo disk > /sys/power/state; then
 		fail 'hibernated without swap space'
 	fi
-	dmesg | tail -n 40 | grep -q 'Cannot find swap device' || fail 'hibernation failed before the snapshot'
+	[ "$(freezes)" -gt "$before" ] || fail 'hibernation failed before the snapshot'
 	note 'frozen and restored'
 }
 
@@ -794,7 +801,7 @@ broken_case() {
 # resize_case: the disk grows from 128 to 256 and 320 MiB while files on it are written and verified. The cases name the steps
 # on the host: grow by ctl, fail to shrink, and grow the image and send a signal.
 resize_case() {
-	local size fio file last at new
+	local size fio file last at new place
 	make_files tree 0
 	# Longer than what ext4 reserves when all space is used.
 	make_files tree/long 100 $((8 << 20))
@@ -825,7 +832,8 @@ resize_case() {
 		file=$(find "$MNT/secret/tree-$size/long" -type f)
 		new=0
 		for at in $(seq 0 1048576 7340032); do
-			[ "$(physical "$file" "$at")" -lt $last ] || new=$((new + 1))
+			place=$(physical "$file" "$at")
+			[ "$place" -lt $last ] || new=$((new + 1))
 		done
 		[ $new -gt 0 ] || fail "$file is not in the new part of the disk"
 		note "$file: $new of 8 MiB are in the new part of the disk"
@@ -900,12 +908,20 @@ record_with_names() {
 
 # expect_locked DIRECTORY...: their key was removed, so neither names nor contents can be read.
 expect_locked() {
-	local directory locked
+	local directory
 	for directory; do
 		[ ! -e "$MNT/$directory/file-9-of-65536" ] || fail "names in $directory can be read without the key"
-		locked=$(find "$MNT/$directory" -type f | head -n 1)
-		expect_failure "reading $directory without the key" dd if="$locked" of=/dev/null status=none
+		expect_unreadable "$MNT/$directory"
 	done
+}
+
+# expect_unreadable DIRECTORY: there are files in it, and the first one cannot be read for want of its key.
+expect_unreadable() {
+	local locked
+	locked=$(find "$1" -type f | head -n 1)
+	[ -n "$locked" ] || fail "no files in $1"
+	expect_failure "reading $1 without the key" dd if="$locked" of=/dev/null status=none 2> /tmp/words
+	grep -q 'Required key not available' /tmp/words || fail "reading $1 without the key: $(cat /tmp/words)"
 }
 
 # encrypted_files [PARAMETER=VALUE...]: the ordinary driver, with these parameters, gets the disk and writes encrypted files, which

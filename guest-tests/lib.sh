@@ -140,6 +140,11 @@ dmesg_has() {
 	dmesg | grep -qF -- "$1"
 }
 
+# kernel_said TEXT: as dmesg_has, but also before dmesg_clear.
+kernel_said() {
+	dmesg_has "$1" || grep -qsF -- "$1" "$OUT/dmesg-before"
+}
+
 # dmesg_clear: dmesg_has sees only later lines. The results keep the earlier ones.
 dmesg_clear() {
 	dmesg -c >> "$OUT/dmesg-before"

@@ -6,6 +6,7 @@
 # stat: requests.crypto_out > 0
 # stat: requests.crypto_in > 0
 # stat: keyslots.program_failed == 0
+# stat: keyslots.program >= 11
 # stat: keyslots.nokey == 0
 
 expect_engine 32 32 raw 0x1fe00

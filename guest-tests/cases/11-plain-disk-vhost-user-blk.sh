@@ -20,6 +20,7 @@ change_driver virtio_blk_crypto
 if has_inline_encryption; then
 	fail 'inline encryption on a device that has none'
 fi
+[ ! -e "$BLOCK/crypto_stats" ] || fail 'a plain disk has counters of keys'
 mount_fs "$DISK" "$MNT"
 cmp /tmp/open "$MNT/open"
 

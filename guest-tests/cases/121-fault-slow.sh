@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # case: delayed and reordered completions do no harm
-# device: --fault delay=5ms,op=read+write,probability=0.05,seed=1 --fault delay=300us,op=write,probability=0.2,seed=2
-# device: --fault reorder=8,op=read+write,probability=0.5,seed=3 --fault delay=20ms,op=flush+program
+# device: --fault delay=5ms,op=read+write,probability=0.05,seed=1,count=50 --fault delay=300us,op=write,probability=0.2,seed=2,count=100
+# device: --fault reorder=8,op=read+write,probability=0.5,seed=3,count=200 --fault delay=20ms,op=flush+program,count=10
 # needs: fio
 # queues: 4
 # check: fscrypt
-# stat: events.fault > 100
+# stat: events.fault > 300
 # stat: requests.failed == 0
 # stat: keyslots.nokey == 0
 

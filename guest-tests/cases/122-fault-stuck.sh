@@ -51,7 +51,8 @@ copy=$!
 # Longer than the block layer's timeout of 30 s, which the driver ignores.
 sleep 35
 [ "$(in_flight)" -gt 0 ] || fail 'no request is stuck any more'
-kill -0 $fio && kill -0 $copy
+kill -0 $fio || fail 'fio has ended'
+kill -0 $copy || fail 'all files were copied'
 timeout 20 dd if="$DISK" of=/dev/null bs=4096 count=16 iflag=direct status=none || fail 'a plain request does not complete'
 note 'a plain read completed'
 host_step

@@ -3,6 +3,8 @@
 # image: 256M
 # timeout: 400
 # needs: CONFIG_BTRFS_FS CONFIG_BLK_DEV_LOOP mkfs.btrfs filefrag
+# stat: requests.crypto_out > 0
+# stat: requests.crypto_in > 0
 
 # at DEVID LOGICAL: where this logical address of data lies on the device.
 at() {
@@ -57,6 +59,8 @@ for directory in sums no-sums; do
 done
 btrfs inspect-internal list-chunks --raw "$MNT" > /tmp/chunks
 same_mirrors "$MNT"/sums/* "$MNT"/no-sums/*
+native_was_used || fail 'our disk was not encrypted natively'
+fallback_was_used || fail 'the other disk was not encrypted by the fallback'
 
 for mirror in "$DISK 1" "$second 2"; do
 	note "damaged and read: ${mirror% *}"

@@ -71,6 +71,6 @@ for algorithm in crc32c xxhash sha256 blake2; do
 done
 if [ $encrypted = false ]; then
 	note "no fscrypt on this kernel's btrfs: $(cat /tmp/added)"
-elif [ -d "$BLOCK/queue/crypto/digests" ]; then
+elif [ -e /sys/module/blk_crypto_digest_test ]; then
 	expect_native
 fi

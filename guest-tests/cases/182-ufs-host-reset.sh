@@ -21,7 +21,7 @@ for round in 1 2 3; do
 	same_files "$OUT/plain/tree" "$MNT/secret"
 done
 end_busy
-[ "$(dmesg | grep -c 'ufshcd_err_handler')" -ge 3 ] || fail 'the error handler has not run'
+[ "$(dmesg | grep -c 'ufshcd_err_handler started')" -ge 3 ] || fail 'the error handler has not run'
 rm "$MNT"/busy/*
 umount "$MNT"
 

@@ -10,6 +10,7 @@ dmesg_has 'no inline encryption in-band' || fail 'the driver does not say what i
 if has_inline_encryption; then
 	fail 'inline encryption on a device that has none'
 fi
+[ ! -e "$BLOCK/crypto_stats" ] || fail 'a plain disk has counters of keys'
 make_fs "$DISK"
 mount_fs "$DISK" "$MNT"
 make-data 300000 7 > /tmp/open

@@ -15,20 +15,29 @@ modprobe -q dm_inlinecrypt || true # or built in
 engine=$(fio_engine)
 key=$(key_hex killed)
 volume inlinecrypt "$key" 0 0 keytype:raw sector_size:4096 iv_large_sectors
+mkdir "$OUT/plain"
+echo "$SENTINEL" > "$OUT/sentinel"
+make-data $((4 << 20)) 1 "$SENTINEL" > "$OUT/plain/units"
+
+write_and_read() {
+	dd if="$OUT/plain/units" of=/dev/mapper/inlinecrypt bs=64k seek=192 oflag=direct conv=notrunc status=none
+	drop_caches
+	cmp -n $((4 << 20)) -i 0:$((12 << 20)) "$OUT/plain/units" /dev/mapper/inlinecrypt || fail 'something else is read'
+}
+
 begin_kills
 round=0
 while kills_left; do
 	round=$((round + 1)) running=
 	fio_while_killed direct --filename=/dev/mapper/inlinecrypt --ioengine="$engine" --iodepth=16 --bsrange=4k-64k --direct=1 --fsync=20
 	fio_while_killed buffered --filename=/dev/mapper/inlinecrypt --offset=8M --ioengine=psync --bsrange=4k-32k --fdatasync=50 --end_fsync=1
+	write_and_read
 	wait_for_fio "round $round"
 done
+# Once more on the device that is not killed.
+write_and_read
 note "$round rounds"
 keys_lost_and_nothing_else
 
-mkdir "$OUT/plain"
-echo "$SENTINEL" > "$OUT/sentinel"
-make-data $((4 << 20)) 1 "$SENTINEL" > "$OUT/plain/units"
-dd if="$OUT/plain/units" of=/dev/mapper/inlinecrypt bs=64k oflag=direct conv=notrunc status=none
 close_volume inlinecrypt
-record_xts units 0 "$key" 4096
+record_xts units $((12 << 20)) "$key" 4096 $((12 << 8))

@@ -5,6 +5,7 @@
 # device: --in-band
 # root-port: yes
 # needs: fio
+# check: fscrypt
 # errors: expected
 # stat: requests.crypto_out > 0
 

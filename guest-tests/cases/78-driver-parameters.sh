@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# case: the driver's parameters (queues, queue depth, polling), and its counters, which exist only with inline encryption
+# case: the driver's parameters (queues, queue depth, polling), and its counters
 # driver: virtio_blk_crypto num_request_queues=1 queue_depth=7
 # root-port: yes
 # queues: 2
