@@ -208,7 +208,7 @@ fn judge(run: &Run, ended: &Ended, during: Option<String>, problems: &mut Vec<St
         Ended::Failed(how) => {
             problems.push(format!("QEMU failed ({how}):\n{}", tail(&run.dir.join("qemu.log"), 10)));
         }
-        Ended::NotStarted | Ended::GivenUp => {}
+        Ended::NotStarted | Ended::GivenUp | Ended::StoodStill => {}
         Ended::PoweredOff => match result("status").trim() {
             "0" => {}
             _ if run.dir.join("out/timeout").exists() => problems.push(format!("{late}; see {dmesg}")),

@@ -13,18 +13,23 @@ use crate::stats::Stats;
 use crate::verify::{self, Verified};
 use crate::vm::{Attach, Ended, QUEUE_SIZE, Vm};
 use crate::watch::Watch;
-use crate::{cache, console, kernel_modules, qemu};
+use crate::{cache, console, kernel_modules, progress, qemu};
 use anyhow::{Context, Result};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What boots of a case share: files on the host that the device's options name, and files of the guest in its results.
 const STATE: &str = "state";
 
 /// The script's exit status when it has skipped itself.
 const SKIPPED: &str = "77";
+/// What `guest-tests/init` says first.
+const INIT: &str = "guest: init";
+/// From a guest's start to its init, which takes some seconds. Now and then the kernel of an emulated guest with two CPUs stands still
+/// before that, with both CPUs busy. No request has reached the device then, and no case has begun.
+const TO_INIT: Duration = Duration::from_secs(90);
 /// Size of a root port's ROM: that of a disk's registers, because a case may map it in their place.
 const ROM_BYTES: usize = 16 << 10;
 
@@ -78,7 +83,14 @@ pub fn run(paths: &Paths, prepared: &Prepared, case: &Case, keep: bool) -> Resul
         if number > 1 {
             set_aside(&run.dir, number - 1)?;
         }
-        let (ended, device) = boot(paths, prepared, case, number, &run.dir, &image)?;
+        let (mut ended, mut device) = boot(paths, prepared, case, number, &run.dir, &image)?;
+        if matches!(ended, Ended::StoodStill) {
+            progress::print(&format!(
+                "{}: the guest's kernel stood still before its init; booted once more",
+                case.name
+            ));
+            (ended, device) = boot(paths, prepared, case, number, &run.dir, &image)?;
+        }
         judge_guest(&run, case, prepared, &ended, &mut problems);
         problems.extend(device.err().map(|e| format!("{e:#}")));
         if !problems.is_empty() || skipped(&run).is_some() {
@@ -221,13 +233,18 @@ fn boot(
     let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
     let mut watch = Watch::new(&case.bounds, &progress);
     let mut disturbed = Ok(());
-    let ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), |qemu| {
+    let due = Instant::now() + TO_INIT * machine.kernel.slowness();
+    let mut init = Init { console: dir.join("console.log"), due: Some(due), late: false };
+    let mut ended = vm.run(&dir.join("console.log"), &dir.join("qemu.log"), limit(prepared, case), |qemu| {
         if disturbed.is_ok() {
             disturbed = kills.step(&mut device).and_then(|()| steps.step(&device, qemu));
         }
         watch.step(device.id());
-        if disturbed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if disturbed.is_ok() && !init.is_late() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
+    if matches!(ended, Ended::GivenUp) && init.late {
+        ended = Ended::StoodStill;
+    }
     scratch.unpack_results(&dir.join("out"))?;
     // Why the guest ended early is the better reason.
     let status = fs::read_to_string(dir.join("out/status")).unwrap_or_default();
@@ -244,6 +261,25 @@ fn boot(
         device = watch.finish();
     }
     Ok((ended, device))
+}
+
+/// The wait for a guest's init.
+struct Init {
+    console: PathBuf,
+    /// Until then it must have begun. `None`: it has, or it is late.
+    due: Option<Instant>,
+    late: bool,
+}
+
+impl Init {
+    /// Looks once, when the time has come.
+    fn is_late(&mut self) -> bool {
+        if self.due.is_some_and(|due| due <= Instant::now()) {
+            self.due = None;
+            self.late = !process::text(&self.console).contains(INIT);
+        }
+        self.late
+    }
 }
 
 /// How long a case may run: its header can raise the usual limit.
@@ -276,6 +312,12 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
                     tail(&console, 15),
                     tail(&run.dir.join("qemu.log"), 3)
                 ),
+            );
+        }
+        Ended::StoodStill => {
+            problems.insert(
+                0,
+                format!("its kernel stood still before its init, twice; its console:\n{}", tail(&console, 15)),
             );
         }
         Ended::Failed(how) => {

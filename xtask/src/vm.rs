@@ -255,6 +255,8 @@ pub enum Ended {
     TimedOut,
     /// Killed, because the run had failed already.
     GivenUp,
+    /// Killed, because its kernel stood still before its init.
+    StoodStill,
 }
 
 impl Ended {
