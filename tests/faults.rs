@@ -405,3 +405,18 @@ fn a_bad_description_is_refused_and_changes_nothing() {
     assert!(error.to_string().contains("write-zeroes"), "{error}");
     assert!(guest.device.faults().list().is_empty() && !guest.device.faults().armed());
 }
+
+/// A write that was taken in write-back mode is done before the flush of the switch.
+#[test]
+fn a_change_of_the_cache_mode_waits_for_writes() {
+    let mut guest = Guest::new();
+    add(&guest, "delay=60s,op=write");
+    let data = pattern(7, 4096);
+    let buffers = submit(&mut guest, 0, &write_request(8, &data), 1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(guest.rings[0].take_used(), None);
+    guest.set_config(32, &[0]);
+    assert_eq!(guest.get_config(32, 1), [0]);
+    assert_eq!((next(&mut guest, 0), status(&guest, 0, &buffers)), (buffers.head, OK));
+    assert_eq!((guest.stat("events.flush"), guest.image_bytes(8 * 512, 4096)), (1, data));
+}

@@ -178,6 +178,18 @@ fn the_configuration_space() {
 
 /// The device syncs the image at each FLUSH, and at every change if the guest does not flush.
 #[test]
+fn the_driver_is_told_to_use_its_dma_api() {
+    use vhost_user_blk_crypto::device::DeviceConfig;
+    for access_platform in [false, true] {
+        let config = DeviceConfig { access_platform, ..Options::default().config };
+        let mut guest = Guest::with(Options { config, ..Options::default() });
+        // VIRTIO_F_ACCESS_PLATFORM
+        assert_eq!(guest.features >> 33 & 1 == 1, access_platform);
+        guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+    }
+}
+
+#[test]
 fn durable_when_it_must_be() {
     use vhost_user_blk_crypto::device::DeviceConfig;
     let changes = [

@@ -112,6 +112,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn encrypted_requests_are_shorter() {
+        let limits = Limits {
+            capacity: 4 << 30,
+            logical_block_size: 512,
+            read_only: false,
+            features: 0,
+            crypto: CryptoAccess::None,
+        };
+        for (most, encrypted) in [(1 << 30, false), (64 << 20, true)] {
+            assert_eq!(limits.data(8, most, encrypted).ok(), Some(Extent { offset: 4096, len: most }));
+            assert_eq!(limits.data(8, most + 512, encrypted).ok(), None);
+        }
+    }
+
     proptest! {
         /// The same rule in 128 bits, where nothing overflows.
         #[test]

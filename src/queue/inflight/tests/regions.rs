@@ -30,6 +30,20 @@ fn a_batch_of_several_is_finished() {
     }
 }
 
+/// The driver has reset the device, which had not served all again that a killed one had taken.
+#[test]
+fn a_reset_leaves_nothing() {
+    let world = World::new(100);
+    let mut log = world.region.queue(0).expect("part");
+    assert_eq!(log.recover(SIZE, 100), Ok(Recovery::Fresh));
+    [5, 3].into_iter().for_each(|head| log.taken(head));
+    let mut next = world.region.queue(0).expect("part");
+    assert_eq!(next.recover(SIZE, 100), Ok(Recovery::Resubmit(vec![5, 3])));
+    next.forget();
+    assert_eq!(next.recover(SIZE, 0), Ok(Recovery::Fresh));
+    assert_eq!(next.recover(SIZE, 0), Ok(Recovery::Resubmit(vec![])));
+}
+
 #[test]
 fn regions_that_do_not_fit_are_refused() {
     let fresh = |used| {
