@@ -176,7 +176,6 @@ fn the_configuration_space() {
     assert_eq!(guest.get_config(100, 8), [0; 8]);
 }
 
-/// The device syncs the image at each FLUSH, and at every change if the guest does not flush.
 #[test]
 fn the_driver_is_told_to_use_its_dma_api() {
     use vhost_user_blk_crypto::device::DeviceConfig;
@@ -189,6 +188,7 @@ fn the_driver_is_told_to_use_its_dma_api() {
     }
 }
 
+/// The device syncs the image at each FLUSH, and at every change if the guest does not flush.
 #[test]
 fn durable_when_it_must_be() {
     use vhost_user_blk_crypto::device::DeviceConfig;

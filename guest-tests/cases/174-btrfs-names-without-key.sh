@@ -10,7 +10,7 @@ files() {
 	done
 }
 
-# listed: the directory's inode numbers and names.
+# listed prints the directory's inode numbers and names.
 listed() {
 	find "$MNT/secret" -mindepth 1 -printf '%i %f\n' | sort
 }

@@ -269,6 +269,13 @@ mod tests {
         assert!(scripts.len() > 100);
         for script in scripts {
             Case::read(&script).unwrap();
+            // The header ends at the first line that is no comment.
+            let text = fs::read_to_string(&script).unwrap();
+            let body = text.lines().skip_while(|line| line.starts_with('#'));
+            let header = |key: &str| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+            for (key, _) in body.filter_map(|line| line.strip_prefix("# ")?.split_once(": ")) {
+                assert!(!header(key), "{}: `{key}` after the header", script.display());
+            }
         }
     }
 
