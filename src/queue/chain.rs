@@ -18,19 +18,16 @@ pub struct Chain<'m> {
 
 /// A chain that breaks the rules of the ring. After that nothing in the ring can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.reason())]
 pub enum ChainError {
     /// A loop, a descriptor index out of range, a table outside guest memory, an indirect table of a wrong length or
     /// inside an indirect table, or 2^32 bytes and more.
-    #[error("the descriptor chain does not end (loop, index or address out of range, or too many bytes)")]
     Unending,
     /// More descriptors than the device's queue size.
-    #[error("the descriptor chain is longer than the queue")]
     TooLong,
     /// A device-readable descriptor after a device-writable one.
-    #[error("a device-readable descriptor follows a device-writable one")]
     Order,
     /// A buffer that is not in guest memory.
-    #[error("a descriptor points outside guest memory")]
     Address,
 }
 

@@ -21,9 +21,9 @@ pub struct Limits {
 
 /// The most bytes of a read or write: a request cannot be stopped, and somebody may wait for all requests. UEFI firmware reads as much at
 /// once (edk2, OvmfPkg/VirtioBlkDxe, `SIZE_1GB`).
-pub const MOST_BYTES: u64 = 1 << 30;
+const MOST_BYTES: u64 = 1 << 30;
 /// The same of an encrypted one, digests included. Linux has at most 4 MiB in a request, if nobody raises `max_sectors_kb`.
-pub const MOST_ENCRYPTED_BYTES: u64 = 64 << 20;
+pub(super) const MOST_ENCRYPTED_BYTES: u64 = 64 << 20;
 
 /// How a driver may use keyslots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

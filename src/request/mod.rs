@@ -26,7 +26,8 @@ pub use control::{
     Capabilities, ControlCommand, Importing, KeyDescription, KeyRegisters, KeyType, Programming, reply_blob,
     reply_extensions, reply_whole,
 };
-pub use limits::{CryptoAccess, Extent, Limits, MOST_BYTES, MOST_ENCRYPTED_BYTES};
+use limits::MOST_ENCRYPTED_BYTES;
+pub use limits::{CryptoAccess, Extent, Limits};
 pub use ranges::{DISCARD_LIMITS, ERASE_LIMITS, RangeLimits, ZeroRange};
 pub use reply::StatusByte;
 

@@ -303,13 +303,13 @@ fn limit(prepared: &Prepared, case: &Case) -> Duration {
 fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, problems: &mut Vec<String>) {
     let console = run.dir.join("console.log");
     let text = process::text(&console);
-    for log in [&text, &run.result("dmesg"), &run.result("kmemleak")] {
+    let dmesg = run.result("dmesg");
+    for log in [&text, &dmesg, &run.result("kmemleak")] {
         if let Some(line) = console::trouble(log) {
             problems.insert(0, format!("the guest's kernel says: {line}"));
             break;
         }
     }
-    let dmesg = run.result("dmesg");
     if let Some(line) = console::error(&text).or_else(|| console::error(&dmesg)).filter(|_| !case.errors) {
         problems.push(format!("a request failed, and the case has no `# errors: expected`: {line}"));
     }
