@@ -37,7 +37,7 @@ done
 # Once more on the device that is not killed.
 write_and_read
 note "$round rounds"
-keys_lost_and_nothing_else
+keys_were_lost
 
 close_volume inlinecrypt
 record_xts units $((12 << 20)) "$key" 4096 $((12 << 8))

@@ -48,8 +48,10 @@ const TROUBLE: &[&str] = &[
     "] BUG kmalloc",
 ];
 
-/// What the kernel says when a request has failed, which programs may not notice: the kernel tries a failed readahead again.
-const ERRORS: &[&str] = &["I/O error, dev ", "Buffer I/O error", "EXT4-fs error"];
+/// What the kernel says when a request has failed, which programs may not notice: the kernel tries a failed readahead again. The
+/// block layer names the kind before "error", such as "operation not supported". And the driver's word for a key that it cannot program.
+const ERRORS: &[&str] =
+    &[" error, dev ", "Buffer I/O error", "EXT4-fs error", "is still empty after all keys were programmed"];
 
 /// The first line that shows that the kernel is in trouble.
 pub fn trouble(text: &str) -> Option<&str> {
@@ -120,8 +122,14 @@ mod tests {
 
     #[test]
     fn failed_requests_are_seen() {
-        let line = "[   12.3] I/O error, dev vda, sector 2056 op 0x0:(READ) flags 0x80700 phys_seg 4 prio class 2";
-        assert_eq!(error(&format!("fine\n{line}\r\nfine")), Some(line));
+        let bad = [
+            "[   12.3] I/O error, dev vda, sector 2056 op 0x0:(READ) flags 0x80700 phys_seg 4 prio class 2",
+            "[   12.3] operation not supported error, dev vda, sector 2056 op 0x3:(DISCARD) flags 0x800 phys_seg 1 prio class 2",
+            "virtio_blk_crypto virtio2: keyslot 3 is still empty after all keys were programmed",
+        ];
+        for line in bad {
+            assert_eq!(error(&format!("fine\n{line}\r\nfine")), Some(line));
+        }
         assert_eq!(error("EXT4-fs (vda): mounted filesystem"), None);
     }
 

@@ -105,7 +105,16 @@ impl<'a> Job<'a> {
             tar.append_path_with_name(&path, name).with_context(|| format!("cannot pack {}", path.display()))
         };
         add(paths.guest_tests("init"), "init")?;
-        for library in ["lib.sh", "fslib.sh", "driverlib.sh", "wrappedlib.sh", "dialoglib.sh", "ufslib.sh"] {
+        for library in [
+            "lib.sh",
+            "fslib.sh",
+            "caselib.sh",
+            "hostlib.sh",
+            "driverlib.sh",
+            "wrappedlib.sh",
+            "dialoglib.sh",
+            "ufslib.sh",
+        ] {
             add(paths.guest_tests(library), library)?;
         }
         if let Some(module) = self.module {
