@@ -38,6 +38,7 @@ while [ "$(memory)" -lt $((before + (200 << 10))) ]; do
 	[ $tries -lt 300 ] || fail 'the guest has no more memory than before'
 	sleep 0.1
 done
+kill -0 $slow || fail 'the slow read was over too early'
 # The kernel allocates the highest memory first.
 begin_busy --numjobs=4 --size=2M --iodepth=16 --bsrange=512-32k
 cp -r "$OUT/plain/tree/." "$MNT/secret"
@@ -46,7 +47,6 @@ same_files "$OUT/plain/tree" "$MNT/secret"
 used=$(((256 << 10) - $(free_high)))
 note "used of the new memory: $used KiB"
 [ $used -gt 10000 ] || fail 'the new memory is not used'
-kill -0 $slow || fail 'the slow read was over too early'
 end_busy
 wait $slow
 expect_native
