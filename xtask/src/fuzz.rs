@@ -30,7 +30,7 @@ const TARGETS: [&str; 9] = [
 ];
 const PACKAGE: &str = "vhost-user-blk-crypto-fuzz";
 /// For each target in `cargo xtask test`.
-const SECONDS_IN_TEST: u32 = 40;
+const SECONDS_IN_TEST: u32 = 20;
 /// Targets that run at a time.
 const AT_ONCE: usize = 2;
 
