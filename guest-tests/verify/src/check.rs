@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::guess::Guesser;
 use crate::plan::{Crypto, Piece, Plan};
@@ -80,6 +80,7 @@ impl<'a> Checker<'a> {
         let start = usize::try_from(piece.logical)?;
         let plaintext = &self.plan.plaintext[start..start + found.len()];
         let unit = usize::try_from(self.plan.data_unit_size)?;
+        ensure!(found.len().is_multiple_of(unit), "no whole number of data units");
         for (i, (found, plaintext)) in found.chunks(unit).zip(plaintext.chunks(unit)).enumerate() {
             let index = piece.logical / self.plan.data_unit_size + i as u64;
             let physical = piece.physical + i as u64 * self.plan.data_unit_size;

@@ -38,7 +38,7 @@ pub mod report;
 pub mod scan;
 pub mod xts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
@@ -63,6 +63,7 @@ pub fn verify(image: &Path, results: &Path) -> Result<Report> {
         Entry::Xts(_) | Entry::Plain(_) => false,
     };
     let keys = if entries.iter().any(needs_keys) { keys::read(&results.join("keys"))? } else { Vec::new() };
+    every_plaintext_is_named(&entries, &results.join("plain"))?;
     let mut plans: Vec<Plan> = entries
         .iter()
         .filter_map(|entry| Plan::new(entry, &keys, &results.join("plain")).transpose())
@@ -112,6 +113,38 @@ pub fn verify(image: &Path, results: &Path) -> Result<Report> {
     }
     report.sentinels = sentinels.len();
     Ok(report)
+}
+
+/// Requires an entry for each plaintext: without one, a file was forgotten. Several btrfs may share what is there.
+fn every_plaintext_is_named(entries: &[Entry], plain_dir: &Path) -> Result<()> {
+    let mut named = HashSet::new();
+    for entry in entries {
+        let plain = match entry {
+            Entry::Fscrypt(file) => &file.plain,
+            Entry::Xts(area) => &area.plain,
+            Entry::Plain(area) => &area.plain,
+            Entry::Names(_) => continue,
+            Entry::Btrfs(_) => return Ok(()),
+        };
+        named.insert(plain_dir.join(plain.trim_start_matches('/')));
+    }
+    let mut directories = vec![plain_dir.to_owned()];
+    directories.retain(|directory| directory.exists());
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).with_context(|| format!("{}", directory.display()))? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            } else {
+                ensure!(
+                    named.contains(&entry.path()),
+                    "no entry of the manifest names the plaintext {}",
+                    entry.path().display()
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks each btrfs with listed files.

@@ -140,7 +140,7 @@ impl Plan {
         );
         let plaintext = read_plain(plain_dir, &area.plain)?;
         ensure!(
-            (plaintext.len() as u64).is_multiple_of(area.data_unit_size),
+            !plaintext.is_empty() && (plaintext.len() as u64).is_multiple_of(area.data_unit_size),
             "its plaintext is no whole number of data units"
         );
         Ok(Self {

@@ -171,11 +171,7 @@ impl Display for Report {
             writeln!(f, "{wrong}")?;
         }
         for hit in &self.hits {
-            writeln!(
-                f,
-                "plaintext on the image: {} blocks of 16 bytes are out of \"{}\", the first at offset {}",
-                hit.count, hit.sentinel, hit.first
-            )?;
+            writeln!(f, "{hit}")?;
         }
         if !self.is_verified() {
             return if self.data_units == 0 && self.btrfs.is_empty() {

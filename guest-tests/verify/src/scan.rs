@@ -5,10 +5,13 @@
 //! went around the cipher, in metadata for example, may begin anywhere, but a sentinel is long enough to fill such a block.
 
 use std::collections::HashMap;
+use std::fmt::{self, Display, Formatter};
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// A block of the cipher.
 const BLOCK: usize = 16;
@@ -42,6 +45,23 @@ pub fn parse_sentinels(text: &str) -> Result<Vec<String>> {
         );
     }
     Ok(sentinels)
+}
+
+impl Display for Hit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { sentinel, first, count } = self;
+        write!(
+            f,
+            "plaintext on the image: {count} blocks of 16 bytes are out of \"{sentinel}\", the first at offset {first}"
+        )
+    }
+}
+
+/// As [`scan`], of the image with this name.
+pub fn scan_image(image: &Path, sentinels: &[String]) -> Result<Vec<Hit>> {
+    let mut file = File::open(image).with_context(|| format!("{}", image.display()))?;
+    let size = file.seek(SeekFrom::End(0))?;
+    scan(&file, size, sentinels)
 }
 
 /// Searches the blocks of the whole image for pieces of every sentinel.

@@ -2,7 +2,7 @@
 //! Superblock, chunks and trees.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -202,8 +202,19 @@ impl<'a> Btrfs<'a> {
         Ok(bytes)
     }
 
-    fn walk(&self, (at, level): (u64, u8), visit: &mut dyn FnMut(Key, Bytes) -> Result<()>) -> Result<()> {
+    fn walk(&self, root: (u64, u8), visit: &mut dyn FnMut(Key, Bytes) -> Result<()>) -> Result<()> {
+        self.walk_below(root, &mut HashSet::new(), visit)
+    }
+
+    fn walk_below(
+        &self,
+        (at, level): (u64, u8),
+        seen: &mut HashSet<u64>,
+        visit: &mut dyn FnMut(Key, Bytes) -> Result<()>,
+    ) -> Result<()> {
         ensure!(level <= DEEPEST, "a tree of {level} levels");
+        // Without this, a few nodes could make a walk of ages.
+        ensure!(seen.insert(at), "the tree has the node at {at} twice");
         let bytes = self.node(at)?;
         let node = Bytes(&bytes);
         ensure!(node.u64(48)? == at && node.u8(100)? == level, "the node at {at} is another one");
@@ -216,7 +227,7 @@ impl<'a> Btrfs<'a> {
                 let size = usize::try_from(node.u32(item + KEY + 4)?)?;
                 visit(node.key(item)?, Bytes(node.slice(HEADER.saturating_add(offset), size)?))?;
             } else {
-                self.walk((node.u64(HEADER + POINTER * n + KEY)?, level - 1), visit)?;
+                self.walk_below((node.u64(HEADER + POINTER * n + KEY)?, level - 1), seen, visit)?;
             }
         }
         Ok(())

@@ -70,7 +70,8 @@ pub fn add(
             Data::Inline(_) if master.is_some() => Some("lies in the tree, not encrypted".to_owned()),
             Data::Inline(bytes) => {
                 // Inline data ends with the file, not with the sector.
-                (!part.starts_with(bytes)).then(|| "lies in the tree with other contents".to_owned())
+                let whole = start.checked_add(bytes.len() as u64).is_some_and(|end| end >= inode.size);
+                (!whole || !part.starts_with(bytes)).then(|| "lies in the tree with other contents".to_owned())
             }
             Data::At(address) => {
                 let nonces = &mut outcome.nonces;
