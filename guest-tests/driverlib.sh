@@ -226,15 +226,15 @@ freeze_case() {
 	encrypted_dir "$MNT/secret-64" one ino-lblk-64
 	cp -r "$OUT/plain/tree/." "$MNT/secret"
 	cp -r "$OUT/plain/tree/." "$MNT/secret-64"
-	make-data 1048576 50 "$SENTINEL" > "$OUT/plain/open"
+	make-data 1048576 50 "$SENTINEL" > "/tmp/open"
 	exec 8<> "$MNT/secret/open"
-	cat "$OUT/plain/open" >&8
+	cat "/tmp/open" >&8
 
 	freeze_and_restore
 
 	# Inodes and their keys stay in memory. Only the data is read again.
 	echo 1 > /proc/sys/vm/drop_caches
-	cmp "$OUT/plain/open" "$MNT/secret/open" || fail 'the file that was open has other contents'
+	cmp "/tmp/open" "$MNT/secret/open" || fail 'the file that was open has other contents'
 	rm "$MNT/secret/open"
 	exec 8>&-
 	same_files "$OUT/plain/tree" "$MNT/secret"
@@ -349,7 +349,6 @@ function_reset_case() {
 		rm -r "$MNT/secret/tree-$round"
 	done
 	end_busy
-	rm "$MNT"/busy/*
 	umount "$MNT"
 	if dmesg_has 'lost its keys'; then
 		fail 'a device that was reset is said to have lost its keys'

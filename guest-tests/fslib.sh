@@ -356,7 +356,7 @@ plain_file_beside() {
 record() {
 	local file
 	sync
-	find "$1" -type f | sort > "$OUT/files"
+	find "$1" -type f > "$OUT/files"
 	[ -s "$OUT/files" ] || fail "no files in $1"
 	while IFS= read -r file; do
 		fscrypt-map --offset "${3:-0}" --strip "$1/" --prefix "$2/" "$file" >> "$OUT/manifest.jsonl"
@@ -364,17 +364,32 @@ record() {
 	rm "$OUT/files"
 }
 
+# record_as_read FILE...: as record, for encrypted files that another program wrote: what can be read from them now is their plaintext.
+# The verifier sees what the program cannot see by reading back: an error that writing and reading share.
+record_as_read() {
+	local file plain
+	drop_caches
+	for file; do
+		plain=$OUT/plain/as-read/${file#"$MNT/"}
+		mkdir -p "${plain%/*}"
+		cp "$file" "$plain"
+		fscrypt-map --strip "$MNT/" --prefix as-read/ "$file" >> "$OUT/manifest.jsonl"
+	done
+}
+
 # record_btrfs DIRECTORY PLAIN_DIRECTORY OFFSET ENCRYPTED [EXTENTS]: as record, for files in one subvolume of a btrfs. ENCRYPTED is
 # true or false: whether they must be encrypted. Each must have at least EXTENTS extents. The host finds the rest on the image.
 # Debian's btrfs-progs ask the kernel for the subvolume's number.
 record_btrfs() {
-	local tree
+	local tree ino name
 	tree=$(btrfs inspect-internal rootid "$1")
-	(cd "$1" && find . -type f -printf '%i %P\n') | while read -r ino name; do
+	find "$1" -type f -printf '%i %P\n' > "$OUT/files"
+	[ -s "$OUT/files" ] || fail "no files in $1"
+	while read -r ino name; do
 		printf '{"kind":"btrfs","path":"%s","plain":"%s","root":%s,"ino":%s,"offset":%s,"encrypted":%s,"extents":%s}\n' \
 			"$1/$name" "$2/$name" "$tree" "$ino" "$3" "$4" "${5:-0}"
-	done >> "$OUT/manifest.jsonl"
-	grep -q "\"$1/" "$OUT/manifest.jsonl" || fail "no files in $1"
+	done < "$OUT/files" >> "$OUT/manifest.jsonl"
+	rm "$OUT/files"
 }
 
 # record_names DIRECTORY [OFFSET]: records for the host the names in DIRECTORY and below it, and where their ciphertext

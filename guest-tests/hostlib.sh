@@ -44,14 +44,17 @@ begin_busy() {
 	sleep 1
 }
 
-# end_busy: fio must have found all that it wrote, and the kernel no error.
+# end_busy: fio must have found all that it wrote, and the kernel no error. One of its files stays, for the verifier.
 end_busy() {
 	: > /tmp/enough
 	wait $BUSY || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
 	rm /tmp/enough
-	if dmesg | grep -E 'I/O error|EXT4-fs error'; then
+	if dmesg | grep -E ' error, dev |EXT4-fs error'; then
 		fail 'the kernel saw an error'
 	fi
+	mv "$MNT/busy/busy.0.0" "$MNT/busy/kept"
+	rm "$MNT"/busy/busy.*
+	record_as_read "$MNT/busy/kept"
 }
 
 # pause_case: the host pauses the guest while files are written, verified and read with more keys than keyslots. A pause
@@ -77,7 +80,6 @@ pause_case() {
 	end_busy
 	drop_caches
 	same_files "$OUT/plain/tree" "$MNT/secret"
-	rm "$MNT"/busy/*
 	sync
 	note 'unbind the driver while keys are in the keyslots'
 	echo "$device" > "$driver/unbind"
@@ -107,7 +109,6 @@ replug_case() {
 	host_step
 	sleep 3
 	end_busy
-	rm "$MNT"/busy/*
 	umount "$MNT"
 	for round in $(seq "$1"); do
 		mount_fs "$DISK" "$MNT"
@@ -197,9 +198,9 @@ resize_case() {
 
 # --- a device that is killed and started again -----------------------------------------------------------------------
 
-# begin_kills: asks the host to begin to kill the device.
+# begin_kills: asks the host to begin to kill the device. After each kill, the host searches the image for the sentinel.
 begin_kills() {
-	echo kill > "$(find_port progress)"
+	echo "$SENTINEL" > "$(find_port progress)"
 }
 
 # kills_left: true until the last device is there. The serial number tells which device it is.

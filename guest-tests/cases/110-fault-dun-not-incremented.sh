@@ -3,6 +3,7 @@
 # device: --fault dun-not-incremented
 # check: fscrypt
 # expect-wrong: (too low)
+# wrong-share: 90-99
 # stat: events.fault > 0
 # stat: keyslots.nokey == 0
 

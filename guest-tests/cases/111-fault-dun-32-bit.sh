@@ -3,6 +3,7 @@
 # device: --fault dun-32-bit
 # check: fscrypt
 # expect-wrong: (the index in the file)
+# wrong-share: 100
 # stat: events.fault > 0
 # stat: keyslots.nokey == 0
 

@@ -3,6 +3,7 @@
 # device: --fault dun-byte-order
 # check: fscrypt
 # expect-wrong: (the right one, its bytes in reverse)
+# wrong-share: 100
 # stat: events.fault > 0
 # stat: keyslots.nokey == 0
 

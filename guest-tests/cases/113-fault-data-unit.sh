@@ -3,6 +3,7 @@
 # device: --fault data-unit=512
 # check: fscrypt
 # expect-wrong: 512 of its 4096 bytes are right
+# wrong-share: 100
 # stat: events.fault > 0
 # stat: keyslots.nokey == 0
 

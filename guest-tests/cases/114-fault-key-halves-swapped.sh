@@ -3,6 +3,7 @@
 # device: --fault key-halves-swapped
 # check: fscrypt
 # expect-wrong: (the right one) and the two halves of the key swapped
+# wrong-share: 100
 # stat: events.fault > 0
 # stat: keyslots.nokey == 0
 

@@ -4,6 +4,7 @@
 # stat: keyslots.replace > 0
 # check: fscrypt
 # expect-wrong: (the right one) and the key of /mnt/secret/
+# wrong-share: 99
 # stat: events.fault > 0
 # stat: keyslots.nokey == 0
 

@@ -3,6 +3,7 @@
 # device: --fault plaintext
 # check: fscrypt
 # expect-wrong: this is plaintext
+# wrong-share: 100
 # stat: events.fault > 0
 # stat: keyslots.nokey == 0
 

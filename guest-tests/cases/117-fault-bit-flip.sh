@@ -3,6 +3,7 @@
 # device: --fault bit-flip=3,bit=4000
 # check: fscrypt
 # expect-wrong: 4080 of its 4096 bytes are right
+# wrong-share: 30-40
 # stat: events.fault > 0
 # stat: keyslots.nokey == 0
 

@@ -3,6 +3,7 @@
 # device: --fault short,op=write,slot=0-31,status=ok
 # check: fscrypt
 # expect-wrong: these are zeros: never written
+# wrong-share: 45-60
 # stat: events.fault > 0
 # stat: requests.failed == 0
 # stat: keyslots.nokey == 0

@@ -22,7 +22,6 @@ for round in 1 2 3; do
 done
 end_busy
 [ "$(dmesg | grep -c 'ufshcd_err_handler started')" -ge 3 ] || fail 'the error handler has not run'
-rm "$MNT"/busy/*
 umount "$MNT"
 
 echo "$controller" > /sys/bus/pci/drivers/ufshcd/unbind

@@ -6,6 +6,7 @@
 # check: fscrypt
 # stat: requests.crypto_out > 0
 # stat: keyslots.replace > 300
+# stat: data_units.encrypted >= 902
 # stat: keyslots.nokey == 0
 
 expect_engine 1 64 raw 0x1000

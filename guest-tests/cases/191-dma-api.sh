@@ -25,6 +25,5 @@ begin_busy
 ! kernel_tells_of_function_resets || echo 1 > "$FUNCTION/reset"
 sleep 2
 end_busy
-rm "$MNT"/busy/*
 umount "$MNT"
 check_fs "$DISK"

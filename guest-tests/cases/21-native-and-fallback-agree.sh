@@ -63,8 +63,6 @@ unlock one "$MNT"
 cmp "$OUT/plain/native/both" "$MNT/native/both"
 record "$MNT/native" native
 record "$MNT/fallback" fallback
-rm "$MNT/native/both" "$OUT/plain/native/both"
-sed -i '/native\/both/d' "$OUT/manifest.jsonl"
 record "$MNT/native-64" native
 record "$MNT/fallback-64" fallback
 umount "$MNT"

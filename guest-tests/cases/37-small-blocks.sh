@@ -15,6 +15,7 @@ for policy in per-file:1024 per-file:512 ino-lblk-64:1024; do
 	cp -r "$OUT/plain/tree/." "$MNT/$policy"
 	# A page with holes between its blocks.
 	make-data 9000 50 "$SENTINEL" > "$OUT/plain/tree/blocks"
+	rm -f "$MNT/$policy/blocks"
 	truncate -s 9000 "$MNT/$policy/blocks"
 	for block in 8 3 5 0 1 7 2 4 6; do
 		dd if="$OUT/plain/tree/blocks" of="$MNT/$policy/blocks" bs=1000 seek="$block" skip="$block" count=1 \

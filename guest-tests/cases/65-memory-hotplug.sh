@@ -50,7 +50,6 @@ note "used of the new memory: $used KiB"
 end_busy
 wait $slow
 expect_native
-rm "$MNT"/busy/*
 record "$MNT/secret" tree
 umount "$MNT"
 check_fs "$DISK"

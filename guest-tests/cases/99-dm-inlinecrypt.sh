@@ -17,7 +17,7 @@ same_ciphertext() {
 	local name=$1 start=$2 first=$3 key=$4 inline_key=$5 type=$6
 	shift 6
 	make-data $((4 * MIB)) $((start * 10)) "$SENTINEL" > "$OUT/plain/$name"
-	make-data $((4 * MIB)) $((start * 10 + 1)) "$SENTINEL" > "$OUT/plain/$name-dm-crypt"
+	make-data $((4 * MIB)) $((start * 10 + 1)) "$SENTINEL" > "/tmp/$name-dm-crypt"
 
 	volume inlinecrypt "$inline_key" "$start" "$first" "keytype:$type" "$@"
 	dd if="$OUT/plain/$name" of=/dev/mapper/inlinecrypt bs=64k oflag=direct conv=notrunc status=none
@@ -28,12 +28,12 @@ same_ciphertext() {
 
 	volume crypt "$key" "$start" "$first" "$@"
 	cmp -n $((4 * MIB)) "$OUT/plain/$name" /dev/mapper/crypt || fail "$name: dm-crypt reads something else"
-	dd if="$OUT/plain/$name-dm-crypt" of=/dev/mapper/crypt bs=64k seek=128 oflag=direct conv=notrunc status=none
+	dd if="/tmp/$name-dm-crypt" of=/dev/mapper/crypt bs=64k seek=128 oflag=direct conv=notrunc status=none
 	close_volume crypt
 
 	volume inlinecrypt "$inline_key" "$start" "$first" "keytype:$type" "$@"
 	drop_caches
-	cmp -n $((4 * MIB)) -i 0:$((8 * MIB)) "$OUT/plain/$name-dm-crypt" /dev/mapper/inlinecrypt ||
+	cmp -n $((4 * MIB)) -i 0:$((8 * MIB)) "/tmp/$name-dm-crypt" /dev/mapper/inlinecrypt ||
 		fail "$name: dm-inlinecrypt does not read what dm-crypt wrote"
 	close_volume inlinecrypt
 	note "$name: the same ciphertext"
@@ -44,8 +44,9 @@ echo "$SENTINEL" > "$OUT/sentinel"
 raw=$(key_hex dm-inlinecrypt)
 same_ciphertext raw 0 0 "$raw" "$raw" raw
 record_xts raw 0 "$raw" 512
-same_ciphertext raw-offset 16 1234567 "$raw" "$raw" raw
-record_xts raw-offset $((16 * MIB)) "$raw" 512 1234567
+# The highest bit is set, and the lower half carries within the data: 2^63 + 2^32 - 1000.
+same_ciphertext raw-offset 16 9223372041149742104 "$raw" "$raw" raw
+record_xts raw-offset $((16 * MIB)) "$raw" 512 9223372041149742104
 same_ciphertext raw-4096 32 8192 "$raw" "$raw" raw sector_size:4096 iv_large_sectors
 record_xts raw-4096 $((32 * MIB)) "$raw" 4096 1024
 

@@ -9,6 +9,7 @@ use crate::vm::{Attach, QUEUES};
 use crate::watch::Bounds;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,11 +64,26 @@ pub struct Case {
     /// Whether the verifier runs over the image afterwards.
     pub check_fscrypt: bool,
     /// What the verifier must report: the device is broken on purpose.
-    pub wrong: Option<String>,
+    pub wrong: Option<Wrong>,
     /// Whether requests may fail, by what the kernel says.
     pub errors: bool,
     /// What must hold for the device's statistics.
     pub stats: Vec<Assertion>,
+}
+
+/// What the verifier must find on the image of a device that is broken on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// Its words about a data unit.
+    pub words: String,
+    /// How many of all data units are wrong, in percent, rounded down.
+    pub share: RangeInclusive<u64>,
+}
+
+impl Default for Wrong {
+    fn default() -> Self {
+        Self { words: String::new(), share: 0..=0 }
+    }
 }
 
 impl Case {
@@ -118,7 +134,10 @@ impl Case {
             "`luns` is 1 to 8 and needs `attach: ufs`"
         );
         ensure!(case.boots >= 1, "a case has at least one boot");
-        ensure!(case.wrong.is_none() || case.check_fscrypt, "`expect-wrong` needs `check: fscrypt`");
+        if let Some(wrong) = &case.wrong {
+            ensure!(case.check_fscrypt, "`expect-wrong` needs `check: fscrypt`");
+            ensure!(!wrong.words.is_empty() && wrong.share != (0..=0), "`expect-wrong` and `wrong-share` go together");
+        }
         if let Some((boot, _)) = case.device_in_boot.iter().find(|(boot, _)| !(1..=case.boots).contains(boot)) {
             bail!("`device-{boot}`, but the case has boots 1 to {}", case.boots);
         }
@@ -197,7 +216,12 @@ impl Case {
             }
             "expect-wrong" => {
                 ensure!(!value.is_empty(), "expect-wrong needs the words that the verifier must print");
-                self.wrong = Some(value.to_owned());
+                self.wrong.get_or_insert_default().words = value.to_owned();
+            }
+            "wrong-share" => {
+                let number = |text: &str| text.parse::<u64>().context("wrong-share is in percent, such as 30-40");
+                let (least, most) = value.split_once('-').unwrap_or((value, "100"));
+                self.wrong.get_or_insert_default().share = number(least)?..=number(most)?;
             }
             "errors" => {
                 ensure!(value == "expected", "the only value of errors is expected");
@@ -292,6 +316,19 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_device_has_words_and_a_share() {
+        let wrong = |lines: &str| parse(&format!("# case: x\n# check: fscrypt\n{lines}")).map(|case| case.wrong);
+        let share = |share| Some(Wrong { words: "zeros".into(), share });
+        assert_eq!(wrong("# expect-wrong: zeros\n# wrong-share: 30-40\n").unwrap(), share(30..=40));
+        assert_eq!(wrong("# wrong-share: 99\n# expect-wrong: zeros\n").unwrap(), share(99..=100));
+        for lines in
+            ["# expect-wrong: zeros\n", "# wrong-share: 30-40\n", "# expect-wrong: zeros\n# wrong-share: all\n"]
+        {
+            assert!(wrong(lines).is_err(), "{lines}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_refused() {
         assert!(parse("#!/bin/sh\n").is_err());
         for line in [
@@ -358,14 +395,6 @@ mod tests {
         for lines in ["# memory: much", "# calm: very", kills] {
             assert!(parse(&format!("# case: x\n{lines}\n")).is_err(), "{lines}");
         }
-    }
-
-    #[test]
-    fn what_must_be_wrong() {
-        let case = parse("# case: x\n# check: fscrypt\n# expect-wrong: this is plaintext\n").unwrap();
-        assert_eq!(case.wrong.as_deref(), Some("this is plaintext"));
-        assert!(parse("# case: x\n# expect-wrong: this is plaintext\n").is_err());
-        assert!(parse("# case: x\n# check: fscrypt\n# expect-wrong:\n").is_err());
     }
 
     #[test]

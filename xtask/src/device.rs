@@ -71,13 +71,18 @@ impl Device {
         Self::start_logged(options)
     }
 
-    /// Kills it and starts another one in its place. The first one must not have ended by itself.
-    pub fn kill_and_start(&mut self, options: &Options) -> Result<()> {
+    /// Kills it. It must not have ended by itself.
+    pub fn kill(&mut self) -> Result<()> {
         if let Some(status) = self.process.try_wait()? {
             bail!("the device ended by itself ({status}):\n{}", process::tail(&self.log, 10));
         }
         self.process.kill()?;
         self.process.wait()?;
+        Ok(())
+    }
+
+    /// Starts another one in its place.
+    pub fn start_again(&mut self, options: &Options) -> Result<()> {
         *self = Self::start_logged(options)?;
         Ok(())
     }

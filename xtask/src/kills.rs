@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Killing the device while a guest runs, and starting it again.
 //!
-//! The guest says when to begin, on its port `progress`. It knows by the disk's serial number which device is there:
+//! The guest says when to begin, on its port `progress`, by the text that must never be on the image. It knows by the disk's serial number which device is there:
 //! `kill-0` the first one, `kill-1` the next, and so on.
 
 use crate::device::{Device, Options};
-use anyhow::{Result, ensure};
-use std::fs;
+use crate::{process, verify};
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,12 +33,23 @@ pub struct Kills<'a> {
     slowness: u32,
     done: u32,
     next: Option<Instant>,
+    /// The verifier's program, and the directory for its log.
+    verifier: (&'a Path, &'a Path),
+    /// What must never be on the image.
+    sentinel: String,
 }
 
 impl<'a> Kills<'a> {
     /// `others`: the device's options without the serial number.
-    pub fn new(wanted: u32, options: Options<'a>, others: &'a [String], signal: &'a Path, slowness: u32) -> Self {
-        Self { options, others, signal, wanted, slowness, done: 0, next: None }
+    pub fn new(
+        wanted: u32,
+        options: Options<'a>,
+        others: &'a [String],
+        signal: &'a Path,
+        slowness: u32,
+        verifier: (&'a Path, &'a Path),
+    ) -> Self {
+        Self { options, others, signal, wanted, slowness, done: 0, next: None, verifier, sentinel: String::new() }
     }
 
     /// Kills the device when the next kill is due. Call it often.
@@ -47,11 +58,22 @@ impl<'a> Kills<'a> {
             return Ok(());
         }
         match self.next {
-            None if fs::metadata(self.signal).is_ok_and(|found| found.len() > 0) => self.next = Some(self.next_kill()),
+            None => {
+                let text = process::text(self.signal);
+                if let Some((sentinel, _)) = text.split_once('\n') {
+                    self.sentinel = sentinel.to_owned();
+                    self.next = Some(self.next_kill());
+                }
+            }
             Some(moment) if Instant::now() >= moment => {
                 self.done += 1;
                 let extra = options_after(self.done, self.others);
-                device.kill_and_start(&Options { extra: &extra, ..self.options })?;
+                device.kill()?;
+                // Requests in flight will be sent again: what the killed device has written of them is on the image only now.
+                let (program, dir) = self.verifier;
+                verify::search(program, self.options.image, &self.sentinel, dir)
+                    .with_context(|| format!("after kill {}", self.done))?;
+                device.start_again(&Options { extra: &extra, ..self.options })?;
                 self.next = Some(self.next_kill());
             }
             _ => {}

@@ -233,7 +233,8 @@ fn boot(
         monitor: case.host.iter().any(Step::needs_monitor).then_some(monitor.as_path()),
         ..Vm::new(machine, &disks, &scratch)
     };
-    let mut kills = Kills::new(case.kills, options, &others, &progress, machine.kernel.slowness());
+    let verifier = (prepared.programs.verifier.as_path(), dir);
+    let mut kills = Kills::new(case.kills, options, &others, &progress, machine.kernel.slowness(), verifier);
     let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
     let mut watch = Watch::new(&case.bounds, &progress);
     let mut disturbed = Ok(());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The independent verifier: recomputes from the keys what the image must contain.
 
+use crate::case::Wrong;
 use crate::process::{command, run_logged, tail};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// The verifier's package and program.
 pub const PROGRAM: &str = "fscrypt-verify";
+
+/// Its words about a data unit that was not encrypted.
+const PLAINTEXT: &str = "this is plaintext";
 
 /// What was verified.
 pub struct Verified {
@@ -50,17 +54,33 @@ fn verdict(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<(
     Ok((verified, serde_json::from_slice(&text).context("the verifier's result is not JSON")?, log))
 }
 
-/// Runs it on an image that must be wrong. The verifier must give this reason for a data unit.
-pub fn run_on_broken(program: &Path, image: &Path, results: &Path, dir: &Path, reason: &str) -> Result<()> {
+/// Runs it on an image that must be wrong: as many data units as expected, and one for the expected reason at least. The verifier does
+/// not look into all.
+pub fn run_on_broken(program: &Path, image: &Path, results: &Path, dir: &Path, expected: &Wrong) -> Result<()> {
     let (verified, value, log) = verdict(program, image, results, dir)?;
     ensure!(!verified, "the device is broken on purpose, but the verifier has not noticed:\n{}", tail(&log, 15));
     let list = |name: &str| value.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     // The guest's kernel encrypts names, so a broken device cannot damage them.
     ensure!(list("wrong_names").is_empty(), "names are wrong, which the device cannot have done:\n{}", tail(&log, 15));
     let wrong = list("mismatches");
-    let said = |unit: &Value| unit.get("guess").and_then(Value::as_str).is_some_and(|guess| guess.contains(reason));
-    ensure!(wrong.iter().any(said), "the verifier did not find \"{reason}\", but:\n{}", tail(&log, 15));
+    let words = &expected.words;
+    let said = |unit: &Value| unit.get("guess").and_then(Value::as_str).is_some_and(|guess| guess.contains(words));
+    ensure!(wrong.iter().any(said), "the verifier did not find \"{words}\", but:\n{}", tail(&log, 15));
+    let units = value.get("data_units").and_then(Value::as_u64).filter(|units| *units > 0).context("no data units")?;
+    let share = 100 * wrong.len() as u64 / units;
+    ensure!(expected.share.contains(&share), "{share} % are wrong, not {:?}:\n{}", expected.share, tail(&log, 15));
+    // The search for plaintext finds it on each image that has some, and on no other.
+    let searched = list("plaintext_found").is_empty() != (words == PLAINTEXT);
+    ensure!(searched, "the search for plaintext is wrong:\n{}", tail(&log, 15));
     Ok(())
+}
+
+/// Searches the whole image for pieces of a text that must be nowhere on it.
+pub fn search(program: &Path, image: &Path, text: &str, dir: &Path) -> Result<()> {
+    let log = dir.join("search.log");
+    let mut search = command(program);
+    search.arg(image).arg("--search").arg(text);
+    run_logged(&mut search, &log).with_context(|| format!("plaintext on the image:\n{}", tail(&log, 5)))
 }
 
 /// Runs it on an image and the results of the case that wrote it.
@@ -91,20 +111,23 @@ mod tests {
         let program = dir.path().join("verifier");
         fs::write(&program, format!("#!/bin/sh\necho '{said}' > \"$4\"\nexit {status}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        run_on_broken(&program, Path::new("image"), Path::new("results"), dir.path(), "plaintext")
+        let expected = Wrong { words: PLAINTEXT.to_owned(), share: 20..=25 };
+        run_on_broken(&program, Path::new("image"), Path::new("results"), dir.path(), &expected)
     }
 
     #[test]
     fn a_broken_device_must_be_found_out_for_the_right_reason() {
         let wrong = |guess: &str| {
             format!(
-                r#"{{"data_units": 9, "wrong_names": [], "mismatches": [{{"guess": "zeros"}}, {{"guess": "{guess}"}}]}}"#
+                r#"{{"data_units": 9, "mismatches": [{{"guess": "zeros"}}, {{"guess": "{guess}"}}], "plaintext_found": [{{}}]}}"#
             )
         };
-        broken(&wrong("this is plaintext"), 1).unwrap();
+        broken(&wrong(PLAINTEXT), 1).unwrap();
         let error = |said: &str, status| broken(said, status).unwrap_err().to_string();
-        assert!(error(&wrong("this is plaintext"), 0).contains("has not noticed"));
+        assert!(error(&wrong(PLAINTEXT), 0).contains("has not noticed"));
         assert!(error(&wrong("another key"), 1).contains("did not find"));
+        assert!(error(&wrong(PLAINTEXT).replace('9', "90"), 1).contains("2 % are wrong, not 20..=25"));
+        assert!(error(&wrong(PLAINTEXT).replace("plaintext_found", "x"), 1).contains("the search for plaintext"));
         assert!(error(r#"{"mismatches": [], "plaintext_found": [{}]}"#, 1).contains("did not find"));
         assert!(
             error(r#"{"wrong_names": [{}], "mismatches": [{"guess": "plaintext"}]}"#, 1).contains("names are wrong")
