@@ -25,7 +25,12 @@ fn main() {
     let implementations = Implementation::available()
         .filter(|&implementation| !cfg!(debug_assertions) && implementation != Implementation::Portable);
     let trials = implementations.flat_map(|implementation| {
-        [(Way::Command, "a_command"), (Way::Request, "a_request_with_its_key")].map(|(way, name)| {
+        let ways = [
+            (Way::Command, "a_command"),
+            (Way::CommandWithFault, "a_command_with_a_fault_that_keeps_keys"),
+            (Way::Request, "a_request_with_its_key"),
+        ];
+        ways.map(|(way, name)| {
             let run = move || {
                 no_key_stays_on_the_stack(implementation, way);
                 Ok(())
@@ -40,6 +45,7 @@ fn main() {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Command,
+    CommandWithFault,
     Request,
 }
 
@@ -51,7 +57,7 @@ fn no_key_stays_on_the_stack(implementation: Implementation, way: Way) {
     let config = DeviceConfig {
         engine: EngineConfig {
             cache_unwrapped: true,
-            keyslots: if way == Way::Command { 1 } else { 0 },
+            keyslots: if way == Way::Request { 0 } else { 1 },
             crypto_engine: implementation,
             raw_keys: true,
             data_unit_mask: 0x1000,
@@ -80,22 +86,25 @@ fn no_key_stays_on_the_stack(implementation: Implementation, way: Way) {
     #[inline(never)]
     fn lay_out(guest: &GuestMemoryMmap, way: Way) {
         let bytes = match way {
-            Way::Command => Program::new(0, &key(), 12).bytes(),
+            Way::Command | Way::CommandWithFault => Program::new(0, &key(), 12).bytes(),
             Way::Request => KeyedRequest::new(CRYPTO_OUT_EXT, 0, 0, &key()).bytes(),
         };
         guest.write_slice(&bytes, GuestAddress(0)).expect("guest memory");
+    }
+    if way == Way::CommandWithFault {
+        device.faults().add("key-halves-swapped").expect("fault");
     }
     lay_out(&guest, way);
     // Values built here have padding, which may hold old stack content.
     wipe();
     let worker = device.worker().expect("worker");
-    let readable = if way == Way::Command { 168 } else { 208 + 4096 };
+    let readable = if way == Way::Request { 208 + 4096 } else { 168 };
     let descriptors = [Descriptor::new(0, readable, 1, 1), Descriptor::new(8000, 1, 2, 0)];
     let chain = Chain::walk(&guest, descriptors.into_iter(), 16).expect("chain");
     wipe();
     assert_eq!(found(&round_keys), 0, "the test itself leaves round keys");
     // The second queue is the control virtqueue.
-    let queue = usize::from(way == Way::Command);
+    let queue = usize::from(way != Way::Request);
     let mut served = Box::pin(device.serve(0, device.parse(&worker, queue, 0, chain)));
     let polled = served.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert_eq!(found(&round_keys), 0);

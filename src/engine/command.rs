@@ -74,7 +74,8 @@ impl Engine {
                 return Err(Failure::Fault);
             }
             let load = || self.load(&mut claim, programming, config);
-            if programming.key.key_type == Some(KeyType::Raw) {
+            // A fault's copies of the key take more stack.
+            if programming.key.key_type == Some(KeyType::Raw) && !self.faults.kept.keeping() {
                 with_wiped_stack::<PROGRAM_STACK, _>(load)?;
             } else {
                 with_wiped_stack::<COMMAND_STACK, _>(load)?;
