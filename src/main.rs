@@ -79,6 +79,8 @@ fn log_line(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> s
 }
 
 fn run(args: &Args) -> Result<()> {
+    // First: if nobody has passed the descriptor, its number must not become one of our own.
+    let inherited = inherited(args)?;
     // Before the socket exists: whoever sees the socket may send a signal and expect a clean exit.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     descriptors::raise_limit();
@@ -97,7 +99,7 @@ fn run(args: &Args) -> Result<()> {
     let wrapping = wrapping(args, &engine)?;
     // Before the frontend's socket exists: whoever sees that may use this one.
     let control = args.control.as_deref().map(control::Listener::at_path).transpose()?;
-    let listen = listen(args)?;
+    let listen = inherited.map_or_else(|| listen(args), Ok)?;
     let notify = Notify::from_environment();
     files.check("--stats")?;
     let stats = args.stats.as_deref().map(StatsFile::open).transpose()?;
@@ -266,16 +268,18 @@ fn cannot_trace(path: &Path) -> String {
     format!("cannot write a trace to {}", path.display())
 }
 
+fn inherited(args: &Args) -> Result<Option<Listen>> {
+    let fd = match args.fd {
+        None if args.socket_path.is_none() => Listen::activation_fd()?,
+        fd => fd,
+    };
+    fd.map(Listen::inherited).transpose()
+}
+
 fn listen(args: &Args) -> Result<Listen> {
-    match (&args.socket_path, args.fd) {
-        (Some(path), None) => Listen::at_path(path, args.socket_access()),
-        (None, Some(fd)) => Listen::inherited(fd),
-        (None, None) => match Listen::activation_fd()? {
-            Some(fd) => Listen::inherited(fd),
-            None => bail!("no socket for frontends; give --socket-path PATH, or --fd N with an inherited socket"),
-        },
-        // The command line parser excludes this.
-        (Some(_), Some(_)) => bail!("give either --socket-path or --fd"),
+    match &args.socket_path {
+        Some(path) => Listen::at_path(path, args.socket_access()),
+        None => bail!("no socket for frontends; give --socket-path PATH, or --fd N with an inherited socket"),
     }
 }
 

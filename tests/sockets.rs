@@ -107,6 +107,22 @@ fn an_inherited_socket_that_listens() {
     }
 }
 
+/// The program does not take a descriptor of its own for the one that nobody has passed.
+#[test]
+fn a_socket_that_is_not_there() {
+    let files = Files::new();
+    for activation in ["", "LISTEN_PID=$$ LISTEN_FDS=1 "] {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("{activation}exec \"$0\" \"$@\" 3>&- 4>&-")]).arg(program().get_program());
+        command.arg("--blk-file").arg(files.image()).stderr(Stdio::piped());
+        if activation.is_empty() {
+            command.args(["--fd", "3"]);
+        }
+        let (code, text) = Running(command.spawn().expect("program")).finish();
+        assert!(code == Some(1) && text.contains("--fd 3 is not open"), "{text}");
+    }
+}
+
 /// If another program has replaced a socket, the device does not remove it, neither at the end nor at the start.
 #[test]
 fn a_socket_of_somebody_else_is_left_alone() {

@@ -38,7 +38,8 @@ impl Listen {
         Ok(Self::Listening(listener, Some(path)))
     }
 
-    /// Takes an inherited socket, listening or connected, also one from systemd's socket activation.
+    /// Takes an inherited socket, listening or connected, also one from systemd's socket activation. Call it before the
+    /// program opens anything: the number may belong to nobody yet.
     ///
     /// # Errors
     /// When the descriptor is not a Unix stream socket.
