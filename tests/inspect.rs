@@ -230,6 +230,9 @@ fn mistakes_are_explained_and_show_no_key() {
         (&["--length", "4K", "--dun", "x"], "data unit number"),
         (&["--length", "4K", "--data-unit", "1000"], "power of two"),
         (&["--length", "4K", "--output", "@image"], "the image itself"),
+        (&["--length", "4K", "--output", "@key"], "the key file itself"),
+        (&["--verify", "@plain", "--output", "@plain"], "the file of --verify itself"),
+        (&["--length", "4K", "--output", "@plain", "--key-file", "@missing"], "No such file"),
         (&["--verify", "@empty"], "the piece has 0 bytes"),
         (&[], "--length"),
     ] {
@@ -240,4 +243,6 @@ fn mistakes_are_explained_and_show_no_key() {
     }
     let image = std::fs::read(case.path("image")).expect("image");
     assert!(image[BEFORE..][..8192] == case.cipher, "inspect never changes the image");
+    let same = |name: &str, bytes: &[u8]| std::fs::read(case.path(name)).expect("file") == bytes;
+    assert!(same("key", &case.key) && same("plain", &case.plain), "nor its other files");
 }

@@ -46,8 +46,9 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         (Some((file, len)), Some(path)) => Some(Comparison::new(file, len, path, &piece)?),
         _ => None,
     };
-    let mut output = output(args, &image)?;
+    // Before the output is truncated.
     let key = key::read(key_file)?;
+    let mut output = output(args, key_file)?;
 
     let mut buffer = vec![0; STEP];
     let mut done = 0;
@@ -125,14 +126,19 @@ fn piece(args: &InspectArgs, first: Dun, image_len: u64, expected_len: Option<u6
     Ok(Piece { offset, len, unit })
 }
 
-fn output(args: &InspectArgs, image: &File) -> Result<Option<Box<dyn Write>>> {
+fn output(args: &InspectArgs, key_file: &Path) -> Result<Option<Box<dyn Write>>> {
     if let Some(path) = &args.output {
         let context = || format!("cannot write to {}", path.display());
-        // Truncate only after the check that this is not the image.
+        // Truncate only after the check that this is no input.
         let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
         let file = options.open(path).with_context(context)?;
-        let (ours, theirs) = (file.metadata()?, image.metadata()?);
-        ensure!(!are_same(&ours, &theirs), "--output is the image itself");
+        let ours = file.metadata()?;
+        let inputs = [(Some(&args.image), "the image"), (args.verify.as_ref(), "the file of --verify")];
+        let inputs = inputs.into_iter().filter_map(|(path, what)| Some((path?.as_path(), what)));
+        for (input, what) in inputs.chain([(key_file, "the key file")]) {
+            let theirs = input.metadata().with_context(|| format!("cannot get the status of {}", input.display()))?;
+            ensure!(!are_same(&ours, &theirs), "--output is {what} itself; name another file");
+        }
         if ours.is_file() {
             file.set_len(0).with_context(context)?;
         }
