@@ -172,16 +172,16 @@ fn run(args: &Args) -> Result<()> {
         Server::new(Arc::clone(&device), workers, stop, args.exit_on_disconnect).run(&listen, disconnected)
     };
     notify.stopping();
-    handle.close();
-    // The thread ends when its signals are closed. It returns nothing.
-    let _ = watcher.join();
-
     // Completed writes are on the disk before the exit status reports success.
     let flushed = device.flush().context("the image could not be flushed");
     let written = stats.map_or(Ok(()), |stats| stats.write(&device));
     if let Some(error) = device.observer().stop_trace().and_then(|trace| trace.error) {
         log::warn!("the trace is not complete: {error}");
     }
+    // Only now: the disk may hang, and this thread takes the signal to exit at once.
+    handle.close();
+    // The thread ends when its signals are closed. It returns nothing.
+    let _ = watcher.join();
     served?;
     flushed?;
     written

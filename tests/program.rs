@@ -220,6 +220,25 @@ fn signals_end_it_well() {
     }
 }
 
+/// A second signal ends the program even if the disk hangs in the last flush.
+#[test]
+fn a_second_signal_ends_a_flush_that_hangs() {
+    let files = Files::new();
+    let (source, library, hanging) = (files.path("hang.c"), files.path("hang.so"), files.path("hanging"));
+    let text = "#include <fcntl.h>\n#include <stdlib.h>\n#include <unistd.h>\n\
+                int fdatasync(int fd) { creat(getenv(\"HANGING\"), 0600); for (;;) sleep(1); }\n";
+    std::fs::write(&source, text).expect("file");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().expect("cc");
+    assert!(compiled.success());
+    let mut command = program();
+    command.env("LD_PRELOAD", &library).env("HANGING", &hanging);
+    let running = Running::start_by(command, &files, &["--sandbox", "none"]);
+    running.signal(libc::SIGTERM);
+    wait_for(|| hanging.exists());
+    let (code, text) = running.terminate();
+    assert!(code == Some(1) && text.contains("exiting at once"), "{text}");
+}
+
 #[test]
 fn one_writer_for_an_image() {
     let files = Files::new();
