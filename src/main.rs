@@ -13,7 +13,7 @@ mod stats_file;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -142,12 +142,24 @@ fn run(args: &Args) -> Result<()> {
     // Dropped last: clients may query the device until it ends.
     let _control =
         control.map(|listener| control::ControlServer::start(listener, Arc::clone(&device), about)).transpose()?;
+    // Telling the frontend takes seconds if it is silent. No other signal waits for that, nor does the exit.
+    let (hang_up, hang_ups) = mpsc::sync_channel(1);
+    threads::named("resize").spawn({
+        let device = Arc::clone(&device);
+        move || hang_ups.iter().for_each(|()| look_at_the_size(&device))
+    })?;
     let handle = signals.handle();
     let watcher = threads::named("signals").spawn({
-        let (stop, device) = (Arc::clone(&stop), Arc::clone(&device));
+        let stop = Arc::clone(&stop);
         move || {
             threads::take_signals(true);
-            let mut signals = signals.forever().filter(|&signal| signal != SIGHUP || look_at_the_size(&device));
+            let mut signals = signals.forever().filter(|&signal| {
+                if signal == SIGHUP {
+                    // If one is waiting already, that one will find the same size.
+                    let _ = hang_up.try_send(());
+                }
+                signal != SIGHUP
+            });
             if let Some(signal) = signals.next() {
                 log::info!("signal {signal}: finishing requests in flight, then exiting (again to exit at once)");
                 stop.request();
@@ -213,8 +225,8 @@ fn disk(args: &Args, config: &DeviceConfig, file: Option<&PathBuf>) -> Result<Di
     Disk::new(image, args.aio.choice()).context("io_uring cannot be used here; use --aio threads or sync")
 }
 
-/// Handles SIGHUP. Returns false: the signal has no further effect.
-fn look_at_the_size(device: &Device) -> bool {
+/// Handles SIGHUP.
+fn look_at_the_size(device: &Device) {
     for lun in 0..device.engine().disks().count() {
         match device.resize_lun(lun, None) {
             Ok(Resized { reason: Some(reason), .. }) => {
@@ -224,7 +236,6 @@ fn look_at_the_size(device: &Device) -> bool {
             Err(error) => log::warn!("the disk keeps its size: {error}"),
         }
     }
-    false
 }
 
 fn image_name(args: &Args) -> String {

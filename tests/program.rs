@@ -5,12 +5,14 @@
 mod common;
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::process::*;
+use vhost::vhost_user::VhostUserFrontend;
 
 #[test]
 fn the_list_of_personalities_needs_no_image() {
@@ -218,6 +220,28 @@ fn signals_end_it_well() {
             drop(frontend);
         }
     }
+}
+
+/// A frontend that does not confirm a new size does not delay the end.
+#[test]
+fn a_silent_frontend_delays_no_signal() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut frontend = talk(files.connect());
+    let all = frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES");
+    frontend.set_protocol_features(all).expect("SET_PROTOCOL_FEATURES");
+    let (mut ours, theirs) = UnixStream::pair().expect("socket pair");
+    ours.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    frontend.set_backend_request_fd(&theirs).expect("SET_BACKEND_REQ_FD");
+    // It has a reply: the message before is done.
+    frontend.get_features().expect("GET_FEATURES");
+    File::options().write(true).open(files.image()).expect("image").set_len(2 << 20).expect("image");
+    running.signal(libc::SIGHUP);
+    ours.read_exact(&mut [0; 12]).expect("CONFIG_CHANGE_MSG");
+    let started = Instant::now();
+    let (code, text) = running.terminate();
+    // The device waits 5 seconds for a reply.
+    assert!(code == Some(0) && started.elapsed() < Duration::from_secs(3), "{:?}: {text}", started.elapsed());
 }
 
 /// A second signal ends the program even if the disk hangs in the last flush.
