@@ -5,12 +5,13 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
 
-use common::process::{Files, Running, program, wait_for};
+use common::process::{Files, Running, output, program, wait_for};
 use common::*;
 use serde_json::{Value, json};
 use vhost_user_blk_crypto::control::{ControlServer, Listener};
@@ -225,4 +226,22 @@ fn top_shows_several_devices() {
     assert_eq!(ctl(&[&first], &["top", "--once"]).status.code(), Some(2));
     assert_eq!(ctl(&[&first, &second], &["status"]).status.code(), Some(2));
     assert!(listener.accept().is_err(), "nobody has connected");
+}
+
+/// A device that goes between two requests is an error, not the end of the output.
+#[test]
+fn a_device_that_goes_is_an_error() {
+    let files = Files::new();
+    let listener = UnixListener::bind(files.path("control")).expect("socket");
+    let device = std::thread::spawn(move || {
+        let mut client = BufReader::new(listener.accept().expect("client").0);
+        for _ in 0..2 {
+            client.read_line(&mut String::new()).expect("a request");
+            client.get_mut().write_all(b"{\"ok\":true,\"result\":{}}\n").expect("reply");
+        }
+    });
+    let mut ctl = program();
+    let (code, text) = output(ctl.args(["ctl", "--control"]).arg(files.path("control")).args(["--json", "top"]));
+    device.join().expect("device");
+    assert!(code == Some(2) && text.contains("the device has closed the connection"), "{code:?}: {text}");
 }

@@ -30,12 +30,12 @@ impl ControlClient {
     pub fn ask(&mut self, request: &Value) -> Result<Value> {
         let mut request = request.clone();
         request["version"] = VERSION.into();
-        // A device that refuses this client sends the reason and may close the connection before this request.
-        let sent = self.stream.get_mut().write_all(format!("{request}\n").as_bytes());
+        // A device that refuses this client sends the reason and may close the connection before this request. If it sends
+        // none, the end of the connection says more than this error, which looks like that of a closed output.
+        let _ = self.stream.get_mut().write_all(format!("{request}\n").as_bytes());
         let mut line = String::new();
         let read = self.stream.read_line(&mut line).context("the device does not answer")?;
         if read == 0 {
-            sent?;
             bail!("the device has closed the connection");
         }
         let mut reply: Value = serde_json::from_str(&line).context("the device's answer is not JSON")?;
