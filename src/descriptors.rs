@@ -43,3 +43,8 @@ pub fn hint(error: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+/// Whether descriptors or memory have run out: the same call may succeed later.
+pub fn have_run_out(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}

@@ -28,6 +28,39 @@ fn frontends_one_after_the_other() {
     assert_eq!(running.finish().0, Some(0));
 }
 
+/// If descriptors run out while there is no frontend, the device serves the next one when there are some again.
+#[test]
+fn descriptors_run_out_between_frontends() {
+    for options in [&[][..], &["--ufs"]] {
+        let files = Files::new();
+        let mut running = Running::start(&files, options);
+        let serve = |stream| {
+            if options.is_empty() {
+                drop(talk(stream));
+            } else {
+                drop(common::vfio::Vfio::new(stream));
+            }
+        };
+        serve(files.connect());
+        // It sees the end of that connection, and waits for the next one.
+        std::thread::sleep(Duration::from_millis(300));
+        let process = Some(rustix::process::Pid::from_child(&running.0));
+        let limit = |current, maximum| {
+            let limit = rustix::process::Rlimit { current, maximum };
+            rustix::process::prlimit(process, rustix::process::Resource::Nofile, limit).expect("prlimit")
+        };
+        let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        let before = limit(Some(5), maximum);
+        let waiting = files.connect();
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!running.exited(), "{}", running.finish().1);
+        limit(before.current, before.maximum);
+        serve(waiting);
+        let (code, text) = running.terminate();
+        assert!(code == Some(0) && text.contains("and tries again: Too many open files"), "{text}");
+    }
+}
+
 #[test]
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let files = Files::new();

@@ -6,10 +6,15 @@
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::descriptors::{have_run_out, hint};
+use crate::ratelimit::RateLimit;
 use crate::vhost::{Listen, Stop};
+
+/// How long to accept nothing after accepting has failed.
+const REST: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A source of clients.
 pub struct Listener<'a> {
@@ -53,11 +58,19 @@ impl<'a> Listener<'a> {
             if self.stop.requested() {
                 return Ok(None);
             }
-            if let Some(stream) = self.accept()? {
-                return Ok(Some(stream));
+            let rest = match self.accept() {
+                Ok(None) => None,
+                Err(error) if have_run_out(&error) => {
+                    warn(&error);
+                    Some(REST)
+                }
+                accepted => return accepted,
+            };
+            let mut fds = vec![PollFd::new(self.stop.event(), PollFlags::IN)];
+            if rest.is_none() {
+                fds.push(PollFd::new(listener, PollFlags::IN));
             }
-            let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(self.stop.event(), PollFlags::IN)];
-            match poll(&mut fds, None) {
+            match poll(&mut fds, rest.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -82,5 +95,13 @@ impl<'a> Listener<'a> {
                 _ => Err(error),
             },
         }
+    }
+}
+
+fn warn(error: &io::Error) {
+    static LIMIT: RateLimit = RateLimit::new();
+    if let Some(suppressed) = LIMIT.allow() {
+        let hint = hint(error);
+        log::warn!("cannot accept a client, and tries again: {error}{hint} ({suppressed} such lines suppressed)");
     }
 }

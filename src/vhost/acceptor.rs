@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::arrival::{Arrival, Connection, has_hung_up};
 use super::backend_channel::Header;
 use super::{Listen, Stop};
-use crate::descriptors::hint;
+use crate::descriptors::{have_run_out, hint};
 use crate::ratelimit::RateLimit;
 
 /// The maximum number of silent connections. One more closes the oldest.
@@ -115,14 +115,20 @@ impl<'a> Acceptor<'a> {
                 }
             }
             let wait = if soon { Wait::pause() } else { Wait { flags: PollFlags::IN, until: None } };
-            if self.wait(None, wait)?
-                && let Some(stream) = self.accept()?
-            {
-                if self.silent.len() >= MOST_SILENT {
-                    drop(self.silent.remove(0));
-                    warn("the oldest silent connection is closed to make room for others");
+            if !self.wait(None, wait)? {
+                continue;
+            }
+            match self.accept() {
+                Ok(None) => {}
+                Ok(Some(stream)) => {
+                    if self.silent.len() >= MOST_SILENT {
+                        drop(self.silent.remove(0));
+                        warn("the oldest silent connection is closed to make room for others");
+                    }
+                    self.silent.push(Connection::new(stream));
                 }
-                self.silent.push(Connection::new(stream));
+                Err(error) if have_run_out(&error) => self.rest(&error),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -166,10 +172,7 @@ impl<'a> Acceptor<'a> {
                         }
                     }
                     Ok(None) => {}
-                    Err(error) => {
-                        self.rest_until = Some(Instant::now() + REST);
-                        warn(&format!("cannot accept and close another connection: {error}{}", hint(&error)));
-                    }
+                    Err(error) => self.rest(&error),
                 }
             }
         }
@@ -194,6 +197,12 @@ impl<'a> Acceptor<'a> {
             Err(Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Accepts nothing for a while, because that has failed.
+    fn rest(&mut self, error: &io::Error) {
+        self.rest_until = Some(Instant::now() + REST);
+        warn(&format!("cannot accept a connection, and tries again: {error}{}", hint(error)));
     }
 
     fn accept(&mut self) -> io::Result<Option<UnixStream>> {
