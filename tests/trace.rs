@@ -195,8 +195,10 @@ fn a_file_that_is_no_trace_is_not_overwritten() {
     assert_eq!(std::fs::read_to_string(&path).expect("file"), "precious");
     // The program overwrites old traces. A second trace ends the first.
     let (old, new) = (directory.path().join("old"), directory.path().join("new"));
-    for path in [&old, &new, &old] {
-        device.observer().start_trace(path).expect("trace");
+    for trace in [&old, &new, &old] {
+        device.observer().start_trace(trace).expect("trace");
+        // One that is refused ends none.
+        assert!(device.observer().start_trace(&path).is_err());
         some_requests(&mut guest);
     }
     device.observer().stop_trace().expect("trace");

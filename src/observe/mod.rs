@@ -136,12 +136,12 @@ impl Observer {
     /// Starts a trace into a file, and ends the previous one.
     ///
     /// # Errors
-    /// When the file cannot be created or written, or exists and is not a trace. Also when it is not that of
-    /// [`Observer::only_trace_to`]; the previous trace then continues.
+    /// When the file cannot be created, exists and is not a trace, or is not that of [`Observer::only_trace_to`]; the
+    /// previous trace then continues. Also when the file cannot be written.
     pub fn start_trace(self: &Arc<Self>, file: &Path) -> io::Result<()> {
-        self.tracer.check(file)?;
+        let opened = self.tracer.open(file)?;
         self.wanted.fetch_and(!TRACE, Ordering::Relaxed);
-        self.tracer.start(self, file)?;
+        self.tracer.start(self, file, opened)?;
         clock::prepare();
         self.epoch.store(clock::ticks(), Ordering::Relaxed);
         self.wanted.fetch_or(TRACE, Ordering::Release);

@@ -76,15 +76,20 @@ impl Tracer {
         self.only.set(file).map_err(|_| io::Error::other("the file of traces is chosen already"))
     }
 
-    /// Whether a trace into this file is possible, as far as that is known without opening it.
-    pub fn check(&self, path: &Path) -> io::Result<()> {
+    /// Opens the file for a trace, if one is possible. A trace that runs goes on.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
         let how = "the sandbox lets the device open no file; ";
         let error = match self.only.get() {
-            None => return Ok(()),
+            None => {
+                let mut file = open(path)?;
+                check(&mut file)?;
+                return Ok(file);
+            }
             Some(None) => format!("{how}name it with --trace when you start the device, or use --sandbox none"),
             Some(Some((only, file))) if only == path => match file.metadata()?.nlink() {
                 0 => format!("the file was removed, and {how}start it again, or use --sandbox none"),
-                _ => return Ok(()),
+                // The trace that runs may write to it, at the same position: it is checked later.
+                _ => return file.try_clone(),
             },
             Some(Some((only, _))) => {
                 format!("{how}write to {}, which was named with --trace, or use --sandbox none", only.display())
@@ -93,23 +98,13 @@ impl Tracer {
         Err(io::Error::other(error))
     }
 
-    /// The emptied file for a trace.
-    fn file(&self, path: &Path) -> io::Result<File> {
-        let mut file = match self.only.get() {
-            Some(Some((_, file))) => file.try_clone()?,
-            _ => open(path)?,
-        };
+    /// Starts a trace into a file from [`open`](Self::open), and ends the previous one. The workers must have been told
+    /// of its end before.
+    pub fn start(&self, observer: &Arc<Observer>, path: &Path, mut file: File) -> io::Result<()> {
+        self.stop(observer);
         if check(&mut file)? {
             file.set_len(0)?;
         }
-        Ok(file)
-    }
-
-    /// Starts a trace, and ends the previous one.
-    pub fn start(&self, observer: &Arc<Observer>, path: &Path) -> io::Result<()> {
-        self.check(path)?;
-        self.stop(observer);
-        let mut file = self.file(path)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64); // until 2554
         file.write_all(&header(now))?;
         // Discards what an earlier trace has left behind.
