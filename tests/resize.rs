@@ -276,6 +276,8 @@ fn sizes_that_cannot_be() {
     let error = guest.device.resize(None).expect_err("blocks");
     assert!(error.to_string().contains(&(8 * MIB + 4096).to_string()), "{error}");
     assert!(matches!(guest.device.resize(Some(9 * MIB + 1)), Err(ResizeError::Blocks { .. })));
+    let error = guest.device.resize(Some(u64::MAX)).expect_err("blocks");
+    assert!(error.to_string().ends_with("not a multiple of the block size 4096"), "there is no next one: {error}");
     set(0);
     assert!(matches!(guest.device.resize(None), Err(ResizeError::Empty)));
     set(16 * MIB);

@@ -18,10 +18,7 @@ pub enum ResizeError {
     NoDisk { lun: usize, disks: usize },
     #[error("an image of 0 bytes cannot be a disk; enlarge it, for example: truncate -s 1G FILE")]
     Empty,
-    #[error(
-        "{bytes} bytes are not a multiple of the block size {block}; the next one that is: {}",
-        bytes.next_multiple_of(u64::from(*block))
-    )]
+    #[error("{bytes} bytes are not a multiple of the block size {block}{}", next_multiple(*bytes, *block))]
     Blocks { bytes: u64, block: u32 },
     #[error(
         "the disk would shrink from {before} to {bytes} bytes while a frontend is connected, and lose data in use; \
@@ -40,6 +37,11 @@ pub enum ResizeError {
     NotOurs { what: &'static str },
     #[error("the image cannot be resized: {0}")]
     System(#[from] io::Error),
+}
+
+fn next_multiple(bytes: u64, block: u32) -> String {
+    let next = bytes.checked_next_multiple_of(block.into());
+    next.map(|next| format!("; the next one that is: {next}")).unwrap_or_default()
 }
 
 impl Image {
