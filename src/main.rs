@@ -107,7 +107,7 @@ fn run(args: &Args) -> Result<()> {
     let bytes = more_disks.iter().fold(disk.image().len(), |bytes, disk| bytes.saturating_add(disk.image().len()));
     let banner = banner(args, &disk, bytes, &engine, &config);
     let queues = config.num_queues;
-    if config.keep_keys_on_reset {
+    if config.keep_keys_on_reset && config.engine.keyslots > 0 {
         log::warn!(
             "keys survive a reset of the device: after a reboot the guest finds the keys of the previous boot in their slots; \
              the keys are lost when the frontend disconnects"

@@ -40,6 +40,9 @@ fn a_personality_from_a_file() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("engine own: 5 keyslots, 2 request queues"), "{text}");
     assert!(text.contains("keys survive a reset"), "{text}");
+    // Without keyslots there are none to keep.
+    let (code, text) = run("summary = \"x\"\nkeyslots = 0\nkeys_on_reset = \"kept\"\n");
+    assert!(code == Some(0) && !text.contains("keys survive"), "{text}");
     let (code, text) = run("summary = \"x\"\nkeyslots = 5000\n");
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("own.toml: keyslots is 5000; allowed is 0 to 4096"), "{text}");
