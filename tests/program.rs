@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::process::*;
+use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 
 #[test]
@@ -245,6 +246,26 @@ fn a_silent_frontend_delays_no_signal() {
     let (code, text) = running.terminate();
     // The device waits 5 seconds for a reply.
     assert!(code == Some(0) && started.elapsed() < Duration::from_secs(3), "{:?}: {text}", started.elapsed());
+}
+
+/// However often a frontend sends messages that are worth a line in the log.
+#[test]
+fn a_frontend_cannot_fill_the_log() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut frontend = talk(files.connect());
+    let all = frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES");
+    frontend.set_protocol_features(all).expect("SET_PROTOCOL_FEATURES");
+    let no_socket = File::open(files.image()).expect("image");
+    for _ in 0..50 {
+        frontend.set_owner().expect("SET_OWNER");
+        frontend.set_backend_request_fd(&no_socket).expect("SET_BACKEND_REQ_FD");
+    }
+    // It has a reply: the messages before are done.
+    frontend.get_features().expect("GET_FEATURES");
+    let (_, text) = running.terminate();
+    let lines = ["starts over", "channel cannot be used"].map(|line| text.matches(line).count());
+    assert_eq!(lines, [10, 10], "{text}");
 }
 
 /// A second signal ends the program even if the disk hangs in the last flush.

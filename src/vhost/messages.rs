@@ -36,7 +36,10 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     fn set_owner(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.owned, true) {
             // QEMU does this when the device is unplugged and plugged again on the same character device.
-            log::info!("the frontend starts over");
+            static LIMIT: RateLimit = RateLimit::new();
+            if let Some(suppressed) = LIMIT.allow() {
+                log::info!("the frontend starts over ({suppressed} such lines suppressed)");
+            }
             self.begin_anew()?;
         }
         Ok(())

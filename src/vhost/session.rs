@@ -18,6 +18,7 @@ use super::refusal;
 use super::worker::{WorkerOptions, WorkerThread};
 use super::{VirtioDevice, WorkerConfig};
 use crate::queue::{Paused, Vring};
+use crate::ratelimit::RateLimit;
 
 /// The state of a connection. Dropping it drains the queues and resets the device for the next frontend.
 pub struct Session<D: VirtioDevice> {
@@ -72,7 +73,14 @@ impl<D: VirtioDevice> Session<D> {
             Ok(_) => log::debug!(
                 "the frontend's backend channel is not used: the frontend has not negotiated the features for it"
             ),
-            Err(error) => log::warn!("the frontend's backend channel cannot be used: {error}"),
+            Err(error) => {
+                static LIMIT: RateLimit = RateLimit::new();
+                if let Some(suppressed) = LIMIT.allow() {
+                    log::warn!(
+                        "the frontend's backend channel cannot be used: {error} ({suppressed} such lines suppressed)"
+                    );
+                }
+            }
         }
         Ok(())
     }
