@@ -118,10 +118,6 @@ fn run(args: &Args) -> Result<()> {
     )?;
     more_disks.into_iter().for_each(|disk| device.add_disk(disk));
     let device = Arc::new(device);
-    device.engine().check_locked_memory(workers.workers).context(
-        "cannot lock the memory for keys that come with requests, 256 KiB for each worker; raise the limit (ulimit -l, \
-         LimitMEMLOCK=) or use fewer --workers",
-    )?;
 
     args.faults.add_to(device.faults())?;
     let about = about(args, &engine.name, &device)?;
@@ -129,6 +125,8 @@ fn run(args: &Args) -> Result<()> {
     let stop = Arc::new(Stop::new()?);
     descriptors::warn_of_need(most_descriptors(usize::from(queues) + 1, workers.workers));
     sandbox(args, &device, workers.workers, trace.as_deref())?;
+    // Without the capabilities that the sandbox has taken away. Otherwise each frontend would be refused, later.
+    check_locked_memory(args, &device, workers.workers)?;
 
     // Only the signal thread takes signals.
     threads::take_signals(false);
@@ -197,6 +195,21 @@ fn run(args: &Args) -> Result<()> {
     served?;
     flushed?;
     written
+}
+
+/// Whether the memory that a frontend takes can be locked.
+fn check_locked_memory(args: &Args, device: &Arc<Device>, workers: usize) -> Result<()> {
+    device.engine().check_locked_memory(workers).context(
+        "cannot lock the memory for keys that come with requests, 256 KiB for each worker; raise the limit (ulimit -l, \
+         LimitMEMLOCK=) or use fewer --workers",
+    )?;
+    if args.ufs {
+        ufs::Controller::new(device).context(
+            "cannot lock the memory of the host controller's key registers, 16 KiB; raise the limit (ulimit -l, LimitMEMLOCK=) \
+             or use fewer --keyslots",
+        )?;
+    }
+    Ok(())
 }
 
 /// The disk, and the other logical units' of a UFS host controller.

@@ -6,8 +6,7 @@
 //! request. Methods of the observer count everything else (commands, resets). [`Observer::stats`] adds it all up.
 //!
 //! The workers share no memory that they write: the counters of a queue and of a worker have one writer each. Clocks
-//! are read only while latencies or a trace are wanted.
-//! read only while somebody wants latencies or a trace.
+//! are read only while somebody wants latencies or a trace.
 
 #![forbid(unsafe_code)]
 

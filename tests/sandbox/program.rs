@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use libtest_mimic::Trial;
+use rustix::thread::CapabilitySet;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -224,27 +225,38 @@ fn file_size_limit(options: &[&str]) {
     device.finish();
 }
 
+/// A device with this limit of locked memory, and without a capability that would lift it.
+fn start_with_limit(kib: u64, without: CapabilitySet, options: &[&str]) -> Device {
+    let directory = tempfile::TempDir::new().expect("directory");
+    let control = directory.path().join("control").display().to_string();
+    let options = [&["--sandbox", "require", "--control", &control], options].concat();
+    Device::start_in(directory, &options, |command| {
+        let limit = rustix::process::Rlimit { current: Some(kib << 10), maximum: Some(kib << 10) };
+        // SAFETY: these are two system calls.
+        unsafe {
+            command.pre_exec(move || {
+                if rustix::process::geteuid().is_root() {
+                    rustix::thread::remove_capability_from_bounding_set(without)?;
+                }
+                Ok(rustix::process::setrlimit(rustix::process::Resource::Memlock, limit)?)
+            })
+        };
+    })
+}
+
+/// What a frontend will need is locked at the start, as the sandbox allows it, or the device does not start.
+fn memory_for_frontends() {
+    // The device can lock what it likes until the sandbox takes this capability, and cannot raise the limit.
+    let mut device = start_with_limit(128, CapabilitySet::SYS_RESOURCE, &["--keyslots", "0", "--workers", "1"]);
+    device.wait(Device::exited);
+    assert_eq!(device.child.wait().expect("wait").code(), Some(1), "{}", device.log());
+    assert!(device.log().contains("256 KiB for each worker; raise the limit (ulimit -l"), "{}", device.log());
+}
+
 /// A fault that needs other keys gets its memory at once or is refused. Program commands then work.
 fn memory_for_other_keys() {
-    let start = |kib: u64, fault: &[&str]| {
-        let directory = tempfile::TempDir::new().expect("directory");
-        let control = directory.path().join("control").display().to_string();
-        let options = [&["--sandbox", "require", "--control", &control], fault].concat();
-        Device::start_in(directory, &options, |command| {
-            let limit = rustix::process::Rlimit { current: Some(kib << 10), maximum: Some(kib << 10) };
-            // SAFETY: these are two system calls.
-            unsafe {
-                command.pre_exec(move || {
-                    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
-                    if rustix::process::geteuid().is_root() {
-                        // A privileged process has no limit.
-                        remove_capability_from_bounding_set(CapabilitySet::IPC_LOCK)?;
-                    }
-                    Ok(rustix::process::setrlimit(rustix::process::Resource::Memlock, limit)?)
-                })
-            };
-        })
-    };
+    // A privileged process has no limit.
+    let start = |kib, fault: &[&str]| start_with_limit(kib, CapabilitySet::IPC_LOCK, fault);
     let program_all = |device: &Device| {
         let mut guest = device.guest();
         let control = guest.control();
@@ -366,6 +378,7 @@ pub fn trials() -> Vec<Trial> {
         trials.push(super::trial(name, obstacle(options), || file_size_limit(options)));
     }
     trials.push(super::trial("program::memory_for_other_keys", None, memory_for_other_keys));
+    trials.push(super::trial("program::memory_for_frontends", None, memory_for_frontends));
     for (name, options) in &ways[..6] {
         let name = format!("program::another_size_{name}");
         trials.push(super::trial(name, obstacle(options), || another_size(options, false)));
