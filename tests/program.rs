@@ -229,8 +229,15 @@ fn signals_end_it_well() {
 /// A frontend that does not confirm a new size does not delay the end.
 #[test]
 fn a_silent_frontend_delays_no_signal() {
+    for by_signal in [true, false] {
+        silent_frontend(by_signal);
+    }
+}
+
+fn silent_frontend(by_signal: bool) {
     let files = Files::new();
-    let running = Running::start(&files, &[]);
+    let control = files.path("control").display().to_string();
+    let running = Running::start(&files, &["--control", &control]);
     let mut frontend = talk(files.connect());
     let all = frontend.get_protocol_features().expect("GET_PROTOCOL_FEATURES");
     frontend.set_protocol_features(all).expect("SET_PROTOCOL_FEATURES");
@@ -240,10 +247,16 @@ fn a_silent_frontend_delays_no_signal() {
     // It has a reply: the message before is done.
     frontend.get_features().expect("GET_FEATURES");
     File::options().write(true).open(files.image()).expect("image").set_len(2 << 20).expect("image");
-    running.signal(libc::SIGHUP);
+    let mut ctl = program();
+    let ctl = ctl.args(["ctl", "--control", &control, "resize"]).stdout(Stdio::null());
+    let ctl = (!by_signal).then(|| Running(ctl.spawn().expect("ctl")));
+    if by_signal {
+        running.signal(libc::SIGHUP);
+    }
     ours.read_exact(&mut [0; 12]).expect("CONFIG_CHANGE_MSG");
     let started = Instant::now();
     let (code, text) = running.terminate();
+    drop(ctl);
     // The device waits 5 seconds for a reply.
     assert!(code == Some(0) && started.elapsed() < Duration::from_secs(3), "{:?}: {text}", started.elapsed());
 }

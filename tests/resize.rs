@@ -107,6 +107,21 @@ fn the_frontend_is_told() {
     }
 }
 
+/// A disk that was unplugged and is plugged in again: QEMU opens the new backend channel before it sends SET_OWNER again.
+#[test]
+fn a_frontend_that_starts_over_is_told() {
+    let mut guest = with(CONFIRMING);
+    let (_, before) = listen(&mut guest, true);
+    let (sectors, _thread) = listen(&mut guest, true);
+    // The device has closed the replaced channel.
+    before.join().expect("the channel before");
+    guest.frontend().set_owner().expect("SET_OWNER");
+    guest.frontend().get_features().expect("GET_FEATURES");
+    let resized = guest.device.resize(Some(9 * MIB)).expect("resized");
+    assert_eq!((resized.frontend, resized.reason), (FrontendKnows::Told, None));
+    assert_eq!(sectors.load(Ordering::SeqCst), 9 * 2048);
+}
+
 /// Without a channel, the driver finds the new size when it reads the configuration space.
 #[test]
 fn a_frontend_that_cannot_be_told() {

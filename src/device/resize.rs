@@ -60,12 +60,17 @@ impl ResizeNotifier {
 
     /// A frontend has connected or disconnected.
     pub fn set_connected(&self, connected: bool) {
-        self.with(|frontend| *frontend = Frontend { connected, ..Frontend::default() });
+        let before = self.with(|frontend| std::mem::replace(frontend, Frontend { connected, ..Frontend::default() }));
+        if let Some(notifier) = before.notifier {
+            notifier.close();
+        }
     }
 
     /// Sets the notifier of the frontend.
     pub fn set_notifier(&self, notifier: Notifier) {
-        self.with(|frontend| frontend.notifier = Some(Arc::new(notifier)));
+        if let Some(before) = self.with(|frontend| frontend.notifier.replace(Arc::new(notifier))) {
+            before.close();
+        }
     }
 
     /// A queue has been started: tells the frontend again what it may have missed. QEMU's vhost-user-blk gives the

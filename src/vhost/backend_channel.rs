@@ -10,6 +10,7 @@
 
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
@@ -138,11 +139,11 @@ fn stream(socket: OwnedFd) -> io::Result<UnixStream> {
 
 /// Tells a frontend by its backend channel that the configuration space has changed.
 pub struct Notifier {
-    channel: Mutex<BackendChannel>,
+    socket: UnixStream,
+    replies: Mutex<Replies>,
 }
 
-struct BackendChannel {
-    socket: UnixStream,
+struct Replies {
     /// The frontend confirms messages (VHOST_USER_PROTOCOL_F_REPLY_ACK).
     confirms: bool,
     /// Messages without a reply so far; replies come in order.
@@ -154,7 +155,13 @@ struct BackendChannel {
 impl Notifier {
     /// Uses the frontend's socket; `confirms` if VHOST_USER_PROTOCOL_F_REPLY_ACK was negotiated.
     pub fn new(socket: UnixStream, confirms: bool) -> Self {
-        Self { channel: Mutex::new(BackendChannel { socket, confirms, open: 0, broken: false }) }
+        Self { socket, replies: Mutex::new(Replies { confirms, open: 0, broken: false }) }
+    }
+
+    /// The frontend has gone: nobody waits for its reply any more.
+    pub fn close(&self) {
+        // It fails if the frontend has closed its end.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// Tells the frontend, and waits for its reply if it sends one. The frontend may read the configuration space
@@ -164,30 +171,30 @@ impl Notifier {
     /// # Errors
     /// When the channel is closed or full, when the frontend refuses, or when it does not reply in time.
     pub fn config_changed(&self) -> io::Result<()> {
-        let mut channel = lock(&self.channel);
-        channel.send_config_changed()?;
-        channel.wait_for_reply()
+        let mut replies = lock(&self.replies);
+        replies.send_config_changed(&self.socket)?;
+        replies.wait(&self.socket)
     }
 
     /// Tells the frontend without waiting, for the thread that serves its messages.
     pub fn send_config_changed(&self) {
         // If another thread is telling it right now, that is enough.
-        if let Ok(mut channel) = self.channel.try_lock()
-            && let Err(error) = channel.send_config_changed()
+        if let Ok(mut replies) = self.replies.try_lock()
+            && let Err(error) = replies.send_config_changed(&self.socket)
         {
             log::warn!("cannot tell the frontend the new size of the disk: {error}");
         }
     }
 }
 
-impl BackendChannel {
-    fn send_config_changed(&mut self) -> io::Result<()> {
+impl Replies {
+    fn send_config_changed(&mut self, socket: &UnixStream) -> io::Result<()> {
         if self.broken {
             return Err(wrong("the backend channel is broken"));
         }
         let flags = VERSION | if self.confirms { NEED_REPLY } else { 0 };
         let message = Header { request: CONFIG_CHANGE_MSG, flags, size: 0 }.to_bytes();
-        let sent = send(&self.socket, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        let sent = send(socket, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
         if sent != message.len() {
             return Err(wrong("the backend channel is full"));
         }
@@ -195,13 +202,13 @@ impl BackendChannel {
         Ok(())
     }
 
-    fn wait_for_reply(&mut self) -> io::Result<()> {
+    fn wait(&mut self, socket: &UnixStream) -> io::Result<()> {
         if !self.confirms {
             return Ok(());
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let value = self.read_reply(deadline)?;
+            let value = self.read(socket, deadline)?;
             self.open = self.open.saturating_sub(1);
             match (self.open, value) {
                 (0, 0) => return Ok(()),
@@ -212,15 +219,15 @@ impl BackendChannel {
         }
     }
 
-    fn read_reply(&mut self, deadline: Instant) -> io::Result<u64> {
+    fn read(&mut self, socket: &UnixStream, deadline: Instant) -> io::Result<u64> {
         let mut bytes = [0; Header::BYTES + 8];
         let mut done = 0;
         while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            if !self.readable(deadline)? {
+            if !readable(socket, deadline)? {
                 self.broken = done > 0;
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the frontend has not replied within 5 seconds"));
             }
-            match recv(&self.socket, rest, RecvFlags::DONTWAIT) {
+            match recv(socket, rest, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(io::ErrorKind::ConnectionReset.into()),
                 Ok((read, _)) => done += read,
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
@@ -235,15 +242,15 @@ impl BackendChannel {
         }
         Ok(value.first_chunk().map_or(0, |value| u64::from_ne_bytes(*value)))
     }
+}
 
-    /// Waits for data. Returns false at the deadline.
-    fn readable(&self, deadline: Instant) -> io::Result<bool> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(true),
-            Err(error) => Err(error.into()),
-        }
+/// Waits for data. Returns false at the deadline.
+fn readable(socket: &UnixStream, deadline: Instant) -> io::Result<bool> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+    match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }

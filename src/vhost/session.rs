@@ -149,9 +149,8 @@ impl<D: VirtioDevice> Session<D> {
             vring.set_log(None);
         }
         self.memory.clear()?;
+        // The connection goes on. QEMU has opened its backend channel a moment before.
         self.device.disconnected();
-        self.device.hung_up();
-        self.device.connected();
         Ok(())
     }
 
