@@ -146,8 +146,8 @@ fn run(args: &Args) -> Result<()> {
         let device = Arc::clone(&device);
         move || hang_ups.iter().for_each(|()| look_at_the_size(&device))
     })?;
-    let handle = signals.handle();
-    let watcher = threads::named("signals").spawn({
+    // It lives as long as the process: whatever hangs at the end, a signal ends it.
+    threads::named("signals").spawn({
         let stop = Arc::clone(&stop);
         move || {
             threads::take_signals(true);
@@ -188,10 +188,6 @@ fn run(args: &Args) -> Result<()> {
     if let Some(error) = device.observer().stop_trace().and_then(|trace| trace.error) {
         log::warn!("the trace is not complete: {error}");
     }
-    // Only now: the disk may hang, and this thread takes the signal to exit at once.
-    handle.close();
-    // The thread ends when its signals are closed. It returns nothing.
-    let _ = watcher.join();
     served?;
     flushed?;
     written
