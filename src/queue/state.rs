@@ -178,8 +178,14 @@ impl VringState {
                 return Ok(());
             }
         };
-        if !heads.is_empty() {
-            log::info!("queue {index}: {} requests were in flight and are served again", heads.len());
+        static LIMIT: RateLimit = RateLimit::new();
+        if !heads.is_empty()
+            && let Some(suppressed) = LIMIT.allow()
+        {
+            let requests = heads.len();
+            log::info!(
+                "queue {index}: {requests} requests were in flight and are served again ({suppressed} such lines suppressed)"
+            );
         }
         // Every chain taken was either returned or is in flight; the ring has descriptors for at most that many.
         self.queue.set_next_avail(used.wrapping_add(heads.len() as u16));
