@@ -73,9 +73,10 @@ impl Engine {
                 self.empty(claim, slot).await;
                 return Err(Failure::Fault);
             }
-            let load = || self.load(&mut claim, programming, config);
-            // A fault's copies of the key take more stack.
-            if programming.key.key_type == Some(KeyType::Raw) && !self.faults.kept.keeping() {
+            // For a fault. The copies take more stack.
+            let keep = self.faults.kept.keeping();
+            let load = || self.load(&mut claim, programming, config, keep);
+            if programming.key.key_type == Some(KeyType::Raw) && !keep {
                 with_wiped_stack::<PROGRAM_STACK, _>(load)?;
             } else {
                 with_wiped_stack::<COMMAND_STACK, _>(load)?;
@@ -124,7 +125,13 @@ impl Engine {
     }
 
     /// Copies the key from guest memory and publishes it. The caller wipes the stack.
-    fn load(&self, claim: &mut Claim<'_>, programming: &Programming<'_>, config: KeyConfig) -> Result<(), Failure> {
+    fn load(
+        &self,
+        claim: &mut Claim<'_>,
+        programming: &Programming<'_>,
+        config: KeyConfig,
+        keep: bool,
+    ) -> Result<(), Failure> {
         let key = programming.read_key();
         check_guest_memory()?;
         let bytes = usize::try_from(programming.key.key_size).ok().and_then(|size| key.get(..size));
@@ -141,7 +148,9 @@ impl Engine {
             self.observer.count_equal_halves();
         }
         let generation = self.keyslots.next_generation();
-        self.keep_key(programming.slot, generation, key)?;
+        if keep {
+            self.faults.kept.programmed(programming.slot, generation, self.config.crypto_engine, key)?;
+        }
         claim.publish(generation, key, config);
         Ok(())
     }

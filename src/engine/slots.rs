@@ -1,22 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Emptying keyslots, and the copies of keys that faults need.
+//! Emptying keyslots, with the copies of keys that faults need.
 
-use scattered_xts::KEY_BYTES;
-
-use super::{Engine, Failure};
+use super::Engine;
 use crate::keyslot::{Claim, Evicted, NoSuchSlot};
 use crate::request::NO_SLOT;
 
 impl Engine {
-    /// Keeps a copy of a programmed key, if a fault needs it.
-    pub(super) fn keep_key(&self, slot: u32, generation: u64, key: &[u8; KEY_BYTES]) -> Result<(), Failure> {
-        if self.faults.kept.keeping() {
-            self.faults.kept.programmed(slot, generation, self.config.crypto_engine, key)?;
-        }
-        Ok(())
-    }
-
     /// Empties a slot, and waits until no request uses its key.
     pub(super) async fn empty_slot(&self, slot: u32) -> Result<Evicted, NoSuchSlot> {
         Ok(self.empty(self.keyslots.claim(slot).await?, slot).await)
