@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -52,12 +53,14 @@ fn descriptors_run_out_between_frontends() {
         let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
         let before = limit(Some(5), maximum);
         let waiting = files.connect();
-        std::thread::sleep(Duration::from_millis(500));
-        assert!(!running.exited(), "{}", running.finish().1);
+        let mut log = BufReader::new(running.0.stderr.take().expect("standard error"));
+        let mut text = String::new();
+        while !text.contains("and tries again: Too many open files") {
+            assert!(log.read_line(&mut text).expect("standard error") > 0, "{text}");
+        }
         limit(before.current, before.maximum);
         serve(waiting);
-        let (code, text) = running.terminate();
-        assert!(code == Some(0) && text.contains("and tries again: Too many open files"), "{text}");
+        assert_eq!(running.terminate().0, Some(0));
     }
 }
 

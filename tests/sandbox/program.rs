@@ -123,7 +123,7 @@ fn control_socket_and_trace() {
     exercise(&mut guest, true);
     // All threads, those of the control socket and of the trace, too.
     let names = device.status("Name");
-    for name in ["control", "trace", "signals"] {
+    for name in ["control", "trace", "signals", "resize"] {
         assert!(names.iter().any(|found| found == name), "{names:?}");
     }
     assert!(device.status("Seccomp").iter().all(|line| line == "2"), "every thread is in the sandbox");
