@@ -143,7 +143,7 @@ replug_case() {
 # resize_case: the disk grows from 128 to 256 and 320 MiB while files on it are written and verified. The cases name the steps
 # on the host: grow by ctl, fail to shrink, and grow the image and send a signal.
 resize_case() {
-	local size fio file last at new place
+	local size file last at new place
 	make_files tree 0
 	# Longer than what ext4 reserves when all space is used.
 	make_files tree/long 100 $((8 << 20))
@@ -155,11 +155,7 @@ resize_case() {
 	for file in 0 1 2 3; do
 		fallocate -l 4M "$MNT/busy/busy.$file.0"
 	done
-	while [ ! -e /tmp/enough ]; do
-		fio --name=busy --directory="$MNT/busy" --rw=randrw --bsrange=4k-64k --size=4M --numjobs=4 --ioengine=libaio \
-			--iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" || exit 1
-	done &
-	fio=$!
+	begin_busy --size=4M --numjobs=4 --iodepth=16
 	# Use all free space: later files can only be in the new part.
 	dd if=/dev/zero of="$MNT/filler" bs=1M status=none 2> /dev/null || true
 	last=$((128 << 20))
@@ -182,9 +178,7 @@ resize_case() {
 		dd if=/dev/zero of="$MNT/filler-$size" bs=1M status=none 2> /dev/null || true
 		last=$((size << 20))
 	done
-	: > /tmp/enough
-	wait $fio || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
-	rm "$MNT"/busy/*
+	end_busy
 	drop_caches
 	for size in 256 320; do
 		same_files "$OUT/plain/tree" "$MNT/secret/tree-$size"
@@ -257,8 +251,10 @@ survive_kills() {
 	begin_kills
 	while kills_left; do
 		round=$((round + 1)) running=
-		fio_while_killed direct --directory="$MNT/secret" --ioengine=$engine --iodepth=16 --bsrange=4k-64k --direct=1 --fsync=20
-		fio_while_killed buffered --directory="$MNT/sectors" --ioengine=psync --bsrange=512-32k --fdatasync=50 --end_fsync=1
+		fio_while_killed direct --directory="$MNT/secret" --ioengine=$engine --iodepth=16 --bsrange=4k-64k --direct=1 --fsync=20 \
+			--verify_pattern="\"$SENTINEL\""
+		fio_while_killed buffered --directory="$MNT/sectors" --ioengine=psync --bsrange=512-32k --fdatasync=50 --end_fsync=1 \
+			--verify_pattern="\"$SENTINEL\""
 		fio_while_killed open --directory="$MNT/open" --ioengine=$engine --iodepth=8 --bs=4k --direct=1 --fsync=20
 		fio_while_killed raw --filename="$DISK" --offset=160M --ioengine=$engine --iodepth=8 --bsrange=4k-64k --direct=1 --fsync=20
 		cp -r "$OUT/plain/tree" "$MNT/secret/tree-$round"

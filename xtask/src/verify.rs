@@ -80,7 +80,7 @@ pub fn search(program: &Path, image: &Path, text: &str, dir: &Path) -> Result<()
     let log = dir.join("search.log");
     let mut search = command(program);
     search.arg(image).arg("--search").arg(text);
-    run_logged(&mut search, &log).with_context(|| format!("plaintext on the image:\n{}", tail(&log, 5)))
+    run_logged(&mut search, &log).with_context(|| format!("the search of the image failed:\n{}", tail(&log, 5)))
 }
 
 /// Runs it on an image and the results of the case that wrote it.
