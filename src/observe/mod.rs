@@ -136,7 +136,7 @@ impl Observer {
     ///
     /// # Errors
     /// When the file cannot be created, exists and is not a trace, or is not that of [`Observer::only_trace_to`]; the
-    /// previous trace then continues. Also when the file cannot be written.
+    /// previous trace then continues. Also when the file cannot be written, or is that one and no trace any more.
     pub fn start_trace(self: &Arc<Self>, file: &Path) -> io::Result<()> {
         let opened = self.tracer.open(file)?;
         self.wanted.fetch_and(!TRACE, Ordering::Relaxed);

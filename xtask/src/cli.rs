@@ -154,7 +154,7 @@ pub struct TestArgs {
     /// Guest cases that run at a time [default: 2, or 1 on a machine with one CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     pub jobs: Option<u8>,
-    /// Also run the guest cases that take minutes
+    /// Also run what takes minutes: some guest cases, the fuzz targets, builds of the driver for other kernels
     #[arg(long)]
     pub long: bool,
     /// Also keep the disk images of cases that passed

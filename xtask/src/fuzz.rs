@@ -29,8 +29,8 @@ const TARGETS: [&str; 9] = [
     "ufs_transfers",
 ];
 const PACKAGE: &str = "vhost-user-blk-crypto-fuzz";
-/// For each target in `cargo xtask test`.
-const SECONDS_IN_TEST: u32 = 20;
+/// For each target in `cargo xtask test --long`.
+const SECONDS_IN_TEST: u32 = 40;
 /// Targets that run at a time.
 const AT_ONCE: usize = 2;
 
@@ -66,7 +66,7 @@ pub fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
     Ok(report.finish())
 }
 
-/// The part of `cargo xtask test`.
+/// The part of `cargo xtask test --long`.
 pub fn check(paths: &Paths, report: &mut Report) {
     all(paths, &TARGETS, SECONDS_IN_TEST, report);
 }

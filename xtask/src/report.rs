@@ -4,6 +4,9 @@
 use crate::progress;
 use std::time::Duration;
 
+/// Why something is skipped.
+pub const TAKES_MINUTES: &str = "takes minutes: give --long";
+
 /// All verdicts of a run.
 #[derive(Default)]
 pub struct Report {

@@ -6,7 +6,7 @@ use crate::paths::Paths;
 use crate::plan::Plan;
 use crate::process::{self, run_logged};
 use crate::progress::{line, timed};
-use crate::report::Report;
+use crate::report::{Report, TAKES_MINUTES};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +16,7 @@ use std::time::Duration;
 const LINTS_OF: u32 = 95;
 
 /// Runs those that the plan has.
-pub fn run(paths: &Paths, report: &mut Report, plan: &Plan) {
+pub fn run(paths: &Paths, report: &mut Report, plan: &Plan, long: bool) {
     if plan.lints {
         let mut clippy = vec!["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         let version = process::output(cargo(paths).arg("--version")).unwrap_or_default();
@@ -45,8 +45,11 @@ pub fn run(paths: &Paths, report: &mut Report, plan: &Plan) {
         cargo.args(["test", "--release"]).args(packages).args(tests);
         check(paths, report, "cargo test, optimised", &mut cargo);
     }
-    if plan.fuzz {
+    if plan.fuzz && long {
         crate::fuzz::check(paths, report);
+    } else if plan.fuzz {
+        // `cargo test` has run its corpus and random bytes.
+        report.skip("fuzzing", Duration::ZERO, TAKES_MINUTES);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::cli::TestArgs;
 use crate::paths::Paths;
 use crate::plan::Plan;
 use crate::progress::timed;
-use crate::report::Report;
+use crate::report::{Report, TAKES_MINUTES};
 use crate::run_case::{self, Outcome};
 use crate::setup::{self, Prepared};
 use crate::{compare, driver, driver_builds, guest_root, packages};
@@ -16,9 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Why something is skipped.
-const TAKES_MINUTES: &str = "takes minutes: give --long";
 
 /// Runs the checks and prints the summary; true when nothing failed.
 pub fn run(paths: &Paths, args: &TestArgs) -> Result<bool> {
@@ -35,7 +32,7 @@ pub fn run(paths: &Paths, args: &TestArgs) -> Result<bool> {
         if let Err(e) = packages::ensure_rust_side(paths) {
             eprintln!("{e:#}");
         }
-        crate::rust_checks::run(paths, &mut report, &plan);
+        crate::rust_checks::run(paths, &mut report, &plan, args.long);
     }
     if plan.has_guest() {
         guest(paths, args, &plan, &mut report)?;
