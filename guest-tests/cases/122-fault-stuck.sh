@@ -25,7 +25,11 @@ make_fs "$DISK"
 mount_fs "$DISK" "$MNT"
 encrypted_dir "$MNT/secret" one
 encrypted_dir "$MNT/busy" two per-file 512
-begin_busy
+while [ ! -e /tmp/enough ]; do
+	fio --name=busy --directory="$MNT/busy" --rw=randrw --bsrange=4k-64k --size=2M --numjobs=2 --ioengine=libaio \
+		--iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" || exit 1
+done &
+fio=$!
 cp -r "$OUT/plain/tree" "$MNT/secret/before"
 sync
 host_step
@@ -47,13 +51,15 @@ copy=$!
 # Longer than the block layer's timeout of 30 s, which the driver ignores.
 sleep 35
 [ "$(in_flight)" -gt 0 ] || fail 'no request is stuck any more'
-kill -0 $BUSY || fail 'fio has ended'
+kill -0 $fio || fail 'fio has ended'
 kill -0 $copy || fail 'all files were copied'
 timeout 20 dd if="$DISK" of=/dev/null bs=4096 count=16 iflag=direct status=none || fail 'a plain request does not complete'
 note 'a plain read completed'
 host_step
 wait $copy
-end_busy
+: > /tmp/enough
+wait $fio || { tail -n 30 "$OUT/fio.txt"; fail 'fio found an error'; }
+rm "$MNT"/busy/*
 drop_caches
 for tree in before meanwhile; do
 	same_files "$OUT/plain/tree" "$MNT/secret/$tree"
