@@ -397,9 +397,9 @@ unknown_key_case() {
 	dmesg_clear
 	# shellcheck disable=SC2046 # two numbers
 	host_step $(used-ring "$FUNCTION" "$1")
-	sleep 1
-	# With one keyslot, each write programs a key. On a busy host the driver may see an answer before the host overwrites it.
-	for file in $(yes "new old" | head -n 25); do
+	# With one keyslot, each write programs a key. On a busy host the driver may see answers before the host overwrites them.
+	for file in $(yes "new old" | head -n 100); do
+		sleep 0.1
 		dd if=/dev/zero of="$MNT/two-keys/$file" bs=4096 count=1 oflag=direct conv=notrunc status=none || break
 	done
 	[ "$file" = new ] && file=old || file=new
