@@ -50,6 +50,7 @@ use crate::fscrypt::MasterKey;
 use crate::manifest::{BtrfsFile, Entry};
 use crate::plan::Plan;
 use crate::report::Report;
+use crate::scan::Hit;
 
 /// Verifies an image against the results of a test run.
 ///
@@ -68,8 +69,7 @@ pub fn verify(image: &Path, results: &Path) -> Result<Report> {
         .iter()
         .filter_map(|entry| Plan::new(entry, &keys, &results.join("plain")).transpose())
         .collect::<Result<_>>()?;
-    let mut file = File::open(image).with_context(|| format!("{}", image.display()))?;
-    let size = file.seek(SeekFrom::End(0))?;
+    let (file, size) = open(image)?;
     let mut report = Report::default();
     check_btrfs(&file, &entries, &keys, &results.join("plain"), &mut plans, &mut report)?;
     // Where nothing is encrypted, nothing is secret.
@@ -115,6 +115,19 @@ pub fn verify(image: &Path, results: &Path) -> Result<Report> {
     Ok(report)
 }
 
+/// Searches a whole image for pieces of a text.
+pub fn search(image: &Path, text: &str) -> Result<Vec<Hit>> {
+    let (file, size) = open(image)?;
+    scan::scan(&file, size, &scan::parse_sentinels(text)?)
+}
+
+/// An image and its size.
+fn open(image: &Path) -> Result<(File, u64)> {
+    let mut file = File::open(image).with_context(|| format!("{}", image.display()))?;
+    let size = file.seek(SeekFrom::End(0))?;
+    Ok((file, size))
+}
+
 /// Requires an entry for each plaintext: without one, a file was forgotten. Several btrfs may share what is there.
 fn every_plaintext_is_named(entries: &[Entry], plain_dir: &Path) -> Result<()> {
     let mut named = HashSet::new();
@@ -126,7 +139,7 @@ fn every_plaintext_is_named(entries: &[Entry], plain_dir: &Path) -> Result<()> {
             Entry::Names(_) => continue,
             Entry::Btrfs(_) => return Ok(()),
         };
-        named.insert(plain_dir.join(plain.trim_start_matches('/')));
+        named.insert(plan::plain_path(plain_dir, plain));
     }
     let mut directories = vec![plain_dir.to_owned()];
     directories.retain(|directory| directory.exists());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `fscrypt-verify`: the command line around [`fscrypt_verify::verify`] and [`fscrypt_verify::scan`].
+//! `fscrypt-verify`: the command line around [`fscrypt_verify::verify`] and [`fscrypt_verify::search`].
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use fscrypt_verify::scan;
 
 const USAGE: &str = "\
 usage: fscrypt-verify IMAGE RESULTS_DIR [--json FILE]
@@ -72,7 +71,7 @@ fn run(args: &Args) -> Result<bool> {
 
 /// True if the text is nowhere on the image.
 fn search(image: &Path, text: &str) -> Result<bool> {
-    let hits = scan::scan_image(image, &scan::parse_sentinels(text)?)?;
+    let hits = fscrypt_verify::search(image, text)?;
     for hit in &hits {
         println!("{hit}");
     }

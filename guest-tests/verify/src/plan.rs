@@ -5,7 +5,7 @@
 //! without a place or with two places, holes and unwritten extents under data that is not zero.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -188,11 +188,15 @@ pub fn master_key<'a>(policy: &Policy, keys: &'a [MasterKey]) -> Result<&'a Mast
     })
 }
 
+/// Where a file's plaintext is.
+pub fn plain_path(plain_dir: &Path, name: &str) -> PathBuf {
+    plain_dir.join(name.trim_start_matches('/'))
+}
+
 /// A file's plaintext.
 pub fn read_plain(plain_dir: &Path, name: &str) -> Result<Vec<u8>> {
-    let name = name.trim_start_matches('/');
     ensure!(!name.split('/').any(|part| part == ".."), "the plaintext's name leads out of the results: {name}");
-    let path = plain_dir.join(name);
+    let path = plain_path(plain_dir, name);
     fs::read(&path).with_context(|| format!("plaintext {}", path.display()))
 }
 

@@ -7,11 +7,9 @@
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 /// A block of the cipher.
 const BLOCK: usize = 16;
@@ -55,13 +53,6 @@ impl Display for Hit {
             "plaintext on the image: {count} blocks of 16 bytes are out of \"{sentinel}\", the first at offset {first}"
         )
     }
-}
-
-/// As [`scan`], of the image with this name.
-pub fn scan_image(image: &Path, sentinels: &[String]) -> Result<Vec<Hit>> {
-    let mut file = File::open(image).with_context(|| format!("{}", image.display()))?;
-    let size = file.seek(SeekFrom::End(0))?;
-    scan(&file, size, sentinels)
 }
 
 /// Searches the blocks of the whole image for pieces of every sentinel.
