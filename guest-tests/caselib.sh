@@ -17,6 +17,17 @@ secret_files() {
 	expect_native
 }
 
+# secret_files_are_right: mounts the disk again. What was written to "secret" before is there, natively, and recorded.
+secret_files_are_right() {
+	mount_fs "$DISK" "$MNT"
+	unlock one "$MNT"
+	same_files "$OUT/plain/tree" "$MNT/secret"
+	expect_native
+	record "$MNT/secret" tree
+	umount "$MNT"
+	check_fs "$DISK"
+}
+
 # same_files_at_once WHEN DIRECTORY...: each holds the tree of plain files. Reads them at the same time.
 same_files_at_once() {
 	local when=$1 directory

@@ -226,15 +226,15 @@ freeze_case() {
 	encrypted_dir "$MNT/secret-64" one ino-lblk-64
 	cp -r "$OUT/plain/tree/." "$MNT/secret"
 	cp -r "$OUT/plain/tree/." "$MNT/secret-64"
-	make-data 1048576 50 "$SENTINEL" > "/tmp/open"
+	make-data 1048576 50 "$SENTINEL" > /tmp/open
 	exec 8<> "$MNT/secret/open"
-	cat "/tmp/open" >&8
+	cat /tmp/open >&8
 
 	freeze_and_restore
 
 	# Inodes and their keys stay in memory. Only the data is read again.
 	echo 1 > /proc/sys/vm/drop_caches
-	cmp "/tmp/open" "$MNT/secret/open" || fail 'the file that was open has other contents'
+	cmp /tmp/open "$MNT/secret/open" || fail 'the file that was open has other contents'
 	rm "$MNT/secret/open"
 	exec 8>&-
 	same_files "$OUT/plain/tree" "$MNT/secret"
@@ -402,11 +402,11 @@ unknown_key_case() {
 		sleep 0.1
 		dd if=/dev/zero of="$MNT/two-keys/$file" bs=4096 count=1 oflag=direct conv=notrunc status=none || break
 	done
+	dmesg_has 'command 30 was not answered' || fail 'the driver saw an answer'
 	[ "$file" = new ] && file=old || file=new
 	if dd if=/dev/zero of="$MNT/two-keys/$file" bs=4096 count=1 oflag=direct conv=notrunc; then
 		fail "$file was encrypted with an unknown key"
 	fi
-	dmesg_has 'command 30 was not answered' || fail 'the driver saw an answer'
 	sleep 4
 	unbind_disk
 	umount "$MNT"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # shellcheck shell=sh
 #
-# Cases in which the host does something to the device meanwhile: its steps, and kills. Sourced after fslib.sh.
+# Cases in which the host does something to the device meanwhile: its steps, and kills. Sourced after caselib.sh.
 
 # --- steps on the host -------------------------------------------------------------------------------------
 
@@ -88,13 +88,7 @@ pause_case() {
 	wait_for_disk yes
 	host_step
 	sleep 1
-	mount_fs "$DISK" "$MNT"
-	unlock one "$MNT"
-	same_files "$OUT/plain/tree" "$MNT/secret"
-	expect_native
-	record "$MNT/secret" tree
-	umount "$MNT"
-	check_fs "$DISK"
+	secret_files_are_right
 }
 
 # replug_case TIMES: in the first step on the host another frontend connects, under I/O. The other steps unplug the disk and
@@ -131,13 +125,7 @@ replug_case() {
 		# A kernel with virtio_blk built in has given it to that.
 		load_driver virtio_blk_crypto
 	done
-	mount_fs "$DISK" "$MNT"
-	unlock one "$MNT"
-	same_files "$OUT/plain/tree" "$MNT/secret"
-	expect_native
-	record "$MNT/secret" tree
-	umount "$MNT"
-	check_fs "$DISK"
+	secret_files_are_right
 }
 
 # resize_case: the disk grows from 128 to 256 and 320 MiB while files on it are written and verified. The cases name the steps

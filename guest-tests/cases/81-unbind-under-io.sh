@@ -48,13 +48,7 @@ umount "$MNT"
 note 'bound again, everything that was synced is there'
 echo "$device" > "$driver/bind"
 wait_for_disk yes
-mount_fs "$DISK" "$MNT"
-unlock one "$MNT"
-same_files "$OUT/plain/tree" "$MNT/secret"
-expect_native
-record "$MNT/secret" tree
-umount "$MNT"
-check_fs "$DISK"
+secret_files_are_right
 
 note 'unused, the module can be unloaded'
 change_driver $module
