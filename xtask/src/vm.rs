@@ -125,12 +125,9 @@ impl<'a> Vm<'a> {
         // tables, KASAN finds fault with any interrupt that comes while the kernel forgets for a moment what its CPU can do.
         let append =
             "console=ttyS0 panic=-1 loglevel=5 no_timer_check no5lvl root=/dev/nvme0n1 rootwait rw init=/guest-init";
-        // Without it, the second CPU counts for most of a second. This is right for 2 GHz and 250 ticks a second; elsewhere the kernel's
-        // short delays are longer or shorter, which emulated hardware does not mind.
-        let loops = if self.accel == Accelerator::Tcg { " lpj=8000000" } else { "" };
         // After an oops the guest may never answer, and the host would wait for it.
         let oops = if self.dialog.is_some() { " oops=panic" } else { "" };
-        qemu.args(["-append", &format!("{append}{loops}{oops}")]);
+        qemu.args(["-append", &format!("{append} {}{oops}", self.accel.kernel_options())]);
         qemu.arg("-drive").arg(option("if=none,id=root,format=raw,snapshot=on,file=", &self.root));
         // There must be no second NVMe disk or namespace: Linux numbers them in random order.
         qemu.args(["-device", "nvme,serial=root,drive=root", "-device", "virtio-serial-pci"]);
