@@ -22,6 +22,7 @@ pub const RECIPE: Recipe = Recipe {
         "bc",
         "psmisc",
         "quota",
+        "lz4",
         "xxd",
         "file",
         "xz-utils",
