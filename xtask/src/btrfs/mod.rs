@@ -122,6 +122,12 @@ impl Run<'_> {
                 Err(error) => findings.problems.push(format!("{name}: {error:#}")),
             }
         }
+        let replaced = images.join(format!("{}.img", steps::REPLACED.serial().to_lowercase()));
+        // Only where files are encrypted, there is a text that must be nowhere.
+        let text = fs::read_to_string(from.join("sentinel")).ok().filter(|_| replaced.exists());
+        let searched =
+            text.map(|text| verify::search(&self.prepared.programs.verifier, &replaced, text.trim_end(), logs));
+        findings.problems.extend(searched.and_then(Result::err).map(|error| format!("the replaced disk: {error:#}")));
         Ok(())
     }
 }

@@ -14,6 +14,8 @@ pub const COPIES: [Disk; 3] = [Disk::Spare(1), Disk::Spare(2), Disk::Spare(3)];
 /// Images, and under which disk's name the guest has recorded what is on them.
 pub const IMAGES: [(Disk, Disk); 4] =
     [(Disk::Main, Disk::Main), (PARTS, PARTS), (COPIES[0], COPIES[0]), (COPIES[2], COPIES[0])];
+/// The disk that is replaced. It keeps its copy, without a file system to verify it by.
+pub const REPLACED: Disk = COPIES[1];
 /// Longer than any of the loads takes.
 const SECONDS: f64 = 60.0;
 
