@@ -32,7 +32,6 @@ const TROUBLE: &[&str] = &[
     "list_del corruption",
     "UBSAN:",
     "KASAN:",
-    "KCSAN:",
     "unreferenced object",
     "irq event stamp",
     "nobody cared",
@@ -53,13 +52,32 @@ const TROUBLE: &[&str] = &[
 const ERRORS: &[&str] =
     &[" error, dev ", "Buffer I/O error", "EXT4-fs error", "is still empty after all keys were programmed"];
 
-/// The first line that shows that the kernel is in trouble.
+/// KCSAN's first words about a data race. Its report ends with a line of `=`.
+const RACE: &str = "BUG: KCSAN: ";
+/// In a report about our driver.
+const OUR_FUNCTIONS: [&str; 2] = ["vbc_", "[virtio_blk_crypto]"];
+
+/// The first line that shows that the kernel is in trouble. Of data races, only those that our driver has part in: the kernel has many of
+/// its own.
 pub fn trouble(text: &str) -> Option<&str> {
-    text.lines().map(str::trim).find(|line| {
-        TROUBLE.iter().any(|sign| line.contains(sign))
-            || (line.contains("INFO: task ") && line.contains(" blocked for more than "))
-            || (line.contains("WARNING: ") && (line.contains(" at ") || line.contains("CPU:")))
-    })
+    let mut lines = text.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        let ours = |line: &str| OUR_FUNCTIONS.iter().any(|name| line.contains(name));
+        let bad = match line.contains(RACE) {
+            true => ours(line) || lines.clone().take_while(|line| !line.ends_with("=====")).any(ours),
+            false => is_trouble(line),
+        };
+        if bad {
+            return Some(line);
+        }
+    }
+    None
+}
+
+fn is_trouble(line: &str) -> bool {
+    TROUBLE.iter().any(|sign| line.contains(sign))
+        || (line.contains("INFO: task ") && line.contains(" blocked for more than "))
+        || (line.contains("WARNING: ") && (line.contains(" at ") || line.contains("CPU:")))
 }
 
 /// The first line about a request that has failed.
@@ -118,6 +136,24 @@ mod tests {
         for line in ["loading out-of-tree module taints kernel.", "fs-verity: FILE CORRUPTED", "WARNING: nothing"] {
             assert_eq!(trouble(line), None);
         }
+    }
+
+    #[test]
+    fn races_of_our_driver_are_seen() {
+        let report = |first: &str, second: &str| {
+            let frame = "=".repeat(66);
+            format!(
+                "[ 1.0] {frame}\n[ 1.0] BUG: KCSAN: data-race in {first} / {second}\n\nread to 0x1 of 8 bytes by task 7 on cpu 1:\n \
+                 {first}+0x1/0x2\n blk_mq_run_hw_queue+0x1/0x2\n\nwrite to 0x1 of 8 bytes by interrupt on cpu 0:\n {second}+0x1/0x2\n\
+                 [ 1.0] {frame}\n"
+            )
+        };
+        let theirs = report("tick_do_update_jiffies64", "tick_nohz_next_event");
+        assert_eq!(trouble(&theirs), None);
+        for ours in [report("vbc_queue_rq", "vbc_done"), report("kfree [virtio_blk_crypto]", "memcpy")] {
+            assert!(trouble(&format!("{theirs}{ours}{theirs}")).is_some_and(|line| ours.contains(line)));
+        }
+        assert_eq!(trouble(&format!("{theirs}BUG: sleeping\n")), Some("BUG: sleeping"));
     }
 
     #[test]
