@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kernel the guest runs: Debian's, or one that the user built.
 
+use crate::accel::Accelerator;
 use crate::cli::GuestArgs;
 use crate::guest_root::GuestRoot;
 use anyhow::{Context, Result, bail, ensure};
@@ -95,6 +96,8 @@ pub enum Origin {
 pub struct Kernel {
     /// The bzImage.
     pub image: PathBuf,
+    /// The same, not compressed, if QEMU can boot that (by PVH).
+    pub vmlinux: Option<PathBuf>,
     /// Its configuration.
     pub config: Config,
     /// Where it is from.
@@ -116,6 +119,11 @@ impl Kernel {
         }
     }
 
+    /// What a guest boots. An emulated CPU takes two seconds to unpack a kernel.
+    pub fn to_boot(&self, accel: Accelerator) -> &Path {
+        self.vmlinux.as_deref().filter(|_| accel == Accelerator::Tcg).unwrap_or(&self.image)
+    }
+
     /// True when the symbol's code can be used in the guest: the modules of a user's own kernel are not there.
     pub fn has(&self, symbol: &str) -> bool {
         match self.config.get(symbol) {
@@ -131,9 +139,11 @@ pub fn choose(args: &GuestArgs, root: &GuestRoot) -> Result<Kernel> {
     let (Some(image), Some(kdir)) = (&args.kernel, &args.kdir) else {
         let config = root.kernel_config();
         let text = fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
+        let config = Config::parse(&text);
         return Ok(Kernel {
             image: root.kernel(),
-            config: Config::parse(&text),
+            vmlinux: root.vmlinux().filter(|_| config.built_in("CONFIG_PVH")),
+            config,
             origin: Origin::Debian,
             name: format!("{} (Debian)", root.release),
         });
@@ -156,6 +166,7 @@ pub fn users_own(image: &Path, kdir: &Path, no_module: bool) -> Result<Kernel> {
     let release = fs::read_to_string(kdir.join("include/config/kernel.release")).unwrap_or_default();
     Ok(Kernel {
         image: std::path::absolute(image)?,
+        vmlinux: None,
         config,
         origin: Origin::User { kdir: std::path::absolute(kdir)?, module },
         name: format!("{} ({})", release.trim(), image.display()),

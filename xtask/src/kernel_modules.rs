@@ -167,7 +167,7 @@ mod tests {
     use crate::kernel::Config;
 
     fn kernel(config: &str, origin: Origin) -> Kernel {
-        Kernel { image: PathBuf::new(), config: Config::parse(config), origin, name: String::new() }
+        Kernel { image: PathBuf::new(), vmlinux: None, config: Config::parse(config), origin, name: String::new() }
     }
 
     #[test]

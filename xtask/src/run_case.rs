@@ -222,7 +222,10 @@ fn boot(
     let monitor = scratch.join("monitor");
     let disks = [device.socket.clone()];
     let disks = disks.each_ref().map(PathBuf::as_path);
+    // Only the first code of a bzImage asks the firmware about disks.
+    let asks_firmware = case.needs.iter().any(|need| need == "CONFIG_EDD");
     let vm = Vm {
+        kernel: if asks_firmware { &machine.kernel.image } else { machine.kernel.to_boot(machine.accel) },
         qemu: release.as_ref().unwrap_or(&machine.qemu),
         attach: case.attach,
         queues,

@@ -56,7 +56,7 @@ pub struct Vm<'a> {
     pub qemu: &'a Qemu,
     /// KVM or TCG.
     pub accel: Accelerator,
-    /// The bzImage.
+    /// The bzImage or vmlinux.
     pub kernel: &'a Path,
     /// Size of its memory in MiB.
     pub memory: u32,
@@ -94,7 +94,7 @@ impl<'a> Vm<'a> {
         Self {
             qemu: &machine.qemu,
             accel: machine.accel,
-            kernel: &machine.kernel.image,
+            kernel: machine.kernel.to_boot(machine.accel),
             memory: if machine.kernel.slowness() > 1 { 2 * GUEST_MEMORY_MIB } else { GUEST_MEMORY_MIB },
             root: machine.root.image(),
             attach: Attach::default(),
