@@ -38,10 +38,11 @@ const TROUBLE: &[&str] = &[
     "Unable to handle kernel",
     "scheduling while atomic",
     "sleeping function called from invalid",
-    // Checks that turn themselves off: lockdep, kmemleak, the DMA API's. And SLUB's word without a colon.
+    // Checks that are off: lockdep, kmemleak, KCSAN, the DMA API's. And SLUB's word without a colon.
     "non-static key",
     "turning off the locking correctness validator",
     "kmemleak is off",
+    "KCSAN is off",
     "DMA-API: debugging out of memory",
     "dma-debug disabled",
     "] BUG kmalloc",

@@ -19,8 +19,12 @@ const FRAGMENTS: [&str; 2] =
     [include_str!("../../guest-driver/guest.config"), include_str!("../../guest-driver/debug.config")];
 /// What guest.config has for kernels with the patches of `kernel/`.
 const OF_OUR_PATCHES: &str = "CONFIG_BLK_CRYPTO_DIGEST_TEST";
-/// KCSAN in place of KASAN. It finds data races. Reports once a minute for each pair of places are enough.
-const KCSAN: &str = "CONFIG_KASAN=n\nCONFIG_KASAN_VMALLOC=n\nCONFIG_KCSAN=y\nCONFIG_KCSAN_REPORT_ONCE_IN_MS=60000\n";
+/// KCSAN in place of KASAN. It finds data races. Reports once a minute for each pair of places are enough. The last lines are its own
+/// defaults, which `make allnoconfig` turns off.
+const KCSAN: &str = "CONFIG_KASAN=n\nCONFIG_KASAN_VMALLOC=n\nCONFIG_KCSAN=y\nCONFIG_KCSAN_REPORT_ONCE_IN_MS=60000\n\
+    CONFIG_KCSAN_EARLY_ENABLE=y\nCONFIG_KCSAN_SELFTEST=y\nCONFIG_KCSAN_REPORT_VALUE_CHANGE_ONLY=y\n\
+    CONFIG_KCSAN_ASSUME_PLAIN_WRITES_ATOMIC=y\nCONFIG_KCSAN_REPORT_RACE_UNKNOWN_ORIGIN=y\nCONFIG_KCSAN_DELAY_RANDOMIZE=y\n\
+    CONFIG_KCSAN_SKIP_WATCH_RANDOMIZE=y\n";
 /// The build tree is the source tree. Building a module against it needs no object files but those of the kernel's own tools.
 const PRUNE: &str = "find . \\( -path ./tools -o -path ./scripts \\) -prune -o \\( -name '*.o' -o -name '*.a' -o -name '*.cmd' \\
     -o -name 'vmlinux*' \\) -type f -exec rm -f {} +";
