@@ -39,8 +39,7 @@ note 'commands among many requests: 8 files, 3 keyslots, a ring that is full'
 fio --name=pressure --directory="$MNT/sectors" --ioengine=libaio --iodepth=128 --numjobs=8 --size=2M --rw=randwrite \
 	--bs=512 --direct=1 --verify=crc32c --verify_fatal=1 --group_reporting --output="$OUT/fio.txt" ||
 	fail "fio: $(tail -n 30 "$OUT/fio.txt")"
-mv "$MNT/sectors/pressure.0.0" "$MNT/sectors/kept"
-rm "$MNT"/sectors/pressure*
+rm "$MNT"/sectors/pressure.[1-7].0
 
 note 'freeze and restore with files open'
 unbind_ports
@@ -52,7 +51,7 @@ cp -r "$OUT/plain/tree/later" "$MNT/secret"
 drop_caches
 same_files "$OUT/plain/tree" "$MNT/secret"
 record "$MNT/secret" tree
-record_as_read "$MNT/sectors/kept"
+record_as_read "$MNT/sectors/pressure.0.0"
 umount "$MNT"
 check_fs "$DISK"
 

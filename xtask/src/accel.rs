@@ -27,7 +27,7 @@ impl Accelerator {
     pub fn args(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            // Linux copies and clears memory with single instructions where these bits are set. Emulated, those go byte by byte.
+            // Where these bits are set, Linux copies memory and clears pages with instructions that are emulated byte by byte.
             Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,erms=off,fsrm=off"],
         }
     }
@@ -38,7 +38,8 @@ impl Accelerator {
             Self::Kvm => "",
             // Without `lpj`, the second CPU counts for most of a second. This is right for 2 GHz and 250 ticks a second; elsewhere the
             // kernel's short delays are longer or shorter, which emulated hardware does not mind. The others spare a fifth of a case's
-            // time: tests of the kernel's own ciphers, and zeros in memory that is about to be written.
+            // time: tests of the kernel's own ciphers, and zeros in all memory that is allocated (Debian's hardening). Searches of memory for
+            // keys only find more without those zeros.
             Self::Tcg => "lpj=8000000 cryptomgr.notests init_on_alloc=0",
         }
     }

@@ -19,8 +19,9 @@ const RUN: &str = "kmod,util-linux,fio,e2fsprogs,xfsprogs,btrfs-progs,f2fs-tools
 const BUILD: &str = "gcc make libc6-dev zstd";
 
 /// Installs the kernel of the backports, then notes what a running guest needs, then installs the build packages.
-/// linux-binary and linux-modules in place of linux-image, which drags an initramfs builder in. At last it takes the kernel out of its
-/// bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length; four bytes with the size follow the data).
+/// linux-binary and linux-modules in place of linux-image, which drags an initramfs builder in. Last, it takes the kernel out of its
+/// bzImage, which takes an emulated CPU two seconds (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length; the last
+/// four bytes are the size of the data).
 const HOOK: &str = r#"set -eu
 root=$1
 apt() { APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -q -oDPkg::Chroot-Directory="$root" -oDPkg::Pre-Install-Pkgs::= "$@"; }
@@ -36,7 +37,10 @@ apt install -y --no-install-recommends BUILD linux-headers-$kv
 cd "$root/usr/lib/modules/$kv"
 field() { od -An -t"$2" -j$(($1)) -N"${2#u}" vmlinuz; }
 start=$((($(field 0x1f1 u1) + 1) * 512 + $(field 0x248 u4)))
-tail -c +$((start + 1)) vmlinuz | head -c $(($(field 0x24c u4) - 4)) | chroot "$root" zstd -dq > vmlinux || rm vmlinux
+tail -c +$((start + 1)) vmlinuz | head -c $(($(field 0x24c u4) - 4)) | chroot "$root" zstd -dq > vmlinux || {
+    echo 'vmlinuz is not compressed with zstd: emulated guests boot slower'
+    rm vmlinux
+}
 "#;
 
 /// First process of the guest; see the file.
@@ -81,7 +85,7 @@ impl GuestRoot {
         self.modules().join("vmlinuz")
     }
 
-    /// The same, not compressed, if it was compressed as xtask knows it.
+    /// The same, not compressed; `None` if it was not compressed with zstd.
     pub fn vmlinux(&self) -> Option<PathBuf> {
         Some(self.modules().join("vmlinux")).filter(|vmlinux| vmlinux.exists())
     }

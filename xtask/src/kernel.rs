@@ -96,7 +96,7 @@ pub enum Origin {
 pub struct Kernel {
     /// The bzImage.
     pub image: PathBuf,
-    /// The same, not compressed, if QEMU can boot that (by PVH).
+    /// Debian's kernel, not compressed, which QEMU boots by PVH; `None` for a user's own.
     pub vmlinux: Option<PathBuf>,
     /// Its configuration.
     pub config: Config,

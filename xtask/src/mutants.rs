@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub const PARTS: [&str; 5] = ["keyslot", "engine", "device", "queue", "request"];
 
 /// Tests among the sources, which are not changed. The second runs under a scheduler of its own only (`cargo xtask miri`).
-const NOT: [&str; 2] = ["src/**/tests.rs", "src/keyslot/interleavings.rs"];
+const TEST_SOURCES: [&str; 2] = ["src/**/tests.rs", "src/keyslot/interleavings.rs"];
 
 /// What runs on each change, beside the unit tests: what takes seconds.
 const TESTS: [&str; 11] = [
@@ -48,7 +48,7 @@ pub fn run(paths: &Paths, args: &MutantsArgs) -> Result<bool> {
     mutants.args(["mutants", "--package", "vhost-user-blk-crypto", "--shuffle", "--minimum-test-timeout", "60"]);
     mutants.arg("--output").arg(&out);
     mutants.args(parts.iter().flat_map(|part| ["--file".to_owned(), format!("src/{part}/**")]));
-    mutants.args(NOT.iter().flat_map(|file| ["--exclude", file]));
+    mutants.args(TEST_SOURCES.iter().flat_map(|file| ["--exclude", file]));
     mutants.args(
         ["--cargo-arg=--lib".to_owned()].into_iter().chain(TESTS.map(|test| format!("--cargo-arg=--test={test}"))),
     );

@@ -123,7 +123,7 @@ impl Run<'_> {
             }
         }
         let replaced = images.join(format!("{}.img", steps::REPLACED.serial().to_lowercase()));
-        // Only where files are encrypted, there is a text that must be nowhere.
+        // Only encrypted files have a text that must be nowhere.
         let text = fs::read_to_string(from.join("sentinel")).ok().filter(|_| replaced.exists());
         let searched =
             text.map(|text| verify::search(&self.prepared.programs.verifier, &replaced, text.trim_end(), logs));
