@@ -58,7 +58,7 @@ const RACE: &str = "BUG: KCSAN: ";
 /// In a report about our driver.
 const OUR_FUNCTIONS: [&str; 2] = ["vbc_", "[virtio_blk_crypto]"];
 
-/// The first line that shows that the kernel is in trouble. Of data races, only those that our driver has part in: the kernel has many of
+/// The first line that shows that the kernel is in trouble. Of data races, only those that our driver has part in: the kernel has some of
 /// its own.
 pub fn trouble(text: &str) -> Option<&str> {
     let mut lines = text.lines().map(str::trim);

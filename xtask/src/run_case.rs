@@ -222,10 +222,7 @@ fn boot(
     let monitor = scratch.join("monitor");
     let disks = [device.socket.clone()];
     let disks = disks.each_ref().map(PathBuf::as_path);
-    // Only the first code of a bzImage asks the firmware about disks.
-    let asks_firmware = case.needs.iter().any(|need| need == "CONFIG_EDD");
-    let vm = Vm {
-        kernel: if asks_firmware { &machine.kernel.image } else { machine.kernel.to_boot(machine.accel) },
+    let mut vm = Vm {
         qemu: release.as_ref().unwrap_or(&machine.qemu),
         attach: case.attach,
         queues,
@@ -236,6 +233,10 @@ fn boot(
         monitor: case.host.iter().any(Step::needs_monitor).then_some(monitor.as_path()),
         ..Vm::new(machine, &disks, &scratch)
     };
+    if case.needs.iter().any(|need| need == "CONFIG_EDD") {
+        // Only the first code of a bzImage asks the firmware about disks.
+        vm.kernel = &machine.kernel.image;
+    }
     let verifier = (prepared.programs.verifier.as_path(), dir);
     let mut kills = Kills::new(case.kills, options, &others, &progress, machine.kernel.slowness(), verifier);
     let mut steps = HostSteps::new(&case.host, options, control, &vm, &progress, dir.join("host.log"));
