@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 
 /// Creates an eventfd.
 ///
@@ -61,13 +61,7 @@ pub fn signal(event: &File) {
         Ok(_) => {}
         // The counter is at its maximum, so the eventfd is readable anyway.
         Err(Errno::AGAIN) => {}
-        Err(error) => {
-            static LIMIT: RateLimit = RateLimit::new();
-            if let Some(suppressed) = LIMIT.allow() {
-                let error = io::Error::from(error);
-                log::warn!("cannot signal an eventfd: {error} ({suppressed} such lines suppressed)");
-            }
-        }
+        Err(error) => log_limited!(warn, "cannot signal an eventfd: {}", io::Error::from(error)),
     }
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A bound on log lines that a guest can cause.
+//! A bound on log lines that a guest or a frontend can cause.
 
 #![forbid(unsafe_code)]
 
 use crate::lock::lock;
+use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,18 @@ use std::time::{Duration, Instant};
 const BURST: u32 = 10;
 /// After a burst, one line in this time.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Logs a line that a guest or a frontend can cause as often as it likes: `log_limited!(warn, "{what}")`. Each place that logs has a
+/// limit of its own.
+macro_rules! log_limited {
+    ($level:ident, $($line:tt)+) => {{
+        static LIMIT: $crate::ratelimit::RateLimit = $crate::ratelimit::RateLimit::new();
+        if let Some(suppressed) = LIMIT.allow() {
+            log::$level!("{}{suppressed}", format_args!($($line)+));
+        }
+    }};
+}
+pub(crate) use log_limited;
 
 /// Lets a burst through, then a line every few seconds.
 #[derive(Debug, Default)]
@@ -24,6 +37,16 @@ struct Window {
     suppressed: u64,
 }
 
+/// How many lines the limit has kept back since the last one; prints nothing when there are none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Suppressed(u64);
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { Ok(()) } else { write!(f, " ({} such lines suppressed)", self.0) }
+    }
+}
+
 impl RateLimit {
     /// No line so far.
     pub const fn new() -> Self {
@@ -31,7 +54,7 @@ impl RateLimit {
     }
 
     /// Whether a line may be logged now. If so, returns how many were suppressed since the last one.
-    pub fn allow(&self) -> Option<u64> {
+    pub fn allow(&self) -> Option<Suppressed> {
         let mut window = lock(&self.0);
         let now = Instant::now();
         let window = window.get_or_insert(Window { start: now, lines: 0, suppressed: 0 });
@@ -46,7 +69,7 @@ impl RateLimit {
         }
         window.start = now;
         window.lines += 1;
-        Some(std::mem::take(&mut window.suppressed))
+        Some(Suppressed(std::mem::take(&mut window.suppressed)))
     }
 }
 

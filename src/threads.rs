@@ -8,6 +8,8 @@ use std::thread::Builder;
 use rustix::process::getpid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use crate::ratelimit::log_limited;
+
 /// Bytes of a thread's stack. Commands use most: the 64 KiB that are wiped after them. The bound on memory counts the
 /// stacks of 16 helper threads in full, because nothing bounds how much of them is touched.
 const STACK_BYTES: usize = 256 << 10;
@@ -24,7 +26,7 @@ pub fn bind(cpu: usize) {
         set.set(cpu);
     }
     if let Err(error) = sched_setaffinity(None, &set) {
-        log::warn!("cannot bind a worker to CPU {cpu}: {}", io::Error::from(error));
+        log_limited!(warn, "cannot bind a worker to CPU {cpu}: {}", io::Error::from(error));
     }
 }
 
@@ -36,7 +38,7 @@ pub fn unbind() {
         if of_thread == of_process { Ok(()) } else { sched_setaffinity(None, &of_process) }
     });
     if let Err(error) = unbound {
-        log::warn!("cannot let a helper thread run on all CPUs: {}", io::Error::from(error));
+        log_limited!(warn, "cannot let a helper thread run on all CPUs: {}", io::Error::from(error));
     }
 }
 

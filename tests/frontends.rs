@@ -55,6 +55,11 @@ fn a_frontend_that_comes_back_at_once() {
     drop(frontend);
     let (code, text) = running.terminate();
     assert!(code == Some(0) && !text.contains("another frontend"), "{text}");
+    // Whoever connects without end does not fill the log.
+    for line in ["a frontend has connected", "the frontend has gone"] {
+        let lines = text.matches(line).count();
+        assert!((1..=12).contains(&lines), "{lines} lines: {text}");
+    }
 }
 
 /// Connections that send nothing, or no complete message, do not keep others out.

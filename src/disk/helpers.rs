@@ -16,6 +16,7 @@ use super::io_channel::{IoCompletion, Transfer};
 use super::{Buffer, Image};
 use crate::eventfd;
 use crate::lock::lock;
+use crate::ratelimit::log_limited;
 use crate::threads;
 
 /// The maximum number of threads. They are started on demand and stay.
@@ -145,7 +146,7 @@ impl Helpers {
         match threads::named(format!("helper {}", helpers.len())).spawn(run) {
             Ok(thread) => helpers.push(thread),
             Err(error) if helpers.is_empty() => {
-                log::error!("cannot start a helper thread, so a worker does its work: {error}");
+                log_limited!(error, "cannot start a helper thread, so a worker does its work: {error}");
                 self.shared.run_what_is_there();
             }
             // The other helpers do the work.

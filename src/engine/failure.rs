@@ -6,7 +6,7 @@ use std::io;
 
 use crate::faults::{ControllerFault, KeepError};
 use crate::keyslot::{NoSuchSlot, TransferError};
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 use crate::secret::wipe_signal_stack;
 use crate::sigbus;
 use crate::wrapped::WrapError;
@@ -64,17 +64,10 @@ pub fn check_guest_memory() -> Result<(), Failure> {
 impl Failure {
     /// Logs mistakes of the guest at debug level, and problems of the host as warnings.
     pub fn report(&self) {
-        static LIMIT: RateLimit = RateLimit::new();
         match self {
-            Self::Disk(error) => {
-                if let Some(suppressed) = LIMIT.allow() {
-                    log::warn!("an access to the image failed: {error} ({suppressed} such lines suppressed)");
-                }
-            }
+            Self::Disk(error) => log_limited!(warn, "an access to the image failed: {error}"),
             Self::GuestMemory | Self::NoMemory | Self::Keep(_) | Self::Wrap(WrapError::Random) => {
-                if let Some(suppressed) = LIMIT.allow() {
-                    log::warn!("a request failed: {self} ({suppressed} such lines suppressed)");
-                }
+                log_limited!(warn, "a request failed: {self}");
             }
             _ => log::debug!("a request failed: {self}"),
         }

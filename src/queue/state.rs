@@ -14,7 +14,7 @@ use super::inflight::{QueueLog, Recovery};
 use super::table::Descriptors;
 use super::turn::TakenChain;
 use super::{Chain, ChainError, Event};
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 
 /// The queue's lock protects all of this.
 pub(super) struct VringState {
@@ -125,13 +125,7 @@ impl VringState {
     pub(super) fn retire(&mut self, index: usize, reason: &'static str) {
         if self.retired.is_none() {
             // A guest can break a ring, reset the device, and repeat that.
-            static LIMIT: RateLimit = RateLimit::new();
-            if let Some(suppressed) = LIMIT.allow() {
-                log::error!(
-                    "queue {index} is stopped: {reason}; it goes on when the driver resets the device ({suppressed} \
-                     such lines suppressed)"
-                );
-            }
+            log_limited!(error, "queue {index} is stopped: {reason}; it goes on when the driver resets the device");
             self.set_retired(reason);
         }
     }
@@ -178,14 +172,8 @@ impl VringState {
                 return Ok(());
             }
         };
-        static LIMIT: RateLimit = RateLimit::new();
-        if !heads.is_empty()
-            && let Some(suppressed) = LIMIT.allow()
-        {
-            let requests = heads.len();
-            log::info!(
-                "queue {index}: {requests} requests were in flight and are served again ({suppressed} such lines suppressed)"
-            );
+        if !heads.is_empty() {
+            log_limited!(info, "queue {index}: {} requests were in flight and are served again", heads.len());
         }
         // Every chain taken was either returned or is in flight; the ring has descriptors for at most that many.
         self.queue.set_next_avail(used.wrapping_add(heads.len() as u16));
@@ -201,10 +189,7 @@ impl VringState {
 
 /// Logs what a frontend does. Limited, because it may do that repeatedly.
 pub(super) fn warn(message: std::fmt::Arguments<'_>) {
-    static LIMIT: RateLimit = RateLimit::new();
-    if let Some(suppressed) = LIMIT.allow() {
-        log::warn!("{message} ({suppressed} such lines suppressed)");
-    }
+    log_limited!(warn, "{message}");
 }
 
 #[cfg(test)]

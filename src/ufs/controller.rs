@@ -19,7 +19,7 @@ use super::uic::{self, Link};
 use crate::device::Device;
 use crate::engine::{Failure, Worker};
 use crate::faults::{Op, Subject};
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 use crate::vfio_user::protocol::region;
 use crate::vhost::refusal::SHARE;
 
@@ -322,10 +322,7 @@ impl Controller {
 
     /// Part of guest memory is missing. The driver will reset the controller.
     pub(super) fn bus_error(&mut self) {
-        static LIMIT: RateLimit = RateLimit::new();
-        if LIMIT.allow().is_some() {
-            log::warn!("a descriptor of the UFS driver is not in guest memory that QEMU shares; {SHARE}");
-        }
+        log_limited!(warn, "a descriptor of the UFS driver is not in guest memory that QEMU shares; {SHARE}");
         self.registers.interrupts |= interrupt::SYSTEM_BUS_FATAL;
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 
 use zeroize::Zeroize;
 
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 use crate::request::{ControlCommand, KeyDescription, KeyRegisters, KeyType, Programming};
 use crate::secret::SecretBox;
 use scattered_xts::KEY_BYTES;
@@ -26,9 +26,6 @@ const CONFIG_DWORD: u64 = 16;
 /// Of dword 16.
 const ENABLE: u32 = 1 << 31;
 const ALL_WRITTEN: u16 = u16::MAX;
-
-/// A driver can program keys as often as it likes.
-static NO_MEMORY: RateLimit = RateLimit::new();
 
 /// A change of a keyslot that a driver has asked for.
 #[derive(Debug)]
@@ -154,12 +151,11 @@ impl CryptoRegisters {
                 }
                 // An empty slot is better than a wrong key.
                 Some(Err(error)) => {
-                    if NO_MEMORY.allow().is_some() {
-                        log::warn!(
-                            "a keyslot stays empty, because no memory can be locked for its key: {error}; raise the limit \
-                             (ulimit -l, LimitMEMLOCK=)"
-                        );
-                    }
+                    log_limited!(
+                        warn,
+                        "a keyslot stays empty, because no memory can be locked for its key: {error}; raise the limit (ulimit \
+                         -l, LimitMEMLOCK=)"
+                    );
                     Change::Evict
                 }
                 // An invalid configuration.

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::session::Session;
 use crate::device::Device;
 use crate::queue::Event;
+use crate::ratelimit::log_limited;
 use crate::vfio_user::Listener;
 use crate::vhost::{Listen, ServeError, Stop, VirtioDevice, WorkerConfig};
 use crate::{eventfd, threads};
@@ -56,9 +57,9 @@ impl Server {
             }
             match result {
                 Err(error) if only_one => return Err(error),
-                Err(error) => log::error!("{error}; waiting for the next client"),
+                Err(error) => log_limited!(error, "{error}; waiting for the next client"),
                 Ok(()) if only_one => return Ok(()),
-                Ok(()) => log::info!("the client has gone; waiting for the next one"),
+                Ok(()) => log_limited!(info, "the client has gone; waiting for the next one"),
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::descriptors::{have_run_out, hint};
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 use crate::vhost::{Listen, Stop};
 
 /// How long to accept nothing after accepting has failed.
@@ -99,9 +99,5 @@ impl<'a> Listener<'a> {
 }
 
 fn warn(error: &io::Error) {
-    static LIMIT: RateLimit = RateLimit::new();
-    if let Some(suppressed) = LIMIT.allow() {
-        let hint = hint(error);
-        log::warn!("cannot accept a client, and tries again: {error}{hint} ({suppressed} such lines suppressed)");
-    }
+    log_limited!(warn, "cannot accept a client, and tries again: {error}{}", hint(error));
 }

@@ -12,14 +12,11 @@ use vm_memory::{
 };
 
 use super::protocol::{DMA_FLAG_READ, DMA_FLAG_WRITE, DmaMap};
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 use crate::sigbus::{Holds, Watch};
 
 /// The maximum number of ranges: as many as a vhost-user frontend may add.
 pub const MOST_RANGES: usize = 509;
-
-/// A client can be refused as often as it likes.
-static REFUSALS: RateLimit = RateLimit::new();
 
 /// Guest memory and its ranges. Nothing may use a range when it is removed.
 pub struct DmaMemory {
@@ -71,9 +68,7 @@ impl DmaMemory {
             Some(file) => {
                 let bytes = usize::try_from(size).map_err(|_| Errno::INVAL)?;
                 let refused = |why: &dyn std::fmt::Display| {
-                    if REFUSALS.allow().is_some() {
-                        log::warn!("cannot map {size} bytes of guest memory at {address:#x}: {why}");
-                    }
+                    log_limited!(warn, "cannot map {size} bytes of guest memory at {address:#x}: {why}");
                     Errno::INVAL
                 };
                 // Devices, such as DAX memory, have no known size.

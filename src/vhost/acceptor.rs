@@ -18,7 +18,7 @@ use super::arrival::{Arrival, Connection, has_hung_up};
 use super::backend_channel::Header;
 use super::{Listen, Stop};
 use crate::descriptors::{have_run_out, hint};
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 
 /// The maximum number of silent connections. One more closes the oldest.
 const MOST_SILENT: usize = 16;
@@ -235,8 +235,5 @@ fn hang_up(caller: Connection) {
 
 /// Anybody who can connect can cause these lines.
 fn warn(line: &str) {
-    static LIMIT: RateLimit = RateLimit::new();
-    if let Some(suppressed) = LIMIT.allow() {
-        log::warn!("{line} ({suppressed} such lines suppressed)");
-    }
+    log_limited!(warn, "{line}");
 }

@@ -23,6 +23,7 @@ use rustix::net::{
 };
 
 use crate::lock::lock;
+use crate::ratelimit::log_limited;
 
 /// VHOST_USER_SET_BACKEND_REQ_FD, a request of the frontend.
 const SET_BACKEND_REQ_FD: u32 = 21;
@@ -182,7 +183,7 @@ impl Notifier {
         if let Ok(mut replies) = self.replies.try_lock()
             && let Err(error) = replies.send_config_changed(&self.socket)
         {
-            log::warn!("cannot tell the frontend the new size of the disk: {error}");
+            log_limited!(warn, "cannot tell the frontend the new size of the disk: {error}");
         }
     }
 }

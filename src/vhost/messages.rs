@@ -23,7 +23,7 @@ use super::refusal::{self, refused, unsupported};
 use super::session::Session;
 use crate::protocol::feature;
 use crate::queue::{Event, InflightRegion, RingAddresses, check_eventfd, region_bytes};
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 
 /// How long a frontend may be silent after its read of the configuration space has failed.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -36,10 +36,7 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     fn set_owner(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.owned, true) {
             // QEMU does this when the device is unplugged and plugged again on the same character device.
-            static LIMIT: RateLimit = RateLimit::new();
-            if let Some(suppressed) = LIMIT.allow() {
-                log::info!("the frontend starts over ({suppressed} such lines suppressed)");
-            }
+            log_limited!(info, "the frontend starts over");
             self.begin_anew()?;
         }
         Ok(())
@@ -217,15 +214,12 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         };
         let config = self.device.config();
         if offset >= config.len() {
-            static LIMIT: RateLimit = RateLimit::new();
-            if let Some(suppressed) = LIMIT.allow() {
-                log::error!(
-                    "GET_CONFIG: the frontend asks for {size} bytes of the configuration space at {offset:#x}, but that has \
-                     {} bytes and begins at 0 (cloud-hypervisor makes this mistake before 2026: use a newer one) \
-                     ({suppressed} such lines suppressed)",
-                    config.len()
-                );
-            }
+            log_limited!(
+                error,
+                "GET_CONFIG: the frontend asks for {size} bytes of the configuration space at {offset:#x}, but that has {} \
+                 bytes and begins at 0 (cloud-hypervisor makes this mistake before 2026: use a newer one)",
+                config.len()
+            );
             // The session continues: a reply of size 0 reports the failure. Frontends that use the `vhost` crate wait
             // for the rest of the reply instead, while they start.
             let waits = !self.vrings.iter().any(|vring| vring.started());
@@ -275,7 +269,8 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
     fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
         let (queues, size) = (wanted.num_queues, wanted.queue_size);
         if usize::from(queues) > self.vrings.len() || size > self.device.queue_size() {
-            log::error!(
+            log_limited!(
+                error,
                 "the frontend wants to track {queues} queues of {size} entries; this device has {} of {} (--num-queues, \
                  --queue-size)",
                 self.vrings.len(),

@@ -17,6 +17,7 @@ use super::{Listen, VirtioDevice, WorkerConfig, backend_channel, refusal};
 use crate::descriptors::hint;
 use crate::eventfd;
 use crate::lock::lock;
+use crate::ratelimit::log_limited;
 
 /// Why serving ended early.
 #[derive(Debug, thiserror::Error)]
@@ -102,9 +103,9 @@ impl<D: VirtioDevice> Server<D> {
             }
             match result {
                 Err(error) if only_one => return Err(error),
-                Err(error) => log::error!("{error}; waiting for the next frontend"),
+                Err(error) => log_limited!(error, "{error}; waiting for the next frontend"),
                 Ok(()) if only_one => return Ok(()),
-                Ok(()) => log::info!("the frontend has gone; waiting for the next one"),
+                Ok(()) => log_limited!(info, "the frontend has gone; waiting for the next one"),
             }
         }
         Ok(())
@@ -114,7 +115,7 @@ impl<D: VirtioDevice> Server<D> {
         let for_workers = frontend.stream.try_clone().map_err(ServeError::Accept)?;
         let session = Session::new(Arc::clone(&self.device), &self.workers, for_workers);
         let session = Arc::new(Mutex::new(session.map_err(ServeError::Session)?));
-        log::info!("a frontend has connected");
+        log_limited!(info, "a frontend has connected");
         let stream = frontend.stream.try_clone().map_err(ServeError::Accept)?;
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let result = loop {

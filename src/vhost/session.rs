@@ -18,7 +18,7 @@ use super::refusal;
 use super::worker::{WorkerOptions, WorkerThread};
 use super::{VirtioDevice, WorkerConfig};
 use crate::queue::{Paused, Vring};
-use crate::ratelimit::RateLimit;
+use crate::ratelimit::log_limited;
 
 /// The state of a connection. Dropping it drains the queues and resets the device for the next frontend.
 pub struct Session<D: VirtioDevice> {
@@ -73,14 +73,7 @@ impl<D: VirtioDevice> Session<D> {
             Ok(_) => log::debug!(
                 "the frontend's backend channel is not used: the frontend has not negotiated the features for it"
             ),
-            Err(error) => {
-                static LIMIT: RateLimit = RateLimit::new();
-                if let Some(suppressed) = LIMIT.allow() {
-                    log::warn!(
-                        "the frontend's backend channel cannot be used: {error} ({suppressed} such lines suppressed)"
-                    );
-                }
-            }
+            Err(error) => log_limited!(warn, "the frontend's backend channel cannot be used: {error}"),
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ use super::memory::View;
 use super::poller::{self, Poller};
 use super::polling::Polling;
 use crate::queue::{Event, STUCK, Vring};
+use crate::ratelimit::log_limited;
 use crate::reactor::Reactor;
 use crate::{eventfd, sigbus, threads};
 
@@ -214,7 +215,7 @@ impl WorkerState {
             Err(rustix::io::Errno::INTR) => return,
             Err(error) => {
                 // This should not happen. Polling the queues now and then is slower, but serves them.
-                log::error!("a worker cannot wait for notifications: {}", io::Error::from(error));
+                log_limited!(error, "a worker cannot wait for notifications: {}", io::Error::from(error));
                 thread::sleep(Duration::from_millis(10));
                 return;
             }
