@@ -39,13 +39,19 @@ impl std::fmt::Display for Verified {
 }
 
 /// Runs it. Returns whether all is well, what it found, and where its log is.
-fn verdict(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<(bool, Value, PathBuf)> {
+fn verdict(
+    program: &Path,
+    image: &Path,
+    results: &Path,
+    dir: &Path,
+    options: &[&str],
+) -> Result<(bool, Value, PathBuf)> {
     let (log, json): (PathBuf, PathBuf) = (dir.join("verify.log"), dir.join("verify.json"));
     for old in [&log, &json] {
         let _ = fs::remove_file(old);
     }
     let mut verify = command(program);
-    verify.arg(image).arg(results).arg("--json").arg(&json);
+    verify.arg(image).arg(results).args(options).arg("--json").arg(&json);
     let verified = run_logged(&mut verify, &log).is_ok();
     let text = match fs::read(&json) {
         Ok(text) => text,
@@ -57,7 +63,7 @@ fn verdict(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<(
 /// Runs it on an image that must be wrong: as many data units as expected, and one for the expected reason at least. The verifier does
 /// not look into all.
 pub fn run_on_broken(program: &Path, image: &Path, results: &Path, dir: &Path, expected: &Wrong) -> Result<()> {
-    let (verified, value, log) = verdict(program, image, results, dir)?;
+    let (verified, value, log) = verdict(program, image, results, dir, &[])?;
     ensure!(!verified, "the device is broken on purpose, but the verifier has not noticed:\n{}", tail(&log, 15));
     let list = |name: &str| value.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     // The guest's kernel encrypts names, so a broken device cannot damage them.
@@ -85,7 +91,15 @@ pub fn search(program: &Path, image: &Path, text: &str, dir: &Path) -> Result<()
 
 /// Runs it on an image and the results of the case that wrote it.
 pub fn run(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<Verified> {
-    let (verified, value, log) = verdict(program, image, results, dir)?;
+    verified(verdict(program, image, results, dir, &[])?)
+}
+
+/// Runs it on one of the images that a guest has written; `results` has the plaintext of all.
+pub fn run_on_one_of_several(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<Verified> {
+    verified(verdict(program, image, results, dir, &["--shared-plain"])?)
+}
+
+fn verified((verified, value, log): (bool, Value, PathBuf)) -> Result<Verified> {
     if !verified {
         bail!("the ciphertext on the image is not what it must be:\n{}", tail(&log, 15));
     }

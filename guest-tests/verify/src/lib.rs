@@ -54,8 +54,10 @@ use crate::scan::Hit;
 
 /// Verifies an image against the results of a test run.
 ///
+/// With `plain_is_shared`, `plain/` also has files of other images; otherwise the manifest must name each.
+///
 /// An error means that verification was not possible. What it found wrong is in the report.
-pub fn verify(image: &Path, results: &Path) -> Result<Report> {
+pub fn verify(image: &Path, results: &Path, plain_is_shared: bool) -> Result<Report> {
     let entries = manifest::read(&results.join("manifest.jsonl"))?;
     // A run without fscrypt (dm-crypt only) has no master keys.
     let needs_keys = |entry: &Entry| match entry {
@@ -64,7 +66,9 @@ pub fn verify(image: &Path, results: &Path) -> Result<Report> {
         Entry::Xts(_) | Entry::Plain(_) => false,
     };
     let keys = if entries.iter().any(needs_keys) { keys::read(&results.join("keys"))? } else { Vec::new() };
-    every_plaintext_is_named(&entries, &results.join("plain"))?;
+    if !plain_is_shared {
+        every_plaintext_is_named(&entries, &results.join("plain"))?;
+    }
     let mut plans: Vec<Plan> = entries
         .iter()
         .filter_map(|entry| Plan::new(entry, &keys, &results.join("plain")).transpose())
@@ -128,7 +132,7 @@ fn open(image: &Path) -> Result<(File, u64)> {
     Ok((file, size))
 }
 
-/// Requires an entry for each plaintext: without one, a file was forgotten. Several btrfs may share what is there.
+/// Requires an entry for each plaintext: without one, a file was forgotten.
 fn every_plaintext_is_named(entries: &[Entry], plain_dir: &Path) -> Result<()> {
     let mut named = HashSet::new();
     for entry in entries {
@@ -137,7 +141,7 @@ fn every_plaintext_is_named(entries: &[Entry], plain_dir: &Path) -> Result<()> {
             Entry::Xts(area) => &area.plain,
             Entry::Plain(area) => &area.plain,
             Entry::Names(_) => continue,
-            Entry::Btrfs(_) => return Ok(()),
+            Entry::Btrfs(file) => &file.plain,
         };
         named.insert(plan::plain_path(plain_dir, plain));
     }

@@ -50,6 +50,9 @@ struct Fixture {
     /// XORed to the csum tree.
     wrong_sum: bool,
     plaintext: Vec<u8>,
+    /// Another file in the results, which no entry names.
+    unnamed: bool,
+    plain_is_shared: bool,
 }
 
 impl Fixture {
@@ -70,6 +73,8 @@ impl Fixture {
             flip: None,
             wrong_sum: false,
             plaintext,
+            unnamed: false,
+            plain_is_shared: false,
         }
     }
 
@@ -186,13 +191,16 @@ impl Fixture {
         let dir = TempDir::new()?;
         fs::create_dir(dir.path().join("plain"))?;
         fs::write(dir.path().join("plain/file"), &self.plaintext)?;
+        if self.unnamed {
+            fs::write(dir.path().join("plain/other"), &self.plaintext)?;
+        }
         fs::write(dir.path().join("keys"), format!("raw {}\n", hex::encode(&raw)))?;
         fs::write(dir.path().join("sentinel"), SENTINEL)?;
         let entry: Value = json!({"kind": "btrfs", "path": "/mnt/file", "plain": "file", "root": 5, "ino": INO, "offset": 0,
             "encrypted": self.encrypted, "extents": self.least});
         fs::write(dir.path().join("manifest.jsonl"), format!("{entry}\n"))?;
         fs::write(dir.path().join("image"), &image)?;
-        fscrypt_verify::verify(&dir.path().join("image"), dir.path())
+        fscrypt_verify::verify(&dir.path().join("image"), dir.path(), self.plain_is_shared)
     }
 
     /// Verified and found wrong; the words.
@@ -263,4 +271,13 @@ fn a_file_with_too_few_extents_is_caught() {
     let fixture = |least| Fixture { least, ..Fixture::new(Algorithm::Crc32c, true) };
     assert!(fixture(2).verify().expect("a verification").is_verified());
     assert!(fixture(3).wrong().contains("it has 2 extents, and should have at least 3"));
+}
+
+#[test]
+fn a_plaintext_without_an_entry_is_one_of_another_image_or_forgotten() {
+    let forgotten = Fixture { unnamed: true, ..Fixture::new(Algorithm::Crc32c, true) };
+    let words = format!("{:#}", forgotten.verify().err().expect("an error"));
+    assert!(words.contains("no entry of the manifest names the plaintext"), "{words}");
+    let shared = Fixture { plain_is_shared: true, ..forgotten };
+    assert!(shared.verify().expect("a verification").is_verified());
 }

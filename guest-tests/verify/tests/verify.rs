@@ -102,7 +102,7 @@ impl Fixture {
         fs::write(self.path("image"), &self.image)?;
         let lines: Vec<String> = self.manifest.iter().map(Value::to_string).collect();
         fs::write(self.path("manifest.jsonl"), lines.join("\n"))?;
-        fscrypt_verify::verify(&self.path("image"), self.dir.path())
+        fscrypt_verify::verify(&self.path("image"), self.dir.path(), false)
     }
 
     /// Puts a directory with these entries into a block of the image.

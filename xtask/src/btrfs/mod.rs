@@ -117,7 +117,13 @@ impl Run<'_> {
                 symlink(std::path::absolute(from.join(name))?, results.join(name))?;
             }
             let name = format!("{}.img", disk.serial().to_lowercase());
-            match verify::run(&self.prepared.programs.verifier, &images.join(&name), &results, &results) {
+            let verified = verify::run_on_one_of_several(
+                &self.prepared.programs.verifier,
+                &images.join(&name),
+                &results,
+                &results,
+            );
+            match verified {
                 Ok(verified) => findings.verified.push((name, verified)),
                 Err(error) => findings.problems.push(format!("{name}: {error:#}")),
             }
