@@ -5,6 +5,7 @@
 # needs: CONFIG_BTRFS_FS CONFIG_BLK_DEV_LOOP mkfs.btrfs filefrag
 # stat: requests.crypto_out > 0
 # stat: requests.crypto_in > 0
+# errors: expected
 
 # at DEVID LOGICAL: where this logical address of data lies on the device.
 at() {

@@ -49,9 +49,19 @@ const TROUBLE: &[&str] = &[
 ];
 
 /// What the kernel says when a request has failed, which programs may not notice: the kernel tries a failed readahead again. The
-/// block layer names the kind before "error", such as "operation not supported". And the driver's word for a key that it cannot program.
-const ERRORS: &[&str] =
-    &[" error, dev ", "Buffer I/O error", "EXT4-fs error", "is still empty after all keys were programmed"];
+/// block layer names the kind before "error", such as "operation not supported". File systems say what is wrong with what they read. And
+/// the driver's word for a key that it cannot program.
+const ERRORS: &[&str] = &[
+    " error, dev ",
+    "Buffer I/O error",
+    "EXT4-fs error",
+    "BTRFS error ",
+    "BTRFS critical ",
+    "csum failed ",
+    "run fsck to fix",
+    "Stopped filesystem due to reason",
+    "is still empty after all keys were programmed",
+];
 
 /// KCSAN's first words about a data race. Its report ends with a line of `=`.
 const RACE: &str = "BUG: KCSAN: ";
