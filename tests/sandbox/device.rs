@@ -32,11 +32,14 @@ impl Device {
         File::create(path("image")).expect("image").set_len(DISK).expect("image");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-blk-crypto"));
         command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").stdin(Stdio::null());
-        command.args(["--num-queues", "2", "--serial", "serial-of-the-test"]);
+        command.args(["--serial", "serial-of-the-test"]);
         if !options.contains(&"--keyslots") {
             command.args(["--keyslots", "4"]);
         }
-        command.args(["--key-types", "raw,wrapped", "--wrapping-key-file"]).arg(path("wrapping-key"));
+        if !options.contains(&"--ufs") {
+            command.args(["--num-queues", "2", "--key-types", "raw,wrapped", "--wrapping-key-file"]);
+            command.arg(path("wrapping-key"));
+        }
         command.arg("--socket-path").arg(path("socket")).arg("--stats").arg(path("stats"));
         if !options.contains(&"--blk-ram") {
             command.arg("--blk-file").arg(path("image"));

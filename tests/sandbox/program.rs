@@ -251,6 +251,11 @@ fn memory_for_frontends() {
     device.wait(Device::exited);
     assert_eq!(device.child.wait().expect("wait").code(), Some(1), "{}", device.log());
     assert!(device.log().contains("256 KiB for each worker; raise the limit (ulimit -l"), "{}", device.log());
+
+    let mut device = start_with_limit(40, CapabilitySet::SYS_RESOURCE, &["--ufs", "--keyslots", "4"]);
+    device.wait(Device::exited);
+    assert_eq!(device.child.wait().expect("wait").code(), Some(1), "{}", device.log());
+    assert!(device.log().contains("key registers, 16 KiB; raise the limit (ulimit -l"), "{}", device.log());
 }
 
 /// A fault that needs other keys gets its memory at once or is refused. Program commands then work.
