@@ -37,3 +37,25 @@ impl Fingerprints {
         tag.first_chunk().map_or(0, |front| u64::from_le_bytes(*front))
     }
 }
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::*;
+    use openssl::pkey::PKey;
+    use openssl::sign::Signer;
+    use openssl::symm::Cipher;
+
+    #[test]
+    fn fingerprints_are_cmacs_with_a_salt_of_their_own() {
+        let fingerprints = Fingerprints::new().expect("a salt");
+        for byte in 0..3 {
+            let key = [byte; KEY_BYTES];
+            let salt = PKey::cmac(&Cipher::aes_256_cbc(), &*fingerprints.salt).expect("OpenSSL");
+            let tag = Signer::new_without_digest(&salt).and_then(|mut mac| mac.sign_oneshot_to_vec(&key));
+            assert_eq!(fingerprints.of(&key).to_le_bytes(), tag.expect("OpenSSL")[..8]);
+        }
+        let others = Fingerprints::new().expect("a salt");
+        assert_ne!(others.of(&[1; KEY_BYTES]), fingerprints.of(&[1; KEY_BYTES]));
+    }
+}

@@ -163,6 +163,7 @@ mod tests {
                 assert!(expanded);
                 keys.keep(place);
             }
+            assert_eq!(keys.recent.len(), MOST_RECENT);
             keys.release_recent();
             assert_eq!(keys.free.len(), 6);
             assert!(keys.free.iter().all(|place| place.raw == [0; KEY_BYTES] && place.expanded.xts.is_blank()));

@@ -103,6 +103,7 @@ fn programming_waits_for_requests_in_flight_and_does_not_change_them() {
     assert!(finished.recv_timeout(Duration::from_millis(50)).is_err(), "program returned before the request");
     assert_eq!(fingerprint(in_flight.key()), expected(1));
     assert_eq!(fingerprint(fresh.key()), expected(2));
+    assert!(fresh.is_current() && !in_flight.is_current());
     drop(in_flight);
     finished.recv_timeout(Duration::from_secs(10)).expect("program returns once the old key is free");
     programmer.join().expect("no panic");
@@ -167,10 +168,31 @@ fn a_kept_key_is_used_again_as_long_as_the_slot_holds_it() {
     for slot in 0..20 {
         table.program_now(slot, &[3; KEY_BYTES], CONFIG).expect("slot");
         acquire(&mut recent, slot);
+        assert_eq!((0..20).filter(|&slot| table.is_in_use(slot)).count() as u32, slot % 8 + 1);
     }
-    assert!((0..20).filter(|&slot| table.is_in_use(slot)).count() <= 8);
     drop(recent);
     assert_eq!(table.clear_now(), 20);
+}
+
+/// The same slot of another device has the same state, but another key.
+#[test]
+fn a_key_of_another_table_is_neither_kept_nor_taken_for_a_kept_one() {
+    let table = |byte| {
+        let table = Arc::new(KeyslotTable::new(1, Implementation::detect()).expect("table"));
+        table.program_now(0, &[byte; KEY_BYTES], CONFIG).expect("slot");
+        table
+    };
+    let (own, other) = (table(1), table(2));
+    let mut recent = RecentKeys::new(Arc::clone(&own));
+    for _ in 0..2 {
+        let key = recent.acquire(&other, 0).expect("slot").expect("key");
+        assert_eq!(fingerprint(key.key()), expected(2));
+        recent.keep(0, key);
+        assert!(!other.is_in_use(0));
+        let key = recent.acquire(&own, 0).expect("slot").expect("key");
+        assert_eq!(fingerprint(key.key()), expected(1));
+        recent.keep(0, key);
+    }
 }
 
 #[test]
@@ -190,6 +212,22 @@ fn evict_waits_for_requests_in_flight() {
     assert_eq!(fingerprint(in_flight.key()), expected(1));
     drop(in_flight);
     assert_eq!(evictor.join().expect("no panic"), Ok(Evicted::Key));
+}
+
+/// Two commands for one slot come one after the other.
+#[test]
+fn a_slot_is_claimed_by_one_command_at_a_time() {
+    use std::task::{Context, Poll, Waker};
+    let table = KeyslotTable::new(2, Implementation::detect()).expect("table");
+    let mut context = Context::from_waker(Waker::noop());
+    let first = block_on(table.claim(0)).expect("slot");
+    let mut second = std::pin::pin!(table.claim(0));
+    for _ in 0..3 {
+        assert!(second.as_mut().poll(&mut context).is_pending());
+    }
+    drop(block_on(table.claim(1)).expect("another slot"));
+    drop(first);
+    assert!(matches!(second.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
 }
 
 /// Whatever the interleaving, a handle shows one of the keys that were programmed, whole.
