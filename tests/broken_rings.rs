@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::process::{Files, Running};
 use common::*;
 use test_driver::{Descriptor, INDIRECT, NEXT, WRITE};
 use vm_memory::{Bytes, GuestAddress};
@@ -234,4 +235,42 @@ fn headers_that_change_under_the_device() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+/// A driver's developer learns from the log what is wrong.
+#[test]
+fn the_log_says_what_is_wrong() {
+    let files = Files::new();
+    let running = Running::start(&files, &["--num-queues", "2", "--queue-size", "256"]);
+    let mut guest =
+        Guest::with(Options { socket: Some(files.path("socket")), disk: DiskKind::Memory, ..Options::default() });
+    let table = MEMORY_START + (100 << 20);
+    let pieces = [(MEMORY_START, 1, 0); 300];
+    type Break<'t> = (&'t str, &'t dyn Fn(&mut Guest));
+    let breaks: [Break<'_>; 4] = [
+        ("a descriptor chain does not end", &|guest| put(guest, 0, MEMORY_START, 16, NEXT, 0)),
+        ("points outside guest memory", &|guest| put(guest, 0, OUTSIDE, 16, 0, 0)),
+        ("is longer than the queue", &|guest| guest.rings[0].write_indirect(0, table, &pieces)),
+        ("device-readable descriptor follows", &|guest| {
+            put(guest, 0, MEMORY_START, 16, NEXT | WRITE, 1);
+            put(guest, 1, MEMORY_START, 16, 0, 0);
+        }),
+    ];
+    for (_, action) in &breaks {
+        action(&mut guest);
+        publish(&mut guest, 0);
+        guest.rings[0].kick();
+        let deadline = std::time::Instant::now() + ring::PATIENCE;
+        while guest.rings[0].err.read().is_err() {
+            assert!(std::time::Instant::now() < deadline, "not reported");
+            std::thread::yield_now();
+        }
+        guest.restart();
+    }
+    drop(guest);
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+    for (words, _) in &breaks {
+        assert!(text.contains(words), "{words}: {text}");
+    }
 }

@@ -120,7 +120,9 @@ fn status_tells_what_the_device_is() {
     assert_eq!((&status["image"]["aio"], &status["image"]["in_memory"]), (&json!("sync"), &json!(false)));
     assert_eq!(status["connected"], true);
     assert_eq!(status["features"]["bits"], format!("{:#x}", setup.guest.features));
-    assert!(status["features"]["names"].as_array().expect("names").contains(&json!("INLINE_ENCRYPTION")));
+    let names = status["features"]["names"].as_array().expect("names");
+    assert!(names.contains(&json!("INLINE_ENCRYPTION")));
+    assert!(!names.contains(&json!("RO")) && !names.contains(&json!("ACCESS_PLATFORM")), "{names:?}");
     assert_eq!(
         status["queues"],
         json!([{"queue": 0, "role": "request"}, {"queue": 1, "role": "request"}, {"queue": 2, "role": "control"}])

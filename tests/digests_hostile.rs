@@ -279,3 +279,27 @@ fn images_that_change_meanwhile() {
         }
     }
 }
+
+/// The image shrinks below a request that is served in place.
+#[test]
+fn an_image_that_is_cut_off() {
+    const LEN: usize = 32 * UNIT;
+    let request = Digested { sector: 0, slot: 0, algorithm: 3, dun: 9 };
+    let array = 32 * 32;
+    let plain = pattern(4, LEN);
+    let expected = openssl_xts(&key(1), 9, UNIT, &plain);
+    for write in [false, true] {
+        let mut guest = Guest::with(Options { disk: DiskKind::Tmpfs, ..Options::default() });
+        program(&mut guest, 0, &key(1), 12);
+        (0..3).for_each(|_| assert_eq!(request.write(&mut guest, 0, &plain, array).status, OK));
+        assert!(request.read(&mut guest, 0, LEN, array).data[..LEN] == plain);
+        let image = std::fs::File::options().write(true).open(guest.image_path()).expect("image");
+        image.set_len(UNIT as u64).expect("cut off");
+        if write {
+            assert_eq!(request.write(&mut guest, 0, &plain, array).status, OK);
+            assert!(guest.image_bytes(0, LEN) == expected, "nothing is lost");
+        } else {
+            assert_eq!(request.read(&mut guest, 0, LEN, array).status, IOERR, "what is not there has no digest");
+        }
+    }
+}

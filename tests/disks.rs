@@ -327,6 +327,25 @@ fn stopping_waits_for_the_disk() {
             assert_eq!(guest.rings[0].used_index(), next_avail, "{kind:?}");
             guest.restart();
         }
+        // Nothing was taken from a queue that had stopped.
+        assert_eq!(guest.stat("events.broken_queue"), 0, "{kind:?}");
         guest.request(0, &write_request(0, &data), 1).assert_only_status(OK);
+    }
+}
+
+/// Plain data goes to and from many pieces of guest memory, also where the image is written in place.
+#[test]
+fn plain_data_in_pieces() {
+    let plain = pattern(7, 128 << 10);
+    let cut = Cut { readable: vec![16, 512, 1, 12000, 4096], writable: vec![1, 4095, 70], ..Cut::default() };
+    for kind in KINDS {
+        let mut guest = Guest::with(options(kind));
+        // Other data in the buffers.
+        guest.request(0, &write_request(1024, &pattern(8, 128 << 10)), 1).assert_only_status(OK);
+        for _ in 0..4 {
+            guest.request_cut(0, &write_request(0, &plain), 1, &cut).assert_only_status(OK);
+            let read = guest.request_cut(1, &header(IN, 0), plain.len() + 1, &cut);
+            assert!(read.data == plain, "{kind:?}");
+        }
     }
 }

@@ -81,6 +81,9 @@ fn an_eventfd_that_turns_against_us() {
         for round in 0..3 {
             let call = EventFd::new(EFD_NONBLOCK).expect("eventfd");
             guest.frontend().set_vring_call(0, &call).expect("SET_VRING_CALL");
+            // It is not the last one that the device has got.
+            let other = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+            guest.frontend().set_vring_call(1, &other).expect("SET_VRING_CALL");
             guest.frontend().get_features().expect("GET_FEATURES");
             // The driver may be waiting for the interrupt that it gets now.
             while call.read().is_err() {}

@@ -129,3 +129,24 @@ fn a_long_request_does_not_hold_up_other_queues() {
         }
     }
 }
+
+/// It gives way again and again, not only before it begins.
+#[test]
+fn a_long_request_gives_way_in_its_middle() {
+    let mut config = Options::default().config;
+    config.engine.crypto_engine = Implementation::Portable;
+    let bytes = u64::from(PIECE) * PIECES as u64;
+    let disk = DiskKind::File(Aio::Sync);
+    let mut guest = Guest::with(Options { disk, image_bytes: 2 * bytes, ..one_worker(config) });
+    program(&mut guest);
+    let used = guest.rings[0].used_index();
+    add_long(&mut guest, CRYPTO_OUT, &pattern(3, PIECE as usize));
+    guest.rings[0].kick();
+    let deadline = std::time::Instant::now() + ring::PATIENCE;
+    while guest.image_bytes(2 << 20, 4096) == [0; 4096] {
+        assert!(std::time::Instant::now() < deadline, "it does not begin");
+    }
+    assert_eq!(guest.request(1, &header(IN, 0), 513).status, OK);
+    assert_eq!(guest.rings[0].used_index(), used, "it was served to its end first");
+    assert_eq!(guest.rings[0].wait(), (0, 1));
+}

@@ -145,6 +145,41 @@ fn no_notification_is_lost_with_event_idx() {
     }
 }
 
+/// The driver wants an interrupt at its tenth request only.
+#[test]
+fn no_interrupt_comes_before_it_is_wanted() {
+    let mut guest = Guest::new();
+    let ring = &mut guest.rings[0];
+    // When the interrupt has come, the device has looked at what was wanted.
+    let buffers = ring.add(&header(99, 0), 1);
+    ring.kick();
+    let deadline = std::time::Instant::now() + ring::PATIENCE;
+    while ring.call.read().is_err() {
+        assert!(std::time::Instant::now() < deadline, "no interrupt");
+    }
+    ring.wait();
+    ring.free(&buffers);
+    let before = ring.next_used;
+    ring.set_used_event(before.wrapping_add(9));
+    for number in 1..=10u16 {
+        let buffers = ring.add(&header(99, 0), 1);
+        ring.kick();
+        let deadline = std::time::Instant::now() + ring::PATIENCE;
+        while ring.used_index().wrapping_sub(before) < number {
+            assert!(std::time::Instant::now() < deadline, "not served");
+        }
+        ring.free(&buffers);
+        if number == 9 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(ring.call.read().is_err(), "an interrupt that was not wanted");
+        }
+    }
+    let deadline = std::time::Instant::now() + ring::PATIENCE;
+    while ring.call.read().is_err() {
+        assert!(std::time::Instant::now() < deadline, "no interrupt");
+    }
+}
+
 /// A driver adds requests while the device serves others, and notifies only when the device asks. All complete.
 #[test]
 fn no_notification_is_lost_in_a_stream() {

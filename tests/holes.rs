@@ -76,6 +76,12 @@ fn reading_changes_nothing(disk: DiskKind) {
         assert_eq!(allocated(&file), written, "{disk:?}, reading {sectors} sectors at a time");
     }
 
+    // Zeroed blocks keep their space, unless the guest gives it back.
+    guest.request(0, &[header(WRITE_ZEROES, 0), range(264, 16, 0)].concat(), 1).assert_only_status(OK);
+    assert_eq!(allocated(&file), written, "{disk:?}");
+    expected[264 * 512..280 * 512].fill(0);
+    read_all(&mut guest, SECTORS, |_, data| assert!(data == expected, "{disk:?}"));
+
     // Discarded and zeroed blocks stay free, although the device knew them as allocated.
     for (request, sector, sectors, flags) in
         [(DISCARD, 264, 16, 0), (WRITE_ZEROES, 384, 128, 1), (DISCARD, 640, 128, 0)]

@@ -337,6 +337,7 @@ fn segments_fit_in_the_usual_rings() {
 fn without_multiqueue_the_control_queue_is_number_1() {
     let mut guest = Guest::with(Options { accept: !feature::MQ, queues: 1, ..Options::default() });
     assert_eq!(guest.control(), 1);
+    guest.request(1, &header(IN, 0), 513).assert_only_status(UNSUPP);
     program(&mut guest, &Program::new(0, &key(1), 12));
     guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(OK);
     assert_eq!(guest.image_bytes(0, 4096), openssl_xts(&key(1), 0, 4096, &[1; 4096]));

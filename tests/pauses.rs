@@ -310,6 +310,17 @@ fn a_cache_mode_chosen_before_the_queues_start_is_kept() {
     new_rings(&mut guest);
     (0..3).for_each(|queue| guest.start_ring(queue));
     assert_eq!(guest.get_config(32, 1), [1], "the next driver has chosen nothing");
+    // After a reset, a driver may choose before its features are known.
+    guest.reset();
+    guest.set_config(32, &[0]);
+    guest.set_features_again();
+    new_rings(&mut guest);
+    (0..3).for_each(|queue| guest.start_ring(queue));
+    assert_eq!(guest.get_config(32, 1), [0], "after a reset");
+    // What a running driver has chosen is not the next one's choice.
+    guest.set_config(32, &[0]);
+    guest.set_features_again();
+    assert_eq!(guest.get_config(32, 1), [1], "a driver that does not stop its queues");
 }
 
 /// With in-flight tracking, the region says where a queue continues.

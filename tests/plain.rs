@@ -70,6 +70,7 @@ fn blocks_of_4096_bytes() {
     assert_eq!(config[20..24], 4096u32.to_le_bytes());
     assert_eq!(config[24], 2, "physical block exponent");
     assert_eq!(config[26..28], 4u16.to_le_bytes(), "minimum I/O size in logical blocks");
+    assert_eq!(config[44..48], 8u32.to_le_bytes(), "alignment of discards in sectors");
 }
 
 #[test]
@@ -86,6 +87,9 @@ fn discard_and_write_zeroes() {
     guest.request(0, &two, 1).assert_only_status(OK);
     assert!(zero(&guest, 8, 8) && zero(&guest, 32, 8));
     assert!(!zero(&guest, 16, 1) && !zero(&guest, 7, 1) && !zero(&guest, 40, 1));
+    // An empty range is not worth a request, and not wrong.
+    guest.request(0, &[header(DISCARD, 0), range(48, 0, 0), range(16, 8, 0)].concat(), 1).assert_only_status(OK);
+    assert!(zero(&guest, 16, 8) && !zero(&guest, 48, 1));
 
     fill(&mut guest);
     for flags in [0, 1] {
@@ -126,6 +130,22 @@ fn discard_and_write_zeroes() {
     guest.request(0, &[header(SECURE_ERASE, 0), range(0, 8, 0)].concat(), 1).assert_only_status(UNSUPP);
 }
 
+/// Linux cuts its requests to the sizes in the configuration space.
+#[test]
+fn ranges_of_the_announced_size_and_no_more() {
+    let mut guest = Guest::with(Options { image_bytes: (2 << 30) + (1 << 20), ..Options::default() });
+    let config = guest.get_config(0, 104);
+    let announced = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| config[at + i]));
+    // max_discard_sectors and max_write_zeroes_sectors
+    for (request_type, most, flags) in [(DISCARD, announced(36), 0), (WRITE_ZEROES, announced(48), 1)] {
+        assert!(most == if request_type == DISCARD { 1 << 22 } else { 1 << 17 });
+        for (sectors, status) in [(most, OK), (most + 1, IOERR)] {
+            let request = [header(request_type, 0), range(0, sectors, flags)].concat();
+            guest.request(0, &request, 1).assert_only_status(status);
+        }
+    }
+}
+
 #[test]
 fn discard_that_was_not_negotiated_is_unsupported() {
     let accept = !feature::DISCARD & !feature::WRITE_ZEROES;
@@ -142,6 +162,8 @@ fn a_read_only_disk_refuses_every_change() {
     guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(IOERR);
     guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);
     assert_eq!(guest.features & (feature::DISCARD | feature::WRITE_ZEROES), 0);
+    let config = guest.get_config(0, 104);
+    assert!(config[36..44].iter().chain(&config[48..56]).all(|&byte| byte == 0), "no limits of what is not offered");
     let control = guest.control();
     guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(OK);
     guest.request(0, &crypto_write(0, 0, [0; 4], &[1; 4096]), 1).assert_only_status(IOERR);
@@ -165,6 +187,12 @@ fn the_configuration_space() {
     assert_eq!(config[20..24], 512u32.to_le_bytes(), "blk_size");
     assert_eq!(config[32], 1, "writeback");
     assert_eq!(config[34..36], 2u16.to_le_bytes(), "num_queues");
+    assert_ne!(guest.features & feature::DISCARD, 0);
+    let words: [u32; 5] =
+        std::array::from_fn(|i| u32::from_le_bytes(std::array::from_fn(|at| config[36 + 4 * i + at])));
+    assert_eq!(words, [1 << 22, 64, 1, 1 << 17, 1], "discard: sectors, ranges, alignment; write zeroes");
+    assert_eq!(config[56..60], [1, 0, 0, 0], "write zeroes may unmap");
+    assert_eq!(config[60..72], [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], "no secure erase");
     assert!(config[72..96].iter().all(|&byte| byte == 0), "not zoned");
     assert_eq!(config[96..104], [4, 0, 16, 1, 0, 0, 0, 0], "keyslots, DUN bytes, key types");
     // Reads at an offset and across the end: what exists, then zeroes.

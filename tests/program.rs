@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::process::*;
+use common::{DiskKind, Guest, OK, Options, write_request};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 
@@ -488,6 +489,34 @@ fn completions() {
             Ok(status) => assert!(status.success(), "{shell} rejects its script"),
             Err(error) => eprintln!("{shell}: {error}"),
         }
+    }
+}
+
+/// Without requests, a device costs no CPU time: its workers sleep. Nor does a queue that a driver has broken.
+#[test]
+fn an_idle_device_sleeps() {
+    let files = Files::new();
+    let running = Running::start(&files, &["--num-queues", "2"]);
+    let mut guest =
+        Guest::with(Options { socket: Some(files.path("socket")), disk: DiskKind::Memory, ..Options::default() });
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.0.id())).expect("the program");
+        // utime and stime, after the name.
+        let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace().skip(11).take(2);
+        fields.map(|ticks| ticks.parse::<u64>().expect("ticks")).sum::<u64>()
+    };
+    for broken in [false, true] {
+        guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+        if broken {
+            let index = guest.rings[0].next_avail.wrapping_add(500);
+            guest.rings[0].set_avail_index(index);
+            guest.rings[0].kick();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let before = ticks();
+        std::thread::sleep(Duration::from_secs(1));
+        let used = ticks() - before;
+        assert!(used < 20, "{used} hundredths of a second of CPU time (broken: {broken})");
     }
 }
 

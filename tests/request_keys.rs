@@ -238,6 +238,10 @@ fn bad_keys_and_requests() {
     guest.request(control, &Program::new(0, &key(1), 12).bytes(), 1).assert_only_status(UNSUPP);
     guest.request(control, &evict(0), 1).assert_only_status(UNSUPP);
     guest.request(0, &crypto_write(0, 0, [0; 4], &plain), 1).assert_only_status(UNSUPP);
+    // A worker has 64 places for keys; each refused request gives its own back.
+    for bad in [with(&|bad| bad.key.key_size = 63), with(&|bad| (bad.key.dun_bytes, bad.dun[0]) = (1, 256))] {
+        (0..130).for_each(|_| bad.write(&mut guest, 0, &plain).assert_only_status(IOERR));
+    }
     // The device still works.
     good.write(&mut guest, 0, &plain).assert_only_status(OK);
     assert!(guest.image_bytes(0, 4096) == openssl_xts(&key(1), 0, 4096, &plain));

@@ -152,13 +152,14 @@ fn what_was_missed_is_told_again() {
     guest.reset();
     sectors.store(u64::MAX, Ordering::SeqCst);
     assert_eq!(guest.device.resize(Some(9 * MIB)).expect("resized").frontend, FrontendKnows::NotTold);
+    assert_eq!(guest.device.resize(Some(11 * MIB)).expect("resized").frontend, FrontendKnows::NotTold);
     sectors.store(0, Ordering::SeqCst);
     guest.set_features_again();
     guest.start_rings();
-    wait_for(|| sectors.load(Ordering::SeqCst) == 9 * 2048);
+    wait_for(|| sectors.load(Ordering::SeqCst) == 11 * 2048);
     // The device has not read that reply, but finds the reply to the next message.
     sectors.store(0, Ordering::SeqCst);
-    assert_eq!(guest.device.resize(Some(10 * MIB)).expect("resized").frontend, FrontendKnows::Told);
+    assert_eq!(guest.device.resize(Some(12 * MIB)).expect("resized").frontend, FrontendKnows::Told);
     sectors.store(0, Ordering::SeqCst);
     guest.restart();
     guest.request(0, &header(FLUSH, 0), 1).assert_only_status(OK);

@@ -51,9 +51,12 @@ fn a_disabled_queue_waits() {
     guest.frontend().get_features().expect("GET_FEATURES");
     let buffers = guest.rings[0].add(&write_request(0, &[1; 512]), 1);
     guest.rings[0].assert_silent();
+    let running = |guest: &Guest| guest.device.stats().queues.iter().any(|queue| queue.queue == 0 && queue.running);
+    assert!(!running(&guest));
     // Enabling is enough, because a notification may have been lost before.
     guest.frontend().set_vring_enable(0, true).expect("SET_VRING_ENABLE");
     assert_eq!(guest.rings[0].wait(), (buffers.head, 1));
+    assert!(running(&guest));
 }
 
 /// A frontend dies: requests that were taken complete, the keys are lost, and the next frontend finds a fresh device.
@@ -122,6 +125,11 @@ fn an_interrupt_that_is_handed_over_late() {
     ring.kick();
     let (head, _) = ring.wait();
     assert_eq!(head, buffers.head);
+    // The frontend changes its mind.
+    let other = ring.call.try_clone().expect("eventfd");
+    frontend.set_vring_call(0, &other).expect("SET_VRING_CALL");
+    frontend.get_features().expect("GET_FEATURES");
+    let _ = other.read();
     frontend.set_vring_call(0, &ring.call).expect("SET_VRING_CALL");
     let deadline = Instant::now() + ring::PATIENCE;
     while ring.call.read().is_err() {

@@ -379,3 +379,14 @@ impl VirtioDevice for Device {
         self.observer().count_broken_queue();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_image_cannot_do_is_no_error_of_the_disk() {
+        let of = |code| status(&Failure::Disk(std::io::Error::from_raw_os_error(code)));
+        assert_eq!((of(libc::EOPNOTSUPP), of(libc::EIO)), (Status::Unsupp, Status::IoErr));
+    }
+}

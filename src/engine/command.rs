@@ -202,3 +202,22 @@ pub(super) fn halves_are_equal(key: &[u8; KEY_BYTES]) -> bool {
     let (data, tweak) = key.split_at(KEY_BYTES / 2);
     data.iter().zip(tweak).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_differ_wherever_they_differ() {
+        let mut key = [7; KEY_BYTES];
+        assert!(halves_are_equal(&key));
+        // The same difference twice.
+        (key[1], key[5]) = (3, 3);
+        assert!(!halves_are_equal(&key));
+        for at in 0..KEY_BYTES {
+            let mut key = [7; KEY_BYTES];
+            key[at] ^= 0x80;
+            assert!(!halves_are_equal(&key), "{at}");
+        }
+    }
+}

@@ -73,3 +73,18 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_guest_memory_is_not_the_disks_fault() {
+        let failure = |code| Failure::from(io::Error::from_raw_os_error(code));
+        assert!(matches!(failure(libc::EFAULT), Failure::GuestMemory));
+        for code in [libc::EIO, libc::ENOSPC, libc::EOPNOTSUPP] {
+            assert!(matches!(failure(code), Failure::Disk(error) if error.raw_os_error() == Some(code)));
+        }
+        assert!(matches!(Failure::from(io::Error::from(io::ErrorKind::UnexpectedEof)), Failure::Disk(_)));
+    }
+}

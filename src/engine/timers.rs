@@ -141,6 +141,23 @@ mod tests {
         assert!(named.len() == 2 || is_ready_within(&timers, 200));
     }
 
+    /// Only entries that nobody waits for are dropped.
+    #[test]
+    fn a_request_whose_time_has_come_is_not_forgotten() {
+        let mut timers = Timers::new().expect("timer");
+        let after = |milliseconds| Instant::now() + Duration::from_millis(milliseconds);
+        timers.arm(7, after(1));
+        std::thread::sleep(Duration::from_millis(2));
+        timers.arm(NOBODY, after(50));
+        let mut named = Vec::new();
+        timers.poll(|token| named.push(token));
+        assert!(named.starts_with(&[7]), "{named:?}");
+        let mut timers = Timers::new().expect("timer");
+        timers.arm(NOBODY, after(20));
+        timers.arm(NOBODY, after(60_000));
+        assert!(is_ready_within(&timers, 200), "the first still has its time");
+    }
+
     #[test]
     fn requests_can_be_hurried() {
         let mut timers = Timers::new().expect("timer");
@@ -155,5 +172,10 @@ mod tests {
         timers.poll(|token| named.push(token));
         assert_eq!(named, [7]);
         assert!(!timers.has_requests() && !is_ready_within(&timers, 1), "the other one still has its time");
+        timers.arm(8, later);
+        timers.arm(9, later);
+        assert!(timers.hurry() && is_ready_within(&timers, 200));
+        timers.poll(|token| named.push(token));
+        assert_eq!(named, [7, 8, 9]);
     }
 }

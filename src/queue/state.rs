@@ -194,7 +194,26 @@ pub(super) fn warn(message: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{RingAddresses, Vring};
     use super::*;
+
+    /// virtio 1.4, 2.7: 16 bytes for each descriptor; flags and index, then 2 bytes, or 8, for each entry.
+    #[test]
+    fn a_ring_is_in_memory_with_its_last_byte() {
+        const SIZE: u16 = 8;
+        let places = [(0x1000, 128), (0x2000, 20), (0x3000, 68)];
+        let [descriptor_table, avail_ring, used_ring] = places.map(|(at, _)| GuestAddress(at));
+        let all = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
+        let vring = Vring::new(0, SIZE).expect("queue");
+        assert!(vring.set_size(SIZE));
+        assert!(vring.set_addresses(&all, RingAddresses { descriptor_table, avail_ring, used_ring }));
+        for short in 0..=places.len() {
+            let ranges: Vec<_> =
+                (0..).zip(places).map(|(n, (at, bytes))| (GuestAddress(at), bytes - usize::from(n == short))).collect();
+            let memory = GuestMemoryMmap::from_ranges(&ranges).expect("memory");
+            assert_eq!(vring.lock().ring_is_in(&memory), short == places.len(), "{short}");
+        }
+    }
 
     /// Every head of the smallest and largest queues, in and out of range.
     #[test]

@@ -303,3 +303,6 @@ fn digest_algorithm(number: u8) -> Result<Option<DigestAlgorithm>, Status> {
     let found = DIGESTS.iter().find(|(known, _)| *known == number);
     found.map(|(_, algorithm)| Some(*algorithm)).ok_or(Status::Unsupp)
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,6 +118,51 @@ fn under_long_requests() {
     assert_eq!(device.finish()["bytes"]["in"], 1024 * 1022 * (16u64 << 10));
 }
 
+/// KiB of digests for each worker.
+const DIGESTS_KIB: u64 = 2 << 10;
+
+/// Requests of 7 MiB in data units of 512 bytes, each with 444 KiB of digests.
+fn under_many_digests() {
+    let pieces = PIECES - 1;
+    let device = Device::start(&["--workers", "2"], |_| {});
+    let mut guest = device.guest();
+    let control = guest.control();
+    guest.request(control, &Program::new(2, &key(1), 9).bytes(), 1).assert_only_status(OK);
+    let request = extended_header(CRYPTO_OUT_EXT, 0, 2, [SHA256, 0, 0, 0], [1, 0, 0, 0]);
+    let units = pieces * (28 << 10) / 512;
+    let array = units * 32;
+    for ring in &mut guest.rings[..2] {
+        let header = ring.allocate(request.len());
+        guest.memory.write_slice(&request, GuestAddress(header)).expect("header");
+        let data = vec![(ring.allocate(28 << 10), 28 << 10, 0); pieces];
+        let digests = ring.allocate(array);
+        for head in 0..DEPTH as u16 {
+            let status = ring.allocate(1);
+            let table = ring.allocate(16 * (PIECES + 3)).next_multiple_of(16);
+            ring.allocate(16);
+            let room = [(digests, array as u32, WRITE), (status, 1, WRITE)];
+            ring.write_indirect(head, table, &[&[(header, request.len() as u32, 0)][..], &data, &room].concat());
+            ring.publish(head);
+        }
+        ring.kick();
+    }
+    let (mut left, mut most) = (2 * DEPTH, 0);
+    while left > 0 {
+        for ring in &mut guest.rings[..2] {
+            while ring.take_used().is_some() {
+                left -= 1;
+            }
+        }
+        most = most.max(private(&device));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let bound = WORKERS * (WORKER_KIB + DIGESTS_KIB) + OTHER_KIB;
+    println!("{most} KiB of private memory at the most, the bound is {bound} KiB");
+    assert!(most < bound, "{most} KiB of private memory, the bound is {bound} KiB");
+    drop(guest);
+    assert_eq!(device.finish()["digests"]["sha256"], (2 * DEPTH * units) as u64);
+}
+
 pub fn trials() -> Vec<Trial> {
     let ways: [(&str, &[&str]); 5] = [
         ("sync", &["--aio", "sync"]),
@@ -131,5 +176,6 @@ pub fn trials() -> Vec<Trial> {
         super::trial(format!("memory::{name}"), obstacle, || under_a_flood(options))
     });
     let long = super::trial("memory::long_requests".to_owned(), crate::device::obstacle(&[]), under_long_requests);
-    floods.into_iter().chain([long]).collect()
+    let digests = super::trial("memory::digests".to_owned(), crate::device::obstacle(&[]), under_many_digests);
+    floods.into_iter().chain([long, digests]).collect()
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use vm_memory::{Address, GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::queue::{Completion, RingAddresses, TakenChain, Turn, Vring};
+use crate::queue::{Completion, Event, RingAddresses, TakenChain, Turn, Vring};
 
 mod regions;
 
@@ -196,6 +196,7 @@ fn take(
 ) {
     let mut chains = Vec::new();
     turn.pop(memory, most, &mut chains);
+    assert!(chains.len() <= most);
     for taken in &chains {
         let number = number(taken, world);
         assert!(last.replace(number).is_none_or(|before| before < number), "served in another order than sent");

@@ -30,6 +30,18 @@ fn a_batch_of_several_is_finished() {
     }
 }
 
+/// Another backend may return all that the ring holds at once.
+#[test]
+fn a_batch_of_a_whole_ring_is_finished() {
+    let world = World::new(100);
+    let mut log = world.region.queue(0).expect("part");
+    assert_eq!(log.recover(SIZE, 100), Ok(Recovery::Fresh));
+    (0..SIZE).for_each(|head| log.taken(head));
+    (0..SIZE).for_each(|head| log.returning(head));
+    let mut next = world.region.queue(0).expect("part");
+    assert_eq!(next.recover(SIZE, 100 + SIZE), Ok(Recovery::Resubmit(vec![])));
+}
+
 /// The driver has reset the device, which had not served all again that a killed one had taken.
 #[test]
 fn a_reset_leaves_nothing() {
@@ -42,6 +54,17 @@ fn a_reset_leaves_nothing() {
     next.forget();
     assert_eq!(next.recover(SIZE, 0), Ok(Recovery::Fresh));
     assert_eq!(next.recover(SIZE, 0), Ok(Recovery::Resubmit(vec![])));
+
+    // The same by way of the queue.
+    let mut world = World::new(100);
+    (0..2).for_each(|_| world.send());
+    let vring = world.backend();
+    let mut chains = Vec::new();
+    vring.begin().expect("the queue runs").pop(&world.memory, 2, &mut chains);
+    assert_eq!(chains.len(), 2);
+    vring.stop();
+    vring.forget_in_flight();
+    assert_eq!(world.region.queue(0).expect("part").recover(SIZE, 0), Ok(Recovery::Fresh));
 }
 
 #[test]
@@ -138,6 +161,24 @@ fn a_queue_with_a_bad_region_is_reported_once() {
     }
 }
 
+/// A killed backend may have returned requests without an interrupt.
+#[test]
+fn the_next_backend_interrupts_the_driver() {
+    let world = World::new(0);
+    for expected in [false, true] {
+        let call = event();
+        let vring = Vring::new(0, SIZE).expect("queue");
+        let rings = RingAddresses { descriptor_table: TABLE, avail_ring: AVAIL, used_ring: USED };
+        assert!(vring.set_size(SIZE) && vring.set_addresses(&world.memory, rings));
+        assert!(vring.set_log(world.region.queue(0)));
+        vring.set_enabled(true);
+        vring.set_call(Some(Event::new(call.try_clone().expect("eventfd")).expect("eventfd")));
+        vring.set_kick(Some(event()));
+        vring.begin().expect("the queue runs").pop(&world.memory, 1, &mut Vec::new());
+        assert_eq!(rustix::io::read(&call, &mut [0; 8]).is_ok(), expected);
+    }
+}
+
 /// The file of a region is truncated: a running queue continues without it. A queue that starts does not, because the
 /// requests in flight are not known.
 #[test]
@@ -162,6 +203,10 @@ fn a_region_that_is_cut_off() {
         world.reap();
     }
     assert!(!world.region.watch.is_sound());
+    // The queue goes on without it, even if it is stopped and started again.
+    vring.stop();
+    vring.set_kick(Some(event()));
+    assert!(vring.begin().is_some() && !vring.take_retirement());
     file.set_len(bytes).expect("size");
     world.region = map();
     file.set_len(0).expect("cut off");
