@@ -56,7 +56,12 @@ fn main() -> ExitCode {
         Invocation::Device(args) => args,
         Invocation::Tool(tool) => return command::run(&tool),
     };
-    env_logger::Builder::new().filter_level(args.log_level).format(log_line).init();
+    // This crate logs what a driver does wrong, at each attempt. We say it ourselves, with a limit.
+    env_logger::Builder::new()
+        .filter_level(args.log_level)
+        .filter_module("virtio_queue", log::LevelFilter::Off)
+        .format(log_line)
+        .init();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -4,10 +4,11 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
 use super::heads::HeadSet;
 use super::inflight::{QueueLog, Recovery};
@@ -72,6 +73,7 @@ impl VringState {
             let Some(head) = self.resubmit.pop_front() else { break };
             chains.push(TakenChain { head, chain: self.walk(memory, head) });
         }
+        let before = self.queue.next_avail();
         let available =
             self.queue.iter(memory).map_err(|_| "the available index runs ahead by more than the queue size")?;
         for descriptors in available.take(most - again) {
@@ -89,7 +91,17 @@ impl VringState {
             // the driver made this queue smaller.
             chains.push(TakenChain { head, chain: Chain::walk(memory, descriptors, max_descriptors) });
         }
+        // The iterator ends where it can read no entry, as if there were none.
+        if self.queue.next_avail() == before && !self.next_entry_is_readable(memory) {
+            return Err("the available ring cannot be read: a region of guest memory ends within an entry");
+        }
         Ok(())
+    }
+
+    fn next_entry_is_readable(&self, memory: &GuestMemoryMmap) -> bool {
+        let entry = u64::from(self.queue.next_avail() % self.queue.size().max(1));
+        let at = GuestAddress(self.queue.avail_ring()).checked_add(4 + 2 * entry); // virtio 1.4, 2.7.6
+        at.is_some_and(|at| memory.load::<u16>(at, Ordering::Relaxed).is_ok())
     }
 
     /// Whether the whole ring is in this memory.
@@ -115,10 +127,11 @@ impl VringState {
     pub(super) fn check_log(&mut self, index: usize) {
         if self.log.as_ref().is_some_and(QueueLog::is_lost) {
             self.log = None;
-            warn(format_args!(
+            log_limited!(
+                warn,
                 "queue {index} continues without in-flight tracking: the file of the in-flight region was truncated; if this \
                  program is killed now, requests in flight are lost"
-            ));
+            );
         }
     }
 
@@ -187,11 +200,6 @@ impl VringState {
     }
 }
 
-/// Logs what a frontend does. Limited, because it may do that repeatedly.
-pub(super) fn warn(message: std::fmt::Arguments<'_>) {
-    log_limited!(warn, "{message}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{RingAddresses, Vring};
@@ -212,6 +220,28 @@ mod tests {
                 (0..).zip(places).map(|(n, (at, bytes))| (GuestAddress(at), bytes - usize::from(n == short))).collect();
             let memory = GuestMemoryMmap::from_ranges(&ranges).expect("memory");
             assert_eq!(vring.lock().ring_is_in(&memory), short == places.len(), "{short}");
+        }
+    }
+
+    /// Two regions meet within an entry of the available ring, which nobody can load at once.
+    #[test]
+    fn an_entry_that_two_regions_share_ends_the_queue() {
+        let places = [0x1000, 0x2000, 0x3000].map(GuestAddress);
+        let [descriptor_table, avail_ring, used_ring] = places;
+        for (middle, readable) in [(0x2004, true), (0x2005, false)] {
+            let ranges = [(0, middle), (middle, 0x3000), (0x3000, 0x10000)];
+            let ranges = ranges.map(|(start, end)| (GuestAddress(start), (end - start) as usize));
+            let memory = GuestMemoryMmap::from_ranges(&ranges).expect("memory");
+            let vring = Vring::new(0, 8).expect("queue");
+            assert!(vring.set_size(8));
+            assert!(vring.set_addresses(&memory, RingAddresses { descriptor_table, avail_ring, used_ring }));
+            memory.write_obj(1u16, GuestAddress(0x2002)).expect("ring");
+            let mut chains = Vec::new();
+            let mut state = vring.lock();
+            state.queue.set_ready(true);
+            assert!(state.ring_is_in(&memory));
+            assert_eq!(state.pop(&memory, 4, &mut chains).is_ok(), readable, "{middle:#x}");
+            assert_eq!(chains.len(), usize::from(readable));
         }
     }
 

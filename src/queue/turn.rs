@@ -8,8 +8,9 @@ use virtio_queue::QueueT;
 use vm_memory::GuestMemoryMmap;
 
 use super::inflight::crash_point;
-use super::state::{VringState, warn};
+use super::state::VringState;
 use super::{Chain, ChainError, Vring};
+use crate::ratelimit::log_limited;
 use crate::sigbus;
 
 /// The maximum number of chains that a worker takes from a queue at a time.
@@ -57,7 +58,7 @@ impl Turn<'_> {
             // This is not the driver's fault: its addresses were in memory when the ring was set up. Frontends may
             // remove a region to add it in another shape, while the queue runs (QEMU does).
             state.lacks_memory = true;
-            warn(format_args!("queue {} waits: the frontend has removed the memory of its ring", self.vring.index));
+            log_limited!(warn, "queue {} waits: the frontend has removed the memory of its ring", self.vring.index);
             return false;
         }
         state.check_log(self.vring.index);
