@@ -38,7 +38,7 @@ struct Window {
 }
 
 /// How many lines the limit has kept back since the last one; prints nothing when there are none.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Suppressed(u64);
 
 impl fmt::Display for Suppressed {
@@ -76,6 +76,20 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_suppressed_is_said_afterwards() {
+        assert_eq!(
+            (Suppressed(0).to_string(), Suppressed(3).to_string().as_str()),
+            (String::new(), " (3 such lines suppressed)")
+        );
+        let limit = RateLimit::new();
+        while limit.allow().is_some() {}
+        if let Some(window) = &mut *lock(&limit.0) {
+            window.start -= INTERVAL;
+        }
+        assert!(limit.allow().is_some_and(|Suppressed(lines)| lines == 1));
+    }
 
     #[test]
     fn a_flood_becomes_a_burst() {

@@ -17,6 +17,7 @@ use super::buffer::{Buffer, Pool};
 use super::io_channel::{IoCompletion, IoDirection, Transfer};
 use super::{Image, io_channel};
 use crate::probe;
+use crate::ratelimit::log_limited;
 
 /// Entries of the submission queue: more than there are buffers, so it never overflows.
 const ENTRIES: u32 = 128;
@@ -175,7 +176,7 @@ impl Uring {
                     Some(libc::EINTR) => continue,
                     Some(libc::EAGAIN | libc::EBUSY) => log::debug!("io_uring: {error}"),
                     code => {
-                        log::error!("io_uring: {error}; please report this");
+                        log_limited!(error, "io_uring: {error}; please report this");
                         self.broken = Some(code.unwrap_or(libc::EIO));
                     }
                 },
@@ -287,7 +288,7 @@ impl Uring {
             if let Err(error) = self.ring.submitter().submit_and_wait(1)
                 && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
             {
-                log::error!("io_uring: {error}; giving up {} buffers", self.in_flight.len());
+                log_limited!(error, "io_uring: {error}; giving up {} buffers", self.in_flight.len());
                 std::mem::forget(std::mem::take(&mut self.in_flight));
                 return false;
             }

@@ -21,6 +21,7 @@ use super::protocol::BAR_BYTES;
 use super::stretch::{self, Found, Stretch};
 use crate::device::Device;
 use crate::engine::Worker;
+use crate::ratelimit::log_limited;
 use crate::reactor::Reactor;
 use crate::sigbus;
 use crate::vfio_user::{Client, Listener, Regions};
@@ -226,7 +227,7 @@ fn sleep(epoll: &OwnedFd, timeout: Option<Timespec>) -> Woken {
         Err(rustix::io::Errno::INTR) => {}
         Err(error) => {
             // This cannot happen.
-            log::error!("cannot wait for a client: {}", io::Error::from(error));
+            log_limited!(error, "cannot wait for a client: {}", io::Error::from(error));
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -110,7 +110,7 @@ impl<'a> Acceptor<'a> {
                     Ok(Arrival::End) => drop(self.silent.remove(place)),
                     Err(error) => {
                         drop(self.silent.remove(place));
-                        warn(&format!("a connection is closed, because it is not a frontend's: {error}"));
+                        log_limited!(warn, "a connection is closed, because it is not a frontend's: {error}");
                     }
                 }
             }
@@ -123,7 +123,7 @@ impl<'a> Acceptor<'a> {
                 Ok(Some(stream)) => {
                     if self.silent.len() >= MOST_SILENT {
                         drop(self.silent.remove(0));
-                        warn("the oldest silent connection is closed to make room for others");
+                        log_limited!(warn, "the oldest silent connection is closed to make room for others");
                     }
                     self.silent.push(Connection::new(stream));
                 }
@@ -202,7 +202,7 @@ impl<'a> Acceptor<'a> {
     /// Accepts nothing for a while, because that has failed.
     fn rest(&mut self, error: &io::Error) {
         self.rest_until = Some(Instant::now() + REST);
-        warn(&format!("cannot accept a connection, and tries again: {error}{}", hint(error)));
+        log_limited!(warn, "cannot accept a connection, and tries again: {error}{}", hint(error));
     }
 
     fn accept(&mut self) -> io::Result<Option<UnixStream>> {
@@ -230,10 +230,8 @@ fn has_room(stream: &UnixStream) -> io::Result<bool> {
 /// Closes a connection that came while a frontend is served.
 fn hang_up(caller: Connection) {
     drop(caller);
-    warn("another frontend has connected and is refused: the device is in use and serves one frontend at a time");
-}
-
-/// Anybody who can connect can cause these lines.
-fn warn(line: &str) {
-    log_limited!(warn, "{line}");
+    log_limited!(
+        warn,
+        "another frontend has connected and is refused: the device is in use and serves one frontend at a time"
+    );
 }
