@@ -81,7 +81,7 @@ fn an_eventfd_that_turns_against_us() {
         for round in 0..3 {
             let call = EventFd::new(EFD_NONBLOCK).expect("eventfd");
             guest.frontend().set_vring_call(0, &call).expect("SET_VRING_CALL");
-            // It is not the last one that the device has got.
+            // The device must find it among others.
             let other = EventFd::new(EFD_NONBLOCK).expect("eventfd");
             guest.frontend().set_vring_call(1, &other).expect("SET_VRING_CALL");
             guest.frontend().get_features().expect("GET_FEATURES");

@@ -139,14 +139,21 @@ fn a_long_request_gives_way_in_its_middle() {
     let disk = DiskKind::File(Aio::Sync);
     let mut guest = Guest::with(Options { disk, image_bytes: 2 * bytes, ..one_worker(config) });
     program(&mut guest);
-    let used = guest.rings[0].used_index();
-    add_long(&mut guest, CRYPTO_OUT, &pattern(3, PIECE as usize));
-    guest.rings[0].kick();
-    let deadline = std::time::Instant::now() + ring::PATIENCE;
-    while guest.image_bytes(2 << 20, 4096) == [0; 4096] {
-        assert!(std::time::Instant::now() < deadline, "it does not begin");
-    }
-    assert_eq!(guest.request(1, &header(IN, 0), 513).status, OK);
-    assert_eq!(guest.rings[0].used_index(), used, "it was served to its end first");
-    assert_eq!(guest.rings[0].wait(), (0, 1));
+    // On a busy machine this test may be late. A device that gives way only at the beginning fails each time.
+    let in_the_middle = (0..10).any(|round| {
+        guest.request(1, &write_request(2 << 11, &[0; 4096]), 1);
+        let used = guest.rings[0].used_index();
+        add_long(&mut guest, CRYPTO_OUT, &pattern(3 + round, PIECE as usize));
+        guest.rings[0].kick();
+        let deadline = std::time::Instant::now() + ring::PATIENCE;
+        while guest.image_bytes(2 << 20, 4096) == [0; 4096] {
+            assert!(std::time::Instant::now() < deadline, "it does not begin");
+            std::thread::yield_now();
+        }
+        assert_eq!(guest.request(1, &header(IN, 0), 513).status, OK);
+        let before_its_end = guest.rings[0].used_index() == used;
+        assert_eq!(guest.rings[0].wait(), (0, 1));
+        before_its_end
+    });
+    assert!(in_the_middle, "it was served to its end first");
 }

@@ -234,7 +234,7 @@ fn short_encrypted_transfers_are_whole_data_units() {
     add(&guest, "short=4095,slot=0");
     guest.request(0, &crypto_write(0, 0, [9, 0, 0, 0], &[1; 4096]), 1).assert_only_status(IOERR);
     assert_eq!(guest.image_bytes(0, 4096), openssl_xts(&key(1), 7, 4096, &plain[..4096]));
-    // Nor does the device admit it.
+    // The same if the fault hides the error.
     clear(&guest);
     add(&guest, "short=4095,slot=0,status=ok");
     guest.request(0, &crypto_write(0, 0, [9, 0, 0, 0], &[1; 4096]), 1).assert_only_status(OK);

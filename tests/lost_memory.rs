@@ -108,31 +108,6 @@ impl Running {
     }
 }
 
-/// The region with a queue's ring is gone, and its requests wait. The log says why.
-#[test]
-fn a_queue_whose_ring_is_gone_says_so() {
-    let mut program = Running::start(&[], true);
-    let mut guest = program.guest();
-    let region = guest.region(0, HALF);
-    guest.frontend().remove_mem_region(&region).expect("REM_MEM_REG");
-    guest.rings[0].kick();
-    program.wait_for("queue 0 waits: the frontend has removed the memory of its ring");
-    guest.frontend().add_mem_region(&region).expect("ADD_MEM_REG");
-    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
-}
-
-/// The image is shorter than it was. That is another error than missing guest memory.
-#[test]
-fn a_truncated_image_is_named() {
-    let mut program = Running::start(&["--aio", "sync"], false);
-    let image = File::options().write(true).open(program.path("image")).expect("image");
-    let mut guest = program.guest();
-    image.set_len(1 << 20).expect("truncated");
-    guest.request(0, &header(IN, VICTIM), 4097).assert_only_status(IOERR);
-    program.wait_for("an access to the image failed");
-    assert!(!program.log().contains(NOT_THERE), "{}", program.log());
-}
-
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended.
@@ -209,6 +184,31 @@ fn lost_buffers(options: &[&str], in_memory: bool) {
         guest.disconnect();
     }
     program.assert_serves_the_next(&encrypted, &plain);
+}
+
+/// The region with a queue's ring is gone, and its requests wait. The log says why.
+#[test]
+fn a_queue_whose_ring_is_gone_says_so() {
+    let mut program = Running::start(&[], true);
+    let mut guest = program.guest();
+    let region = guest.region(0, HALF);
+    guest.frontend().remove_mem_region(&region).expect("REM_MEM_REG");
+    guest.rings[0].kick();
+    program.wait_for("queue 0 waits: the frontend has removed the memory of its ring");
+    guest.frontend().add_mem_region(&region).expect("ADD_MEM_REG");
+    guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+}
+
+/// The image is shorter than it was. That is another error than missing guest memory.
+#[test]
+fn a_truncated_image_is_named() {
+    let mut program = Running::start(&["--aio", "sync"], false);
+    let image = File::options().write(true).open(program.path("image")).expect("image");
+    let mut guest = program.guest();
+    image.set_len(1 << 20).expect("truncated");
+    guest.request(0, &header(IN, VICTIM), 4097).assert_only_status(IOERR);
+    program.wait_for("an access to the image failed");
+    assert!(!program.log().contains(NOT_THERE), "{}", program.log());
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn under_long_requests() {
     assert_eq!(device.finish()["bytes"]["in"], 1024 * 1022 * (16u64 << 10));
 }
 
-/// KiB of digests for each worker.
+/// KiB of digests for each worker (THREATS.md).
 const DIGESTS_KIB: u64 = 2 << 10;
 
 /// Requests of 7 MiB in data units of 512 bytes, each with 444 KiB of digests.
