@@ -39,24 +39,36 @@ pub fn run(paths: &Paths, args: &MutantsArgs) -> Result<bool> {
     if process::output(cargo(paths).args(["mutants", "--version"])).is_err() {
         bail!("cargo-mutants is not installed; run: cargo install --locked cargo-mutants");
     }
-    let end = Instant::now() + Duration::from_secs(60 * args.minutes);
+    let start = Instant::now();
+    let end = start + Duration::from_secs(60 * args.minutes);
+    // The rest is for the second pass.
+    let quick_end = start + Duration::from_secs(40 * args.minutes);
     let parts = if args.part.is_empty() { PARTS.map(str::to_owned).to_vec() } else { args.part.clone() };
     let mut quick: Vec<String> = parts.iter().flat_map(|part| ["--file".into(), format!("src/{part}/**")]).collect();
     quick.extend(TEST_SOURCES.iter().flat_map(|file| ["--exclude".into(), (*file).into()]));
     quick.push("--cargo-arg=--lib".into());
     quick.extend(QUICK.map(|test| format!("--cargo-arg=--test={test}")));
-    let survived = pass(paths, "quick", &quick, end)?;
-    if survived.is_empty() || Instant::now() > end {
-        return Ok(survived.is_empty());
+    let survived = pass(paths, "quick", &quick, quick_end)?.survived;
+    if survived.is_empty() {
+        return Ok(true);
     }
     println!("\nWhat has survived the quick tests, with all tests:");
     let mut all = vec!["--cargo-arg=--tests".to_owned()];
     for change in survived.lines() {
-        // `--re` alone lets changes of all files through that delete a field.
+        // cargo-mutants does not apply `--re` to deleted struct fields: those in the same files are tried again.
         let file = change.split(':').next().unwrap_or_default();
         all.extend(["--file".into(), file.to_owned(), "--re".into(), pattern(change)]);
     }
-    Ok(pass(paths, "all", &all, end)?.is_empty())
+    let tried = pass(paths, "all", &all, end)?.noticed;
+    let left: Vec<_> = survived.lines().filter(|change| !tried.lines().any(|line| line == *change)).collect();
+    println!("\nleft, because they survived or the time was over:\n{}", left.join("\n"));
+    Ok(left.is_empty())
+}
+
+/// Changes, one a line.
+struct Tried {
+    survived: String,
+    noticed: String,
 }
 
 /// Matches the name of one change.
@@ -65,8 +77,8 @@ fn pattern(change: &str) -> String {
     format!("^{inner}$")
 }
 
-/// Tries changes with some of the tests; returns those that have survived, one a line.
-fn pass(paths: &Paths, name: &str, options: &[String], end: Instant) -> Result<String> {
+/// Tries changes with some of the tests.
+fn pass(paths: &Paths, name: &str, options: &[String], end: Instant) -> Result<Tried> {
     let out = paths.target.join("mutants").join(name);
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let mut mutants = cargo(paths);
@@ -97,7 +109,7 @@ fn pass(paths: &Paths, name: &str, options: &[String], end: Instant) -> Result<S
         out.join("mutants.out/log").display()
     );
     let count = |text: &str| text.lines().count();
-    println!("\nsurvived:\n{survived}");
+    println!("\na test did not end:\n{endless}\nsurvived:\n{survived}");
     println!(
         "{} survived; {} were noticed, {} by a test that did not end; {} did not compile{}",
         count(&survived),
@@ -107,5 +119,5 @@ fn pass(paths: &Paths, name: &str, options: &[String], end: Instant) -> Result<S
         if asked { "; the time was over before all were tried" } else { "" }
     );
     println!("logs: {}", out.join("mutants.out").display());
-    Ok(survived)
+    Ok(Tried { survived, noticed: caught + &endless + &unviable })
 }
