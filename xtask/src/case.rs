@@ -65,7 +65,7 @@ pub struct Case {
     pub check_fscrypt: bool,
     /// What the verifier must report: the device is broken on purpose.
     pub wrong: Option<Wrong>,
-    /// Whether requests may fail, by what the kernel says.
+    /// Whether requests may fail and file systems find errors, by what the kernel says.
     pub errors: bool,
     /// What must hold for the device's statistics.
     pub stats: Vec<Assertion>,

@@ -56,10 +56,14 @@ const ERRORS: &[&str] = &[
     "Buffer I/O error",
     "EXT4-fs error",
     "BTRFS error ",
+    "BTRFS: error ",
     "BTRFS critical ",
     "csum failed ",
+    "checksum verify failed ",
+    "read error corrected: ",
     "run fsck to fix",
     "Stopped filesystem due to reason",
+    "Remounting filesystem read-only",
     "is still empty after all keys were programmed",
 ];
 
@@ -91,7 +95,7 @@ fn is_trouble(line: &str) -> bool {
         || (line.contains("WARNING: ") && (line.contains(" at ") || line.contains("CPU:")))
 }
 
-/// The first line about a request that has failed.
+/// The first line about a request that has failed, or about an error that a file system has found.
 pub fn error(text: &str) -> Option<&str> {
     text.lines().map(str::trim).find(|line| ERRORS.iter().any(|sign| line.contains(sign)))
 }
@@ -173,11 +177,27 @@ mod tests {
             "[   12.3] I/O error, dev vda, sector 2056 op 0x0:(READ) flags 0x80700 phys_seg 4 prio class 2",
             "[   12.3] operation not supported error, dev vda, sector 2056 op 0x3:(DISCARD) flags 0x800 phys_seg 1 prio class 2",
             "virtio_blk_crypto virtio2: keyslot 3 is still empty after all keys were programmed",
+            "BTRFS error (device vda): bdev /dev/vda errs: wr 0, rd 0, flush 0, corrupt 1, gen 0",
+            "BTRFS: error (device vda state A) in btrfs_finish_one_ordered:3242: errno=-17 Object already exists",
+            "BTRFS critical (device vda): corrupt leaf: root=5 block=30441472 slot=3",
+            "BTRFS warning (device vda): csum failed root 5 ino 257 off 0 csum 0x1 expected csum 0x2 mirror 1",
+            "BTRFS warning (device vda): checksum verify failed on logical 30441472 mirror 1 wanted 0x1 found 0x2 level 0",
+            "BTRFS info (device vda): read error corrected: ino 257 off 0 (dev /dev/vda sector 8)",
+            "F2FS-fs (vda): inconsistent node block, node_type:0, nid:4; run fsck to fix.",
+            "F2FS-fs (vda): Stopped filesystem due to reason: 3",
+            "F2FS-fs (vda): Remounting filesystem read-only",
         ];
         for line in bad {
             assert_eq!(error(&format!("fine\n{line}\r\nfine")), Some(line));
         }
-        assert_eq!(error("EXT4-fs (vda): mounted filesystem"), None);
+        for line in [
+            "EXT4-fs (vda): mounted filesystem",
+            "BTRFS info (device vda): first mount of filesystem",
+            "BTRFS warning (device vda): devid 2 uuid x is missing",
+            "F2FS-fs (vda): Mounted with checkpoint version = 1",
+        ] {
+            assert_eq!(error(line), None);
+        }
     }
 
     #[test]

@@ -316,7 +316,9 @@ fn judge_guest(run: &CaseRun, case: &Case, prepared: &Prepared, ended: &Ended, p
         }
     }
     if let Some(line) = console::error(&text).or_else(|| console::error(&dmesg)).filter(|_| !case.errors) {
-        problems.push(format!("a request failed, and the case has no `# errors: expected`: {line}"));
+        problems.push(format!(
+            "a request failed or a file system found an error, and the case has no `# errors: expected`: {line}"
+        ));
     }
     match ended {
         Ended::TimedOut => {

@@ -91,15 +91,16 @@ pub fn search(program: &Path, image: &Path, text: &str, dir: &Path) -> Result<()
 
 /// Runs it on an image and the results of the case that wrote it.
 pub fn run(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<Verified> {
-    verified(verdict(program, image, results, dir, &[])?)
+    to_verified(verdict(program, image, results, dir, &[])?)
 }
 
 /// Runs it on one of the images that a guest has written; `results` has the plaintext of all.
 pub fn run_on_one_of_several(program: &Path, image: &Path, results: &Path, dir: &Path) -> Result<Verified> {
-    verified(verdict(program, image, results, dir, &["--shared-plain"])?)
+    to_verified(verdict(program, image, results, dir, &["--shared-plain"])?)
 }
 
-fn verified((verified, value, log): (bool, Value, PathBuf)) -> Result<Verified> {
+/// What was verified, or why nothing was.
+fn to_verified((verified, value, log): (bool, Value, PathBuf)) -> Result<Verified> {
     if !verified {
         bail!("the ciphertext on the image is not what it must be:\n{}", tail(&log, 15));
     }
