@@ -27,6 +27,21 @@ fn private(device: &Device) -> u64 {
     device.status("VmData")[0].trim_end_matches(" kB").trim().parse().expect("a number")
 }
 
+/// The most private memory until both request queues have returned this many requests.
+fn most_private(device: &Device, guest: &mut Guest, mut left: usize) -> u64 {
+    let mut most = 0;
+    while left > 0 {
+        for ring in &mut guest.rings[..2] {
+            while ring.take_used().is_some() {
+                left -= 1;
+            }
+        }
+        most = most.max(private(device));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    most
+}
+
 /// Requests of 7 MiB each, made of pieces of guest memory that all of them share.
 fn flood(guest: &mut Guest, request_type: u32, queue: usize) -> usize {
     let ring = &mut guest.rings[queue];
@@ -61,16 +76,8 @@ fn under_a_flood(options: &'static [&str]) {
     let encrypted = if keys_in_requests { [CRYPTO_OUT_EXT, CRYPTO_IN_EXT] } else { [CRYPTO_OUT, CRYPTO_IN] };
     let mut most = 0;
     for request_type in [&encrypted[..], &[OUT, IN]].concat() {
-        let mut left = [0, 1].map(|queue| flood(&mut guest, request_type, queue));
-        while left != [0, 0] {
-            for queue in [0, 1] {
-                while guest.rings[queue].take_used().is_some() {
-                    left[queue] -= 1;
-                }
-            }
-            most = most.max(private(&device));
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+        let sent = [0, 1].map(|queue| flood(&mut guest, request_type, queue)).iter().sum();
+        most = most.max(most_private(&device, &mut guest, sent));
     }
     let bound = WORKERS * WORKER_KIB + OTHER_KIB;
     println!("{options:?}: {most} KiB of private memory at the most, the bound is {bound} KiB");
@@ -101,16 +108,7 @@ fn under_long_requests() {
         }
         ring.kick();
     }
-    let (mut left, mut most) = (1024, 0);
-    while left > 0 {
-        for ring in &mut guest.rings[..2] {
-            while ring.take_used().is_some() {
-                left -= 1;
-            }
-        }
-        most = most.max(private(&device));
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    let most = most_private(&device, &mut guest, 1024);
     let bound = WITHOUT_BUFFERS_KIB;
     println!("{most} KiB of private memory at the most, the bound is {bound} KiB");
     assert!(most < bound, "{most} KiB of private memory, the bound is {bound} KiB");
@@ -146,16 +144,7 @@ fn under_many_digests() {
         }
         ring.kick();
     }
-    let (mut left, mut most) = (2 * DEPTH, 0);
-    while left > 0 {
-        for ring in &mut guest.rings[..2] {
-            while ring.take_used().is_some() {
-                left -= 1;
-            }
-        }
-        most = most.max(private(&device));
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    let most = most_private(&device, &mut guest, 2 * DEPTH);
     let bound = WORKERS * (WORKER_KIB + DIGESTS_KIB) + OTHER_KIB;
     println!("{most} KiB of private memory at the most, the bound is {bound} KiB");
     assert!(most < bound, "{most} KiB of private memory, the bound is {bound} KiB");
