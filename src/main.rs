@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Invocation::Device(args) => args,
         Invocation::Tool(tool) => return command::run(&tool),
     };
-    // This crate logs what a driver does wrong, at each attempt. We say it ourselves, with a limit.
+    // virtio-queue logs what a driver does wrong each time that it does it. We say so ourselves, with a limit.
     env_logger::Builder::new()
         .filter_level(args.log_level)
         .filter_module("virtio_queue", log::LevelFilter::Off)
