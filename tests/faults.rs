@@ -241,6 +241,17 @@ fn short_encrypted_transfers_are_whole_data_units() {
     assert_eq!(guest.image_bytes(0, 4096), openssl_xts(&key(1), 7, 4096, &plain[..4096]));
 }
 
+/// The digests of a read come after its data, but are not on the disk.
+#[test]
+fn digests_are_in_no_sector() {
+    let mut guest = Guest::new();
+    assert_eq!(program(&mut guest, 0, 1), OK);
+    add(&guest, "io-error,sector=8");
+    let request = extended_header(CRYPTO_IN_EXT, 0, 0, [SHA256, 0, 0, 0], [0; 4]);
+    assert_eq!(guest.request(0, &request, 4096 + 32 + 1).status, OK);
+    assert_eq!(guest.request(0, &request, 2 * (4096 + 32) + 1).status, IOERR, "the data reaches that sector");
+}
+
 #[test]
 fn a_stuck_request_goes_on_when_the_fault_is_cleared() {
     let mut guest = Guest::new();
