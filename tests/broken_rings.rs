@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::process::{Files, Running};
+use common::process::{Files, Running, wait_for};
 use common::*;
 use test_driver::{Descriptor, INDIRECT, NEXT, WRITE};
 use vm_memory::{Bytes, GuestAddress};
@@ -242,8 +242,7 @@ fn headers_that_change_under_the_device() {
 fn the_log_says_what_is_wrong() {
     let files = Files::new();
     let running = Running::start(&files, &["--num-queues", "2", "--queue-size", "256"]);
-    let mut guest =
-        Guest::with(Options { socket: Some(files.path("socket")), disk: DiskKind::Memory, ..Options::default() });
+    let mut guest = files.guest();
     let table = MEMORY_START + (100 << 20);
     let pieces = [(MEMORY_START, 1, 0); 300];
     type Break<'t> = (&'t str, &'t dyn Fn(&mut Guest));
@@ -260,11 +259,7 @@ fn the_log_says_what_is_wrong() {
         action(&mut guest);
         publish(&mut guest, 0);
         guest.rings[0].kick();
-        let deadline = std::time::Instant::now() + ring::PATIENCE;
-        while guest.rings[0].err.read().is_err() {
-            assert!(std::time::Instant::now() < deadline, "not reported");
-            std::thread::yield_now();
-        }
+        wait_for(|| guest.rings[0].err.read().is_ok());
         guest.restart();
     }
     drop(guest);

@@ -161,8 +161,7 @@ unsafe fn eventfd_of(fd: OwnedFd) -> EventFd {
 fn failed_interrupts_do_not_flood_the_log() {
     let files = Files::new();
     let running = Running::start(&files, &["--num-queues", "2"]);
-    let mut guest =
-        Guest::with(Options { socket: Some(files.path("socket")), disk: DiskKind::Memory, ..Options::default() });
+    let mut guest = files.guest();
     let timer =
         rustix::time::timerfd_create(rustix::time::TimerfdClockId::Monotonic, rustix::time::TimerfdFlags::NONBLOCK)
             .expect("timer");

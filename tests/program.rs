@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::process::*;
-use common::{DiskKind, Guest, OK, Options, write_request};
+use common::{OK, write_request};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 
@@ -497,8 +497,7 @@ fn completions() {
 fn an_idle_device_sleeps() {
     let files = Files::new();
     let running = Running::start(&files, &["--num-queues", "2"]);
-    let mut guest =
-        Guest::with(Options { socket: Some(files.path("socket")), disk: DiskKind::Memory, ..Options::default() });
+    let mut guest = files.guest();
     let ticks = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.0.id())).expect("the program");
         // utime and stime, after the name.

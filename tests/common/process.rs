@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::{DiskKind, Guest, Options};
 use tempfile::TempDir;
 use vhost::VhostBackend;
 use vhost::vhost_user::Frontend;
@@ -37,6 +38,11 @@ impl Files {
 
     pub fn image(&self) -> PathBuf {
         self.path("image")
+    }
+
+    /// A frontend of the program that serves `socket`, with its queues started.
+    pub fn guest(&self) -> Guest {
+        Guest::with(Options { socket: Some(self.path("socket")), disk: DiskKind::Memory, ..Options::default() })
     }
 
     pub fn connect(&self) -> UnixStream {

@@ -115,6 +115,11 @@ impl World {
 
     /// A new backend, as a frontend starts it: it only knows where the used ring is.
     fn backend(&self) -> Vring {
+        self.backend_with(None)
+    }
+
+    /// The same, with this interrupt from the start.
+    fn backend_with(&self, call: Option<Arc<Event>>) -> Vring {
         let vring = Vring::new(0, SIZE).expect("queue");
         assert!(vring.set_size(SIZE));
         let rings = RingAddresses { descriptor_table: TABLE, avail_ring: AVAIL, used_ring: USED };
@@ -122,6 +127,7 @@ impl World {
         vring.set_next_avail(self.memory.read_obj(USED.unchecked_add(2)).expect("ring"));
         assert!(vring.set_log(self.region.queue(0)));
         vring.set_enabled(true);
+        vring.set_call(call);
         vring.set_kick(Some(event()));
         assert!(!vring.take_retirement());
         vring

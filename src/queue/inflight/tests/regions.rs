@@ -167,13 +167,7 @@ fn the_next_backend_interrupts_the_driver() {
     let world = World::new(0);
     for expected in [false, true] {
         let call = event();
-        let vring = Vring::new(0, SIZE).expect("queue");
-        let rings = RingAddresses { descriptor_table: TABLE, avail_ring: AVAIL, used_ring: USED };
-        assert!(vring.set_size(SIZE) && vring.set_addresses(&world.memory, rings));
-        assert!(vring.set_log(world.region.queue(0)));
-        vring.set_enabled(true);
-        vring.set_call(Some(Event::new(call.try_clone().expect("eventfd")).expect("eventfd")));
-        vring.set_kick(Some(event()));
+        let vring = world.backend_with(Some(Event::new(call.try_clone().expect("eventfd")).expect("eventfd")));
         vring.begin().expect("the queue runs").pop(&world.memory, 1, &mut Vec::new());
         assert_eq!(rustix::io::read(&call, &mut [0; 8]).is_ok(), expected);
     }
