@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A kernel in which the kernel's own checks are on: locks, memory, DMA, data races. Built on the host, like a kernel of the
-//! user's own, from Debian's source package of the guest's kernel.
+//! user's own, from Debian's source package of the guest's kernel, with our patches for digests: so the checks watch their code too.
 
 use crate::cli::{DebugKernel, DebugKernelArgs};
 use crate::guest_root::{self, GuestRoot, ORDINARY};
@@ -17,7 +17,9 @@ use std::thread;
 /// What the kernel has: all that the guest needs, built in, and the checks.
 const FRAGMENTS: [&str; 2] =
     [include_str!("../../guest-driver/guest.config"), include_str!("../../guest-driver/debug.config")];
-/// What guest.config has for kernels with the patches of `kernel/`.
+/// Patches for it.
+const PATCHES: &str = "kernel/blk-crypto-digests";
+/// What only a kernel with them has.
 const OF_OUR_PATCHES: &str = "CONFIG_BLK_CRYPTO_DIGEST_TEST";
 /// KCSAN in place of KASAN. It finds data races. Reports once a minute for each pair of places are enough. The last lines are its own
 /// defaults, which `make allnoconfig` turns off.
@@ -55,12 +57,20 @@ pub fn prepare(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, which: 
     packages::ensure_kernel_build(paths)?;
     let config = config(which);
     let compiler = process::output(command("cc").arg("--version"))?;
-    let key = cache::key(&["debug kernel 1", &root.release, &config, &compiler]);
+    let patches = patches(&paths.root.join(PATCHES))?;
+    let key = cache::key(&["debug kernel 2", &root.release, &config, &patches, &compiler]);
     let dir = cache::entry(&paths.cache, "debug-kernel", &key, |dir| {
-        progress::step("debug kernel (first time only; up to 30 minutes)", || build(paths, mirror, root, &config, dir))
+        progress::step("debug kernel (first time only; up to 30 minutes)", || {
+            build(paths, mirror, root, &config, &patches, dir)
+        })
     })?;
     let tree = dir.join("source");
     Ok(Built { image: tree.join("arch/x86/boot/bzImage"), tree })
+}
+
+/// Whether the symbol's code can be used in the debug kernel with KASAN.
+pub fn has(symbol: &str) -> bool {
+    Config::parse(&config(DebugKernel::Kasan)).built_in(symbol)
 }
 
 fn config(which: DebugKernel) -> String {
@@ -74,10 +84,44 @@ fn config(which: DebugKernel) -> String {
     }
 }
 
-fn build(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, config: &str, dir: &Path) -> Result<()> {
+/// The directory's patches, in their order, as one.
+fn patches(dir: &Path) -> Result<String> {
+    let files = fs::read_dir(dir).and_then(|files| files.map(|file| Ok(file?.path())).collect::<Result<Vec<_>, _>>());
+    let mut files = files.with_context(|| format!("cannot read {}", dir.display()))?;
+    files.sort();
+    let texts = files.iter().map(fs::read_to_string).collect::<Result<String, _>>();
+    texts.with_context(|| format!("cannot read the patches in {}", dir.display()))
+}
+
+/// Applies all of the patches or none.
+fn apply(patches: &Path, source: &Path, log: &Path) -> Result<()> {
+    let mut git = command("git");
+    // The cache may be in the work tree of another project, where git would look for the files.
+    git.env("GIT_CEILING_DIRECTORIES", source.parent().unwrap_or(source));
+    run_logged(git.arg("apply").arg(patches).current_dir(source), log)
+}
+
+fn build(
+    paths: &Paths,
+    mirror: Option<&Mirror>,
+    root: &GuestRoot,
+    config: &str,
+    patches: &str,
+    dir: &Path,
+) -> Result<()> {
     let log = paths.fresh_log("debug-kernel");
     let source = dir.join("source");
     kernel_source::unpack(mirror, &root.release, [], &source, &log)?;
+    let file = dir.join("ours.patch");
+    fs::write(&file, patches)?;
+    let patched = apply(&file, &source, &log);
+    if let Err(error) = &patched {
+        // A new release of Debian's is no reason to have no debug kernel.
+        progress::print(&format!(
+            "{PATCHES} does not apply to Linux {}; its cases will be skipped: {error:#}",
+            root.release
+        ));
+    }
     let wanted = dir.join("wanted.config");
     fs::write(&wanted, config)?;
     let jobs = thread::available_parallelism().map_or(1, usize::from);
@@ -90,7 +134,7 @@ fn build(paths: &Paths, mirror: Option<&Mirror>, root: &GuestRoot, config: &str,
     // It drops without a word what depends on something that is not there.
     let made = Config::parse(&fs::read_to_string(source.join(".config"))?);
     let mut missing = Config::parse(config).lacking_in(&made);
-    missing.retain(|symbol| symbol != OF_OUR_PATCHES);
+    missing.retain(|symbol| symbol != OF_OUR_PATCHES || patched.is_ok());
     ensure!(missing.is_empty(), "the kernel's sources do not take these options: {}", missing.join(" "));
     make(&[&format!("-j{jobs}"), "bzImage", "modules"])?;
     run_logged(command("sh").args(["-c", PRUNE]).current_dir(&source), &log)

@@ -34,6 +34,7 @@ const KERNEL_BUILD: &[Package] = &[
     Package { name: "bison", present: || find_program("bison").is_some() },
     Package { name: "bc", present: || find_program("bc").is_some() },
     Package { name: "libelf-dev", present: || header("libelf.h") },
+    Package { name: "git", present: || find_program("git").is_some() },
 ];
 
 fn header(name: &str) -> bool {

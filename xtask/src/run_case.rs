@@ -6,6 +6,7 @@ use crate::case::Case;
 use crate::device::{self, Device};
 use crate::host_steps::{self, HostSteps, Step};
 use crate::job::{Job, Scratch};
+use crate::kernel::Origin;
 use crate::kills::{self, Kills};
 use crate::paths::Paths;
 use crate::process::{self, tail};
@@ -14,7 +15,7 @@ use crate::stats::Stats;
 use crate::verify::{self, Verified};
 use crate::vm::{Attach, Ended, QUEUE_SIZE, Vm};
 use crate::watch::Watch;
-use crate::{cache, console, kernel_modules, progress, qemu};
+use crate::{cache, console, debug_kernel, kernel_modules, progress, qemu};
 use anyhow::{Context, Result};
 use std::fs;
 use std::ops::ControlFlow;
@@ -135,7 +136,10 @@ fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
     }
     case.needs.iter().find_map(|need| {
         if need.starts_with("CONFIG_") {
-            (!kernel_modules::usable(&machine.kernel, need)).then(|| format!("the guest's kernel has no {need}"))
+            let elsewhere = matches!(machine.kernel.origin, Origin::Debian) && debug_kernel::has(need);
+            let hint = if elsewhere { " (try --debug-kernel)" } else { "" };
+            let usable = kernel_modules::usable(&machine.kernel, need);
+            (!usable).then(|| format!("the guest's kernel has no {need}{hint}"))
         } else {
             let there = machine.root.has_command(need) || prepared.programs.tools.join(need).exists();
             (!there).then(|| format!("the guest has no command {need}"))
