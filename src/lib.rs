@@ -44,6 +44,7 @@ pub mod protocol;
 pub mod queue;
 pub mod ratelimit;
 pub mod reactor;
+mod regions;
 pub mod request;
 pub mod sandbox;
 pub mod secret;

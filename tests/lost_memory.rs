@@ -351,7 +351,21 @@ fn no_huge_page_is_left() {
 #[test]
 fn regions_are_refused() {
     type Attempt = fn(&mut Guest) -> bool;
-    let attempts: [(&str, Attempt); 8] = [
+    let attempts: [(&str, Attempt); 10] = [
+        ("whole pages of 4096 bytes", |guest| {
+            let mut region = guest.region(1 << 30, 4095);
+            region.mmap_offset = 0;
+            guest.frontend().add_mem_region(&region).is_err()
+        }),
+        // munmap(2) could not remove it.
+        ("huge pages of 2097152 bytes", |guest| {
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+            let memfd = File::from(memfd_create("huge", flags).expect("a kernel with huge pages"));
+            memfd.set_len(2 << 20).expect("size");
+            let mut region = guest.region(1 << 30, 4096);
+            (region.mmap_offset, region.mmap_handle) = (0, memfd.as_raw_fd());
+            guest.frontend().add_mem_region(&region).is_err()
+        }),
         ("has only 67108864 bytes", |guest| {
             guest.memory_file.set_len(HALF).expect("cut off");
             let region = guest.region(1 << 30, 4096);

@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{AtomicAccess, Bytes, MmapRegion, VolatileMemory};
 
+use crate::regions::map;
 use crate::sigbus::{Holds, Watch};
 
 /// `QueueRegionSplit::version` of a region in use; 0 in a fresh one.
@@ -99,9 +100,8 @@ impl InflightRegion {
         if offset.checked_add(bytes).is_none_or(|end| file.metadata().map_or(true, |found| found.len() < end)) {
             return Err(RegionError::FileTooShort);
         }
-        let needed = usize::try_from(region_bytes(queues, queue_size)).map_err(|_| RegionError::TooSmall)?;
-        let mapping = MmapRegion::from_file(FileOffset::new(file, offset), needed)
-            .map_err(|error| RegionError::Map(error.to_string()))?;
+        let mapping =
+            map(file, offset, region_bytes(queues, queue_size)).map_err(|error| RegionError::Map(error.to_string()))?;
         let watch = Watch::new(&mapping, Holds::Other)?;
         Ok(Arc::new(Self { watch, mapping, queues, queue_size }))
     }

@@ -44,6 +44,7 @@ const ANY: &[c_long] = &[
     libc::SYS_ftruncate,
     libc::SYS_lseek,
     libc::SYS_fstat,
+    libc::SYS_fstatfs,
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_flock,

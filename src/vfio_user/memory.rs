@@ -7,13 +7,12 @@ use std::fs::File;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::protocol::{DMA_FLAG_READ, DMA_FLAG_WRITE, DmaMap};
 use crate::ratelimit::log_limited;
-use crate::sigbus::{Holds, Watch};
+use crate::regions::map_guest;
+use crate::sigbus::Watch;
 
 /// The maximum number of ranges: as many as a vhost-user frontend may add.
 pub const MOST_RANGES: usize = 509;
@@ -66,22 +65,11 @@ impl DmaMemory {
         let watch = match file.filter(|_| map.flags.get() & all == all) {
             None => None,
             Some(file) => {
-                let bytes = usize::try_from(size).map_err(|_| Errno::INVAL)?;
-                let refused = |why: &dyn std::fmt::Display| {
-                    log_limited!(warn, "cannot map {size} bytes of guest memory at {address:#x}: {why}");
-                    Errno::INVAL
-                };
-                // Devices, such as DAX memory, have no known size.
-                if let Ok(found) = file.metadata()
-                    && found.is_file()
-                    && map.offset.get().checked_add(size).is_none_or(|end| end > found.len())
-                {
-                    return Err(refused(&"the file is shorter"));
-                }
-                let region = MmapRegion::from_file(FileOffset::new(file, map.offset.get()), bytes)
-                    .map_err(|error| refused(&error))?;
-                let region = GuestRegionMmap::new(region, GuestAddress(address)).ok_or(Errno::INVAL)?;
-                let watch = Watch::new(&region, Holds::GuestMemory).map_err(|_| Errno::NOMEM)?;
+                let (region, watch) =
+                    map_guest(file, map.offset.get(), size, GuestAddress(address)).map_err(|error| {
+                        log_limited!(warn, "cannot map {size} bytes of guest memory at {address:#x}: {error}");
+                        Errno::INVAL
+                    })?;
                 let memory = self.current.memory().insert_region(Arc::new(region)).map_err(|_| Errno::EXIST)?;
                 self.publish(memory);
                 Some(watch)

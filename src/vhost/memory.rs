@@ -15,7 +15,8 @@ use vm_memory::{
     GuestRegionMmap,
 };
 
-use crate::sigbus::{Holds, Watch};
+use crate::regions::map_guest;
+use crate::sigbus::Watch;
 
 /// The maximum number of memory regions that a frontend may add one by one, as in the kernel's vhost.
 pub const MOST_REGIONS: usize = 509;
@@ -156,24 +157,10 @@ impl SharedMemory {
 }
 
 fn map(region: &VhostUserMemoryRegion, file: File) -> Result<(GuestRegionMmap, Region)> {
-    // Devices, such as DAX memory, have no known size.
-    if let Ok(found) = file.metadata()
-        && found.is_file()
-        && region.mmap_offset.checked_add(region.memory_size).is_none_or(|end| end > found.len())
-    {
-        let offset = region.mmap_offset; // a copy: the struct is packed
-        return Err(refused(format!(
-            "the memory region of {} begins at byte {} of its file, which has only {} bytes: the frontend must make the \
-             file as large as the memory in it",
-            place(region),
-            offset,
-            found.len()
-        )));
-    }
-    let mapped = GuestRegionMmap::new(region.mmap_region(file)?, GuestAddress(region.guest_phys_addr))
-        .ok_or_else(|| refused("a memory region wraps around the address space"))?;
-    let watch = Watch::new(&mapped, Holds::GuestMemory).map_err(Error::ReqHandlerError)?;
-    let VhostUserMemoryRegion { user_addr, memory_size: size, guest_phys_addr: guest_addr, .. } = *region;
+    let VhostUserMemoryRegion { user_addr, memory_size: size, guest_phys_addr: guest_addr, mmap_offset, .. } = *region;
+    let mapped = map_guest(file, mmap_offset, size, GuestAddress(guest_addr));
+    let (mapped, watch) =
+        mapped.map_err(|error| refused(format!("the memory region of {}: {error}", place(region))))?;
     Ok((mapped, Region { user_addr, size, guest_addr, watch }))
 }
 
