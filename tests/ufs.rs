@@ -120,6 +120,26 @@ fn plain_data() {
     assert!(ufs.image_bytes(10 * 4096, data.len()) == expected);
 }
 
+/// Page B0h of the vital product data says how much one UNMAP may free, all ranges together.
+#[test]
+fn unmap_has_a_limit() {
+    let mut ufs = Ufs::with(Options { image_bytes: 64 << 20, ..ufs_options() });
+    ufs.enable();
+    let data = pattern(1, 4096);
+    assert_eq!(ufs.write(10, &data, None).status().0, 0);
+    for (ranges, status) in [(33, (2, 5, 0x26)), (32, (0, 0, 0))] {
+        let bytes = 16 * ranges + 8;
+        let range = [&0u64.to_be_bytes()[..], &(16384u32).to_be_bytes(), &[0; 4]].concat();
+        let list = [&(bytes as u16 - 2).to_be_bytes()[..], &(bytes as u16 - 8).to_be_bytes(), &[0; 4]].concat();
+        ufs.set_memory(DATA, &[list, range.repeat(ranges)].concat());
+        let mut cdb = [0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        cdb[7..9].copy_from_slice(&(bytes as u16).to_be_bytes());
+        let unmap = Transfer { lun: 0, cdb: &cdb, direction: 1, bytes: bytes as u32, crypto: None };
+        assert_eq!(ufs.command(&unmap).status(), status, "{ranges} ranges of 64 MiB");
+        assert_eq!(ufs.image_bytes(10 * 4096, 4096) == data, status.0 == 2);
+    }
+}
+
 #[test]
 fn what_is_on_the_image_is_what_openssl_makes_of_it() {
     let mut ufs = Ufs::new();

@@ -13,6 +13,8 @@ use crate::request::DISCARD_LIMITS;
 
 /// The maximum number of ranges in an UNMAP command.
 pub const MOST_RANGES: u32 = DISCARD_LIMITS.ranges;
+/// The maximum number of bytes of an UNMAP, all ranges together.
+pub const MOST_UNMAPPED: u64 = DISCARD_LIMITS.sectors as u64 * 512;
 /// The maximum number of bytes that a command transfers.
 pub const MOST_BYTES: u64 = 32 << 20;
 /// The maximum number of logical units.
@@ -189,8 +191,8 @@ impl LogicalUnit {
             0xb0 => {
                 let block = u64::from(self.block());
                 let blocks = |bytes: u64| u32::try_from(bytes / block).unwrap_or(u32::MAX).to_be_bytes();
-                let range = u64::from(DISCARD_LIMITS.sectors) * 512;
-                let (range, ranges) = if self.can_discard() { (blocks(range), MOST_RANGES) } else { ([0; 4], 0) };
+                let (range, ranges) =
+                    if self.can_discard() { (blocks(MOST_UNMAPPED), MOST_RANGES) } else { ([0; 4], 0) };
                 put(&mut body, 4, &blocks(MOST_BYTES));
                 put(&mut body, 16, &range);
                 put(&mut body, 20, &ranges.to_be_bytes());

@@ -3,7 +3,7 @@
 //! Parses SCSI command descriptor blocks.
 #![forbid(unsafe_code)]
 
-use super::lu::{LogicalUnit, LogicalUnits, MOST_BYTES, MOST_RANGES};
+use super::lu::{LogicalUnit, LogicalUnits, MOST_BYTES, MOST_RANGES, MOST_UNMAPPED};
 use super::protocol::{SENSE_BYTES, scsi};
 use crate::request::Extent;
 
@@ -146,7 +146,7 @@ fn extent(lu: &LogicalUnit, first: u64, blocks: u64) -> Result<Extent, Sense> {
     if len > MOST_BYTES { Err(Sense::INVALID_FIELD) } else { Ok(Extent { offset, len }) }
 }
 
-/// The ranges of UNMAP's parameters.
+/// The ranges of UNMAP's parameters (SBC-4, UNMAP command).
 ///
 /// # Errors
 /// The sense data, if any of them is invalid.
@@ -159,7 +159,7 @@ pub fn ranges(lu: &LogicalUnit, parameters: &[u8]) -> Result<Vec<Extent>, Sense>
     if count as u64 > MOST_RANGES.into() {
         return Err(Sense::INVALID_PARAMETER);
     }
-    let mut extents = Vec::with_capacity(count); // at most `MOST_RANGES`
+    let (mut extents, mut bytes) = (Vec::with_capacity(count), 0); // at most `MOST_RANGES`
     for range in list.chunks_exact(16) {
         let (first, rest) = range.split_at(8);
         let (first, blocks) = (number(first), number(rest.get(..4).unwrap_or_default()));
@@ -168,8 +168,13 @@ pub fn ranges(lu: &LogicalUnit, parameters: &[u8]) -> Result<Vec<Extent>, Sense>
             return Err(Sense::OUT_OF_RANGE);
         }
         if blocks > 0 {
-            extents.push(Extent { offset: first << lu.block_bits(), len: blocks << lu.block_bits() });
+            let extent = Extent { offset: first << lu.block_bits(), len: blocks << lu.block_bits() };
+            bytes += extent.len; // at most 64 ranges of 2^32 blocks
+            extents.push(extent);
         }
+    }
+    if bytes > MOST_UNMAPPED {
+        return Err(Sense::INVALID_PARAMETER);
     }
     Ok(extents)
 }

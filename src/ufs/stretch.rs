@@ -83,6 +83,8 @@ pub struct Stretch<'m, 'c, S, F> {
     serve: S,
     /// Transfer requests that wait until the engine has room, one bit each.
     transfers: u32,
+    /// The number of transfer requests that this step has begun.
+    begun: u32,
     /// The number of keyslots that change, and until when accesses wait for them.
     key_changes: usize,
     key_deadline: Instant,
@@ -113,6 +115,7 @@ where
             tasks: Tasks::default(),
             serve,
             transfers: 0,
+            begun: 0,
             key_changes: 0,
             key_deadline: Instant::now(),
             wait: None,
@@ -177,8 +180,10 @@ where
     /// Serves the client's messages, and polls requests that can continue.
     pub fn step(&mut self) -> Found {
         let mut found = Found::Nothing;
+        self.begun = 0;
         for _ in 0..MOST_MESSAGES {
-            if self.is_blocked() {
+            // Requests that are complete at once, too, get their turn only once.
+            if self.is_blocked() || self.begun >= u32::from(MOST_TRANSFERS) {
                 break;
             }
             match self.client.receive() {
@@ -274,6 +279,7 @@ where
         while self.transfers != 0 && self.worker.room() > 0 {
             let slot = self.transfers.trailing_zeros();
             self.transfers &= self.transfers - 1;
+            self.begun += 1;
             if let Some(job) = self.controller.begin(slot as u8, self.view.memory(), self.worker) {
                 // At most 31.
                 self.start(job);
