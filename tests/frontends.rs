@@ -128,6 +128,49 @@ fn replies_that_nobody_reads() {
     assert_eq!(code, Some(0), "{text}");
 }
 
+/// The same one sends no more, so nobody waits for room for a reply. Another frontend is served at once.
+#[test]
+fn replies_that_nobody_waits_for() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    let mut stream = files.connect();
+    stream.set_write_timeout(Some(Duration::from_millis(500))).expect("timeout");
+    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    while stream.write_all(&get_features).is_ok() {}
+    stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    drop(talk(files.connect()));
+    drop(stream);
+    let (code, text) = running.terminate();
+    assert_eq!(code, Some(0), "{text}");
+}
+
+/// A byte that was sent with MSG_OOB looks like one that can be read, and is not.
+#[test]
+fn out_of_band_data() {
+    let files = Files::new();
+    let running = Running::start(&files, &[]);
+    // SET_OWNER with a body of one byte; nothing; the header and part of the body of SET_FEATURES.
+    let whole: Vec<u8> = [3u32, 1, 1].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let part: Vec<u8> = [2u32, 1, 8, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    for before in [&whole[..], &[], &part] {
+        for served in [false, true] {
+            let mut stream = files.connect();
+            stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
+            if served {
+                let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+                stream.write_all(&get_features).expect("sent");
+                stream.read_exact(&mut [0; 20]).expect("a reply");
+            }
+            stream.write_all(before).expect("sent");
+            rustix::net::send(&stream, b"x", rustix::net::SendFlags::OOB).expect("sent");
+            assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "the connection is closed");
+            drop(talk(files.connect()));
+        }
+    }
+    let (code, text) = running.terminate();
+    assert_eq!((code, text.matches("it sends out-of-band data").count()), (Some(0), 6), "{text}");
+}
+
 /// QEMU unplugs the device and plugs it in again: the same connection, but all begins anew. Another guest's driver may
 /// use it, so there must be no keys.
 #[test]

@@ -103,6 +103,10 @@ impl ServerState {
             let accept = flags.next().is_some_and(|flags| !flags.is_empty());
             clients.retain_mut(|client| {
                 let flags = flags.next().unwrap_or(PollFlags::empty());
+                if flags.contains(PollFlags::PRI) {
+                    // Out-of-band data, which nobody reads: it would be news for ever.
+                    return false;
+                }
                 if flags.is_empty() {
                     return client.deadline().is_none_or(|deadline| now < deadline);
                 }
@@ -117,7 +121,7 @@ impl ServerState {
     /// Waits for events. Returns those of the listener, then of each client.
     fn wait(&self, listener: &UnixListener, clients: &[Client]) -> io::Result<Vec<PollFlags>> {
         let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
-        fds.extend(clients.iter().map(|client| PollFd::new(&client.stream, client.events())));
+        fds.extend(clients.iter().map(|client| PollFd::new(&client.stream, client.events() | PollFlags::PRI)));
         let timeout = clients.iter().filter_map(Client::deadline).min().map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() } // seconds: at most 10

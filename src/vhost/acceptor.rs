@@ -152,6 +152,8 @@ impl<'a> Acceptor<'a> {
             }
             let mut wait = match arrival {
                 Arrival::Message(header) if has_room(&frontend.stream)? => return Ok(FrontendEvent::Message(header)),
+                // Nobody will read the replies.
+                Arrival::Message(_) if has_hung_up(&frontend.stream) => return Ok(FrontendEvent::End),
                 Arrival::Message(_) => Wait { flags: PollFlags::OUT, until: None },
                 Arrival::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                     return Err(io::Error::other("it waits for the rest of a reply that reports an error"));
@@ -184,7 +186,8 @@ impl<'a> Acceptor<'a> {
         self.rest_until = self.rest_until.filter(|&until| Instant::now() < until);
         let listener = self.listener.filter(|_| self.rest_until.is_none());
         let mut fds = vec![PollFd::new(self.stop.event(), PollFlags::IN)];
-        let streams = self.silent.iter().map(|caller| &caller.stream).chain(frontend);
+        let silent = self.silent.iter().map(|caller| &caller.stream).filter(|_| frontend.is_none());
+        let streams = silent.chain(frontend);
         fds.extend(streams.filter(|_| !wait.flags.is_empty()).map(|stream| PollFd::new(stream, wait.flags)));
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         let timeout = [wait.until, self.rest_until].into_iter().flatten().min().map(|until| {

@@ -73,7 +73,10 @@ fn look(stream: &UnixStream) -> io::Result<Arrival> {
     let received = retry_on_intr(|| recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags));
     let received = match received {
         Ok(received) => received,
-        Err(Errno::AGAIN) => return Ok(Arrival::Nothing),
+        Err(Errno::AGAIN) => {
+            refuse_out_of_band(stream)?;
+            return Ok(Arrival::Nothing);
+        }
         Err(Errno::CONNRESET) => return Ok(Arrival::End),
         Err(error) => return Err(error.into()),
     };
@@ -96,12 +99,24 @@ fn look(stream: &UnixStream) -> io::Result<Arrival> {
     let whole = received.bytes == Header::BYTES
         && (header.size as usize > MAX_MSG_SIZE
             || ioctl_fionread(stream)? >= (Header::BYTES as u64).saturating_add(header.size.into()));
+    refuse_out_of_band(stream)?;
     Ok(match whole {
         true => Arrival::Message(header),
         // The rest will not come.
         false if has_hung_up(stream) => Arrival::End,
         false => Arrival::Part,
     })
+}
+
+/// A byte that was sent with MSG_OOB counts as one that has arrived, but reading skips it, and then waits for another one.
+fn refuse_out_of_band(stream: &UnixStream) -> io::Result<()> {
+    let mut fds = [PollFd::new(stream, PollFlags::PRI)];
+    retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))?;
+    let [socket] = fds;
+    if socket.revents().contains(PollFlags::PRI) {
+        return Err(io::Error::other("it sends out-of-band data"));
+    }
+    Ok(())
 }
 
 /// Whether the peer sends nothing more. What it sent before may be unread.
