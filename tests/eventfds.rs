@@ -102,6 +102,40 @@ fn an_eventfd_that_turns_against_us() {
     });
 }
 
+/// A worker hangs at an eventfd while a long request has a key, and then a queue begins afresh: the keys are another driver's, and nobody
+/// can wipe them before the request ends.
+#[test]
+fn an_eventfd_that_keeps_a_key() {
+    in_time(|| {
+        let mut options = Options { image_bytes: 64 << 20, ..Options::default() };
+        options.workers.workers = 1;
+        let mut guest = Guest::with(options);
+        let control = guest.control();
+        guest.request(control, &Program::new(0, &key(1), 9).bytes(), 1).assert_only_status(OK);
+        guest.request(0, &write_request(0, &[1; 512]), 1).assert_only_status(OK);
+        for queue in 0..=control {
+            guest.frontend().get_vring_base(queue).expect("GET_VRING_BASE");
+        }
+        // It goes on where it was, so the keys are still the driver's.
+        guest.start_ring(0);
+        let call = EventFd::new(EFD_NONBLOCK).expect("eventfd");
+        guest.frontend().set_vring_call(0, &call).expect("SET_VRING_CALL");
+        guest.frontend().get_features().expect("GET_FEATURES");
+        call.write(FULL).or_else(|_| call.read().and_then(|_| call.write(FULL))).expect("room");
+        set_nonblocking(&call, false);
+        guest.rings[0].use_buffers(MEMORY_START + (64 << 20)..MEMORY_START + MEMORY_BYTES);
+        guest.rings[0].add(&crypto_header(CRYPTO_IN, 0, 0, [0; 4]), (48 << 20) + 1);
+        guest.rings[0].add(&header(IN, 0), 513);
+        guest.rings[0].kick();
+        std::thread::sleep(Duration::from_millis(20));
+        guest.rings[1].next_avail = 5;
+        guest.start_ring(1);
+        guest.frontend().get_features().expect("GET_FEATURES");
+        assert_eq!(guest.stat("keyslots.lost"), 1);
+        guest.disconnect();
+    });
+}
+
 /// Another process reads the eventfd, so that a read would block.
 #[test]
 fn a_notification_that_is_gone_before_it_is_read() {

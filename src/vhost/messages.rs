@@ -22,7 +22,7 @@ use super::memory::MOST_REGIONS;
 use super::refusal::{self, refused, unsupported};
 use super::session::Session;
 use crate::protocol::feature;
-use crate::queue::{Event, InflightRegion, RingAddresses, check_eventfd, region_bytes};
+use crate::queue::{Beginning, Event, InflightRegion, RingAddresses, check_eventfd, region_bytes};
 use crate::ratelimit::log_limited;
 
 /// How long a frontend may be silent after its read of the configuration space has failed.
@@ -155,8 +155,11 @@ impl<D: VirtioDevice> VhostUserBackendReqHandlerMut for Session<D> {
         // The queue may be enabled already.
         let paused = vring.pause();
         let (old, beginning) = vring.set_kick(Some(kick));
+        // It may show that the keys are another driver's. They can be wiped only when no request has one, and a worker that hangs at
+        // an eventfd of the frontend's is freed only by who waits for its queue.
+        let all_paused = (beginning == Beginning::Afresh).then(|| Self::pause(&self.vrings));
         self.device.queue_begins(vring.index(), beginning);
-        drop(paused);
+        drop((all_paused, paused));
         self.unwatch(vring, old.as_ref());
         self.watch(vring)?;
         // The in-flight region was invalid, so the queue is retired. No worker takes a turn at such a queue, so it is
