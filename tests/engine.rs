@@ -111,6 +111,24 @@ fn a_slow_command_holds_no_request_up() {
     assert!(start.elapsed() >= Duration::from_secs(1));
 }
 
+/// A reset ends requests early, so the engine has nothing left to do.
+#[test]
+fn a_reset_leaves_the_engine_idle() {
+    // 8 MiB at 1 MB/s: 8 seconds.
+    let mut guest = slow(Timing { crypto_mb_per_s: 1, ..Timing::default() });
+    program(&mut guest, 0);
+    for _ in 0..4 {
+        guest.rings[0].add(&crypto_write(0, 0, [0; 4], &pattern(1, 2 << 20)), 1);
+    }
+    guest.rings[0].kick();
+    std::thread::sleep(Duration::from_millis(100));
+    guest.restart();
+    program(&mut guest, 0);
+    let start = Instant::now();
+    write_and_compare(&mut guest, 0, 9);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
 /// There is one engine: requests on two queues at a time take as long as on one.
 #[test]
 fn queues_share_the_throughput_of_the_engine() {

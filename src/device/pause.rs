@@ -45,6 +45,7 @@ impl Device {
         self.features.store(0, Ordering::Release);
         self.last_queue.store(0, Ordering::Release);
         self.engine.forget_unwrapped();
+        self.engine.forget_backlog();
         self.forget_choices();
     }
 
@@ -93,6 +94,7 @@ impl Device {
         self.chosen_early.store(false, Ordering::Release);
         self.last_queue.store(0, Ordering::Release);
         self.engine.forget_unwrapped();
+        self.engine.forget_backlog();
         self.engine.keyslots().set_usable(self.config.keep_keys_on_reset);
     }
 

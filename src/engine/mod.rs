@@ -206,6 +206,13 @@ impl Engine {
         }
     }
 
+    /// The emulated engine has nothing to do. No request is in flight, and some have ended earlier than it would have ended them.
+    pub fn forget_backlog(&self) {
+        if let Some(pace) = &self.pace {
+            pace.clear();
+        }
+    }
+
     /// Loses all keys, as in a reset. Waits for requests that use them, so a worker must not call it. Returns the
     /// number of keys.
     pub fn lose_keys(&self) -> usize {

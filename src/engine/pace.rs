@@ -72,6 +72,11 @@ impl Pace {
             self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| Some(end(free)));
         self.epoch + Duration::from_nanos(end(before)) + self.latency
     }
+
+    /// The engine is idle: what it had to do has ended early.
+    pub fn clear(&self) {
+        self.free.store(0, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +94,14 @@ mod tests {
         assert!(Pace::new(&Timing::default()).is_none());
         let commands = Timing { program: US, evict: US, ..Timing::default() };
         assert!(Pace::new(&commands).is_none());
+    }
+
+    #[test]
+    fn a_backlog_can_be_forgotten() {
+        let pace = pace(1, Duration::ZERO);
+        pace.reserve(pace.epoch, 3_600_000_000);
+        pace.clear();
+        assert_eq!(pace.reserve(pace.epoch + US, 1000), pace.epoch + 1001 * US);
     }
 
     #[test]
