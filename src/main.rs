@@ -28,6 +28,7 @@ use vhost_user_blk_crypto::descriptors;
 use vhost_user_blk_crypto::device::{Device, DeviceConfig, Resized};
 use vhost_user_blk_crypto::disk::{Aio, Disk, OpenOptions};
 use vhost_user_blk_crypto::personality::{KeyType, Personality};
+use vhost_user_blk_crypto::ratelimit::RateLimit;
 use vhost_user_blk_crypto::sandbox::Sandbox;
 use vhost_user_blk_crypto::secret::forbid_core_dumps;
 use vhost_user_blk_crypto::threads;
@@ -178,7 +179,11 @@ fn run(args: &Args) -> Result<()> {
     notify.ready();
     let disconnected = || {
         if let Some(Err(error)) = stats.as_ref().map(|stats| stats.write(&device)) {
-            log::warn!("{error:#}");
+            // A frontend may come and go as often as it likes.
+            static LIMIT: RateLimit = RateLimit::new();
+            if let Some(suppressed) = LIMIT.allow() {
+                log::warn!("{error:#}{suppressed}");
+            }
         }
     };
     let served = if args.ufs {
