@@ -95,7 +95,8 @@ impl Turn<'_> {
         }
         let more = state.queue.enable_notification(memory).unwrap_or_else(|_| {
             state.retire(self.vring.index, "the ring cannot be accessed");
-            false
+            // The next poll ends the turn and reports it.
+            true
         });
         // If memory is missing, the next poll reports it.
         more || !state.resubmit.is_empty() || !sigbus::guest_memory_is_sound()
