@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use common::ring::Buffers;
 use common::*;
+use test_driver::WRITE;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
+use vm_memory::{Bytes, GuestAddress};
 
 fn add(guest: &Guest, spec: &str) -> u64 {
     guest.device.faults().add(spec).unwrap_or_else(|error| panic!("{spec}: {error}"))
@@ -321,6 +323,41 @@ fn more_stuck_requests_than_buffers_all_go_on() {
             assert_eq!(guest.image_bytes(4096 * i as u64, 4096), pattern(i as u64, 4096));
         }
     }
+}
+
+/// Whoever stops a queue waits for what was taken from it. So no more is taken than 256 MiB, whatever is available.
+#[test]
+fn long_requests_are_taken_a_few_at_a_time() {
+    const LONG: u32 = 16 << 20;
+    let mut options = Options { image_bytes: LONG.into(), ring_size: 256, ..Options::default() };
+    options.workers.workers = 1;
+    let mut guest = Guest::with(options);
+    add(&guest, "stuck,op=read");
+    let room = MEMORY_START + MEMORY_BYTES - u64::from(LONG);
+    let heads: Vec<_> = (0..40)
+        .map(|_| {
+            let (head, status) = (guest.rings[0].allocate(16), guest.rings[0].allocate(1));
+            guest.memory.write_slice(&header(IN, 0), GuestAddress(head)).expect("header");
+            guest.rings[0].add_pieces(&[(head, 16, 0), (room, LONG, WRITE), (status, 1, WRITE)], false).head
+        })
+        .collect();
+    guest.rings[0].kick();
+    guest.rings[0].assert_silent();
+    assert_eq!(guest.frontend().get_vring_base(0).expect("GET_VRING_BASE"), 16);
+    for _ in 0..16 {
+        next(&mut guest, 0);
+    }
+    clear(&guest);
+    // The driver has made all of them available already.
+    let available = std::mem::replace(&mut guest.rings[0].next_avail, 16);
+    guest.start_ring(0);
+    guest.rings[0].next_avail = available;
+    guest.rings[0].kick();
+    let mut rest: Vec<_> = (16..40).map(|_| next(&mut guest, 0)).collect();
+    rest.sort_unstable();
+    let mut expected = heads[16..].to_vec();
+    expected.sort_unstable();
+    assert_eq!(rest, expected);
 }
 
 #[test]

@@ -275,7 +275,7 @@ fn live(world: &mut World, ops: &mut impl Iterator<Item = Op>) -> bool {
 
 fn take(turn: &Turn<'_>, memory: &GuestMemoryMmap, most: usize, world: &World, hand: &mut Vec<u16>) {
     let mut chains = Vec::new();
-    turn.pop(memory, most, &mut chains);
+    turn.pop(memory, most, u64::MAX, &mut chains);
     assert!(chains.len() <= most);
     for taken in chains {
         assert!(taken.head < world.ring.size, "head {} is not in the ring", taken.head);

@@ -153,6 +153,10 @@ impl VirtioDevice for Meddled {
         let room = chain.writable.len();
         Looked { place: (queue, head), room, parsed: self.device.parse(&worker.worker, queue, head, chain) }
     }
+    fn bytes(&self, looked: &Looked<'_>) -> u64 {
+        self.device.bytes(&looked.parsed)
+    }
+
     fn to_prefetch(&self, looked: &Looked<'_>) -> Self::Prefetch {
         self.device.to_prefetch(&looked.parsed)
     }

@@ -132,7 +132,7 @@ fn parse_on(guest: &mut Guest, request: &Request, cut: &Cut, role: QueueRole, li
     guest.add(0, 0, request, cut);
     let turn = guest.vrings[0].begin().expect("the queue runs");
     let mut chains = Vec::new();
-    turn.pop(&guest.memory, 1, &mut chains);
+    turn.pop(&guest.memory, 1, u64::MAX, &mut chains);
     assert_eq!(chains.len(), 1);
     for taken in chains {
         let chain = taken.chain.expect("whole");

@@ -317,6 +317,10 @@ impl VirtioDevice for Device {
         PendingRequest { io: Io::new(worker, queue, head, self.write_through(), room), request, status }
     }
 
+    fn bytes(&self, parsed: &PendingRequest<'_>) -> u64 {
+        parsed.request.as_ref().map_or(0, Request::bytes)
+    }
+
     fn to_prefetch(&self, parsed: &PendingRequest<'_>) -> Option<Ahead> {
         parsed.request.as_ref().ok().and_then(Ahead::of)
     }

@@ -46,6 +46,11 @@ impl ChainError {
 }
 
 impl<'m> Chain<'m> {
+    /// Its bytes, below 2^32.
+    pub fn bytes(&self) -> u64 {
+        self.readable.len() + self.writable.len()
+    }
+
     /// Walks a chain of at most `max_descriptors` descriptors. Each descriptor is read once.
     ///
     /// # Errors

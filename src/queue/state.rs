@@ -58,25 +58,30 @@ impl VringState {
         self.may_run() && self.pauses == 0 && !self.lacks_memory
     }
 
+    /// Takes at most `most` chains, and no more once they have `most_bytes` bytes.
     pub(super) fn pop<'m>(
         &mut self,
         memory: &'m GuestMemoryMmap,
         most: usize,
+        most_bytes: u64,
         chains: &mut Vec<TakenChain<'m>>,
     ) -> Result<(), &'static str> {
         // Without EVENT_IDX this avoids notifications while we poll; with it, the call does nothing.
         self.queue.disable_notification(memory).map_err(|_| "the used ring cannot be written")?;
         let size = self.queue.size();
         let max_descriptors = self.queue.max_size();
-        let again = most.min(self.resubmit.len());
-        for _ in 0..again {
+        let mut bytes = 0u64;
+        while chains.len() < most && bytes < most_bytes {
             let Some(head) = self.resubmit.pop_front() else { break };
-            chains.push(TakenChain { head, chain: self.walk(memory, head) });
+            let chain = self.walk(memory, head);
+            bytes += chain.as_ref().map_or(0, Chain::bytes); // below 2^32 each
+            chains.push(TakenChain { head, chain });
         }
+        let rest = if bytes < most_bytes { most - chains.len() } else { 0 };
         let before = self.queue.next_avail();
         let available =
             self.queue.iter(memory).map_err(|_| "the available index runs ahead by more than the queue size")?;
-        for descriptors in available.take(most - again) {
+        for descriptors in available.take(rest) {
             let head = descriptors.head_index();
             if head >= size {
                 return Err("an available head is not in the descriptor table");
@@ -89,7 +94,12 @@ impl VringState {
             }
             // An indirect chain may be as long as the device's largest queue, from which `seg_max` is derived, even if
             // the driver made this queue smaller.
-            chains.push(TakenChain { head, chain: Chain::walk(memory, descriptors, max_descriptors) });
+            let chain = Chain::walk(memory, descriptors, max_descriptors);
+            bytes += chain.as_ref().map_or(0, Chain::bytes);
+            chains.push(TakenChain { head, chain });
+            if bytes >= most_bytes {
+                break;
+            }
         }
         // The iterator ends where it can read no entry, as if there were none.
         if self.queue.next_avail() == before && !self.next_entry_is_readable(memory) {
@@ -240,7 +250,7 @@ mod tests {
             let mut state = vring.lock();
             state.queue.set_ready(true);
             assert!(state.ring_is_in(&memory));
-            assert_eq!(state.pop(&memory, 4, &mut chains).is_ok(), readable, "{middle:#x}");
+            assert_eq!(state.pop(&memory, 4, u64::MAX, &mut chains).is_ok(), readable, "{middle:#x}");
             assert_eq!(chains.len(), usize::from(readable));
         }
     }

@@ -41,14 +41,20 @@ pub struct Turn<'v> {
 }
 
 impl Turn<'_> {
-    /// Takes up to `most` chains, at most [`BATCH`]; none when the queue no longer runs. Each chain must be returned
-    /// with [`Turn::complete`], in any order.
+    /// Takes up to `most` chains, at most [`BATCH`], and no more once they have `most_bytes` bytes; none when the queue no longer runs.
+    /// Each chain must be returned with [`Turn::complete`], in any order.
     ///
     /// The driver may suppress its notifications after this: see [`Turn::arm`].
     ///
     /// Returns false if the ring is not in this memory. The queue then waits for [`Vring::memory_added`]. That may have
     /// been called just before, so the caller must check for newer memory.
-    pub fn pop<'m>(&self, memory: &'m GuestMemoryMmap, most: usize, chains: &mut Vec<TakenChain<'m>>) -> bool {
+    pub fn pop<'m>(
+        &self,
+        memory: &'m GuestMemoryMmap,
+        most: usize,
+        most_bytes: u64,
+        chains: &mut Vec<TakenChain<'m>>,
+    ) -> bool {
         let mut guard = self.vring.lock();
         let state = &mut *guard;
         if !state.runs() || most == 0 {
@@ -62,7 +68,7 @@ impl Turn<'_> {
             return false;
         }
         state.check_log(self.vring.index);
-        let popped = state.pop(memory, most.min(BATCH), chains);
+        let popped = state.pop(memory, most.min(BATCH), most_bytes, chains);
         if !sigbus::guest_memory_is_sound() {
             // Missing memory is the cause, whatever the ring looked like. The session ends and reports it.
             state.set_retired("part of the guest's memory is missing");

@@ -141,6 +141,17 @@ pub enum Request<'m> {
     Control(ControlCommand<'m>),
 }
 
+impl Request<'_> {
+    /// Bytes of the disk that it reads or writes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Read { extent, .. } | Self::Write { extent, .. } => extent.len,
+            Self::WriteZeroes(ranges) => ranges.iter().map(|range| range.extent.len).sum(), // of limited ranges
+            Self::Flush | Self::GetId | Self::Discard(_) | Self::SecureErase(_) | Self::Control(_) => 0,
+        }
+    }
+}
+
 /// Why a chain is not a request. `request_type` is for the statistics: `None` without a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {

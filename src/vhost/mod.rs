@@ -95,6 +95,8 @@ pub trait VirtioDevice: Send + Sync + 'static {
         head: u16,
         chain: Chain<'m>,
     ) -> Self::PendingRequest<'m>;
+    /// The number of bytes of the disk that a request moves: about the time that it takes. Below 2^40.
+    fn bytes(&self, request: &Self::PendingRequest<'_>) -> u64;
     /// What to [prefetch](VirtioDevice::prefetch) for a request.
     fn to_prefetch(&self, request: &Self::PendingRequest<'_>) -> Self::Prefetch;
     /// Prefetches for a request that will be served after a few others.

@@ -23,6 +23,10 @@ const PORTION: usize = 8;
 /// gives way to others needs neither meanwhile.
 const MOST_IN_FLIGHT: usize = 352;
 
+/// No chain is taken while those in flight move as many bytes of the disk: somebody may wait for all of them. So many are 256 requests of
+/// 1 MiB.
+const MOST_BYTES_IN_FLIGHT: u64 = 256 << 20;
+
 /// How many requests ahead to prefetch.
 const AHEAD: usize = 2;
 
@@ -37,6 +41,8 @@ pub struct Poller<'m, D: VirtioDevice, S, F> {
     /// Index of the queue to poll first.
     first: usize,
     tasks: Tasks<F>,
+    /// Bytes of the disk that the chains in flight move.
+    bytes: u64,
     /// Where the chains in flight came from, by token.
     origins: Vec<Origin>,
     chains: Vec<TakenChain<'m>>,
@@ -57,6 +63,7 @@ struct Origin {
     /// Index in [`Poller::queues`].
     place: usize,
     head: u16,
+    bytes: u64,
 }
 
 /// Begins a turn at each queue that runs. Must come before any access to guest memory.
@@ -95,6 +102,7 @@ where
             turns: at_turn,
             first: 0,
             tasks: Tasks::default(),
+            bytes: 0,
             origins: Vec::new(),
             chains: Vec::with_capacity(BATCH),
             batch: Vec::with_capacity(BATCH),
@@ -143,6 +151,9 @@ where
 
     /// How many more requests may start.
     fn room(&self) -> usize {
+        if self.bytes >= MOST_BYTES_IN_FLIGHT {
+            return 0;
+        }
         self.worker.room().min(MOST_IN_FLIGHT.saturating_sub(self.tasks.len()))
     }
 
@@ -163,7 +174,8 @@ where
         }
         let Some(turn) = &queue.turn else { return false };
         let seen = self.view;
-        if !turn.pop(seen.memory(), room, &mut self.chains) {
+        let most_bytes = MOST_BYTES_IN_FLIGHT - self.bytes; // there is room
+        if !turn.pop(seen.memory(), room, most_bytes, &mut self.chains) {
             // The frontend may have added the ring's memory since this view was made.
             self.view = seen.newest();
             if !std::ptr::eq(self.view, seen) {
@@ -187,8 +199,10 @@ where
                 Ok(chain) => {
                     let request = self.device.parse(self.worker, index, head, chain);
                     let prefetch = self.device.to_prefetch(&request);
+                    let bytes = self.device.bytes(&request);
+                    self.bytes += bytes; // of at most 352 requests
                     let token = self.tasks.insert(|token| (self.serve)(token, request));
-                    let origin = Origin { place, head };
+                    let origin = Origin { place, head, bytes };
                     match self.origins.get_mut(token) {
                         Some(place) => *place = origin,
                         // Tokens are given out in order.
@@ -230,7 +244,8 @@ where
         }
     }
 
-    fn done(&mut self, Origin { place, head }: Origin, written: u32) {
+    fn done(&mut self, Origin { place, head, bytes }: Origin, written: u32) {
+        self.bytes -= bytes;
         let Some(queue) = self.queues.get_mut(place) else { return };
         queue.in_flight -= 1;
         queue.done.push(Completion { head, written });

@@ -201,7 +201,7 @@ fn take(
     last: &mut Option<u64>,
 ) {
     let mut chains = Vec::new();
-    turn.pop(memory, most, &mut chains);
+    turn.pop(memory, most, u64::MAX, &mut chains);
     assert!(chains.len() <= most);
     for taken in &chains {
         let number = number(taken, world);
@@ -327,7 +327,7 @@ proptest! {
         if let Some(turn) = vring.begin() {
             for most in [1, 3, 8, 8] {
                 let mut chains = Vec::new();
-                turn.pop(&world.memory, most, &mut chains);
+                turn.pop(&world.memory, most, u64::MAX, &mut chains);
                 prop_assert!(chains.iter().all(|taken| taken.head < SIZE));
                 let heads: Vec<_> = chains.iter().map(|taken| (taken.head, 0)).collect();
                 give_back(&turn, &world, &heads);

@@ -60,7 +60,7 @@ fn a_reset_leaves_nothing() {
     (0..2).for_each(|_| world.send());
     let vring = world.backend();
     let mut chains = Vec::new();
-    vring.begin().expect("the queue runs").pop(&world.memory, 2, &mut chains);
+    vring.begin().expect("the queue runs").pop(&world.memory, 2, u64::MAX, &mut chains);
     assert_eq!(chains.len(), 2);
     vring.stop();
     vring.forget_in_flight();
@@ -168,7 +168,7 @@ fn the_next_backend_interrupts_the_driver() {
     for expected in [false, true] {
         let call = event();
         let vring = world.backend_with(Some(Event::new(call.try_clone().expect("eventfd")).expect("eventfd")));
-        vring.begin().expect("the queue runs").pop(&world.memory, 1, &mut Vec::new());
+        vring.begin().expect("the queue runs").pop(&world.memory, 1, u64::MAX, &mut Vec::new());
         assert_eq!(rustix::io::read(&call, &mut [0; 8]).is_ok(), expected);
     }
 }
@@ -189,7 +189,7 @@ fn a_region_that_is_cut_off() {
         world.send();
         let turn = vring.begin().expect("the queue runs");
         let mut chains = Vec::new();
-        turn.pop(&world.memory, 32, &mut chains);
+        turn.pop(&world.memory, 32, u64::MAX, &mut chains);
         let [TakenChain { head, .. }] = chains[..] else { panic!("one was sent: {chains:?}") };
         let written = (world.sent[&head] % 1000) as u32;
         turn.complete(&world.memory, &[Completion { head, written }]);
