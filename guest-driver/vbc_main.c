@@ -255,8 +255,9 @@ static void vbc_thaw(struct vbc_dev *vbc)
 {
 	if (!vbc->frozen)
 		return;
+	/* First: a request that is sent from now on needs its notification. */
+	WRITE_ONCE(vbc->frozen, false);
 	blk_mq_unquiesce_queue(vbc->disk->queue);
-	vbc->frozen = false;
 }
 
 static void vbc_remove(struct virtio_device *vdev)
@@ -311,7 +312,7 @@ static int vbc_freeze(struct virtio_device *vdev)
 
 	memflags = blk_mq_freeze_queue(q);
 	blk_mq_quiesce_queue_nowait(q);
-	vbc->frozen = true;
+	WRITE_ONCE(vbc->frozen, true);
 	blk_mq_unfreeze_queue(q, memflags);
 
 	vbc_stop(vbc);

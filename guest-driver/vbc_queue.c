@@ -265,6 +265,9 @@ static blk_status_t vbc_queue_rq(struct blk_mq_hw_ctx *hctx,
 
 	if (unlikely(err)) {
 		vbc_unprep_rq(rq);
+		/* A packed ring has this error when DMA memory is short. */
+		if (err == -EIO && !virtqueue_is_broken(vq->vq))
+			err = -ENOMEM;
 		return vbc_errno_to_blk(err);
 	}
 
