@@ -276,10 +276,20 @@ static blk_status_t vbc_queue_rq(struct blk_mq_hw_ctx *hctx,
 
 static void vbc_commit_rqs(struct blk_mq_hw_ctx *hctx)
 {
-	struct vbc_vq *vq = vbc_hctx_vq(hctx);
+	struct vbc_dev *vbc = hctx->queue->queuedata;
 	unsigned long flags;
+	struct vbc_vq *vq;
 	bool notify;
 
+	/*
+	 * blk-mq also calls this while the queue is quiesced, for requests that
+	 * it has put aside.  Then the virtqueues may come and go, and no
+	 * request is in them.
+	 */
+	if (unlikely(READ_ONCE(vbc->frozen)))
+		return;
+
+	vq = vbc_hctx_vq(hctx);
 	if (unlikely(!vq))
 		return;
 
