@@ -128,6 +128,10 @@ void vbc_detach_all_bufs(struct vbc_dev *vbc)
 /* vbc_reset_device() comes first. */
 void vbc_del_vqs(struct vbc_dev *vbc)
 {
+	/* After a failed resume there are none, and not all transports ask. */
+	if (!vbc->vqs)
+		return;
+
 	vbc->vdev->config->del_vqs(vbc->vdev);
 	kfree(vbc->vqs);
 	vbc->vqs = NULL;
