@@ -153,6 +153,12 @@ static int vbc_ctrl_wait(struct vbc_crypto *vc, unsigned long *grace_end)
 	 * as the device takes, and a backend may be stopped for a while.
 	 */
 	while (!wait_for_completion_timeout(&vc->done, HZ)) {
+		/*
+		 * No interrupt may come: the kernel switches off one that finds
+		 * nothing too often, and polling may leave it nothing.
+		 */
+		if (!vc->in_band)
+			vbc_crypto_vq_done(vc->vq->vq);
 		if (virtqueue_is_broken(vc->vq->vq))
 			return -EIO;
 		if (vbc_ctrl_grace_over(vc, grace_end))
