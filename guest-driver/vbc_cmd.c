@@ -20,6 +20,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/virtio_config.h>
+#include <uapi/linux/virtio_ring.h>
 
 #include "virtio_blk_crypto.h"
 #include "vbc_crypto.h"
@@ -210,6 +211,11 @@ static int vbc_ctrl_add(struct vbc_crypto *vc, struct scatterlist *sgs[],
 	struct vbc_vq *vq = vc->vq;
 	bool notify;
 	int err;
+
+	/* A ring that is too short stays full. */
+	if (!virtio_has_feature(vc->vdev, VIRTIO_RING_F_INDIRECT_DESC) &&
+	    virtqueue_get_vring_size(vq->vq) < 1 + nr_in)
+		return -EOPNOTSUPP;
 
 	for (;;) {
 		/*
