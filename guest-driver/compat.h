@@ -61,6 +61,19 @@ static inline int vbc_rq_map_kern(struct request *rq, void *buf,
 #define blk_rq_map_kern	vbc_rq_map_kern
 #endif
 
+/* Until 6.13 requests were merged in the software queues only on request. */
+#ifdef VBC_HAS_SHOULD_MERGE
+#include <linux/blk-mq.h>
+
+static inline int vbc_alloc_merging_tag_set(struct blk_mq_tag_set *set)
+{
+	set->flags |= BLK_MQ_F_SHOULD_MERGE;
+	return blk_mq_alloc_tag_set(set);
+}
+
+#define blk_mq_alloc_tag_set	vbc_alloc_merging_tag_set
+#endif
+
 /* Until 6.13 virtio's bus did not tell which CPUs a vector is for. */
 #if __has_include(<linux/blk-mq-virtio.h>)
 #include <linux/blk-mq.h>
