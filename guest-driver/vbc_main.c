@@ -255,8 +255,9 @@ static void vbc_thaw(struct vbc_dev *vbc)
 {
 	if (!vbc->frozen)
 		return;
-	/* First: a request that is sent from now on needs its notification. */
+	/* A request that is sent from now on needs its notification. */
 	WRITE_ONCE(vbc->frozen, false);
+	smp_wmb(); /* before the queue runs; pairs with vbc_commit_rqs() */
 	blk_mq_unquiesce_queue(vbc->disk->queue);
 }
 

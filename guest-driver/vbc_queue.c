@@ -286,6 +286,7 @@ static void vbc_commit_rqs(struct blk_mq_hw_ctx *hctx)
 	 * it has put aside.  Then the virtqueues may come and go, and no
 	 * request is in them.
 	 */
+	smp_rmb(); /* after the queue was seen to run; pairs with vbc_thaw() */
 	if (unlikely(READ_ONCE(vbc->frozen)))
 		return;
 
