@@ -154,7 +154,7 @@ impl<'a> Acceptor<'a> {
                 Arrival::Message(header) if has_room(&frontend.stream)? => return Ok(FrontendEvent::Message(header)),
                 // Nobody will read the replies.
                 Arrival::Message(_) if has_hung_up(&frontend.stream) => return Ok(FrontendEvent::End),
-                Arrival::Message(_) => Wait { flags: PollFlags::OUT, until: None },
+                Arrival::Message(_) => Wait { flags: PollFlags::OUT | PollFlags::RDHUP, until: None },
                 Arrival::Nothing if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                     return Err(io::Error::other("it waits for the rest of a reply that reports an error"));
                 }
