@@ -12,9 +12,6 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
 use crate::sigbus::{Holds, Watch};
 
-/// The smallest page. With smaller regions, the pieces of a request could be as many as its bytes.
-const PAGE: u64 = 4096;
-
 /// `f_type` of hugetlbfs (`HUGETLBFS_MAGIC`, include/uapi/linux/magic.h).
 const HUGETLBFS: u64 = 0x9584_58f6;
 
@@ -51,11 +48,8 @@ pub fn map(file: File, offset: u64, bytes: u64) -> io::Result<MmapRegion> {
 /// Maps a region of guest memory, and watches it.
 ///
 /// # Errors
-/// Those of [`map`]; when it has no whole pages, or wraps around; when too many mappings are watched.
+/// Those of [`map`]; when it wraps around the address space; when too many mappings are watched.
 pub fn map_guest(file: File, offset: u64, bytes: u64, address: GuestAddress) -> io::Result<(GuestRegionMmap, Watch)> {
-    if !bytes.is_multiple_of(PAGE) {
-        return Err(refused(format!("it must have whole pages of {PAGE} bytes")));
-    }
     let region = GuestRegionMmap::new(map(file, offset, bytes)?, address);
     let region = region.ok_or_else(|| refused("it wraps around the address space"))?;
     let watch = Watch::new(&region, Holds::GuestMemory)?;

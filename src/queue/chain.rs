@@ -29,7 +29,12 @@ pub enum ChainError {
     Order,
     /// A buffer that is not in guest memory.
     Address,
+    /// More pieces than descriptors and borders between regions.
+    Pieces,
 }
+
+/// The most regions of guest memory: as many as the kernel's vhost takes.
+pub const MOST_REGIONS: usize = 509;
 
 impl ChainError {
     /// Why the queue stops, and what a user can do about it.
@@ -41,6 +46,7 @@ impl ChainError {
             Self::TooLong => "a descriptor chain is longer than the queue (--queue-size)",
             Self::Order => "in a descriptor chain, a device-readable descriptor follows a device-writable one",
             Self::Address => "a descriptor points outside guest memory (is all of it shared?)",
+            Self::Pieces => "the buffers of a descriptor chain lie across more memory regions than there are",
         }
     }
 }
@@ -62,6 +68,8 @@ impl<'m> Chain<'m> {
     ) -> Result<Self, ChainError> {
         let mut chain = Chain::default();
         let mut count = 0u16;
+        // Each border lies within one buffer, if buffers do not overlap. Otherwise small regions would make as many pieces as bytes.
+        let mut pieces = usize::from(max_descriptors) + MOST_REGIONS;
         // The iterator ends both after the last descriptor and at a broken one. The chain is complete only if the last
         // descriptor has no next one.
         let mut whole = false;
@@ -82,9 +90,32 @@ impl<'m> Chain<'m> {
                 .get_slices(descriptor.addr(), descriptor.len() as usize, access) // u32 to usize loses nothing
                 .map_err(|_| ChainError::Address)?;
             for slice in slices {
+                pieces = pieces.checked_sub(1).ok_or(ChainError::Pieces)?;
                 side.push(slice.map_err(|_| ChainError::Address)?);
             }
         }
         if whole { Ok(chain) } else { Err(ChainError::Unending) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::GuestAddress;
+
+    /// Guest memory in regions of 16 bytes.
+    #[test]
+    fn the_pieces_of_a_chain_are_as_many_as_descriptors_and_borders() {
+        let ranges: Vec<_> = (0..600).map(|number| (GuestAddress(16 * number), 16)).collect();
+        let memory = GuestMemoryMmap::from_ranges(&ranges).expect("memory");
+        let walk = |descriptors: u64, len: u32| {
+            let next = |n: u64| if n + 1 < descriptors { 1 } else { 0 };
+            let all = (0..descriptors).map(|n| Descriptor::new(0, len, next(n), 0));
+            Chain::walk(&memory, all, 64).map(|chain| chain.bytes())
+        };
+        assert_eq!(walk(1, 16 * 573).ok(), Some(16 * 573));
+        assert_eq!(walk(1, 16 * 574).err(), Some(ChainError::Pieces));
+        assert_eq!(walk(3, 16 * 191).ok(), Some(16 * 573), "descriptors of the same bytes");
+        assert_eq!(walk(64, 16 * 9).err(), Some(ChainError::Pieces));
     }
 }

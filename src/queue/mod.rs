@@ -35,7 +35,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::lock::lock;
 use crate::{eventfd, sigbus};
-pub use chain::{Chain, ChainError};
+pub use chain::{Chain, ChainError, MOST_REGIONS};
 pub use event::{Event, check_eventfd};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};

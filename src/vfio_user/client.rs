@@ -16,7 +16,7 @@ use zeroize::Zeroize;
 use super::connection::{Connection, MOST_FILES, Received};
 use super::info::{self, Regions};
 use super::interrupt::Line;
-use super::memory::{DmaMemory, MOST_RANGES};
+use super::memory::{DmaMemory, MOST_RANGES, PAGE_BYTES};
 use super::protocol::{
     DeviceInfo, DmaMap, DmaUnmap, Header, IrqInfo, IrqSet, OneWrite, RegionAccess, RegionInfo, UNMAP_FLAG_ALL, Version,
     command, header_flag,
@@ -309,7 +309,7 @@ impl Client {
             "max_msg_fds": MOST_FILES,
             "max_data_xfer_size": MOST_DATA,
             "max_dma_maps": MOST_RANGES,
-            "pgsizes": 4096,
+            "pgsizes": PAGE_BYTES,
             "write_multiple": true,
         }});
         let text = format!("{capabilities}\0");

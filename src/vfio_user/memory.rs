@@ -17,6 +17,9 @@ use crate::sigbus::Watch;
 /// The maximum number of ranges: as many as a vhost-user frontend may add.
 pub const MOST_RANGES: usize = 509;
 
+/// The pages of which ranges consist (libvfio-user's `pgsizes` in VERSION).
+pub const PAGE_BYTES: u64 = 4096;
+
 /// Guest memory and its ranges. Nothing may use a range when it is removed.
 pub struct DmaMemory {
     // Before the regions themselves: their watches must not outlive them.
@@ -53,7 +56,9 @@ impl DmaMemory {
     /// EEXIST if it overlaps another one, EINVAL for invalid values, and the system's errors.
     pub fn map(&mut self, map: &DmaMap, file: Option<File>) -> Result<(), Errno> {
         let (address, size) = (map.address.get(), map.size.get());
-        let end = address.checked_add(size).filter(|_| size > 0).ok_or(Errno::INVAL)?;
+        // VERSION announces them as the only pages. With smaller ranges, the pieces of a request could be as many as its bytes.
+        let whole_pages = size > 0 && size.is_multiple_of(PAGE_BYTES);
+        let end = address.checked_add(size).filter(|_| whole_pages).ok_or(Errno::INVAL)?;
         if self.ranges.len() >= MOST_RANGES {
             return Err(Errno::NOSPC);
         }
