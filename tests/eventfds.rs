@@ -104,9 +104,8 @@ fn an_eventfd_that_turns_against_us() {
 
 /// A worker hangs at an eventfd while a long request has a key, and then a queue begins afresh: the keys are another driver's, and nobody
 /// can wipe them before the request ends.
-#[test]
-fn an_eventfd_that_keeps_a_key() {
-    in_time(|| {
+fn hang_with_a_key(by_command: bool) {
+    in_time(move || {
         let mut options = Options { image_bytes: 64 << 20, ..Options::default() };
         options.workers.workers = 1;
         let mut guest = Guest::with(options);
@@ -128,12 +127,23 @@ fn an_eventfd_that_keeps_a_key() {
         guest.rings[0].add(&header(IN, 0), 513);
         guest.rings[0].kick();
         std::thread::sleep(Duration::from_millis(20));
-        guest.rings[1].next_avail = 5;
-        guest.start_ring(1);
-        guest.frontend().get_features().expect("GET_FEATURES");
+        if by_command {
+            // `ctl reset-engine`
+            assert_eq!(guest.device.reset_engine(), 1);
+        } else {
+            guest.rings[1].next_avail = 5;
+            guest.start_ring(1);
+            guest.frontend().get_features().expect("GET_FEATURES");
+        }
         assert_eq!(guest.stat("keyslots.lost"), 1);
         guest.disconnect();
     });
+}
+
+#[test]
+fn an_eventfd_that_keeps_a_key() {
+    hang_with_a_key(false);
+    hang_with_a_key(true);
 }
 
 /// Another process reads the eventfd, so that a read would block.

@@ -21,7 +21,7 @@ use crate::engine::{Ahead, Engine, EngineConfig, Failure, Io, Worker, check_gues
 use crate::faults::Faults;
 use crate::observe::{Observer, Stats};
 use crate::protocol::{AES_256_XTS_KEY_BYTES, Status, feature};
-use crate::queue::{Beginning, Chain};
+use crate::queue::{Beginning, Chain, wait_for_workers};
 use crate::request::{ControlCommand, CryptoAccess, Limits, Refusal, Request, StatusByte, parse};
 use crate::tasks::Token;
 use crate::vhost::{Notifier, VirtioDevice};
@@ -172,7 +172,7 @@ impl Device {
 
     /// Loses all keys, as in a reset of the engine. Returns their number, when no request uses them any more.
     pub fn reset_engine(&self) -> usize {
-        let lost = self.engine.lose_keys();
+        let lost = wait_for_workers(self.engine.lose_keys_in_use());
         self.observer().count_engine_reset(lost);
         lost
     }

@@ -216,8 +216,13 @@ impl Engine {
     /// Loses all keys, as in a reset. Waits for requests that use them, so a worker must not call it. Returns the
     /// number of keys.
     pub fn lose_keys(&self) -> usize {
+        pollster::block_on(self.lose_keys_in_use())
+    }
+
+    /// The same, with an end that is the caller's to wait for.
+    pub async fn lose_keys_in_use(&self) -> usize {
         self.forget_unwrapped();
-        pollster::block_on(self.empty_all_slots())
+        self.empty_all_slots().await
     }
 
     /// Makes everything durable that was written, and waits for it.

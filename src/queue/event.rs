@@ -6,11 +6,16 @@
 
 use std::fs::File;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Wake};
+use std::thread::{self, Thread};
+use std::time::Instant;
 
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 
+use super::STUCK;
 use crate::eventfd::{self, is_ready};
 use crate::lock::lock;
 
@@ -60,6 +65,28 @@ impl Event {
             if !is_ready(&event.file, PollFlags::OUT) {
                 eventfd::drain(&event.file);
             }
+        }
+    }
+}
+
+/// Waits for what only workers can end, such as their use of a key, and frees those that hang in [`Event::signal`].
+pub fn wait_for_workers<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return value;
+        }
+        let start = Instant::now();
+        thread::park_timeout(STUCK);
+        if start.elapsed() >= STUCK {
+            Event::unblock_all();
         }
     }
 }

@@ -36,7 +36,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use crate::lock::lock;
 use crate::{eventfd, sigbus};
 pub use chain::{Chain, ChainError, MOST_REGIONS};
-pub use event::{Event, check_eventfd};
+pub use event::{Event, check_eventfd, wait_for_workers};
 use heads::HeadSet;
 pub use inflight::{InflightRegion, QueueLog, RegionError, region_bytes};
 use state::VringState;
