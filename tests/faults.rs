@@ -342,6 +342,7 @@ fn long_requests_are_taken_a_few_at_a_time() {
         })
         .collect();
     guest.rings[0].kick();
+    common::process::wait_for(|| guest.device.faults().struck() >= 16);
     guest.rings[0].assert_silent();
     assert_eq!(guest.frontend().get_vring_base(0).expect("GET_VRING_BASE"), 16);
     for _ in 0..16 {

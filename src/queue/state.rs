@@ -58,7 +58,8 @@ impl VringState {
         self.may_run() && self.pauses == 0 && !self.lacks_memory
     }
 
-    /// Takes at most `most` chains, and no more once they have `most_bytes` bytes.
+    /// Takes at most `most` chains, and no more once they have `most_bytes` bytes, or after a broken one: with newer memory it may be any
+    /// length.
     pub(super) fn pop<'m>(
         &mut self,
         memory: &'m GuestMemoryMmap,
@@ -74,7 +75,7 @@ impl VringState {
         while chains.len() < most && bytes < most_bytes {
             let Some(head) = self.resubmit.pop_front() else { break };
             let chain = self.walk(memory, head);
-            bytes += chain.as_ref().map_or(0, Chain::bytes); // below 2^32 each
+            bytes = bytes.saturating_add(chain.as_ref().map_or(u64::MAX, Chain::bytes));
             chains.push(TakenChain { head, chain });
         }
         let rest = if bytes < most_bytes { most - chains.len() } else { 0 };
@@ -95,7 +96,7 @@ impl VringState {
             // An indirect chain may be as long as the device's largest queue, from which `seg_max` is derived, even if
             // the driver made this queue smaller.
             let chain = Chain::walk(memory, descriptors, max_descriptors);
-            bytes += chain.as_ref().map_or(0, Chain::bytes);
+            bytes = bytes.saturating_add(chain.as_ref().map_or(u64::MAX, Chain::bytes));
             chains.push(TakenChain { head, chain });
             if bytes >= most_bytes {
                 break;

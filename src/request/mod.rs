@@ -142,12 +142,13 @@ pub enum Request<'m> {
 }
 
 impl Request<'_> {
-    /// Bytes of the disk that it reads or writes.
+    /// Bytes of the disk that it reads, writes or erases.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Read { extent, .. } | Self::Write { extent, .. } => extent.len,
             Self::WriteZeroes(ranges) => ranges.iter().map(|range| range.extent.len).sum(), // of limited ranges
-            Self::Flush | Self::GetId | Self::Discard(_) | Self::SecureErase(_) | Self::Control(_) => 0,
+            Self::SecureErase(ranges) => ranges.iter().map(|range| range.len).sum(),
+            Self::Flush | Self::GetId | Self::Discard(_) | Self::Control(_) => 0,
         }
     }
 }

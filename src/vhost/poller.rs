@@ -27,6 +27,9 @@ const MOST_IN_FLIGHT: usize = 352;
 /// 1 MiB.
 const MOST_BYTES_IN_FLIGHT: u64 = 256 << 20;
 
+/// A longer request counts as one of this length, to leave room for those of other queues.
+const MOST_COUNTED: u64 = MOST_BYTES_IN_FLIGHT / 2;
+
 /// How many requests ahead to prefetch.
 const AHEAD: usize = 2;
 
@@ -199,7 +202,7 @@ where
                 Ok(chain) => {
                     let request = self.device.parse(self.worker, index, head, chain);
                     let prefetch = self.device.to_prefetch(&request);
-                    let bytes = self.device.bytes(&request);
+                    let bytes = self.device.bytes(&request).min(MOST_COUNTED);
                     self.bytes += bytes; // of at most 352 requests
                     let token = self.tasks.insert(|token| (self.serve)(token, request));
                     let origin = Origin { place, head, bytes };
