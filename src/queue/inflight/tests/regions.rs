@@ -42,6 +42,27 @@ fn a_batch_of_a_whole_ring_is_finished() {
     assert_eq!(next.recover(SIZE, 100 + SIZE), Ok(Recovery::Resubmit(vec![])));
 }
 
+/// Somebody waits for the end of a turn: it takes nothing more, although the driver has made more available.
+#[test]
+fn a_turn_that_somebody_waits_for_takes_nothing() {
+    let mut world = World::new(100);
+    (0..4).for_each(|_| world.send());
+    let vring = world.backend();
+    let turn = vring.begin().expect("the queue runs");
+    let pop = |most| {
+        let mut chains = Vec::new();
+        turn.pop(&world.memory, most, u64::MAX, &mut chains);
+        chains.len()
+    };
+    assert_eq!((pop(1), turn.is_running()), (1, true));
+    vring.lock().pauses += 1;
+    assert_eq!((pop(8), turn.is_running()), (0, false));
+    vring.lock().pauses -= 1;
+    assert_eq!((pop(0), pop(2), turn.is_running()), (0, 2, true));
+    vring.set_enabled(false);
+    assert_eq!((pop(8), turn.is_running()), (0, false));
+}
+
 /// The driver has reset the device, which had not served all again that a killed one had taken.
 #[test]
 fn a_reset_leaves_nothing() {
