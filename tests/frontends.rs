@@ -114,29 +114,31 @@ fn messages_in_parts() {
     assert!(text.contains("it has sent part of a message"), "{text}");
 }
 
-/// A frontend sends requests and reads no reply: the device still obeys its signals.
+/// A frontend that sends requests until the socket is full, and reads no reply.
+fn full_of_replies(files: &Files) -> UnixStream {
+    let mut stream = files.connect();
+    stream.set_write_timeout(Some(Duration::from_millis(500))).expect("timeout");
+    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    while stream.write_all(&get_features).is_ok() {}
+    stream
+}
+
+/// The device still obeys its signals.
 #[test]
 fn replies_that_nobody_reads() {
     let files = Files::new();
     let running = Running::start(&files, &[]);
-    let mut stream = files.connect();
-    stream.set_write_timeout(Some(Duration::from_millis(500))).expect("timeout");
-    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
-    // Until the socket is full.
-    while stream.write_all(&get_features).is_ok() {}
+    let _stream = full_of_replies(&files);
     let (code, text) = running.terminate();
     assert_eq!(code, Some(0), "{text}");
 }
 
-/// The same one sends no more, so nobody waits for room for a reply. Another frontend is served at once.
+/// It sends no more, so nobody waits for room for a reply. Another frontend is served at once.
 #[test]
 fn replies_that_nobody_waits_for() {
     let files = Files::new();
     let running = Running::start(&files, &[]);
-    let mut stream = files.connect();
-    stream.set_write_timeout(Some(Duration::from_millis(500))).expect("timeout");
-    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
-    while stream.write_all(&get_features).is_ok() {}
+    let stream = full_of_replies(&files);
     stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
     drop(talk(files.connect()));
     drop(stream);
