@@ -119,8 +119,6 @@ fn a_region_is_added_under_load() {
     }
 }
 
-/// The frontend removes a region, or replaces all, while a fault holds a read into it back. The read completes before
-/// the reply that lets the frontend unmap the region.
 /// libblkio shares 15120 bytes for the ring of a queue with 256 entries.
 #[test]
 fn a_region_need_not_have_whole_pages() {
@@ -131,6 +129,8 @@ fn a_region_need_not_have_whole_pages() {
     remove(&mut guest, HALF, 15120);
 }
 
+/// The frontend removes a region, or replaces all, while a fault holds a read into it back. The read completes before
+/// the reply that lets the frontend unmap the region.
 #[test]
 fn a_region_is_removed_under_load() {
     for by_table in [false, true] {
