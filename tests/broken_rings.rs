@@ -7,10 +7,7 @@ mod common;
 use common::process::{Files, Running, wait_for};
 use common::*;
 use test_driver::{Descriptor, INDIRECT, NEXT, WRITE};
-use vhost::VhostBackend;
-use vhost::vhost_user::VhostUserFrontend;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const OUTSIDE: u64 = 0x1000; // below guest memory
 
@@ -96,21 +93,11 @@ fn a_ring_without_its_notification_index() {
     let mut guest = Guest::new();
     guest.reset();
     guest.set_features_again();
-    let shift = guest.region(0, 4096).userspace_addr - MEMORY_START;
-    let size = guest.rings[0].size;
-    let mut config = guest.rings[0].addresses(size, shift);
-    config.used_ring_addr = shift + MEMORY_START + MEMORY_BYTES - 4 - 8 * u64::from(size);
-    let [kick, call, err] = [(); 3].map(|()| EventFd::new(EFD_NONBLOCK).expect("eventfd"));
-    let frontend = guest.frontend();
-    frontend.set_vring_num(0, size).expect("SET_VRING_NUM");
-    frontend.set_vring_addr(0, &config).expect("SET_VRING_ADDR");
-    frontend.set_vring_base(0, 0).expect("SET_VRING_BASE");
-    frontend.set_vring_call(0, &call).expect("SET_VRING_CALL");
-    frontend.set_vring_err(0, &err).expect("SET_VRING_ERR");
-    frontend.set_vring_kick(0, &kick).expect("SET_VRING_KICK");
-    frontend.set_vring_enable(0, true).expect("SET_VRING_ENABLE");
-    kick.write(1).expect("kick");
-    wait_for(|| err.read().is_ok());
+    guest.rings[0].used = MEMORY_START + MEMORY_BYTES - 4 - 8 * u64::from(guest.rings[0].size);
+    guest.rings[0].next_avail = 0;
+    guest.start_ring(0);
+    guest.rings[0].kick();
+    wait_for(|| guest.rings[0].err.read().is_ok());
     wait_for(|| guest.stat("events.broken_queue") == 1);
 }
 

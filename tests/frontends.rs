@@ -19,6 +19,11 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
+/// A message, or its beginning: request, flags, size, body.
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
 /// While the device serves a frontend, it closes other connections at once. The frontend does not notice.
 #[test]
 fn a_second_frontend_is_hung_up_on() {
@@ -94,14 +99,14 @@ fn messages_in_parts() {
     let files = Files::new();
     let running = Running::start(&files, &[]);
     let mut stream = files.connect();
-    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let get_features = words(&[1, 1, 0]);
     for byte in &get_features {
         stream.write_all(&[*byte]).expect("sent");
         std::thread::sleep(Duration::from_millis(2));
     }
     let mut reply = [0; 20];
     stream.read_exact(&mut reply).expect("a reply");
-    let set_features: Vec<u8> = [2u32, 1, 8].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let set_features = words(&[2, 1, 8]);
     stream.write_all(&set_features).expect("sent");
     // The device handles other connections meanwhile.
     assert_eq!(files.connect().read(&mut [0]).expect("the end"), 0);
@@ -118,7 +123,7 @@ fn messages_in_parts() {
 fn full_of_replies(files: &Files) -> UnixStream {
     let mut stream = files.connect();
     stream.set_write_timeout(Some(Duration::from_millis(500))).expect("timeout");
-    let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let get_features = words(&[1, 1, 0]);
     while stream.write_all(&get_features).is_ok() {}
     stream
 }
@@ -152,14 +157,14 @@ fn out_of_band_data() {
     let files = Files::new();
     let running = Running::start(&files, &[]);
     // SET_OWNER with a body of one byte; nothing; the header and part of the body of SET_FEATURES.
-    let whole: Vec<u8> = [3u32, 1, 1].iter().flat_map(|number| number.to_ne_bytes()).collect();
-    let part: Vec<u8> = [2u32, 1, 8, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let whole = words(&[3, 1, 1]);
+    let part = words(&[2, 1, 8, 0]);
     for before in [&whole[..], &[], &part] {
         for served in [false, true] {
             let mut stream = files.connect();
             stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
             if served {
-                let get_features: Vec<u8> = [1u32, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+                let get_features = words(&[1, 1, 0]);
                 stream.write_all(&get_features).expect("sent");
                 stream.read_exact(&mut [0; 20]).expect("a reply");
             }
@@ -232,7 +237,7 @@ fn refusals_say_what_to_change() {
             "SET_MEM_TABLE: the message is malformed, or a region of memory has no file descriptor; share all",
             &|frontend| {
                 // A table of one region, without a descriptor.
-                let mut message: Vec<u8> = [5u32, 1, 40, 1, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+                let mut message = words(&[5, 1, 40, 1, 0]);
                 message.extend([0u64, 4096, 0, 0].iter().flat_map(|number| number.to_ne_bytes()));
                 // SAFETY: the socket is the frontend's, which lives longer; it is not closed here.
                 let mut socket = std::mem::ManuallyDrop::new(unsafe { UnixStream::from_raw_fd(frontend.as_raw_fd()) });
@@ -304,7 +309,7 @@ fn too_many_descriptors_in_a_message() {
     let running = Running::start(&files, &[]);
     let mut stream = files.connect();
     let event = EventFd::new(EFD_NONBLOCK).expect("eventfd");
-    let message: Vec<u8> = [13u32, 1, 8, 0, 0].iter().flat_map(|number| number.to_ne_bytes()).collect();
+    let message = words(&[13, 1, 8, 0, 0]);
     stream.send_with_fds(&[&message[..]], &[event.as_raw_fd(); 40]).expect("sent");
     stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "the device closes the connection");
@@ -320,7 +325,6 @@ fn the_configuration_space_past_its_end() {
     let running = Running::start(&files, &[]);
     let mut stream = files.connect();
     stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
-    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
     // SET_PROTOCOL_FEATURES with nothing but CONFIG.
     stream.write_all(&words(&[16, 1, 8, 1 << 9, 0])).expect("sent");
     let mut get = |offset: u32, size: u32| {
@@ -408,7 +412,6 @@ fn migration_is_answered_with_no() {
     let _running = Running::start(&files, &[]);
     let mut stream = files.connect();
     stream.set_read_timeout(Some(ring::PATIENCE)).expect("timeout");
-    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
     stream.write_all(&words(&[43, 1, 0])).expect("sent");
     let mut reply = [0; 20];
     stream.read_exact(&mut reply).expect("a reply");

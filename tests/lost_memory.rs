@@ -345,11 +345,6 @@ fn no_huge_page_is_left() {
     }
 }
 
-fn huge_memfd() -> Option<File> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-    memfd_create("huge", flags).ok().map(File::from)
-}
-
 /// Invalid regions: each ends the session with an error that says what is wrong.
 #[test]
 fn regions_are_refused() {

@@ -136,9 +136,7 @@ fn memory_is_mapped_range_by_range() {
     assert_eq!(client.map(Some(&memory), MEMORY_BYTES - 0x1000, 1 << 40, 0x2000), Err(EINVAL), "by a page");
     assert_eq!(client.map(Some(&memory), 0x123, 1 << 40, 0x1000), Err(EINVAL), "no page begins there");
     assert_eq!(client.map(Some(&memory), 0, 1 << 40, 0xfff), Err(EINVAL), "no whole page");
-    let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::HUGETLB | rustix::fs::MemfdFlags::HUGE_2MB;
-    // Not every kernel has them.
-    if let Ok(huge) = rustix::fs::memfd_create("huge", flags).map(File::from) {
+    if let Some(huge) = common::huge_memfd() {
         huge.set_len(4 << 20).expect("memfd");
         assert_eq!(client.map(Some(&huge), 0, 1 << 40, 0x1000), Err(EINVAL), "munmap(2) could not remove it");
         assert_eq!(client.map(Some(&huge), 0x1000, 1 << 40, 2 << 20), Err(EINVAL));

@@ -316,6 +316,13 @@ impl Drop for Guest {
     }
 }
 
+/// A file of huge pages of 2 MiB, if the kernel has them.
+pub fn huge_memfd() -> Option<File> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+    memfd_create("huge", flags).ok().map(File::from)
+}
+
 /// Guest memory from [`MEMORY_START`] on, and its file.
 fn guest_memory(bytes: u64) -> (GuestMemoryMmap, File) {
     let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
