@@ -153,6 +153,7 @@ impl VirtioDevice for Meddled {
         let room = chain.writable.len();
         Looked { place: (queue, head), room, parsed: self.device.parse(&worker.worker, queue, head, chain) }
     }
+
     fn bytes(&self, looked: &Looked<'_>) -> u64 {
         self.device.bytes(&looked.parsed)
     }

@@ -33,7 +33,7 @@ pub enum ChainError {
     Pieces,
 }
 
-/// The most regions of guest memory: as many as the kernel's vhost takes.
+/// The maximum number of memory regions that a frontend may add one by one, as in the kernel's vhost.
 pub const MOST_REGIONS: usize = 509;
 
 impl ChainError {

@@ -15,11 +15,9 @@ use vm_memory::{
     GuestRegionMmap,
 };
 
+use crate::queue::MOST_REGIONS;
 use crate::regions::map_guest;
 use crate::sigbus::Watch;
-
-/// The maximum number of memory regions that a frontend may add one by one, as in the kernel's vhost.
-pub const MOST_REGIONS: usize = crate::queue::MOST_REGIONS;
 
 /// The guest's memory and where the frontend has it mapped.
 ///

@@ -18,11 +18,10 @@ use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqH
 use vm_memory::GuestMemoryBackend;
 
 use super::VirtioDevice;
-use super::memory::MOST_REGIONS;
 use super::refusal::{self, refused, unsupported};
 use super::session::Session;
 use crate::protocol::feature;
-use crate::queue::{Beginning, Event, InflightRegion, RingAddresses, check_eventfd, region_bytes};
+use crate::queue::{Beginning, Event, InflightRegion, MOST_REGIONS, RingAddresses, check_eventfd, region_bytes};
 use crate::ratelimit::log_limited;
 
 /// How long a frontend may be silent after its read of the configuration space has failed.

@@ -13,11 +13,11 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost::vhost_user::{Error, Result};
 
 use super::backend_channel::{BackendSocket, Notifier};
-use super::memory::{MOST_REGIONS, SharedMemory};
+use super::memory::SharedMemory;
 use super::refusal;
 use super::worker::{WorkerOptions, WorkerThread};
 use super::{VirtioDevice, WorkerConfig};
-use crate::queue::{Paused, Vring};
+use crate::queue::{MOST_REGIONS, Paused, Vring};
 use crate::ratelimit::log_limited;
 
 /// The state of a connection. Dropping it drains the queues and resets the device for the next frontend.
