@@ -136,10 +136,10 @@ fn missing(prepared: &Prepared, case: &Case) -> Option<String> {
     }
     case.needs.iter().find_map(|need| {
         if need.starts_with("CONFIG_") {
-            let elsewhere = matches!(machine.kernel.origin, Origin::Debian) && debug_kernel::has(need);
-            let hint = if elsewhere { " (try --debug-kernel)" } else { "" };
-            let usable = kernel_modules::usable(&machine.kernel, need);
-            (!usable).then(|| format!("the guest's kernel has no {need}{hint}"))
+            (!kernel_modules::usable(&machine.kernel, need)).then(|| {
+                let elsewhere = matches!(machine.kernel.origin, Origin::Debian) && debug_kernel::has(need);
+                format!("the guest's kernel has no {need}{}", if elsewhere { " (try --debug-kernel)" } else { "" })
+            })
         } else {
             let there = machine.root.has_command(need) || prepared.programs.tools.join(need).exists();
             (!there).then(|| format!("the guest has no command {need}"))
